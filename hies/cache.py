@@ -1,0 +1,63 @@
+"""Files that are either whole or absent, and computed once however many processes ask for them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+import numpy as np
+
+T = TypeVar("T")
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """First hexadecimal digits of the SHA-256 of a JSON-able value; equal values give equal digests anywhere."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, which takes its name only if the block ends without an exception.
+
+    Works for a file and for a folder (the block creates either); what the block left behind is removed on failure.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def cached(path: Path, build: Callable[[], T], write: Callable[[Path, T], None], read: Callable[[Path], T]) -> T:
+    """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                with replacing(path) as temporary:
+                    write(temporary, build())
+    return read(path)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays as a compressed npz under exactly this name (numpy alone would append a suffix)."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a whole npz; nothing in it is ever unpickled."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
