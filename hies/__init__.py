@@ -1,0 +1,27 @@
+"""Attention-head pruning with the Head Importance-Entropy Score (HIES, arXiv 2510.13832), for transformers 5.
+
+stats = hies.collect(model, batches)               # one pass over labelled calibration batches
+scores = hies.criteria.HIES(alpha=0.9)(stats)      # {site name: tensor [heads]}, higher = keep
+removed = hies.select(scores, ratio=0.5)           # {site name: sorted list of heads}
+with hies.masked(model, removed): ...              # the model without those heads; nothing is changed for good
+"""
+
+from hies import criteria
+from hies.attention import Site, find_sites, masked
+from hies.entropy import attention_entropy
+from hies.errors import HiesError, UnsupportedModelError
+from hies.selection import select
+from hies.statistics import Statistics, collect
+
+__all__ = [
+    "HiesError",
+    "Site",
+    "Statistics",
+    "UnsupportedModelError",
+    "attention_entropy",
+    "collect",
+    "criteria",
+    "find_sites",
+    "masked",
+    "select",
+]

@@ -1,0 +1,233 @@
+"""The one place that touches transformers' attention: find the heads of a model, gate them, observe them.
+
+transformers routes attention through a registry of functions. The function registered here calls the one that the
+model would have used and lets handlers see its inputs and change its output, so no architecture needs code of its own.
+Everything is switched on inside context managers, which put back what was there.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from hies.errors import HiesError, UnsupportedModelError
+
+PREFIX = "hies_"
+BASES = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention module was asked to compute.
+
+    query: [rows, heads, queries, width]; key: [rows, key heads, keys, width]; mask: None or True where a query sees a
+    key, broadcastable to [rows, heads, queries, keys]; causal: query t sees the keys 0..t (only without a mask);
+    bias, softcap, sinks: as in `hies.attention_entropy`. rows is the batch size times, say, a model's windows.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+    causal: bool
+    bias: Tensor | None
+    softcap: float | None
+    sinks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """An attention module and its heads. tokens is the number of queries in the forward pass that found it."""
+
+    name: str
+    heads: int
+    key_heads: int
+    width: int
+    tokens: int
+
+
+Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
+
+# A plain list, not a context variable: checkpointed backward passes call attention again from other threads.
+_active: list[tuple[Mapping[nn.Module, str], Handler]] = []
+
+
+def _attention(
+    base: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The attention function that transformers calls while a context of this module is open."""
+    output, weights = _base_function(base, module)(module, query, key, value, attention_mask, **kwargs)
+    call = None
+    for names, handler in _active:
+        if module in names:
+            call = call or _describe(module, query, key, attention_mask, kwargs)
+            output = handler(names[module], call, output)
+    return output, weights
+
+
+for _base in BASES:
+    AttentionInterface.register(PREFIX + _base, partial(_attention, _base))
+    AttentionMaskInterface.register(PREFIX + _base, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+
+
+def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The model's own eager function, or the registered one (a modelling file may override the registry)."""
+    source = sys.modules[type(module).__module__]
+    if base == "eager":
+        return source.eager_attention_forward
+    return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
+
+
+def _describe(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> AttentionCall:
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    bias = options.get("position_bias")
+    visible = mask
+    if mask is not None and mask.dtype != torch.bool:
+        visible = mask > torch.finfo(mask.dtype).min / 2
+        added = mask.masked_fill(~visible, 0)
+        if added.any():  # a mask that also carries a bias
+            bias = added if bias is None else bias + added
+    causal = bool(causal) and mask is None and query.shape[2] > 1
+    scale = options.get("scaling")
+    return AttentionCall(
+        module=module,
+        query=query.detach(),
+        key=(key[:, :, : query.shape[2]] if causal else key).detach(),
+        mask=visible,
+        scale=query.shape[-1] ** -0.5 if scale is None else float(scale),
+        causal=causal,
+        bias=None if bias is None else bias.detach(),
+        softcap=options.get("softcap"),
+        sinks=options.get("s_aux"),
+    )
+
+
+@contextlib.contextmanager
+def _switched(model: nn.Module) -> Iterator[None]:
+    """Route the model's attention through `_attention`; every configuration is put back as it was."""
+    submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    reachable = [m for m in submodels if m._can_set_attn_implementation()]
+    if not reachable:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
+        )
+    configs = {id(config): config for m in reachable for config in _configs(m)}.values()
+    before = [config._attn_implementation_internal for config in configs]
+    try:
+        for config, implementation in zip(configs, before, strict=True):
+            if not str(implementation).startswith(PREFIX):
+                base = implementation if implementation in BASES else "sdpa"
+                config._attn_implementation_internal = PREFIX + base
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """Every configuration that a module of the model may look its attention implementation up in."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    return [config for config in found if hasattr(config, "_attn_implementation_internal")]
+
+
+@contextlib.contextmanager
+def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
+    """Pass every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
+
+    Raises:
+        UnsupportedModelError: the model does not use transformers' attention interface.
+    """
+    entry = ({module: name for name, module in model.named_modules()}, handler)
+    with _switched(model):
+        _active.append(entry)
+        try:
+            yield
+        finally:
+            _active.remove(entry)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block (no dropout); every module gets its own training flag back."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+@torch.no_grad()
+def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
+    """The attention modules of a model in order of first use, found by one forward pass over `batch`.
+
+    Raises:
+        UnsupportedModelError: no attention module was reached.
+    """
+    sites: dict[str, Site] = {}
+
+    def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
+        heads, width = output.shape[2:]
+        sites.setdefault(name, Site(name, heads, call.key.shape[1], width, call.query.shape[2]))
+        return output
+
+    with evaluating(model), handling(model, note):
+        model(**batch)
+    if not sites:
+        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
+    return sites
+
+
+@contextlib.contextmanager
+def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """Set the output of the removed heads to zero inside the block; no weight is touched.
+
+    Args:
+        model: any model that uses transformers' attention interface.
+        removed: site -> indices of its heads that go.
+
+    Raises:
+        HiesError: a site or a head that the model does not have; raised by the forward pass, or on leaving the block,
+            where only that can show it.
+    """
+    gone = {site: sorted({int(head) for head in heads}) for site, heads in removed.items() if len(heads)}
+    unknown = gone.keys() - dict(model.named_modules()).keys()
+    if unknown:
+        raise HiesError(f"{type(model).__name__} has no site {sorted(unknown)[0]!r}; hies.find_sites names its sites.")
+    visited: set[str] = set()
+
+    def silence(name: str, call: AttentionCall, output: Tensor) -> Tensor:
+        visited.add(name)
+        return _without(name, gone[name], output) if name in gone else output
+
+    with handling(model, silence):
+        yield
+    if visited and not gone.keys() <= visited:
+        raise HiesError(f"{sorted(gone.keys() - visited)[0]!r} computes no attention, so none of its heads was masked.")
+
+
+def _without(name: str, heads: list[int], output: Tensor) -> Tensor:
+    """`output` [rows, queries, heads, width] with the given heads at zero."""
+    if heads[0] < 0 or heads[-1] >= output.shape[2]:
+        raise HiesError(f"site {name!r} has the heads 0 to {output.shape[2] - 1}; {heads} cannot be removed from it.")
+    gone = torch.zeros(output.shape[2], dtype=torch.bool, device=output.device)
+    gone[heads] = True
+    return output.masked_fill(gone[:, None], 0)

@@ -1,0 +1,21 @@
+"""AD: the paper's baseline named after the attention deficit (equation 5)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hies import equations
+from hies.criteria.base import Criterion
+from hies.sites import SiteTensors
+from hies.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class AD(Criterion):
+    """Score = -AD_h: the heads of SMALLEST entropy, those of the largest deficit, go first. Opposite to AE."""
+
+    name: ClassVar[str] = "ad"
+    need: ClassVar[frozenset[str]] = frozenset({"ae"})
+
+    def score(self, statistics: Statistics) -> SiteTensors:
+        """The negative attention deficit, in [-1, 0]."""
+        return {site: -equations.attention_deficit(ae) for site, ae in statistics.ae.items()}

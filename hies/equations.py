@@ -1,0 +1,149 @@
+"""The paper's equations (arXiv 2510.13832 v2) as pure functions of tensors.
+
+Words and symbols: m_h is a gate that multiplies the output A_h of head h; x is an example; a_t are the attention
+weights of query token t over the n_t keys it can see. Entropies are in nats until they are divided by log n_t.
+"""
+
+import torch
+from torch import Tensor
+
+from hies.errors import HiesError
+
+
+def head_importance(gradients: Tensor) -> Tensor:
+    """Head importance score, equations 1 and 2: HIS_h = E_x | dL(x) / dm_h |.
+
+    The absolute value is taken per example and only then averaged, so the result does not depend on the batch size.
+
+    Args:
+        gradients: dL(x)/dm_h at m = 1, signed, [examples, heads].
+
+    Returns:
+        HIS, non-negative, [heads].
+    """
+    return gradients.abs().mean(dim=0)
+
+
+def token_entropy(weights: Tensor) -> Tensor:
+    """Entropy of attention weights, appendix B.2.1: H_t = - sum_j a_tj log a_tj, with 0 log 0 = 0.
+
+    Args:
+        weights: attention weights that sum to 1 over the last dimension, [..., keys].
+
+    Returns:
+        Entropy in nats, [...].
+    """
+    return torch.special.entr(weights).sum(dim=-1)
+
+
+def entropy_from_log_sum_exp(log_sum_exp: Tensor, mean_score: Tensor) -> Tensor:
+    """The same entropy without the weights: H_t = log sum_j exp(s_tj) - sum_j a_tj s_tj, since log a = s - lse.
+
+    Args:
+        log_sum_exp: of the scaled scores s over the visible keys, [...].
+        mean_score: sum_j a_tj s_tj, [...].
+
+    Returns:
+        Entropy in nats, [...]; rounding below zero is cut off.
+    """
+    return (log_sum_exp - mean_score).clamp(min=0)
+
+
+def renyi_entropy_from_log_sum_exp(log_sum_exp: Tensor, log_sum_exp_of_scaled: Tensor, order: float) -> Tensor:
+    """Renyi entropy of order a != 1: log(sum_j a_tj^a) / (1 - a) = (lse(a s) - a lse(s)) / (1 - a).
+
+    Args:
+        log_sum_exp: lse(s), [...].
+        log_sum_exp_of_scaled: lse(a s), [...].
+        order: a, positive and not 1.
+
+    Returns:
+        Entropy in nats, [...]; rounding below zero is cut off.
+    """
+    return ((log_sum_exp_of_scaled - order * log_sum_exp) / (1 - order)).clamp(min=0)
+
+
+def relative_entropy(entropy: Tensor, visible: Tensor) -> Tensor:
+    """H_t / log n_t, appendix B.2.1, in [0, 1]; NaN where n_t <= 1, since such a token carries no information.
+
+    Args:
+        entropy: H_t in nats, [batch, heads, tokens].
+        visible: n_t, the number of keys that a query sees, broadcastable to `entropy`.
+    """
+    maximum = visible.to(entropy.dtype).log()
+    return torch.where(visible > 1, (entropy / maximum).clamp(max=1), torch.nan)
+
+
+def attention_entropy_of_examples(relative: Tensor) -> Tensor:
+    """AE_h(x), appendix B.2.1 and B.2.6: the mean over tokens of H_t / log n_t; attention rows are never pooled.
+
+    Args:
+        relative: H_t / log n_t, NaN where the token does not count (padding, n_t = 1), [batch, heads, tokens].
+
+    Returns:
+        AE_h(x) in [0, 1], NaN for an example without any informative token, [batch, heads].
+    """
+    return relative.nanmean(dim=-1)
+
+
+def attention_entropy(examples: Tensor) -> Tensor:
+    """AE_h, appendix B.2.1: the mean of AE_h(x) over the calibration examples that carry information.
+
+    Args:
+        examples: AE_h(x), NaN where undefined, [examples, heads].
+
+    Returns:
+        AE in [0, 1], [heads]; NaN for a head that no example tells anything about.
+    """
+    return examples.nanmean(dim=0)
+
+
+def attention_deficit(ae: Tensor) -> Tensor:
+    """Attention deficit, equation 5: AD_h = 1 - AE_h, in [0, 1], same shape as `ae`."""
+    return 1 - ae
+
+
+def min_max(values: Tensor) -> Tensor:
+    """Normalisation of section 4.1: (x - min x) / (max x - min x) over all entries; all zero if they are all equal."""
+    spread = values.max() - values.min()
+    return torch.zeros_like(values) if spread == 0 else (values - values.min()) / spread
+
+
+def combine(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
+    """HIES, section 4.1: HIES_h = alpha * HIS^_h + (1 - alpha) * (1 - AE^_h).
+
+    Args:
+        importance: HIS^, normalised to [0, 1], [heads].
+        entropy: AE^, normalised to [0, 1], [heads].
+        alpha: weight of the importance, in [0, 1).
+
+    Returns:
+        HIES in [0, 1], [heads]; the lowest are pruned first.
+    """
+    if not 0 <= alpha < 1:
+        raise HiesError(
+            f"criterion.alpha is {alpha}; it must be at least 0 and below 1 (for HIS alone: criterion=his)."
+        )
+    return alpha * importance + (1 - alpha) * (1 - entropy)
+
+
+def removal_count(ratio: float, heads: int) -> int:
+    """Number of heads that go, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
+    if not 0 <= ratio <= 1:
+        raise HiesError(f"ratio is {ratio}; it must lie between 0 (keep all heads) and 1 (remove all).")
+    return round(ratio * heads)
+
+
+def keep_mask(scores: Tensor, ratio: float) -> Tensor:
+    """Mask of equation 8: 1 for the k heads of the highest score, 0 for the rest; equal scores: the first go first.
+
+    Args:
+        scores: higher = keep, over the whole model, [heads].
+        ratio: share of heads removed, in [0, 1].
+
+    Returns:
+        Boolean mask with exactly k = |H| - round(ratio * |H|) ones, [heads].
+    """
+    mask = torch.ones(len(scores), dtype=torch.bool)
+    mask[torch.argsort(scores, stable=True)[: removal_count(ratio, len(scores))]] = False
+    return mask
