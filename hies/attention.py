@@ -45,13 +45,19 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class Site:
-    """An attention module and its heads. tokens is the number of queries in the forward pass that found it."""
+    """An attention module and its heads.
+
+    rows, queries and keys: what its first call computed in the forward pass that found it; rows is the batch size
+    times, say, the number of windows.
+    """
 
     name: str
     heads: int
     key_heads: int
     width: int
-    tokens: int
+    rows: int
+    queries: int
+    keys: int
 
 
 Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
@@ -185,8 +191,8 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
     sites: dict[str, Site] = {}
 
     def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
-        heads, width = output.shape[2:]
-        sites.setdefault(name, Site(name, heads, call.key.shape[1], width, call.query.shape[2]))
+        rows, queries, heads, width = output.shape
+        sites.setdefault(name, Site(name, heads, call.key.shape[1], width, rows, queries, call.key.shape[2]))
         return output
 
     with evaluating(model), handling(model, note):

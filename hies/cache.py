@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import filelock
 import numpy as np
 
-T = TypeVar("T")
+Built = TypeVar("Built")
+Read = TypeVar("Read")
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -33,14 +34,16 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 
-def cached(path: Path, build: Callable[[], T], write: Callable[[Path, T], None], read: Callable[[Path], T]) -> T:
+def cached(
+    path: Path, build: Callable[[], Built], write: Callable[[Path, Built], None], read: Callable[[Path], Read]
+) -> Read:
     """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

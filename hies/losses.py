@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hies.errors import HiesError
 
@@ -21,7 +22,7 @@ def default_loss(model: nn.Module) -> Loss:
     tokens for language models (labels shifted by one where the model generates from left to right).
     """
     config = getattr(model, "config", None)
-    generates = hasattr(model, "can_generate") and model.can_generate()
+    generates = isinstance(model, PreTrainedModel) and model.can_generate()
     shifted = generates and not getattr(config, "is_encoder_decoder", False)
 
     def loss(outputs: Any, batch: Mapping[str, Any]) -> Tensor:

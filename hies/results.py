@@ -1,0 +1,57 @@
+"""Rows: one JSON object an evaluated ratio, in `results/<experiment>/<run id>.jsonl`, with arrays beside it.
+
+Keys of a row: run_id, experiment, model, task, split, criterion and its knobs (alpha, ...), scope, schedule,
+min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_removed, mask (site -> removed heads),
+metric, value (raw), quality and stability (percent), examples, score_seconds, eval_seconds, parameters, flops (one
+example of the model's full length), checkpoint, data, versions, revision, command.
+"""
+
+import importlib.metadata
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hies.cache import replacing, write_arrays
+
+SCHEMA = 1
+PACKAGES = ("torch", "transformers", "datasets", "numpy", "scikit-learn")
+
+Row = dict[str, Any]
+
+
+def run_path(results_dir: Path, experiment: str, run_id: str) -> Path:
+    """The row file of a run; its arrays lie beside it with the ending npz."""
+    return results_dir / experiment / f"{run_id}.jsonl"
+
+
+def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays, then rows: a run is finished exactly when its row file has its name."""
+    lines = [json.dumps({"schema": SCHEMA, **row}, allow_nan=False) for row in rows]
+    with replacing(path.with_suffix(".npz")) as temporary:
+        write_arrays(temporary, arrays)
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The installed versions that a result may depend on."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+@cache
+def revision() -> str | None:
+    """The commit of the source tree, with a plus sign if it has changes; None outside a repository."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,117 @@
+"""Fine-tuning: AdamW, linear warm-up and decay, the best epoch by the selection split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hies.batching import Encoded
+from hies.errors import HiesError
+from hies.losses import default_loss
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Settings of a fine-tuning run. warmup: share of the steps in which the learning rate rises from zero."""
+
+    epochs: int = 3
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise HiesError(
+                f"model.finetune has epochs={self.epochs}, batch_size={self.batch_size}, learning_rate="
+                f"{self.learning_rate}; each must be positive."
+            )
+
+
+def finetune(
+    model: nn.Module, train: Encoded, validate: Callable[[nn.Module], float], settings: Finetuning, title: str
+) -> list[float]:
+    """Train `model` in place and leave it with the weights of its best epoch.
+
+    Args:
+        model: a classifier or regressor; its default loss is minimised.
+        train: the training examples.
+        validate: a score on the selection split, higher is better.
+        settings: see `Finetuning`.
+        title: what the progress bar says.
+
+    Returns:
+        The validation score of every epoch. The same seed gives the same weights on the same machine.
+    """
+    generator = np.random.default_rng(settings.seed)
+    scores: list[float] = []
+    best: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        optimizer, schedule = _optimizer(model, len(train), settings)
+        for epoch in range(settings.epochs):
+            batches = _shuffled(train, settings.batch_size, generator)
+            label = f"{title}, epoch {epoch + 1}/{settings.epochs}"
+            _run_epoch(model, train, batches, optimizer, schedule, label)
+            scores.append(validate(model))
+            if scores[-1] >= max(scores):
+                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    model.eval()
+    return scores
+
+
+def _run_epoch(
+    model: nn.Module,
+    train: Encoded,
+    batches: list[np.ndarray],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    label: str,
+) -> None:
+    device = next(model.parameters()).device
+    loss_of = default_loss(model)
+    model.train()
+    for indices in tqdm(batches, desc=label, unit="batch", disable=None):
+        batch = {name: tensor.to(device) for name, tensor in train.batch(indices).items()}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        loss = loss_of(model(**inputs), batch).mean()
+        if not loss.isfinite():
+            raise HiesError(f"{label}: the loss became {float(loss)}; lower model.finetune.learning_rate.")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def _optimizer(
+    model: nn.Module, examples: int, settings: Finetuning
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    free = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+    )
+    steps = settings.epochs * -(-examples // settings.batch_size)
+    rising = max(round(settings.warmup * steps), 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
+    )
+    return optimizer, schedule
+
+
+def _shuffled(train: Encoded, size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Random batches of examples of similar length: sorted by length within groups of 50 random batches."""
+    order = generator.permutation(len(train))
+    lengths = np.array([train.length(i) for i in range(len(train))])
+    group = 50 * size
+    chunks = [order[start : start + group] for start in range(0, len(order), group)]
+    order = np.concatenate([chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks])
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
