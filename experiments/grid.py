@@ -9,7 +9,6 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from experiments.job import Job
 from experiments.schema import to_config
@@ -35,9 +34,8 @@ def declared_jobs(arguments: list[str], multirun: bool) -> tuple[list[Job], bool
     base: Any = compose("config", plain, return_hydra_config=True)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         return [_job(arguments)], False
-    params = OmegaConf.to_container(base.hydra.sweeper.params or {})
-    assert isinstance(params, dict)
-    swept = parser.parse_overrides([f"{key!s}={value}" for key, value in params.items()])
+    params = base.hydra.sweeper.params or {}
+    swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     batches = BasicSweeper.split_arguments([*swept, *given], None)
     return [_job(list(overrides)) for batch in batches for overrides in batch], True
 

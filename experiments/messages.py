@@ -19,7 +19,7 @@ def sentence(error: BaseException) -> str:
         return f"{group}={name} is not known; {_choices(group, name)}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = match.group(1) or match.group(2)
-        return f"There is no option {key!r}{_closest_key(key)}."
+        return f"There is no option {key!r}{_closest_key(key)}"
     cause = error.__cause__ or error.__context__
     reason = f": {_first_line(str(cause))}" if cause is not None and text.startswith("Error merging") else ""
     return f"{_first_line(text)}{reason}".rstrip(".") + "."
@@ -28,8 +28,8 @@ def sentence(error: BaseException) -> str:
 def _choices(group: str, name: str) -> str:
     known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}." if known else f"there is no group {group!r}."
+    hint = f"did you mean {close[0]}? It" if close else "it"
+    return f"{hint} can be {', '.join(known)}." if known else f"there is no group {group!r}."
 
 
 def _closest_key(key: str) -> str:
@@ -37,7 +37,7 @@ def _closest_key(key: str) -> str:
     known = _all_keys()
     same_word = [option for option in known if option.split(".")[-1] == key.split(".")[-1]]
     close = same_word[:1] or difflib.get_close_matches(key, known, 1, cutoff=0.5)
-    return f"; did you mean {close[0]}?".rstrip("?") if close else ", and none is similar"
+    return f"; did you mean {close[0]!r}?" if close else ", and none is similar to it."
 
 
 def _all_keys() -> list[str]:

@@ -11,7 +11,7 @@ from omegaconf import MISSING, OmegaConf
 
 from hies.criteria import CRITERIA
 from hies.errors import HiesError
-from hies.models import Model
+from hies.models import Model, check_fit
 from hies.selection import Selection
 from hies.tasks import TASKS
 
@@ -49,6 +49,10 @@ class Calibration:
     """size: number of training examples that the heads are scored on."""
 
     size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise HiesError(f"calibration.size is {self.size}; the heads are scored on at least 1 example.")
 
 
 @dataclass(frozen=True)
@@ -122,4 +126,5 @@ def to_config(node: Any) -> Config:
     assert isinstance(config, Config)
     if config.seed < 0:
         raise HiesError(f"seed is {config.seed}; it must be 0 or more.")
+    check_fit(config.model, config.task)
     return config

@@ -85,8 +85,7 @@ class Model:
 
     def build(self, task: Task) -> PreTrainedModel:
         """The model before fine-tuning, with an output for each of the task's labels, and the rest from its weights."""
-        if self.modality != task.modality:
-            raise HiesError(f"model={self.name} takes {self.modality}, but task={task.name} gives {task.modality}.")
+        check_fit(self, task)
         labels = task.label_names()
         options: dict[str, Any] = {
             "num_labels": max(len(labels), 1),
@@ -102,6 +101,12 @@ class Model:
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer of the pretrained weights; None for images."""
         return None if self.modality == "image" else load_weights(AutoTokenizer, self.folder_of_weights())
+
+
+def check_fit(model: Model, task: Task) -> None:
+    """Raise HiesError where the model cannot take what the task gives."""
+    if model.modality != task.modality:
+        raise HiesError(f"model={model.name} takes {model.modality}, but task={task.name} gives {task.modality}.")
 
 
 def load_weights(kind: Any, source: str, **options: Any) -> Any:

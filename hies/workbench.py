@@ -1,5 +1,6 @@
 """A model on a task: what does not depend on the criterion is computed once, and kept on disk for other jobs."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hies.cache import cached, digest, read_arrays, write_arrays
 from hies.cost import CostModel, measure_cost
 from hies.errors import HiesError
 from hies.evaluation import predict
-from hies.models import HEADS, Model, checkpoint_path, identity_of, load_weights
+from hies.models import HEADS, Model, check_fit, checkpoint_path, identity_of, load_weights
 from hies.sites import Removed, join, split
 from hies.statistics import Statistics, collect
 from hies.tasks.base import Splits, Task
@@ -26,8 +27,7 @@ class Workbench:
     """Lazily loads a model fine-tuned for a task, and answers for it; nothing it hands out is changed by a job."""
 
     def __init__(self, model: Model, task: Task, data_root: Path | None, cache_dir: Path, device: torch.device) -> None:
-        if model.modality != task.modality:
-            raise HiesError(f"model={model.name} takes {model.modality}, but task={task.name} gives {task.modality}.")
+        check_fit(model, task)
         self.model, self.task, self.device = model, task, device
         self.data_root, self.cache_dir = data_root, cache_dir
         self.data = task.identity(data_root)
@@ -41,7 +41,9 @@ class Workbench:
     @cached_property
     def splits(self) -> Splits:
         """The task's examples, the report split cut to `max_examples`."""
-        return self.task.load(self.data_root, self.cache_dir)
+        splits = self.task.load(self.data_root, self.cache_dir)
+        shown = range(min(len(splits.report), self.task.max_examples or len(splits.report)))
+        return replace(splits, report=splits.report.take(shown))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

@@ -48,7 +48,7 @@ class Splits:
 class Task(ABC):
     """One benchmark. Subclasses are plain dataclasses whose fields are the knobs of `conf/task/<name>.yaml`.
 
-    max_examples: at most so many examples of the report split (None: all); it is written into every row.
+    max_examples: at most so many examples of the report split, its first (None: all); it is written into every row.
     finetune: what this task changes in the model's fine-tuning settings (`hies.training.Finetuning`).
     """
 
@@ -73,4 +73,4 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """All splits; `data_root` holds local copies of Hub data sets, `cache_dir` what is costly to make again."""
+        """All splits, whole; `data_root` holds local copies of Hub data sets, `cache_dir` what is costly to make again."""

@@ -1,0 +1,63 @@
+"""Every declared configuration composes and is what its file name says."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments import schema
+from experiments.grid import declared_jobs
+from experiments.messages import CONF
+from hies.criteria import CRITERIA
+from hies.tasks import TASKS
+
+
+def names(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def hydra_ready():
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def config_of(*overrides):
+    return schema.to_config(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_declares_jobs_under_its_own_name(name):
+    jobs, is_sweep = declared_jobs([f"experiment={name}"], multirun=False)
+    assert is_sweep and len({job.run_id for job in jobs}) == len(jobs) > 1
+    assert {job.config.name for job in jobs} == {name}
+
+
+@pytest.mark.parametrize("name", names("criterion"))
+def test_every_criterion_is_its_class(name):
+    assert type(config_of(f"criterion={name}").criterion) is CRITERIA[name]
+
+
+def test_every_criterion_and_task_has_a_configuration():
+    assert names("criterion") == sorted(CRITERIA)
+    assert {type(config_of(f"task={name}", f"model={fitting(name)}").task) for name in names("task")} == set(
+        TASKS.values()
+    )
+
+
+def fitting(task):
+    return "vit_tiny" if TASKS[task].modality == "image" else "minilm"
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_is_named_after_its_file(name):
+    compose_task = "digits" if config_of("task=digits", "model=vit_tiny").model.name == name else "apidocs"
+    assert config_of(f"model={name}", f"task={compose_task}").model.name == name
+
+
+def test_random_draws_another_ranking_for_every_seed():
+    assert config_of("criterion=random", "seed=5").criterion.seed == 5
+
+
+def test_the_command_line_overrides_the_grid_of_an_experiment():
+    jobs, _ = declared_jobs(["experiment=quickstart", "seed=7", "criterion=his,hies"], multirun=True)
+    assert [(job.config.criterion.name, job.config.seed) for job in jobs] == [("his", 7), ("hies", 7)]

@@ -1,0 +1,238 @@
+"""The command line as a person uses it: one small real model, real data, real files."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import job as job_module
+from experiments import run
+from hies import workbench as workbench_module
+from hies.models import HEADS, load_weights
+
+FAST = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "wandb.mode=disabled"]
+TIMES = ("score_seconds", "eval_seconds")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def call(cache, tmp_path, monkeypatch, capsys):
+    """Run the command with a fresh results folder; gives (exit status, standard error)."""
+
+    def call(*arguments, fast=True):
+        folders = [f"results_dir={tmp_path}/results", f"cache_dir={cache}"]
+        monkeypatch.setattr(run, "sweep", run.Sweep())
+        flags = [word for word in arguments if word == "-m"]
+        words = [*(FAST if fast else []), *folders, *(word for word in arguments if word != "-m")]
+        monkeypatch.setattr("sys.argv", ["run", *flags, *words])
+        status = run.main()
+        return status, capsys.readouterr().err
+
+    call.results = tmp_path / "results"
+    return call
+
+
+def rows_of(folder):
+    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def test_a_job_writes_complete_rows_and_arrays(call):
+    status, _ = call("criterion=hies", "criterion.alpha=0.25", "sparsity.ratios=[0.5,0.25,1]")
+    rows = rows_of(call.results)
+    assert status == 0
+    assert [row["ratio"] for row in rows] == [0.0, 0.25, 0.5, 1.0]
+    total = rows[0]["heads_total"]
+    assert [row["heads_removed"] for row in rows] == [round(r * total) for r in (0, 0.25, 0.5, 1)]
+    for row in rows:
+        assert row["heads_removed"] == sum(map(len, row["mask"].values()))
+        assert (row["criterion"], row["alpha"], row["normalize"]) == ("hies", 0.25, "global")
+        assert (row["examples"], row["metric"], row["split"], row["experiment"]) == (
+            101,
+            "accuracy",
+            "report",
+            "single",
+        )
+        assert row["quality"] == pytest.approx(100 * row["value"])
+    assert rows[0]["stability"] == 100
+    arrays = np.load(next(call.results.rglob("*.npz")), allow_pickle=False)
+    assert arrays["predictions"].shape == (4, 101)
+    assert arrays["scores"].shape == arrays["his"].shape == arrays["ae"].shape == (total,)
+    agreement = (arrays["predictions"] == arrays["predictions"][0]).mean(axis=1)
+    np.testing.assert_allclose([row["stability"] for row in rows], 100 * agreement)
+    np.testing.assert_allclose([row["value"] for row in rows], (arrays["predictions"] == arrays["labels"]).mean(axis=1))
+
+
+def test_two_runs_with_one_seed_give_identical_rows(call, cache, tmp_path_factory):
+    call("criterion=hies", "seed=3")
+    first = rows_of(call.results)
+    fresh = tmp_path_factory.mktemp("other_cache")
+    call("criterion=hies", "seed=3", "force=true", f"cache_dir={fresh}")
+    second = rows_of(call.results)
+    for rows in (first, second):
+        for row in rows:
+            row.pop("command")
+    assert without_times(first) == without_times(second)
+
+
+def test_a_finished_job_is_skipped_and_force_repeats_it(call, monkeypatch, capsys):
+    call("criterion=his")
+    path = next(call.results.rglob("*.jsonl"))
+    before = path.stat().st_mtime_ns
+    assert call("criterion=his")[0] == 0
+    assert path.stat().st_mtime_ns == before
+    call("criterion=his", "force=true")
+    assert path.stat().st_mtime_ns > before
+
+
+def test_what_does_not_change_the_result_does_not_change_the_run_id(call):
+    call("criterion=his")
+    for same in ("model.batch_size=7", "device=cpu", "wandb.project=other"):
+        call("criterion=his", same)
+    assert len(list(call.results.rglob("*.jsonl"))) == 1
+    for other in ("seed=1", "calibration.size=31", "sparsity.ratios=[0.1]", "sparsity.scope=layer", "criterion=ae"):
+        call(*(["criterion=his"] if "criterion" not in other else []), other)
+    assert len(list(call.results.rglob("*.jsonl"))) == 6
+
+
+def test_a_sweep_leaves_its_grid_and_goes_on_where_it_stopped(call, monkeypatch):
+    sweep = ["-m", "criterion=his,random", "seed=0,1", "sparsity.ratios=[0.5]"]
+    write, written = job_module.results.write_run, []
+
+    def dies_at_the_third(*arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(write(*arguments))
+
+    monkeypatch.setattr(job_module.results, "write_run", dies_at_the_third)
+    status, err = call(*sweep)
+    assert status == 130 and "goes on from there" in err
+    assert len(list(call.results.rglob("*.jsonl"))) == 2
+    monkeypatch.setattr(job_module.results, "write_run", write)
+    status, err = call(*sweep)
+    assert status == 0 and "2 of 4 jobs to do" in err
+    grid = json.loads((call.results / "single" / "grid.json").read_text())["jobs"]
+    assert {job["run_id"] for job in grid} == {path.stem for path in call.results.rglob("*.jsonl")}
+    assert len(rows_of(call.results)) == 8
+    assert not [path for path in call.results.rglob(".*partial*")]
+
+
+def test_the_command_in_a_row_repeats_its_run(call):
+    call("-m", "criterion=his,ae", "seed=0", "sparsity.ratios=[0.5]")
+    rows = rows_of(call.results)
+    arguments = shlex.split(rows[0]["command"].removeprefix("python -m experiments.run "))
+    status, err = call(*arguments, fast=False)
+    assert status == 0 and err == ""  # found finished, under the same run id
+
+
+def test_caches_spare_the_work_that_is_known(call, monkeypatch):
+    call("criterion=his", "sparsity.ratios=[0.5]")
+
+    def never(*_):
+        raise AssertionError("this was computed before")
+
+    job_module._benches.clear()
+    for name in ("predict", "collect", "finetune"):
+        monkeypatch.setattr(workbench_module, name, never)
+    status, err = call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("criterion", ["random", "l2", "his", "ae", "ad", "hies"])
+@pytest.mark.parametrize("sparsity", ["oneshot", "iterative"])
+def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
+    call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
+    (bench,) = job_module._benches.values()
+    saved = load_weights(HEADS["image"], bench.checkpoint).state_dict()
+    state = bench.network.state_dict()
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(saved[name], state[name]) for name in saved)
+    assert bench.network.config._attn_implementation == "sdpa" and not bench.network.training
+    masks = [row["mask"] for row in rows_of(call.results)]
+    heads = [{(site, head) for site, gone in mask.items() for head in gone} for mask in masks]
+    assert heads[0] < heads[1] < heads[2]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["criterion.alpha=1"], ["criterion.alpha", "1.0", "below 1"]),
+        (["criterion.alpha=x"], ["criterion.alpha=x", "Float"]),
+        (["criterion.alpa=0.5"], ["criterion.alpa", "criterion.alpha"]),
+        (["+criterion.beta=0.5"], ["beta"]),
+        (["criterion.normalize=max"], ["criterion.normalize", "max", "global, layer, rank"]),
+        (["criterion=hiss"], ["criterion=hiss", "did you mean his"]),
+        (["task=nope"], ["task=nope", "apidocs", "digits"]),
+        (["model=nope"], ["model=nope", "minilm", "vit_tiny"]),
+        (["experiment=quik"], ["experiment=quik", "quickstart"]),
+        (["task=apidocs"], ["vit_tiny", "image", "apidocs", "text"]),
+        (["sparsity.ratios=[0.1,1.2]"], ["sparsity.ratios", "1.2"]),
+        (["sparsity.ratios=[]"], ["sparsity.ratios", "[0.1,0.3]"]),
+        (["sparsity.scope=model"], ["sparsity.scope", "model", "global or layer"]),
+        (["sparsity.step=0.1"], ["sparsity.step", "iterative"]),
+        (["calibration.size=0"], ["calibration.size", "0"]),
+        (["task.max_examples=0"], ["task.max_examples", "0"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["wandb.mode=on"], ["wandb.mode", "on", "offline"]),
+        (["-m", "seed=0,1", "criterion=his,foo"], ["criterion=foo", "random"]),
+        (["calibration.size=5000"], ["calibration.size", "5000", "1 to"]),
+        (["device=tpu"], ["device", "tpu", "cpu"]),
+        (["sparsity.min_heads_per_layer=7", "sparsity.ratios=[0.9]"], ["min_heads_per_layer=7", "0.9"]),
+        (["+model.finetune.speed=1"], ["speed"]),
+        (["+task.finetune.speed=1"], ["task.finetune", "speed", "epochs"]),
+        (["model.finetune.learning_rate=0"], ["model.finetune", "learning_rate=0.0"]),
+        (["+model.checkpoint.digits=/no/such/folder"], ["/no/such/folder", "folder"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_row(call, arguments, words):
+    status, err = call(*arguments)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status != 0
+    assert len(errors) == 1 and "Traceback" not in err
+    for word in words:
+        assert word in errors[0]
+    assert not list(call.results.rglob("*.jsonl")) and not list(call.results.rglob("*.npz"))
+
+
+def test_a_checkpoint_with_other_labels_is_refused(call, tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(image_size=8, patch_size=2, num_channels=1, hidden_size=8, num_attention_heads=2, num_labels=3)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "three")
+    status, err = call(f"+model.checkpoint.digits={tmp_path}/three")
+    assert status == 1 and re.search(r"3 outputs.*task=digits has 10 labels", err)
+    assert not list(call.results.rglob("*.jsonl"))
+
+
+def test_one_failing_job_does_not_stop_a_sweep(call):
+    status, err = call("-m", "calibration.size=5000,8", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 1 and err.count("error: ") == 1
+    assert [row["calibration_size"] for row in rows_of(call.results)] == [8, 8]
+
+
+def test_the_offline_mirror_takes_a_finished_job(call, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    status, err = call("wandb.mode=offline", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and "did not take" not in err
+    assert list((call.results / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_broken_mirror_costs_no_result(call, monkeypatch):
+    import wandb
+
+    def broken(**_):
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    status, err = call("wandb.mode=offline", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and len(rows_of(call.results)) == 2
