@@ -1,0 +1,11 @@
+"""Rows and score files on disk -> tidy frame -> intervals over seeds -> figures and tables.
+
+Reads files only: no torch, no transformers, and nothing of `hies` or `experiments`.
+"""
+
+from analysis.grid import missing_jobs
+from analysis.rows import load
+from analysis.scores import load_scores
+from analysis.statistics import summarise
+
+__all__ = ["load", "load_scores", "missing_jobs", "summarise"]

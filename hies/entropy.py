@@ -51,7 +51,7 @@ def attention_entropy(
 
 
 def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order: float) -> None:
-    if query.shape[1] % key.shape[1] or query.shape[-1] != key.shape[-1]:
+    if query.shape[0] != key.shape[0] or query.shape[1] % key.shape[1] or query.shape[-1] != key.shape[-1]:
         raise HiesError(
             f"query {tuple(query.shape)} does not go with key {tuple(key.shape)} ([batch, heads, n, width])."
         )
@@ -115,7 +115,7 @@ def _chunked(
 
 def _rows(tensor: Tensor, here: slice) -> Tensor:
     """Rows `here` of [..., queries, keys], where one row may stand for all."""
-    return tensor if tensor.shape[-2] == 1 else tensor[..., here, :]
+    return tensor if tensor.dim() == 1 or tensor.shape[-2] == 1 else tensor[..., here, :]
 
 
 def _entropy_of_scores(scores: Tensor, order: float) -> Tensor:

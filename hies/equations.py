@@ -104,9 +104,15 @@ def attention_deficit(ae: Tensor) -> Tensor:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Normalisation of section 4.1: (x - min x) / (max x - min x) over all entries; all zero if they are all equal."""
-    spread = values.max() - values.min()
-    return torch.zeros_like(values) if spread == 0 else (values - values.min()) / spread
+    """Normalisation of section 4.1: (x - min x) / (max x - min x) over all entries; all zero if they are all equal.
+
+    An entry that is NaN stays NaN and does not touch the others, so that an error can name the head it belongs to.
+    """
+    known = values[~values.isnan()]
+    if not len(known):
+        return values
+    spread = known.max() - known.min()
+    return (values - known.min()) / (spread if spread > 0 else 1)
 
 
 def combine(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:

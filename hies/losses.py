@@ -32,8 +32,8 @@ def default_loss(model: nn.Module) -> Loss:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.dim() == 3:
             return _token_loss(logits, labels, shifted)
-        if logits.shape[-1] == 1 and labels.is_floating_point():
-            return (logits.squeeze(-1) - labels.to(logits.dtype)) ** 2
+        if logits.shape[-1] == 1:
+            return (logits.squeeze(-1) - labels.reshape(-1).to(logits.dtype)) ** 2
         if labels.is_floating_point():
             raise HiesError(
                 "The labels are fractions but the model has several outputs; pass loss=(outputs, batch) -> [batch]."

@@ -84,7 +84,7 @@ def collect(
     """
     if unknown := set(need) - set(STATISTICS):
         raise HiesError(f"need names {sorted(unknown)[0]!r}; the statistics are {', '.join(STATISTICS)}.")
-    gauge = _Gauge("his" in need, "ae" in need)
+    gauge = _Gauge("his" in need, "ae" in need, getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     loss_of = loss or default_loss(model)
     with evaluating(model), _frozen(model), handling(model, gauge):
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
@@ -98,20 +98,20 @@ def collect(
 def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: Loss, keep_labels: bool) -> None:
     """Run one batch and let `gauge` take its statistics."""
     # Without labels a model does not compute a loss of its own, which nobody reads; a decoder's inputs come from them.
-    keep_labels = keep_labels or getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    keep_labels = keep_labels or gauge.reads_encoder
     inputs = {name: value for name, value in batch.items() if keep_labels or name != "labels"}
     gauge.start(batch)
     with torch.set_grad_enabled(gauge.wants_gradient):
         outputs = model(**inputs)
-        losses = loss(outputs, batch) if gauge.wants_gradient else None
-    gauge.finish(losses)
+        gauge.finish(loss(outputs, batch) if gauge.wants_gradient else None)
 
 
 class _Gauge:
     """The handler of a calibration pass: gates of one per example and head, and the entropy of every query."""
 
-    def __init__(self, gradient: bool, entropy: bool) -> None:
+    def __init__(self, gradient: bool, entropy: bool, reads_encoder: bool) -> None:
         self.wants_gradient, self.wants_entropy = gradient, entropy
+        self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
         self.heads: dict[str, int] = {}
         self.examples = 0
         self.gradients: dict[str, list[Tensor]] = {}
@@ -146,7 +146,8 @@ class _Gauge:
             bias=call.bias, softcap=call.softcap, sinks=call.sinks,
         )  # fmt: skip
         relative = equations.relative_entropy(entropy, visible_keys(call))
-        real = real_queries(call, site, self._batch)
+        decodes = self.reads_encoder and "decoder" in site
+        real = decoder_tokens(call, self._batch) if decodes else real_queries(call)
         if real is not None:
             relative = relative.masked_fill(~real, torch.nan)
         per_example = _rows_per_example(relative, self._size, site)
@@ -157,6 +158,10 @@ class _Gauge:
             mean = equations.attention_entropy_of_examples(torch.cat(relative, dim=-1).double())
             self.entropies.setdefault(site, []).append(mean.cpu())
         if losses is not None:
+            if losses.shape != (self._size,):
+                raise HiesError(
+                    f"The loss has the shape {tuple(losses.shape)} for {self._size} examples, not one each."
+                )
             # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.
             gradients = torch.autograd.grad(losses.sum(), list(self._gates.values()), materialize_grads=True)
             for site, gradient in zip(self._gates, gradients, strict=True):
@@ -182,18 +187,30 @@ def visible_keys(call: AttentionCall) -> Tensor:
     return count + (0 if call.sinks is None else 1)
 
 
-def real_queries(call: AttentionCall, site: str, batch: Mapping[str, Any]) -> Tensor | None:
+def real_queries(call: AttentionCall) -> Tensor | None:
     """Which queries are tokens and not padding, broadcastable to [rows, heads, queries]; None if all of them are.
 
-    In self-attention a padded token is one that no query sees. A decoder that reads from an encoder has no padding in
-    its causal mask; there the labels tell.
+    In self-attention a padded token is one that no query sees.
     """
-    queries = call.query.shape[2]
-    if "decoder" in site and "labels" in batch and batch["labels"].shape == (call.query.shape[0], queries):
-        return (batch["labels"] != IGNORED)[:, None]
-    if call.mask is None or call.mask.shape[-1] != queries or call.mask.shape[-2] == 1:
+    if call.mask is None or call.mask.shape[-1] != call.query.shape[2] or call.mask.shape[-2] == 1:
         return None
     return call.mask.any(dim=-2)
+
+
+def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
+    """The same for a decoder that reads from an encoder, whose causal mask shows no padding.
+
+    Its own padding mask tells, else the labels that it is fed, else (a classifier, fed the encoder's tokens) the
+    encoder's padding mask.
+    """
+    size = (call.query.shape[0], call.query.shape[2])
+    masks = [batch.get("decoder_attention_mask"), batch.get("labels")]
+    if "decoder_input_ids" not in batch:
+        masks.append(batch.get("attention_mask"))
+    for mask, padding in zip(masks, (0, IGNORED, 0), strict=False):
+        if mask is not None and mask.shape == size:
+            return (mask != padding)[:, None]
+    return None
 
 
 def _batch_size(batch: Mapping[str, Any]) -> int:

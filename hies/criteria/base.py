@@ -35,7 +35,7 @@ class Criterion(ABC):
             if not values.isfinite().all():
                 head = int((~values.isfinite()).nonzero()[0])
                 raise HiesError(
-                    f"Criterion {self.name!r} gave {float(values[head])} for head {head} of site {site!r}; a score must "
-                    "be finite (an entropy needs calibration examples of at least two tokens)."
+                    f"Criterion {self.name!r} gave {float(values[head])} for head {head} of site {site!r}; a score "
+                    "must be finite (an entropy needs calibration examples of at least two tokens)."
                 )
         return scores

@@ -19,5 +19,5 @@ def normalize(values: SiteTensors, how: str) -> SiteTensors:
         return split(equations.min_max(joined), values)
     lower = (joined[None, :] < joined[:, None]).sum(dim=1)
     equal = (joined[None, :] == joined[:, None]).sum(dim=1) - 1
-    ranks = (lower + equal / 2) / max(len(joined) - 1, 1)
+    ranks = (lower.double() + equal / 2) / max(len(joined) - 1, 1)
     return split(ranks.masked_fill(joined.isnan(), float("nan")), values)

@@ -1,0 +1,125 @@
+"""The command line: `python -m analysis [NAME ...] --results DIR --out DIR`."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+import pandas as pd
+
+from analysis import grid
+from analysis.errors import RowsWarning, Unavailable
+from analysis.output import write
+from analysis.registry import Entry, entries
+from analysis.rows import load
+
+RUN = "python -m experiments.run -m experiment="
+
+
+class UsageError(Exception):
+    """One sentence: the option, its value, and what works."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; `python -m analysis --help` names the options.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build what is asked for, say what was written and what is missing; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        if options.list:
+            return _print_list()
+        return _build(options)
+    except UsageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m analysis", description="Build figures and tables from rows.", allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures or tables to build (default: all)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where the rows are")
+    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="gets figures/ and tables/")
+    parser.add_argument("--experiment", metavar="NAME", help="only this experiment (default: all)")
+    parser.add_argument("--list", action="store_true", help="name all figures and tables")
+    return parser
+
+
+def _print_list() -> int:
+    for entry in entries().values():
+        print(f"{entry.name:<14}{entry.kind}: {entry.about} Needs {entry.needs}.")
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    chosen = _chosen(options.names)
+    _check_experiment(options.results, options.experiment)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RowsWarning)
+        rows = load(options.results, options.experiment)
+        missing = grid.missing_jobs(options.results, rows, options.experiment)
+    for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
+        print(f"warning: {text}", file=sys.stderr)
+    if rows.empty:
+        raise UsageError(_no_rows(options.results, options.experiment))
+    try:
+        written = [path for entry in chosen for path in _write_groups(entry, rows, options.out)]
+    except OSError as problem:
+        raise UsageError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
+    print("\n".join(["Written:", *(f"  {path}" for path in written)]) if written else "Nothing was written.")
+    _print_completeness(options.results, rows, missing, options.experiment)
+    return 0 if written else 1
+
+
+def _chosen(names: list[str]) -> list[Entry]:
+    known = entries()
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"NAME={name} is no figure or table; {hint}There are: {', '.join(known)}.")
+    return [known[name] for name in dict.fromkeys(names)] or list(known.values())
+
+
+def _check_experiment(results: Path, experiment: str | None) -> None:
+    known = grid.experiments(results)
+    if experiment is None or experiment in known or not known:
+        return
+    close = get_close_matches(experiment, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    works = f"{', '.join(known)}, or what `{RUN}{experiment}` makes"
+    raise UsageError(f"--experiment={experiment} has no folder in {results}; {hint}There are: {works}.")
+
+
+def _no_rows(results: Path, experiment: str | None) -> str:
+    if experiment:
+        return f"--experiment={experiment} has no rows in {results}; `{RUN}{experiment}` makes them."
+    return f"--results={results} holds no rows; `make run` or `{RUN}quickstart` makes them."
+
+
+def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
+    """One output for each group; a group whose rows do not allow it is named with the reason."""
+    written = []
+    for key, group in rows.groupby(list(entry.per)):
+        try:
+            written += write(entry, group, out)
+        except Unavailable as reason:
+            print(f"not built: {entry.name} for {', '.join(map(str, key))}: {reason}.")
+    return written
+
+
+def _print_completeness(results: Path, rows: pd.DataFrame, missing: list[grid.Job], experiment: str | None) -> None:
+    for name in [experiment] if experiment else grid.experiments(results):
+        jobs = grid.jobs(results, name, rows)
+        gaps = [job for job in missing if job.experiment == name]
+        failed = sum(job.failed for job in gaps)
+        tail = f", {failed} failed" if failed else ""
+        source = "" if grid.declared_jobs(results, name) else " (no grid.json: only what was found is counted)"
+        print(f"{name}: {len(jobs) - len(gaps)} of {len(jobs)} jobs finished{tail}{source}.")
+        for job in gaps:
+            print(f"  missing{' (failed)' * job.failed}: {job}: {job.command or 'its command is not recorded'}")

@@ -1,0 +1,1 @@
+"""One file a figure; each registers itself by the decorator of `analysis.registry`."""

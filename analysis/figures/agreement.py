@@ -1,0 +1,101 @@
+"""How far the criteria agree: the overlap of the heads they remove, and the correlation of their rankings."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis import style
+from analysis.captions import caption, percent
+from analysis.errors import Unavailable
+from analysis.labels import ordered_curves
+from analysis.registry import figure
+from analysis.scores import load_scores
+
+RATIOS = (0.3, 0.5)
+Head = tuple[str, int]
+T = TypeVar("T")
+
+
+@figure(
+    "agreement",
+    about="How far criteria agree: Jaccard overlap of the removed heads, Spearman correlation of the scores.",
+    needs="rows and score files of at least two criteria, at the ratio 0.3 or 0.5",
+)
+def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
+    """A matrix for each ratio and one for the scores; means over the seeds that both criteria have."""
+    curves = ordered_curves(rows)
+    ratios = tuple(ratio for ratio in ratios if np.isclose(rows["ratio"], ratio).any())
+    if len(curves) < 2 or not ratios:
+        raise Unavailable("it takes two criteria with rows at one of its ratios")
+    side = max(2.8, 0.52 * len(curves) + 0.6)
+    canvas = style.new_figure((len(ratios) + 1) * side + 1.4, side + 2)
+    panels = list(canvas.subplots(1, len(ratios) + 1, sharey=True))
+    for axes in panels:
+        axes.set_xticks(range(len(curves)), curves, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(curves)), curves)
+    for axes, ratio in zip(panels, ratios, strict=False):
+        title = f"Removed at {percent(ratio)}: Jaccard\n(chance: about {ratio / (2 - ratio):.2f})"
+        _matrix(axes, overlaps(rows, ratio, curves), title, "Blues", low=0)
+    _matrix(panels[-1], correlations(rows, curves), "Scores: Spearman\n(chance: 0)", "RdBu_r", low=-1)
+    text = f"{caption(rows)}. Mean over seeds; 1: the same heads, or the same ranking."
+    style.headline(canvas, f"Agreement of the criteria: {rows['model'].iloc[0]} on {rows['task'].iloc[0]}", text)
+    return panels
+
+
+def jaccard(first: set[Head], second: set[Head]) -> float:
+    """Shared heads over heads in either set; two empty sets are the same set: 1."""
+    return len(first & second) / len(first | second) if first | second else 1.0
+
+
+def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
+    """Mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
+    rows = rows[np.isclose(rows["ratio"], ratio)]
+    removed = {(row["curve"], row["seed"]): _heads(row["mask"]) for row in rows.to_dict("records")}
+    return _mean_over_seeds(removed, curves, jaccard)
+
+
+def correlations(rows: pd.DataFrame, curves: list[str]) -> np.ndarray:
+    """Mean Spearman correlation of the scores for each pair of curves: [curves, curves]; NaN if one is constant."""
+    runs = rows.drop_duplicates(["curve", "seed"]).to_dict("records")
+    ranks = {
+        (row["curve"], row["seed"]): pd.Series(load_scores({"path": row["path"]}).values["scores"]).rank()
+        for row in runs
+    }
+    return _mean_over_seeds(ranks, curves, _correlation)
+
+
+def _correlation(first: pd.Series, second: pd.Series) -> float:
+    constant = first.nunique() < 2 or second.nunique() < 2
+    return np.nan if constant else float(np.corrcoef(first, second)[0, 1])
+
+
+def _mean_over_seeds(
+    values: dict[tuple[str, int], T], curves: list[str], compare: Callable[[T, T], float]
+) -> np.ndarray:
+    matrix = np.full((len(curves), len(curves)), np.nan)
+    seeds = {seed for _, seed in values}
+    for (i, first), (j, second) in product(enumerate(curves), repeat=2):
+        shared = sorted(seed for seed in seeds if (first, seed) in values and (second, seed) in values)
+        pairs = [compare(values[first, seed], values[second, seed]) for seed in shared]
+        defined = [value for value in pairs if not np.isnan(value)]
+        matrix[i, j] = np.mean(defined) if defined else np.nan
+    return matrix
+
+
+def _heads(mask: dict[str, list[int]]) -> set[Head]:
+    return {(site, head) for site, heads in mask.items() for head in heads}
+
+
+def _matrix(axes: Axes, matrix: np.ndarray, title: str, cmap: str, low: float) -> None:
+    image = axes.imshow(matrix, cmap=cmap, vmin=low, vmax=1)
+    for (i, j), value in np.ndenumerate(matrix):
+        text = "n/a" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+        red, green, blue, _ = image.cmap(image.norm(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        axes.text(j, i, text, ha="center", va="center", fontsize=8.5, color="white" if dark else style.INK)
+    axes.set_title(title)
+    style.plain_box(axes)

@@ -1,0 +1,1 @@
+"""One file a table; each registers itself by the decorator of `analysis.registry`."""

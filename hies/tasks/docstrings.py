@@ -1,0 +1,83 @@
+"""First sentences of the docstrings of installed packages, read from their source files and never by importing them."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FORMAT = 1  # to be raised when the sentences change
+SKIPPED = {
+    "tests",
+    "test",
+    "testing",
+    "conftest.py",
+    "externals",
+    "_vendor",
+    "vendored",
+    "_external",
+    "array_api_compat",
+    "models",  # transformers' hundreds of near-copies
+}
+NAMES = (
+    "pytorch torch libtorch aten transformers datasets dataset hf pandas pd numpy np scipy "
+    "scikit-learn scikit sklearn matplotlib mpl pyplot plt pylab"
+)
+# A library's own name would give the answer away; of a dotted name the rest stays.
+OWN_NAMES = re.compile(rf"\b(?:{'|'.join(NAMES.split())}|hugging ?face)\b\.?", re.IGNORECASE)
+MARKUP = [
+    (re.compile(r":[\w:+-]+:`~?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :class:`~a.b.C`
+    (re.compile(r"\[([^\]]*)\]\([^)]*\)"), r"\1"),  # [text](link)
+    (re.compile(r"<[^<>]+>|https?://\S+|\.\. \w+::|>>>.*"), " "),
+    (re.compile(r"[`*|~]|\[|\]"), ""),
+]
+SENTENCE = re.compile(r"^[A-Z].*?[.!?](?=\s|$)", re.DOTALL)  # what has no full stop is a list or a signature
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A cleaned first sentence. file: where it stands, relative to the package.
+
+    key: the sentence without what near-copies differ in: case, digits, identifiers in camel case.
+    """
+
+    text: str
+    file: str
+    key: str
+
+
+def sentences(folder: Path) -> Iterator[Sentence]:
+    """Every docstring's first sentence below a package's folder, files in the order of their names."""
+    for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
+        parts = path.relative_to(folder).parts
+        if not SKIPPED.isdisjoint(parts) or parts[-1].startswith("test_"):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError, ValueError):
+            continue
+        for docstring in _docstrings(tree):
+            match = SENTENCE.match(docstring.strip().split("\n\n")[0])
+            if match is not None:
+                text = clean(match.group())
+                yield Sentence(text, "/".join(parts), _key(text))
+
+
+def clean(sentence: str) -> str:
+    """A sentence without markup, links and the libraries' names, on one line."""
+    for pattern, replacement in MARKUP:
+        sentence = pattern.sub(replacement, sentence)
+    return " ".join(OWN_NAMES.sub(" ", sentence).split())
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield docstring
+
+
+def _key(text: str) -> str:
+    text = re.sub(r"\b\w*[a-z][A-Z]\w*\b", " ", text)
+    return " ".join(re.findall(r"[a-z]+", text.lower()))

@@ -1,0 +1,86 @@
+"""The results folder that the other analysis tests read, and a check that it keeps the contract of rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.rows import REQUIRED, load
+
+HEADS = {"first": 2, "second": 3}
+
+
+def run_name(criterion: str, seed: int, model: str = "tiny", task: str = "toy", **knobs: Any) -> str:
+    return "-".join(["run", model, task, criterion, f"s{seed}", *(f"{k}{v}" for k, v in knobs.items())])
+
+
+def write_run(
+    folder: Path,
+    criterion: str,
+    seed: int = 0,
+    quality: tuple[float | None, ...] = (90.0, 80.0),
+    stability: tuple[float, ...] | None = None,
+    ratios: tuple[float, ...] = (0.0, 0.4),
+    masks: tuple[dict[str, list[int]], ...] | None = None,
+    scores: list[float] | None = None,
+    heads: dict[str, int] = HEADS,
+    arrays: dict[str, Any] | None = None,
+    name: str | None = None,
+    **keys: Any,
+) -> Path:
+    """One finished job; `keys` are added to every row (knobs, or any key of the contract)."""
+    total = sum(heads.values())
+    fields = {"model": "tiny", "task": "toy", **{k: v for k, v in keys.items() if k in ("model", "task")}}
+    knobs = {key: value for key, value in keys.items() if key not in fields}
+    name = name or run_name(criterion, seed, **fields, **knobs).replace("/", "-")
+    common = {
+        "schema": 1, "run_id": name, "experiment": folder.name, **fields, "split": "report", "criterion": criterion,
+        "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0, "seed": seed, "calibration_size": 32,
+        "heads_total": total, "metric": "accuracy", "examples": 50, "score_seconds": 0.1, "eval_seconds": 0.1,
+        "parameters": 10, "flops": 10, "checkpoint": "c", "data": "d", "versions": {}, "revision": None,
+        "command": command_of(criterion, seed), **knobs,
+    }  # fmt: skip
+    masks = masks or tuple({} if ratio == 0 else {"first": [0], "second": [1]} for ratio in ratios)
+    stability = stability or tuple(100.0 - 50 * ratio for ratio in ratios)
+    rows = [
+        {
+            **common, "ratio": ratio, "mask": mask, "heads_removed": sum(map(len, mask.values())), "quality": value,
+            "value": None if value is None else value / 100, "stability": agreement,
+        }
+        for ratio, mask, value, agreement in zip(ratios, masks, quality, stability, strict=True)
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flat = np.arange(total, dtype=float) if scores is None else np.array(scores)
+    np.savez(
+        path.with_suffix(".npz"),
+        **{
+            "sites": np.array(list(heads)), "heads": np.array(list(heads.values())), "scores": flat, "his": flat,
+            "ae": flat[::-1].copy(), "ratios": np.array(ratios), **(arrays or {}),
+        },
+    )  # fmt: skip
+    return path
+
+
+def command_of(criterion: str, seed: int) -> str:
+    return f"python -m experiments.run criterion={criterion} seed={seed}"
+
+
+def write_grid(folder: Path, *cells: tuple[str, int]) -> None:
+    """Declare one job for each (criterion, seed) of the model tiny and the task toy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        {"run_id": run_name(criterion, seed), "model": "tiny", "task": "toy", "criterion": criterion,
+         "parameters": {}, "seed": seed, "command": command_of(criterion, seed)}
+        for criterion, seed in cells
+    ]  # fmt: skip
+    (folder / "grid.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
+
+
+def test_builder_writes_the_rows_of_the_contract(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "exp", "hies", alpha=0.5)
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [set(REQUIRED) - set(row) for row in written] == [set(), set()]
+    assert load(tmp_path)["quality"].tolist() == [90.0, 80.0]
