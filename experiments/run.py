@@ -100,9 +100,10 @@ def main() -> int:
 
 def _plan_and_run(overrides: list[str], multirun: bool) -> int:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        jobs, is_sweep = declared_jobs(overrides, multirun)
-    if is_sweep:
-        write_grid(jobs)
+        declared = declared_jobs(overrides, multirun)
+    if declared.sweep:
+        write_grid(declared)
+    jobs = declared.jobs
     todo = [job for job in jobs if job.config.force or not job.finished]
     where = f"{jobs[0].config.results_dir}/{jobs[0].config.name}"
     if not todo:

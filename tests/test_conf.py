@@ -27,9 +27,10 @@ def config_of(*overrides):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_declares_jobs_under_its_own_name(name):
-    jobs, is_sweep = declared_jobs([f"experiment={name}"], multirun=False)
-    assert is_sweep and len({job.run_id for job in jobs}) == len(jobs) > 1
-    assert {job.config.name for job in jobs} == {name}
+    declared = declared_jobs([f"experiment={name}"], multirun=False)
+    assert declared.sweep and declared.whole
+    assert len({job.run_id for job in declared.jobs}) == len(declared.jobs) > 1
+    assert {job.config.name for job in declared.jobs} == {name}
 
 
 @pytest.mark.parametrize("name", names("criterion"))
@@ -59,5 +60,6 @@ def test_random_draws_another_ranking_for_every_seed():
 
 
 def test_the_command_line_overrides_the_grid_of_an_experiment():
-    jobs, _ = declared_jobs(["experiment=quickstart", "seed=7", "criterion=his,hies"], multirun=True)
-    assert [(job.config.criterion.name, job.config.seed) for job in jobs] == [("his", 7), ("hies", 7)]
+    declared = declared_jobs(["experiment=quickstart", "seed=7", "criterion=his,hies"], multirun=True)
+    assert not declared.whole
+    assert [(job.config.criterion.name, job.config.seed) for job in declared.jobs] == [("his", 7), ("hies", 7)]

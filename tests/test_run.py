@@ -127,6 +127,13 @@ def test_a_sweep_leaves_its_grid_and_goes_on_where_it_stopped(call, monkeypatch)
     assert not [path for path in call.results.rglob(".*partial*")]
 
 
+def test_a_later_part_does_not_shrink_the_grid(call):
+    call("-m", "criterion=his,random", "sparsity.ratios=[0.5]")
+    call("-m", "criterion=ae", "sparsity.ratios=[0.5]")
+    grid = json.loads((call.results / "single" / "grid.json").read_text())["jobs"]
+    assert [job["criterion"] for job in grid] == ["his", "random", "ae"]
+
+
 def test_the_command_in_a_row_repeats_its_run(call):
     call("-m", "criterion=his,ae", "seed=0", "sparsity.ratios=[0.5]")
     rows = rows_of(call.results)

@@ -21,7 +21,7 @@ class HIES(Criterion):
     name: ClassVar[str] = "hies"
     need: ClassVar[frozenset[str]] = frozenset({"his", "ae"})
 
-    alpha: float = 0.5
+    alpha: float = 0.9
     normalize: str = "global"
 
     def __post_init__(self) -> None:
