@@ -1,7 +1,7 @@
 """Scoring time against a plain forward pass: `python -m benchmarks.scoring`.
 
-A MiniLM-shaped model with random weights, batches of 32 texts of 64 tokens, a quarter of the tokens padding. The ways are
-measured in turn, round after round, and each ratio is taken within its round.
+A MiniLM-shaped model with random weights, batches of 32 texts of 64 tokens, a quarter of the tokens padding. The ways
+are measured in turn, round after round, and each ratio is taken within its round.
 """
 
 import statistics

@@ -41,7 +41,7 @@ def _closest_key(key: str) -> str:
 
 
 def _all_keys() -> list[str]:
-    keys = list(OmegaConf.structured(Config).keys()) + ["calibration.size", "wandb.mode", "wandb.project"]
+    keys = [*list(OmegaConf.structured(Config).keys()), "calibration.size", "wandb.mode", "wandb.project"]
     for file in sorted(CONF.glob("*/*.yaml")):
         node = OmegaConf.load(file)
         if OmegaConf.is_dict(node) and file.parent.name != "experiment":

@@ -1,6 +1,7 @@
-"""Weights & Biases as a mirror of the rows: one run a job, its curve, heat maps, and scores and masks as an artifact."""
+"""Weights & Biases as a mirror of the rows: one run a job with its curve, heat maps, and an artifact of its scores."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,36 @@ TIMEOUT = 15  # seconds to wait for a server before going on offline
 
 
 def mirror(job: Job, rows: list[Row]) -> None:
-    """Copy a finished job to W&B; whatever goes wrong there is said and never fails the job."""
-    mode = job.config.wandb.mode
-    if mode == "disabled":
-        return
-    try:
-        _mirror(job, rows, _resolve(mode))
-    except Exception as error:  # a mirror must not cost a result
-        tqdm.write(f"W&B did not take {job.run_id} ({error}); its rows are in {job.path}.")
+    """Copy a finished job to W&B; whatever goes wrong there is said and never fails the job.
+
+    A server that does not answer once is not asked again by this process: its runs are kept offline, to be synced later.
+    """
+    for mode in _modes(job.config.wandb.mode):
+        try:
+            _mirror(job, rows, mode)
+            return
+        except Exception as error:  # a mirror must not cost a result
+            tqdm.write(f"W&B ({mode}) did not take {job.run_id} ({error}); its rows are in {job.path}.")
+            if mode == "online":
+                _unreachable.add(mode)
 
 
-def _resolve(mode: str) -> str:
-    """Online where an API key is at hand, else offline."""
-    if mode != "auto":
-        return mode
+_unreachable: set[str] = set()
+
+
+def _modes(asked: str) -> list[str]:
+    """What to try in turn: online, where that is asked for or an API key is at hand, and offline."""
+    if asked == "disabled":
+        return []
+    online = asked == "online" or (asked == "auto" and _has_key())
+    return [mode for mode in ("online" if online else "", "offline") if mode and mode not in _unreachable]
+
+
+@cache
+def _has_key() -> bool:
     import wandb
 
-    return "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+    return wandb.login(prompt=False, verify=False)
 
 
 def _mirror(job: Job, rows: list[Row], mode: Any) -> None:

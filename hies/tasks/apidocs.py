@@ -1,7 +1,7 @@
 """apidocs: which library does this sentence document? An embedded text task that needs no download.
 
-Its examples are the first sentences of docstrings of installed packages. The same installed versions give the same data on
-every machine.
+Its examples are the first sentences of docstrings of installed packages. The same installed versions give the same data
+on every machine.
 """
 
 import gzip
@@ -31,12 +31,12 @@ Pools = dict[str, dict[str, list[str]]]  # split -> library -> sentences
 
 @dataclass(frozen=True)
 class ApiDocs(Task):
-    """Knobs: the libraries (classes), the shortest sentence in words, and at most so many examples a class and split."""
+    """Knobs: the libraries (classes), the shortest sentence in words, the most examples of a class in each split."""
 
     name: ClassVar[str] = "apidocs"
     modality: ClassVar[str] = "text"
 
-    libraries: tuple[str, ...] = ("transformers", "pandas", "numpy", "sklearn", "matplotlib")
+    libraries: tuple[str, ...] = ("torch", "transformers", "numpy", "sklearn", "matplotlib")
     min_words: int = 5
     train_per_class: int = 950
     selection_per_class: int = 100

@@ -73,4 +73,4 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """All splits, whole; `data_root` holds local copies of Hub data sets, `cache_dir` what is costly to make again."""
+        """All splits, whole; `data_root` holds local copies of Hub data sets, `cache_dir` what is costly to make."""
