@@ -1,5 +1,6 @@
 """What a command line declares: the jobs of its grid, known before the first of them runs."""
 
+import copy
 import json
 import shlex
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from typing import Any
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.job import Job
 from experiments.schema import to_config
 from hies.cache import replacing
 
 COMMAND = "python -m experiments.run"
+SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
 
 
 def command_for(overrides: list[str]) -> str:
@@ -43,11 +47,13 @@ def declared_jobs(arguments: list[str], multirun: bool) -> Declared:
     plain = [str(override.input_line) for override in given if not override.is_sweep_override()]
     base: Any = compose("config", plain, return_hydra_config=True)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
-        return Declared([_job(arguments)], sweep=False, whole=False)
+        job = Job(to_config(compose("config", arguments)), command_for(arguments))
+        return Declared([job], sweep=False, whole=False)
     params = base.hydra.sweeper.params or {}
     swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     batches = BasicSweeper.split_arguments([*swept, *given], None)
-    jobs = [_job(list(overrides)) for batch in batches for overrides in batch]
+    composer = _Composer()
+    jobs = [composer.job(list(overrides)) for batch in batches for overrides in batch]
     own = bool(params) and not any(
         override.is_sweep_override() or override.get_key_element() in params for override in given
     )
@@ -69,5 +75,31 @@ def write_grid(declared: Declared) -> None:
         temporary.write_text(json.dumps({"jobs": list(jobs.values())}, indent=1), encoding="utf-8")
 
 
-def _job(overrides: list[str]) -> Job:
-    return Job(to_config(compose("config", overrides)), command_for(overrides))
+class _Composer:
+    """Composes the jobs of a sweep: Hydra does it once for each choice of groups; values are set on copies."""
+
+    def __init__(self) -> None:
+        self._parser = OverridesParser.create()
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def job(self, overrides: list[str]) -> Job:
+        """The job that these overrides make, none of them a sweep.
+
+        Raises:
+            HiesError: a value that its option cannot take.
+        """
+        values = [override for override in self._parser.parse_overrides(overrides) if _is_value(override)]
+        late = {str(override.input_line) for override in values}
+        chosen = tuple(override for override in overrides if override not in late)
+        if chosen not in self._composed:
+            self._composed[chosen] = compose("config", list(chosen))
+        node = copy.deepcopy(self._composed[chosen])
+        for override in values:
+            OmegaConf.update(node, override.key_or_group, override.value())
+        return Job(to_config(node), command_for(overrides))
+
+
+def _is_value(override: Override) -> bool:
+    """Sets one number or word of the job itself: not a choice of a group, nothing of Hydra's, nothing added."""
+    plain = override.type == OverrideType.CHANGE and isinstance(override.value(), int | float | str)
+    return plain and override.key_or_group in SWEPT

@@ -1,7 +1,5 @@
 """One job is one curve: a model, a task, a criterion and a seed over a list of ratios."""
 
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,16 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies import metrics, results
 from hies.cache import digest
 from hies.errors import HiesError
-from hies.selection import select_iteratively
-from hies.sites import Removed, SiteTensors, join
-from hies.statistics import Statistics
-from hies.workbench import Workbench
-
-Progress = Callable[[Iterable[float]], Iterable[float]]
+from hies.sites import Removed
+from hies.workbench import Tally, Workbench
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Job:
             "schema": results.SCHEMA,
             "model": [config.model.name, config.model.identity(config.task)],
             "task": [config.task.name, config.task.identity(data_root), config.task.max_examples],
-            "criterion": [config.criterion.name, asdict(config.criterion)],
+            "criterion": [config.criterion.name, config.criterion.knobs],
             "sparsity": asdict(config.sparsity),
             "calibration": asdict(config.calibration),
             "seed": config.seed,
@@ -74,23 +69,25 @@ class Job:
             "command": self.command,
         }
 
-    def run(self, bench: Workbench, progress: Progress = lambda ratios: ratios) -> list[results.Row]:
+    @property
+    def steps(self) -> int:
+        """How many masks the job asks the model about: what a progress bar counts."""
+        return len({0.0, *self.config.sparsity.ratios}) + tuning_steps(self.config)
+
+    def run(self, bench: Workbench, tick: Tick = lambda: None) -> list[results.Row]:
         """Score, select, evaluate every ratio and write the rows; the unpruned model is the row of ratio 0."""
-        started = time.perf_counter()
-        scoring = Scoring(self.config, bench)
-        masks: dict[float, Removed] = {0.0: {}} | scoring.masks()
-        score_seconds = time.perf_counter() - started
+        plan = make_plan(self.config, bench, tick)
         answers, rows = [], []
-        for ratio in progress(sorted(masks)):
-            started = time.perf_counter()
-            answers.append(bench.predictions(masks[ratio]))
-            seconds = time.perf_counter() - started
-            measured = self._measured(bench, ratio, masks[ratio], answers[-1], answers[0])
-            rows.append({**measured, "score_seconds": round(score_seconds, 4), "eval_seconds": round(seconds, 4)})
-        arrays = scoring.arrays() | {
-            "ratios": np.array(sorted(masks)),
+        for ratio, removed in plan.masks.items():
+            answers.append(bench.predictions(removed))
+            times = {"score_seconds": plan.seconds, "eval_seconds": bench.evaluation_seconds(removed)}
+            measured = self._measured(bench, ratio, removed, answers[-1], answers[0])
+            rows.append({**measured, **plan.notes[ratio], **{key: round(value, 4) for key, value in times.items()}})
+            tick()
+        arrays = plan.arrays | {
+            "ratios": np.array(list(plan.masks)),
             "predictions": np.stack(answers),
-            "labels": bench.splits.report.labels,
+            "labels": bench.labels("report"),
         }
         results.write_run(self.path, rows, arrays)
         return rows
@@ -98,7 +95,7 @@ class Job:
     def _measured(
         self, bench: Workbench, ratio: float, removed: Removed, answers: np.ndarray, unpruned: np.ndarray
     ) -> results.Row:
-        labels = bench.splits.report.labels
+        labels = bench.labels("report")
         value, quality = metrics.quality(self.config.task.metric, labels, answers)
         cost = bench.cost.without(removed) if bench.cost else None
         return {
@@ -134,62 +131,31 @@ class Job:
             "heads_total": bench.heads_total,
             "metric": config.task.metric,
             "checkpoint": bench.checkpoint_identity,
-            "data": bench.data,
+            "label_order": bench.label_order,
+            "data": bench.splits.digest(),
             "versions": results.versions(),
             "revision": results.revision(),
             "command": self.command,
         }
 
     def _knobs(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self.config.criterion).items() if name != "seed"}
-
-
-class Scoring:
-    """The scores of a job and the masks that follow from them."""
-
-    def __init__(self, config: Config, bench: Workbench) -> None:
-        self.config, self.bench = config, bench
-        self.statistics = self._collect({})
-        self.scores: SiteTensors = config.criterion(self.statistics)
-
-    def masks(self) -> dict[float, Removed]:
-        """The heads that go at each ratio of the sparsity configuration."""
-        sparsity = self.config.sparsity
-        if sparsity.schedule == "iterative":
-            return select_iteratively(self._score, sparsity.ratios, sparsity.step, sparsity)
-        return {ratio: sparsity.select(self.scores, ratio) for ratio in sparsity.ratios}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Scores of all heads in order of depth, and how many heads each site has."""
-        heads = self.statistics.heads
-        found = {"scores": self.scores}
-        if self.statistics.gradient:
-            found["his"] = self.statistics.his
-        if self.statistics.entropy:
-            found["ae"] = self.statistics.ae
-        flat = {name: join(tensors).to(torch.float64).numpy() for name, tensors in found.items()}
-        return {"sites": np.array(list(heads)), "heads": np.array(list(heads.values()))} | flat
-
-    def _score(self, removed: Removed) -> SiteTensors:
-        return self.config.criterion(self._collect(removed)) if removed else self.scores
-
-    def _collect(self, removed: Removed) -> Statistics:
-        config = self.config
-        return self.bench.statistics(config.criterion.need, config.seed, config.calibration.size, removed)
+        return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
 
 
 _benches: dict[str, Workbench] = {}
+tally = Tally()  # of all workbenches of this process
 
 
 def workbench(config: Config) -> Workbench:
     """The workbench of a configuration; the last one stays loaded, so that a sweep reads model and data once."""
     device = torch.device(_device(config.device))
     data_root = None if config.data_root is None else Path(config.data_root)
-    bench = Workbench(config.model, config.task, data_root, Path(config.cache_dir), device)
+    bench = Workbench(config.model, config.task, data_root, Path(config.cache_dir), device, tally)
     key = digest([bench.identity, str(device), config.model.batch_size, config.cache_dir])
     if key not in _benches:
         _benches.clear()
         _benches[key] = bench
+    _benches[key].fresh = config.force
     return _benches[key]
 
 

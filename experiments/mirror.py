@@ -18,7 +18,7 @@ TIMEOUT = 15  # seconds to wait for a server before going on offline
 def mirror(job: Job, rows: list[Row]) -> None:
     """Copy a finished job to W&B; whatever goes wrong there is said and never fails the job.
 
-    A server that does not answer once is not asked again by this process: its runs are kept offline, to be synced later.
+    A server that does not answer is not asked again by this process: its runs are kept offline, to be synced later.
     """
     for mode in _modes(job.config.wandb.mode):
         try:

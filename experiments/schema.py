@@ -3,7 +3,9 @@
 The knobs of a model, a task or a criterion are the fields of its own dataclass; here they are only made known to Hydra.
 """
 
+import re
 from dataclasses import FrozenInstanceError, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -29,6 +31,7 @@ class Sparsity(Selection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "ratios", sorted(set(self.ratios)))
         for ratio in self.ratios:
             if not 0 <= ratio <= 1:
                 raise HiesError(f"sparsity.ratios has {ratio}; a ratio lies between 0 (keep all heads) and 1 (none).")
@@ -124,7 +127,13 @@ def to_config(node: Any) -> Config:
         field_name = str(error).split("'")[1]
         raise HiesError(f"{field_name!r} is no option here; leave out the plus sign and check its name.") from None
     assert isinstance(config, Config)
-    if config.seed < 0:
-        raise HiesError(f"seed is {config.seed}; it must be 0 or more.")
+    if not 0 <= config.seed < 2**32:
+        raise HiesError(f"seed is {config.seed}; it must be between 0 and 4294967295.")
+    if not re.fullmatch(r"\w[\w.-]*", config.name):
+        raise HiesError(
+            f"name is {config.name!r}; an experiment's name takes letters, digits, dots, dashes, underscores."
+        )
+    if config.data_root is not None and not Path(config.data_root).is_dir():
+        raise HiesError(f"data_root is {config.data_root!r}, which is no folder; name one that holds the data sets.")
     check_fit(config.model, config.task)
     return config

@@ -8,7 +8,7 @@ Everything is switched on inside context managers, which put back what was there
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class Site:
     """An attention module and its heads.
 
     rows, queries and keys: what its first call computed in the forward pass that found it; rows is the batch size
-    times, say, the number of windows.
+    times, say, the number of windows. calls: how often that pass used the module, more than once if layers share it.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Site:
     rows: int
     queries: int
     keys: int
+    calls: int = 1
 
 
 Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
@@ -192,7 +193,9 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
 
     def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
-        sites.setdefault(name, Site(name, heads, call.key.shape[1], width, rows, queries, call.key.shape[2]))
+        before = sites.get(name)
+        found = Site(name, heads, call.key.shape[1], width, rows, queries, call.key.shape[2])
+        sites[name] = replace(before, calls=before.calls + 1) if before else found
         return output
 
     with evaluating(model), handling(model, note):

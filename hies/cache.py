@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,13 +47,20 @@ def replacing(path: Path) -> Iterator[Path]:
 def cached(
     path: Path, build: Callable[[], Built], write: Callable[[Path, Built], None], read: Callable[[Path], Read]
 ) -> Read:
-    """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
-                with replacing(path) as temporary:
-                    write(temporary, build())
+    """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds.
+
+    A file that cannot be read is made again, with a warning that names it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            try:
+                return read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+                warnings.warn(f"{path} cannot be read and is made again.", stacklevel=2)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with replacing(path) as temporary:
+            write(temporary, build())
     return read(path)
 
 

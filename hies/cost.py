@@ -40,7 +40,8 @@ class CostModel:
 def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
     """Count the dense model with torch's flop counter, and its heads by formula; None where weights are not found.
 
-    A head costs 2 FLOPs for each of its weights and token, and 4 * queries * keys * width for scores and output.
+    A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
+    and 4 * queries * keys * width for scores and output.
     """
     sites = find_sites(model, batch)
     try:
@@ -53,10 +54,11 @@ def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
 
 def _head_cost(model: nn.Module, site: Site) -> Cost:
     projections = find_projections(model, site.name)
-    matrices = (projections.query, projections.key, projections.value, projections.output)
-    weights = sum(matrix.weight.numel() for matrix in matrices) // site.heads
-    products = 2 * site.queries * weights + 4 * site.queries * site.keys * site.width
-    return Cost(parameters_of_a_head(projections, site.heads), site.rows * products)
+    on_queries = projections.query.weight.numel() + projections.output.weight.numel()
+    on_keys = projections.key.weight.numel() + projections.value.weight.numel()
+    products = 2 * (site.queries * on_queries + site.keys * on_keys) // site.heads
+    products += 4 * site.queries * site.keys * site.width
+    return Cost(parameters_of_a_head(projections, site.heads), site.calls * site.rows * products)
 
 
 @torch.no_grad()

@@ -153,3 +153,19 @@ def keep_mask(scores: Tensor, ratio: float) -> Tensor:
     mask = torch.ones(len(scores), dtype=torch.bool)
     mask[torch.argsort(scores, stable=True)[: removal_count(ratio, len(scores))]] = False
     return mask
+
+
+def weighted_area(quality: Tensor, ratios: Tensor) -> Tensor:
+    """Weighted area under the quality curve (appendix D.8), by which one alpha* is chosen for a task.
+
+    wAUC = sum_r w_r q(r) / sum_r w_r with w_r = r: heavier pruning counts more. That the weight is the ratio itself is
+    our reading; the paper names the measure without its weights.
+
+    Args:
+        quality: q(r) in percent, NaN where undefined, which counts as 0, [..., ratios].
+        ratios: the pruned ratios, each in (0, 1], [ratios].
+
+    Returns:
+        wAUC in percent, [...].
+    """
+    return (quality.nan_to_num(0.0) * ratios).sum(dim=-1) / ratios.sum()

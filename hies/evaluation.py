@@ -1,19 +1,29 @@
 """What a model answers on a split."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import nn
 
 from hies.attention import evaluating
-from hies.batching import Encoded
+from hies.batching import Batch, Encoded
+from hies.losses import default_loss
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def computing(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which matrix products run in `precision`; weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
-def predict(model: nn.Module, examples: Encoded, batch_size: int) -> np.ndarray:
+def predict(model: nn.Module, examples: Encoded, batch_size: int, precision: str = "float32") -> np.ndarray:
     """The model's answers, [examples]: class indices (int64), or scores (float32) where it has one output."""
     device = next(model.parameters()).device
     answers: np.ndarray | None = None
-    with evaluating(model):
+    with evaluating(model), computing(precision, device):
         for indices, batch in examples.batches(batch_size, device):
             batch.pop("labels")
             logits = model(**batch).logits
@@ -22,3 +32,15 @@ def predict(model: nn.Module, examples: Encoded, batch_size: int) -> np.ndarray:
                 answers = np.empty(len(examples), dtype=answer.dtype)
             answers[indices] = answer
     return np.empty(0, dtype=np.int64) if answers is None else answers
+
+
+@torch.no_grad()
+def example_losses(model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:
+    """The loss of every example of labelled batches, float64 [examples]."""
+    loss_of = default_loss(model)
+    with evaluating(model):
+        losses = [
+            loss_of(model(**{name: value for name, value in batch.items() if name != "labels"}), batch)
+            for batch in batches
+        ]
+    return torch.cat(losses).double().cpu().numpy()

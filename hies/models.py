@@ -1,21 +1,26 @@
 """Models by name: where their weights come from, and the fine-tuned checkpoint that a task needs."""
 
+import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hies.cache import digest
 from hies.errors import HiesError
+from hies.evaluation import PRECISIONS
 from hies.tasks.base import Task
 from hies.training import Finetuning
 
+IDENTIFYING = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*")  # files that results depend on
 HEADS = {"text": transformers.AutoModelForSequenceClassification, "image": transformers.AutoModelForImageClassification}
 
 
@@ -23,28 +28,38 @@ HEADS = {"text": transformers.AutoModelForSequenceClassification, "image": trans
 class Model:
     """A model and how it is brought to a task; the fields are the knobs of `conf/model/<name>.yaml`.
 
-    name: what rows and figures call it. modality: `text` or `image`. source: Hub name or local folder of the weights.
-    package: an installed Python package that carries the same weights and is preferred, since it needs no network.
-    architecture: instead of a source, a configuration to build with random weights (`model_type` and its options).
-    checkpoint: task -> Hub name or folder of a model that is already fine-tuned for it. finetune: how a missing
-    checkpoint is made. max_length: tokens at which texts are cut. batch_size: for scoring and evaluation; no result
-    depends on it.
+    name: what rows and figures call it; if empty, the last part of the source. modality: `text` or `image`. source: Hub
+    name or local folder of the weights. package: an installed Python package that carries the same weights and is
+    preferred, since it needs no network. architecture: instead of a source, a configuration to build with random
+    weights (`model_type` and its options). checkpoint: task -> Hub name or folder of a model that is already fine-tuned
+    for it. label_order: task -> the output of that checkpoint for each label of the task (found from names or answers
+    if not given). finetune: how a missing checkpoint is made. max_length: tokens at which texts are cut. precision:
+    `float32`, or `bfloat16` for the matrix products of fine-tuning and evaluation (heads are scored in float32 all the
+    same). batch_size: for scoring and evaluation; no result depends on it.
     """
 
-    name: str = "unnamed"
+    name: str = ""
     modality: str = "text"
     source: str | None = None
     package: str | None = None
     architecture: dict[str, Any] | None = None
     checkpoint: dict[str, str] = field(default_factory=dict)
+    label_order: dict[str, list[int]] = field(default_factory=dict)
     finetune: Finetuning = field(default_factory=Finetuning)
     max_length: int = 128
+    precision: str = "float32"
     batch_size: int = 64
 
     def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", Path(self.source or self.package or "unnamed").name)
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise HiesError(f"model.name is {self.name!r}; use letters, digits, dots, dashes and underscores.")
+        if self.precision not in PRECISIONS:
+            raise HiesError(f"model.precision is {self.precision!r}; use {' or '.join(PRECISIONS)}.")
         if self.modality not in HEADS:
             raise HiesError(f"model.modality is {self.modality!r}; use {' or '.join(HEADS)}.")
-        if self.source is None and self.package is None and self.architecture is None:
+        if not (self.source or self.package or self.architecture or self.checkpoint):
             raise HiesError(f"model {self.name!r} has no weights; set model.source to a Hub name or a local folder.")
         if self.max_length < 2 or self.batch_size < 1:
             raise HiesError(
@@ -62,13 +77,12 @@ class Model:
 
     def identity(self, task: Task) -> dict[str, Any]:
         """What decides the weights for `task`: equal identities give equal results, wherever the files lie."""
+        common = {"max_length": self.max_length, "precision": self.precision}
         if task.name in self.checkpoint:
-            return {"checkpoint": identity_of(self.checkpoint[task.name]), "max_length": self.max_length}
-        return {
-            "weights": self.architecture or self._weights_identity(),
-            "finetune": vars(self.finetuning(task)),
-            "max_length": self.max_length,
-        }
+            order = self.label_order.get(task.name)
+            return {"checkpoint": identity_of(self.checkpoint[task.name]), "order": order, **common}
+        weights = self.architecture or self._weights_identity()
+        return {"weights": weights, "finetune": vars(self.finetuning(task)), **common}
 
     def _weights_identity(self) -> str:
         if self.package is not None and _installed(self.package):
@@ -95,12 +109,23 @@ class Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.finetuning(task).seed)  # the classifier is drawn at random
             if self.architecture is not None:
-                return HEADS[self.modality].from_config(AutoConfig.for_model(**self.architecture, **options))
+                return self._new(self.architecture, options)
             return load_weights(HEADS[self.modality], self.folder_of_weights(), **options)
 
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer of the pretrained weights; None for images."""
-        return None if self.modality == "image" else load_weights(AutoTokenizer, self.folder_of_weights())
+    def _new(self, architecture: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
+        kind = architecture.get("model_type")
+        if kind not in transformers.CONFIG_MAPPING:
+            close = difflib.get_close_matches(str(kind), transformers.CONFIG_MAPPING.keys(), 1)
+            raise HiesError(
+                f"model.architecture.model_type is {kind!r}, which transformers does not know"
+                + (f"; did you mean {close[0]}?" if close else ".")
+            )
+        return HEADS[self.modality].from_config(AutoConfig.for_model(**architecture, **options))
+
+    def tokenizer(self, task: Task) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of the checkpoint for `task`, or of the pretrained weights; None for images."""
+        source = self.checkpoint.get(task.name)
+        return None if self.modality == "image" else load_weights(AutoTokenizer, source or self.folder_of_weights())
 
 
 def check_fit(model: Model, task: Task) -> None:
@@ -114,7 +139,7 @@ def load_weights(kind: Any, source: str, **options: Any) -> Any:
     safe = {} if kind is AutoTokenizer else {"use_safetensors": True}
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **safe, **options)
-    except OSError as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise HiesError(
             f"{source!r} is neither a folder with a model in safetensors nor to be had from the Hugging Face Hub now; "
             "give a local folder (model.source=DIR), or connect to the Hub once."
@@ -122,12 +147,12 @@ def load_weights(kind: Any, source: str, **options: Any) -> Any:
 
 
 def identity_of(source: str) -> str:
-    """A Hub name stands for itself; a local folder for what its configuration and weights contain."""
+    """A Hub name stands for itself; a local folder for what its configuration, weights and tokenizer contain."""
     folder = Path(source)
     if not folder.is_dir():
         return source
     hashed = hashlib.sha256()
-    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+    for file in sorted(file for name in IDENTIFYING for file in folder.glob(name)):
         with file.open("rb") as stream:
             hashed.update(hashlib.file_digest(stream, "sha256").digest())
     return hashed.hexdigest()[:12]
@@ -140,6 +165,10 @@ def checkpoint_path(model: Model, task: Task, data: str, cache_dir: Path) -> Pat
 
 def _installed(package: str) -> Path | None:
     """The folder `model` inside an installed package, found without importing it."""
-    spec = importlib.util.find_spec(package)
+    try:
+        importlib.metadata.version(package.replace("_", "-"))
+        spec = importlib.util.find_spec(package)
+    except ImportError:  # of which PackageNotFoundError is one
+        return None
     locations = None if spec is None else spec.submodule_search_locations
     return Path(next(iter(locations))) / "model" if locations else None

@@ -2,8 +2,10 @@
 
 Keys of a row: run_id, experiment, model, task, split, criterion and its knobs (alpha, ...), scope, schedule,
 min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_removed, mask (site -> removed heads),
-metric, value (raw), quality and stability (percent), examples, score_seconds, eval_seconds, parameters, flops (one
-example of the model's full length), checkpoint, data, versions, revision, command.
+metric, value (raw), quality and stability (percent), examples, score_seconds (of the calibration pass, which several
+criteria share), eval_seconds (of this mask's evaluation, when it was computed), parameters, flops (one example of the
+model's full length), checkpoint and data (digests of the weights and of all examples), label_order, versions, revision,
+command; for HIES also alpha_used (what made the mask, where alpha names a protocol).
 """
 
 import importlib.metadata
@@ -35,6 +37,18 @@ def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> Non
         write_arrays(temporary, arrays)
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    failure_path(path).unlink(missing_ok=True)
+
+
+def failure_path(path: Path) -> Path:
+    """Where the record of a failed run lies, given its row file."""
+    return path.with_suffix(".failed.json")
+
+
+def write_failure(path: Path, error: str, command: str) -> None:
+    """Record that a run failed, beside where its rows would be; they replace the record once the run succeeds."""
+    with replacing(failure_path(path)) as temporary:
+        temporary.write_text(json.dumps({"run_id": path.stem, "error": error, "command": command}), encoding="utf-8")
 
 
 @cache

@@ -5,6 +5,7 @@ of every site. That is a few megabytes for the largest models, and every score i
 """
 
 import contextlib
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class Statistics:
 
     gradient: dL(x)/dm_h, signed, {site: [examples, heads]}. entropy: AE_h(x) in [0, 1], NaN where an example tells
     nothing, {site: [examples, heads]}. weight_norm: {site: [heads]}. heads: {site: number of heads}, always there.
+    seconds: what the pass took.
     """
 
     heads: dict[str, int]
@@ -37,6 +39,7 @@ class Statistics:
     gradient: SiteTensors = field(default_factory=dict)
     entropy: SiteTensors = field(default_factory=dict)
     weight_norm: SiteTensors = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def his(self) -> SiteTensors:
@@ -86,13 +89,15 @@ def collect(
         raise HiesError(f"need names {sorted(unknown)[0]!r}; the statistics are {', '.join(STATISTICS)}.")
     gauge = _Gauge("his" in need, "ae" in need, getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     loss_of = loss or default_loss(model)
+    started = time.perf_counter()
     with evaluating(model), _frozen(model), handling(model, gauge):
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
             _measure(model, batch, gauge, loss_of, keep_labels=loss is not None)
     if not gauge.heads:
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, or there was no example.")
     norms = weight_norms(model, gauge.heads) if "l2" in need else {}
-    return Statistics(gauge.heads, gauge.examples, _stack(gauge.gradients), _stack(gauge.entropies), norms)
+    seconds = time.perf_counter() - started
+    return Statistics(gauge.heads, gauge.examples, _stack(gauge.gradients), _stack(gauge.entropies), norms, seconds)
 
 
 def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: Loss, keep_labels: bool) -> None:
@@ -192,7 +197,7 @@ def real_queries(call: AttentionCall) -> Tensor | None:
 
     In self-attention a padded token is one that no query sees.
     """
-    if call.mask is None or call.mask.shape[-1] != call.query.shape[2] or call.mask.shape[-2] == 1:
+    if call.mask is None or call.mask.shape[-1] != call.query.shape[2]:
         return None
     return call.mask.any(dim=-2)
 

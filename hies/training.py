@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from hies.batching import Encoded
 from hies.errors import HiesError
+from hies.evaluation import computing
 from hies.losses import default_loss
 
 
@@ -25,15 +26,25 @@ class Finetuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < float("inf"):
             raise HiesError(
                 f"model.finetune has epochs={self.epochs}, batch_size={self.batch_size}, learning_rate="
-                f"{self.learning_rate}; each must be positive."
+                f"{self.learning_rate}; each must be positive and finite."
+            )
+        if not 0 <= self.warmup <= 1 or not 0 <= self.weight_decay < float("inf") or not 0 <= self.seed < 2**32:
+            raise HiesError(
+                f"model.finetune has warmup={self.warmup}, weight_decay={self.weight_decay}, seed={self.seed}; warmup "
+                "is a share from 0 to 1, the others are 0 or more (a seed below 4294967296)."
             )
 
 
 def finetune(
-    model: nn.Module, train: Encoded, validate: Callable[[nn.Module], float], settings: Finetuning, title: str
+    model: nn.Module,
+    train: Encoded,
+    validate: Callable[[nn.Module], float],
+    settings: Finetuning,
+    title: str,
+    precision: str = "float32",
 ) -> list[float]:
     """Train `model` in place and leave it with the weights of its best epoch.
 
@@ -43,6 +54,7 @@ def finetune(
         validate: a score on the selection split, higher is better.
         settings: see `Finetuning`.
         title: what the progress bar says.
+        precision: of the matrix products, see `hies.evaluation.computing`.
 
     Returns:
         The validation score of every epoch. The same seed gives the same weights on the same machine.
@@ -56,7 +68,7 @@ def finetune(
         for epoch in range(settings.epochs):
             batches = _shuffled(train, settings.batch_size, generator)
             label = f"{title}, epoch {epoch + 1}/{settings.epochs}"
-            _run_epoch(model, train, batches, optimizer, schedule, label)
+            _run_epoch(model, train, batches, optimizer, schedule, label, precision)
             scores.append(validate(model))
             if scores[-1] >= max(scores):
                 best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -72,6 +84,7 @@ def _run_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     label: str,
+    precision: str,
 ) -> None:
     device = next(model.parameters()).device
     loss_of = default_loss(model)
@@ -79,7 +92,9 @@ def _run_epoch(
     for indices in tqdm(batches, desc=label, unit="batch", disable=None):
         batch = {name: tensor.to(device) for name, tensor in train.batch(indices).items()}
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        loss = loss_of(model(**inputs), batch).mean()
+        with computing(precision, device):
+            outputs = model(**inputs)
+        loss = loss_of(outputs, batch).mean()
         if not loss.isfinite():
             raise HiesError(f"{label}: the loss became {float(loss)}; lower model.finetune.learning_rate.")
         optimizer.zero_grad()

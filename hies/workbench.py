@@ -1,6 +1,8 @@
 """A model on a task: what does not depend on the criterion is computed once, and kept on disk for other jobs."""
 
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,28 +11,51 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hies import metrics
+from hies import metrics, results
 from hies.attention import Site, find_sites, masked
 from hies.batching import Batch, Encoded, encode
 from hies.cache import cached, digest, read_arrays, write_arrays
 from hies.cost import CostModel, measure_cost
 from hies.errors import HiesError
-from hies.evaluation import predict
+from hies.evaluation import example_losses, predict
+from hies.labels import found_label_order
 from hies.models import HEADS, Model, check_fit, checkpoint_path, identity_of, load_weights
 from hies.sites import Removed, join, split
 from hies.statistics import Statistics, collect
-from hies.tasks.base import Splits, Task
+from hies.tasks.base import Split, Splits, Task
 from hies.training import finetune
+
+
+@dataclass
+class Tally:
+    """What was asked of workbenches: masks by task and split (asked, distinct) and how many of them were evaluated."""
+
+    asked: int = 0
+    distinct: set[str] = field(default_factory=set)
+    evaluated: int = 0
 
 
 class Workbench:
     """Lazily loads a model fine-tuned for a task, and answers for it; nothing it hands out is changed by a job."""
 
-    def __init__(self, model: Model, task: Task, data_root: Path | None, cache_dir: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        data_root: Path | None,
+        cache_dir: Path,
+        device: torch.device,
+        tally: Tally | None = None,
+    ) -> None:
         check_fit(model, task)
         self.model, self.task, self.device = model, task, device
+        self.tally = tally or Tally()
+        self._encoded: dict[tuple[str, int | None], Encoded] = {}
         self.data_root, self.cache_dir = data_root, cache_dir
         self.data = task.identity(data_root)
+        self._setting = [results.SCHEMA, results.versions(), device.type]  # what else computed arrays depend on
+        self._renewed: set[Path] = set()
+        self.fresh = False  # compute again what is asked for, once, whatever lies in the cache
         self.identity: dict[str, Any] = {
             "model": model.identity(task),
             "task": task.name,
@@ -48,12 +73,7 @@ class Workbench:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """What turns texts into tokens; None for images."""
-        return self.model.tokenizer()
-
-    @cached_property
-    def report(self) -> Encoded:
-        """The report split as the model takes it."""
-        return self._encode("report")
+        return self.model.tokenizer(self.task)
 
     @cached_property
     def checkpoint(self) -> str:
@@ -62,6 +82,19 @@ class Workbench:
             return self.model.checkpoint[self.task.name]
         path = checkpoint_path(self.model, self.task, self.data, self.cache_dir)
         return cached(path, self._finetuned, self._save, str)
+
+    @cached_property
+    def label_order(self) -> list[int] | None:
+        """Which output of the model stands for each label of the task; None: the outputs are in the task's order."""
+        if self.task.name not in self.model.checkpoint:
+            return None
+        given = self.model.label_order.get(self.task.name)
+        return found_label_order(self.task, self.network, self._raw_answers, self.labels("selection"), given)
+
+    def _raw_answers(self) -> np.ndarray:
+        """What the model's outputs say on the selection split, not yet brought into the order of the task's labels."""
+        tokens = encode(self.splits.selection, self.tokenizer, self.model.max_length)
+        return predict(self.network, tokens, self.model.batch_size, self.model.precision)
 
     @cached_property
     def checkpoint_identity(self) -> str:
@@ -76,7 +109,7 @@ class Workbench:
     @cached_property
     def sites(self) -> dict[str, Site]:
         """The sites of the model, found on one example."""
-        example = self.report.batch([0])
+        example = self.encoded("report", 1).batch([0])
         return find_sites(self.network, {name: value.to(self.device) for name, value in example.items()})
 
     @cached_property
@@ -94,7 +127,9 @@ class Workbench:
     @cached_property
     def cost(self) -> CostModel | None:
         """Parameters and FLOPs for one example of full length; None for an architecture whose weights are not found."""
-        example: Batch = {name: value for name, value in self.report.batch([0]).items() if name != "labels"}
+        example: Batch = {
+            name: value for name, value in self.encoded("report", 1).batch([0]).items() if name != "labels"
+        }
         if self.model.modality == "text":
             shape = (1, min(self.model.max_length, self.network.config.max_position_embeddings))
             example = {
@@ -107,46 +142,107 @@ class Workbench:
         """Calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
-        key = digest([self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}], 16)
-        path = self.cache_dir / "statistics" / f"{key}.npz"
+        asked = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
         return _from_arrays(
-            cached(path, lambda: _to_arrays(self._collect(need, seed, size, removed or {})), write_arrays, read_arrays)
+            self._kept("statistics", asked, lambda: _to_arrays(self._collect(need, seed, size, removed or {})))
         )
 
-    def predictions(self, removed: Removed) -> np.ndarray:
-        """The answers on the report split with the `removed` heads masked, [examples]; kept by mask."""
-        key = digest([self.identity, removed], 16)
-        path = self.cache_dir / "predictions" / f"{key}.npz"
-        return cached(path, lambda: {"predictions": self._predict(removed)}, write_arrays, read_arrays)["predictions"]
+    def predictions(self, removed: Removed, split_name: str = "report", examples: int | None = None) -> np.ndarray:
+        """The task's answers with the `removed` heads masked, [examples], kept by mask.
+
+        split_name: `report` or `selection`. examples: at most so many of the split, its first; None: all.
+        """
+        self.tally.asked += 1
+        return self._evaluation(removed, split_name, examples)["predictions"]
+
+    def evaluation_seconds(self, removed: Removed) -> float:
+        """How long it took to get the answers on the report split, when they were computed."""
+        return float(self._evaluation(removed, "report", None)["seconds"])
+
+    def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
+        asked = [self.identity, split_name, examples, removed]
+        self.tally.distinct.add(digest(asked, 16))
+
+        def build() -> dict[str, np.ndarray]:
+            self.tally.evaluated += 1
+            self.encoded(split_name, examples)  # model and tokens are loaded before the clock starts
+            started = time.perf_counter()
+            answers = self._predict(removed, split_name, examples)
+            return {"predictions": answers, "seconds": np.array(time.perf_counter() - started)}
+
+        return self._kept("predictions", asked, build)
+
+    def quality(self, removed: Removed, split_name: str, examples: int | None = None) -> float | None:
+        """Quality in percent on (the first `examples` of) a split, the `removed` heads masked; None if undefined."""
+        answers = self.predictions(removed, split_name, examples)
+        return metrics.quality(self.task.metric, self.labels(split_name)[: len(answers)], answers)[1]
+
+    def labels(self, split_name: str) -> np.ndarray:
+        """The right answers of a split, [examples]."""
+        return getattr(self.splits, split_name).labels
+
+    def calibration_loss(self, removed: Removed, seed: int, size: int) -> float:
+        """Mean loss over the calibration set with the `removed` heads masked, in the units of the loss."""
+        asked = [self.identity["model"], self.task.name, self.data, seed, size, removed]
+
+        def build() -> dict[str, np.ndarray]:
+            with masked(self.network, removed):
+                return {"losses": example_losses(self.network, self._calibration(seed, size))}
+
+        return float(self._kept("losses", asked, build)["losses"].mean())
+
+    def _kept(self, kind: str, asked: list[Any], build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Arrays from the cache, or built and put there."""
+        path = self.cache_dir / kind / f"{digest([self._setting, asked], 16)}.npz"
+        if self.fresh and path not in self._renewed:
+            path.unlink(missing_ok=True)
+        self._renewed.add(path)
+        return cached(path, build, write_arrays, read_arrays)
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
+        with masked(self.network, removed):
+            return collect(self.network, self._calibration(seed, size), need)
+
+    def _calibration(self, seed: int, size: int) -> list[Batch]:
         train = self.splits.train
         if not 1 <= size <= len(train):
             raise HiesError(f"calibration.size is {size}; for task={self.task.name} it can be 1 to {len(train)}.")
         chosen = np.random.default_rng(seed).permutation(len(train))[:size]
-        examples = encode(train.take(chosen), self.tokenizer, self.model.max_length)
-        batches = [batch for _, batch in examples.batches(self.model.batch_size, self.device)]
-        with masked(self.network, removed):
-            return collect(self.network, batches, need)
+        examples = self._encode(train.take(chosen))
+        return [batch for _, batch in examples.batches(self.model.batch_size, self.device)]
 
-    def _predict(self, removed: Removed) -> np.ndarray:
+    def _predict(self, removed: Removed, split_name: str, examples: int | None) -> np.ndarray:
         with masked(self.network, removed):
-            return predict(self.network, self.report, self.model.batch_size)
+            answers = predict(
+                self.network, self.encoded(split_name, examples), self.model.batch_size, self.model.precision
+            )
+        return answers if self.label_order is None else np.argsort(self.label_order)[answers]
 
-    def _encode(self, split_name: str) -> Encoded:
-        return encode(getattr(self.splits, split_name), self.tokenizer, self.model.max_length)
+    def encoded(self, split_name: str, examples: int | None = None) -> Encoded:
+        """(The first `examples` of) a split as the model takes it, its labels in the order of the model's outputs."""
+        key = (split_name, examples)
+        if key not in self._encoded:
+            split = getattr(self.splits, split_name)
+            self._encoded[key] = self._encode(split.take(range(min(len(split), examples or len(split)))))
+        return self._encoded[key]
+
+    def _encode(self, examples: Split) -> Encoded:
+        if self.label_order is not None:
+            examples = replace(examples, labels=np.array(self.label_order)[examples.labels])
+        return encode(examples, self.tokenizer, self.model.max_length)
 
     def _finetuned(self) -> PreTrainedModel:
         network = self.model.build(self.task)
         network.to(self.device)  # type: ignore[arg-type]
-        selection, labels = self._encode("selection"), self.splits.selection.labels
+        selection, labels = self.encoded("selection"), self.labels("selection")
 
         def validate(trained: torch.nn.Module) -> float:
-            answers = predict(trained, selection, self.model.batch_size)
+            answers = predict(trained, selection, self.model.batch_size, self.model.precision)
             return metrics.quality(self.task.metric, labels, answers)[1] or 0.0
 
         title = f"fine-tuning {self.model.name} on {self.task.name}"
-        finetune(network, self._encode("train"), validate, self.model.finetuning(self.task), title)
+        settings = self.model.finetuning(self.task)
+        finetune(network, self.encoded("train"), validate, settings, title, self.model.precision)
         return network
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
@@ -160,6 +256,7 @@ def _to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
         "sites": np.array(list(statistics.heads)),
         "heads": np.array(list(statistics.heads.values())),
         "examples": np.array(statistics.examples),
+        "seconds": np.array(statistics.seconds),
     }
     kinds = ("gradient", "entropy", "weight_norm")
     return arrays | {kind: join(tensors).numpy() for kind in kinds if (tensors := getattr(statistics, kind))}
@@ -170,4 +267,4 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
     like = {site: torch.empty(count) for site, count in heads.items()}
     kinds = arrays.keys() & {"gradient", "entropy", "weight_norm"}
     tensors = {kind: split(torch.from_numpy(arrays[kind]), like) for kind in kinds}
-    return Statistics(heads, int(arrays["examples"]), **tensors)
+    return Statistics(heads, int(arrays["examples"]), seconds=float(arrays["seconds"]), **tensors)

@@ -232,3 +232,16 @@ def random_scores(generator, *heads):
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture(scope="session")
+def glue_copy(tmp_path_factory):
+    """A made-up copy of all GLUE tasks in the layout of the Hub repository."""
+    from glue_copy import write_copy
+
+    from hies.tasks.glue import GLUE
+
+    root = tmp_path_factory.mktemp("data")
+    for kind in GLUE:
+        write_copy(root, kind)
+    return root

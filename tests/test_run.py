@@ -151,8 +151,23 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
     job_module._benches.clear()
     for name in ("predict", "collect", "finetune"):
         monkeypatch.setattr(workbench_module, name, never)
-    status, err = call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
-    assert status == 0, err
+    for path in call.results.rglob("*.jsonl"):
+        path.unlink()
+    status, err = call("criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and len(rows_of(call.results)) == 2, err
+
+
+def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeypatch):
+    call("criterion=his", "sparsity.ratios=[0.5]")
+    job_module._benches.clear()
+    computed = []
+    for name in ("predict", "collect"):
+        original = getattr(workbench_module, name)
+        monkeypatch.setattr(
+            workbench_module, name, lambda *a, original=original, name=name: computed.append(name) or original(*a)
+        )
+    call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
+    assert sorted(computed) == ["collect", "predict", "predict"]
 
 
 @pytest.mark.parametrize("criterion", ["random", "l2", "his", "ae", "ad", "hies"])
@@ -173,8 +188,8 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["criterion.alpha=1"], ["criterion.alpha", "1.0", "below 1"]),
-        (["criterion.alpha=x"], ["criterion.alpha=x", "Float"]),
+        (["criterion.alpha=1"], ["criterion.alpha is 1;", "below 1"]),
+        (["criterion.alpha=x"], ["criterion.alpha is x;", "per_ratio"]),
         (["criterion.alpa=0.5"], ["criterion.alpa", "criterion.alpha"]),
         (["+criterion.beta=0.5"], ["beta"]),
         (["criterion.normalize=max"], ["criterion.normalize", "max", "global, layer, rank"]),
@@ -264,3 +279,92 @@ def test_a_server_that_does_not_answer_is_asked_once_and_the_runs_are_kept_offli
     call("-m", "wandb.mode=online", "criterion=his", "seed=0,1", "sparsity.ratios=[0.5]")
     assert asked == ["online", "offline", "offline"]
     assert len(list((call.results / "wandb").glob("offline-run-*"))) == 2
+
+
+TUNED = ["criterion=hies", "criterion.alphas=[0.9,0.5,0.1]", "criterion.tuning_seeds=2", "sparsity.ratios=[0.3,0.6]"]
+
+
+@pytest.mark.parametrize("word", ["auto", "per_ratio", "per_task", "per_ratio_on_report", "per_task_on_report"])
+def test_a_chosen_alpha_is_the_best_of_the_fixed_ones_by_its_own_measure(call, word):
+    status, err = call(*TUNED, f"criterion.alpha={word}", "criterion.tuning_examples=61", "calibration.size=8")
+    rows = rows_of(call.results)
+    assert status == 0 and [row["alpha"] for row in rows] == [word] * 3, err
+    assert rows[0]["alpha_used"] is None and {row["alpha_used"] for row in rows[1:]} <= {0.9, 0.5, 0.1}
+    (bench,) = job_module._benches.values()
+    fixed = {}
+    for alpha in (0.9, 0.5, 0.1):
+        for seed in (0, 1):
+            call("criterion=hies", f"criterion.alpha={alpha}", f"seed={seed}", "name=fixed", "calibration.size=8",
+                 "sparsity.ratios=[0.3,0.6]")  # fmt: skip
+        for row in rows_of(call.results / "fixed"):
+            if row["alpha"] == alpha and row["ratio"]:
+                fixed.setdefault((alpha, row["ratio"]), {})[row["seed"]] = row["mask"]
+
+    def measure(alpha, ratio):
+        masks = fixed[alpha, ratio]
+        if word == "auto":
+            return -bench.calibration_loss(masks[0], 0, 8)
+        split = "report" if "report" in word else "selection"
+        return np.mean([bench.quality(masks[seed], split, 61) for seed in (0, 1)])
+
+    def area(alpha):
+        return sum(ratio * measure(alpha, ratio) for ratio in (0.3, 0.6))
+
+    for row in rows[1:]:
+        ratio, used = row["ratio"], row["alpha_used"]
+        assert row["mask"] == fixed[used, ratio][0]
+        ours, all_of = (
+            (area(used), [area(a) for a in (0.9, 0.5, 0.1)])
+            if "task" in word
+            else (measure(used, ratio), [measure(a, ratio) for a in (0.9, 0.5, 0.1)])
+        )
+        assert ours == pytest.approx(max(all_of))
+
+
+def test_equal_masks_are_evaluated_once_and_the_log_says_so(call, cache, tmp_path):
+    call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]", "seed=7",
+         f"cache_dir={tmp_path}/own")  # fmt: skip
+    masks = {json.dumps(row["mask"], sort_keys=True) for row in rows_of(call.results)}
+    job_module._benches.clear()
+    tally = job_module.tally
+    asked, distinct, evaluated = tally.asked, len(tally.distinct), tally.evaluated
+    status, err = call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]",
+                       "seed=7", "name=again", f"cache_dir={tmp_path}/own")  # fmt: skip
+    assert status == 0 and re.search(r"\d+ masks asked about, \d+ distinct, \d+ evaluated", err)
+    assert tally.evaluated == evaluated and len(tally.distinct) == distinct and tally.asked > asked
+    assert len(list((tmp_path / "own" / "predictions").glob("*.npz"))) == len(masks)
+
+
+def test_a_failed_job_leaves_a_record_that_success_takes_away(call):
+    status, _ = call("criterion=his", "calibration.size=5000")
+    (record,) = call.results.rglob("*.failed.json")
+    failure = json.loads(record.read_text())
+    assert status == 1 and "calibration.size" in failure["error"] and "calibration.size=5000" in failure["command"]
+    record.rename(record.with_name(record.name.replace(record.name, "run-x.failed.json")))
+    call("criterion=his", "sparsity.ratios=[0.5]")
+    (path,) = call.results.rglob("*.jsonl")
+    job_module.results.write_failure(path, "earlier", "command")
+    call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
+    assert [left.name for left in call.results.rglob("*.failed.json")] == ["run-x.failed.json"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("data_root=/no/such", "data_root"),
+        ("name=a/b", "name is"),
+        ("seed=99999999999999999999", "seed is"),
+        ("model.finetune.learning_rate=nan", "learning_rate"),
+        ("model.finetune.seed=-1", "seed=-1"),
+        ("model.precision=float16", "bfloat16"),
+        ("model.architecture.model_type=vitt", "vit"),
+        ("criterion.alpha=often", "per_ratio"),
+        ("results_dir=/proc/none", "results_dir"),
+        ("cache_dir=/proc/none", "cache_dir"),
+    ],
+)
+def test_further_mistakes_are_one_sentence_too(call, argument, words):
+    status, err = call("criterion=hies", argument)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(errors) == 1 and words in errors[0] and "Traceback" not in err
+    assert not rows_of(call.results)

@@ -1,8 +1,8 @@
 """The contract of every criterion: statistics in, one score per head out, higher = keep."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from hies.errors import HiesError
 from hies.sites import SiteTensors
@@ -19,6 +19,11 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     need: ClassVar[frozenset[str]]
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The knobs that the scores depend on, by name."""
+        return asdict(self)
 
     @abstractmethod
     def score(self, statistics: Statistics) -> SiteTensors:

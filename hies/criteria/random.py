@@ -12,7 +12,7 @@ from hies.statistics import Statistics
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """Uniform scores from a seeded generator; `seed` draws another ranking (a job adds its own seed to it)."""
+    """Uniform scores from a seeded generator; `seed` draws another ranking (in a job: the job's seed)."""
 
     name: ClassVar[str] = "random"
     need: ClassVar[frozenset[str]] = frozenset()

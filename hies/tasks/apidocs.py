@@ -40,12 +40,12 @@ class ApiDocs(Task):
     min_words: int = 5
     train_per_class: int = 950
     selection_per_class: int = 100
-    report_per_class: int = 200
+    report_per_class: int = 170
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.libraries)) < 2:
-            raise HiesError(f"task.libraries is {list(self.libraries)}; it needs at least two different libraries.")
+        if len(set(self.libraries)) < max(2, len(self.libraries)):
+            raise HiesError(f"task.libraries is {list(self.libraries)}; it needs at least two, all different.")
         sizes = (self.min_words, self.train_per_class, self.selection_per_class, self.report_per_class)
         if min(sizes) < 1:
             raise HiesError(

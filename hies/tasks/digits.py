@@ -45,7 +45,7 @@ class Digits(Task):
         every = Split({"pixel_values": images}, labels.astype(np.int64))
         train, rest = self._divide(np.arange(len(labels)), labels, SELECTION + REPORT)
         selection, report = self._divide(rest, labels, REPORT)
-        return Splits(every.take(train), every.take(selection), every.take(report[: self.max_examples]))
+        return Splits(every.take(train), every.take(selection), every.take(report))
 
     def _divide(self, indices: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         kept, taken = train_test_split(

@@ -1,0 +1,38 @@
+"""Make the checkpoints that are missing: `python -m experiments.finetune [-m] model=minilm task=sst2,rte`."""
+
+import sys
+
+from tqdm import tqdm
+
+from experiments.grid import Declared
+from experiments.job import workbench
+from experiments.shell import command
+from hies.cache import digest
+from hies.workbench import Workbench
+
+
+def main() -> int:
+    """Fine-tune every model on every task that the command line names; the exit status."""
+    return command(_finetune_all, lambda: print(__doc__))
+
+
+def _finetune_all(declared: Declared) -> int:
+    done: set[str] = set()
+    for job in declared.jobs:
+        name = digest([job.config.model.identity(job.config.task), job.identity["task"]])
+        if name not in done:
+            done.add(name)
+            tqdm.write(_report(workbench(job.config)))
+    return 0
+
+
+def _report(bench: Workbench) -> str:
+    """Where the checkpoint lies, made now if it was missing, and how good the unpruned model is."""
+    where = bench.checkpoint
+    found = {split: bench.quality({}, split) for split in ("selection", "report")}
+    words = ", ".join(f"{'undefined' if q is None else f'{q:.2f}'} on the {split} split" for split, q in found.items())
+    return f"{bench.model.name} on {bench.task.name}: {where}, quality {words}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The eight GLUE tasks of the paper, from the Hub repository nyu-mll/glue or a local copy of it.
+
+The reported split and the selection split never overlap (paper, table 5). Where GLUE's validation set is large, it is
+reported whole and 1,000 training examples are set aside for selection; where it is small, its two halves are used.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from hies.cache import digest
+from hies.tasks import hub
+from hies.tasks.base import Split, Splits, Task
+
+REPOSITORY = "nyu-mll/glue"
+SET_ASIDE = 1000  # training examples for selection
+HALVES = Path(__file__).with_name("glue_halves.json")  # drawn once; rows of the validation set that are for selection
+
+
+@dataclass(frozen=True)
+class Glue(Task):
+    """One GLUE task; a subclass declares its columns and labels, its metric, and where its splits come from.
+
+    columns: one text column, or two of a pair. labels: in the order of the data set's class indices. selection: a
+    split of the data set, or `train` (some of its examples) or `validation` (the half that is not reported).
+    """
+
+    modality: ClassVar[str] = "text"
+    columns: ClassVar[tuple[str, ...]]
+    labels: ClassVar[tuple[str, ...]]
+    reported: ClassVar[str] = "validation"
+    selection: ClassVar[str] = "train"
+
+    def label_names(self) -> tuple[str, ...]:
+        """The classes; empty for STS-B."""
+        return self.labels
+
+    def identity(self, data_root: Path | None) -> str:
+        """A digest of the splits in use and of how they are divided."""
+        names = tuple(sorted({"train", self.reported, self.selection}))
+        content = hub.identity(REPOSITORY, self.name, data_root, names)
+        return digest([content, self.selection, SET_ASIDE if self.selection == "train" else self._half()])
+
+    def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
+        """All labelled examples, divided into the three splits."""
+        frames = hub.frames(REPOSITORY, self.name, data_root)
+        train, report = frames["train"], frames[self.reported]
+        if self.selection == "train":
+            aside = np.linspace(0, len(train) - 1, min(SET_ASIDE, len(train) // 10)).astype(int)
+            selection, train = train.iloc[aside], train.drop(train.index[aside])
+        elif self.selection == self.reported:
+            half = [row for row in self._half() if row < len(report)]
+            selection, report = report.iloc[half], report.drop(report.index[half])
+        else:
+            selection = frames[self.selection]
+        return Splits(self._split(train), self._split(selection), self._split(report))
+
+    def _split(self, rows: pd.DataFrame) -> Split:
+        names = ("text", "text_pair")
+        texts = {name: rows[column].tolist() for name, column in zip(names, self.columns, strict=False)}
+        return Split(texts, rows["label"].to_numpy(np.int64 if self.labels else np.float32))
+
+    def _half(self) -> list[int]:
+        return _halves().get(self.name, []) if self.selection == self.reported else []
+
+
+class SST2(Glue):
+    """Sentiment of a phrase from a film review."""
+
+    name = "sst2"
+    columns = ("sentence",)
+    labels = ("negative", "positive")
+
+
+class CoLA(Glue):
+    """Is a sentence acceptable English?"""
+
+    name = "cola"
+    columns = ("sentence",)
+    labels = ("unacceptable", "acceptable")
+    selection = "validation"
+    metric = "matthews"
+
+
+class MRPC(Glue):
+    """Do two sentences mean the same?"""
+
+    name = "mrpc"
+    columns = ("sentence1", "sentence2")
+    labels = ("not_equivalent", "equivalent")
+    selection = "validation"
+    metric = "f1"
+
+
+class STSB(Glue):
+    """How similar are two sentences, from 0 to 5? A regression task."""
+
+    name = "stsb"
+    columns = ("sentence1", "sentence2")
+    labels = ()
+    selection = "validation"
+    metric = "pearson"
+
+
+class RTE(Glue):
+    """Does the first sentence entail the second?"""
+
+    name = "rte"
+    columns = ("sentence1", "sentence2")
+    labels = ("entailment", "not_entailment")
+    selection = "validation"
+
+
+class QNLI(Glue):
+    """Does a sentence answer a question?"""
+
+    name = "qnli"
+    columns = ("question", "sentence")
+    labels = ("entailment", "not_entailment")
+
+
+class QQP(Glue):
+    """Do two questions ask the same?"""
+
+    name = "qqp"
+    columns = ("question1", "question2")
+    labels = ("not_duplicate", "duplicate")
+
+
+class MNLI(Glue):
+    """Entailment, contradiction or neither; matched genres are reported, mismatched ones are for selection."""
+
+    name = "mnli"
+    columns = ("premise", "hypothesis")
+    labels = ("entailment", "neutral", "contradiction")
+    reported = "validation_matched"
+    selection = "validation_mismatched"
+
+
+GLUE: tuple[type[Glue], ...] = (SST2, CoLA, MRPC, QQP, STSB, QNLI, MNLI, RTE)
+
+
+@cache
+def _halves() -> dict[str, list[int]]:
+    return json.loads(HALVES.read_text(encoding="utf-8"))
