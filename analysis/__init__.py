@@ -5,7 +5,7 @@ Reads files only: no torch, no transformers, and nothing of `hies` or `experimen
 
 from analysis.grid import missing_jobs
 from analysis.rows import load
-from analysis.scores import load_scores
+from analysis.scores import load_arrays, load_scores
 from analysis.statistics import summarise
 
-__all__ = ["load", "load_scores", "missing_jobs", "summarise"]
+__all__ = ["load", "load_arrays", "load_scores", "missing_jobs", "summarise"]

@@ -2,12 +2,14 @@
 
 import pandas as pd
 
+from analysis.labels import ordered_tasks, task_name
+
 
 def caption(rows: pd.DataFrame) -> str:
     """Model, task, examples, seeds and calibration size of these rows, and whether jobs are missing."""
     parts = [
         f"model {_listed(rows['model'])}",
-        f"task {_listed(rows['task'])}",
+        _tasks(rows["task"]),
         f"{_listed(rows['examples'])} examples",
         f"{_seeds(rows['seed'])}",
         f"calibration size {_listed(rows['calibration_size'])}",
@@ -18,6 +20,11 @@ def caption(rows: pd.DataFrame) -> str:
 def percent(ratio: float) -> str:
     """A ratio as people read it: 0.3 -> 30 %."""
     return f"{100 * ratio:g} %"
+
+
+def _tasks(tasks: pd.Series) -> str:
+    names = [task_name(task) for task in ordered_tasks(tasks)]
+    return f"task{'s' * (len(names) > 1)} {', '.join(names)}"
 
 
 def _seeds(seeds: pd.Series) -> str:

@@ -23,9 +23,12 @@ class UsageError(Exception):
     """One sentence: the option, its value, and what works."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse, but its errors are one sentence."""
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; `python -m analysis --help` names the options.")
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message}; `{self.prog} --help` names the options.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m analysis", description="Build figures and tables from rows.", allow_abbrev=False)
+    parser = Parser(prog="python -m analysis", description="Build figures and tables from rows.", allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures or tables to build (default: all)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where the rows are")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="gets figures/ and tables/")
@@ -58,7 +61,7 @@ def _print_list() -> int:
 
 def _build(options: argparse.Namespace) -> int:
     chosen = _chosen(options.names)
-    _check_experiment(options.results, options.experiment)
+    check_experiment(options.results, options.experiment)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RowsWarning)
         rows = load(options.results, options.experiment)
@@ -66,7 +69,7 @@ def _build(options: argparse.Namespace) -> int:
     for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
         print(f"warning: {text}", file=sys.stderr)
     if rows.empty:
-        raise UsageError(_no_rows(options.results, options.experiment))
+        raise UsageError(no_rows(options.results, options.experiment))
     try:
         written = [path for entry in chosen for path in _write_groups(entry, rows, options.out)]
     except OSError as problem:
@@ -86,7 +89,8 @@ def _chosen(names: list[str]) -> list[Entry]:
     return [known[name] for name in dict.fromkeys(names)] or list(known.values())
 
 
-def _check_experiment(results: Path, experiment: str | None) -> None:
+def check_experiment(results: Path, experiment: str | None) -> None:
+    """Raise a UsageError for an experiment that is not there though others are."""
     known = grid.experiments(results)
     if experiment is None or experiment in known or not known:
         return
@@ -96,20 +100,24 @@ def _check_experiment(results: Path, experiment: str | None) -> None:
     raise UsageError(f"--experiment={experiment} has no folder in {results}; {hint}There are: {works}.")
 
 
-def _no_rows(results: Path, experiment: str | None) -> str:
+def no_rows(results: Path, experiment: str | None) -> str:
+    """Which command makes the rows that are not there."""
     if experiment:
         return f"--experiment={experiment} has no rows in {results}; `{RUN}{experiment}` makes them."
     return f"--results={results} holds no rows; `make run` or `{RUN}quickstart` makes them."
 
 
 def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
-    """One output for each group; a group whose rows do not allow it is named with the reason."""
-    written = []
+    """One output for each group; the groups whose rows do not allow it are named with the reason."""
+    written: list[Path] = []
+    refused: dict[str, list[str]] = {}
     for key, group in rows.groupby(list(entry.per)):
         try:
             written += write(entry, group, out)
         except Unavailable as reason:
-            print(f"not built: {entry.name} for {', '.join(map(str, key))}: {reason}.")
+            refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
+    for words, keys in refused.items():
+        print(f"not built: {entry.name} for {'; '.join(keys)}: {words}.")
     return written
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import runs
 from analysis.errors import RowsWarning
 
 
@@ -27,7 +28,7 @@ class Job:
 
     def __str__(self) -> str:
         """The cell that this job fills, in words."""
-        knobs = [f"{name}={value}" for name, value in self.parameters.items()]
+        knobs = [f"{name}={value}" for name, value in self.parameters.items() if value is not None]
         return ", ".join([self.model, self.task, self.criterion, *knobs, f"seed {self.seed}"])
 
 
@@ -40,12 +41,13 @@ def experiments(results_dir: Path) -> list[str]:
 
 def declared_jobs(results_dir: Path, experiment: str) -> list[Job]:
     """The jobs in `grid.json`; empty where there is none (then completeness is only what is found)."""
-    path = results_dir / experiment / "grid.json"
+    path = results_dir / experiment / runs.GRID
     if not path.exists():
         return []
     try:
         jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"]
-        return [_job(path.parent, job) for job in jobs]
+        failed = failures(path.parent)
+        return [_job(experiment, job, failed) for job in jobs]
     except (ValueError, KeyError, TypeError):
         message = f"{path} is no list of jobs and is not used, so missing jobs cannot be named."
         warnings.warn(message, RowsWarning, stacklevel=2)
@@ -81,13 +83,12 @@ def failures(folder: Path) -> set[str]:
 
 
 def _is_experiment(folder: Path) -> bool:
-    rows = any(not path.name.startswith(".") for path in folder.glob("*.jsonl"))
-    return rows or (folder / "grid.json").exists() or bool(failures(folder))
+    return runs.has_rows(folder) or (folder / runs.GRID).exists() or bool(failures(folder))
 
 
-def _job(folder: Path, job: dict[str, Any]) -> Job:
+def _job(experiment: str, job: dict[str, Any], failed: set[str]) -> Job:
     cell = (job["run_id"], job["model"], job["task"], job["criterion"], job["parameters"], job["seed"])
-    return Job(folder.name, *cell, command=job["command"], failed=job["run_id"] in failures(folder))
+    return Job(experiment, *cell, command=job["command"], failed=job["run_id"] in failed)
 
 
 def _forced(job: Job) -> Job:

@@ -7,11 +7,34 @@ from typing import Any
 import pandas as pd
 
 CRITERIA = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random"}
+# GLUE as people write it, in the paper's order.
+TASKS = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
+         "mnli": "MNLI", "rte": "RTE"}  # fmt: skip
 DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0}
-SYMBOLS = {"alpha": "\N{GREEK SMALL LETTER ALPHA}", "min_heads_per_layer": "min heads"}
+ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
+SYMBOLS = {"alpha": ALPHA, "min_heads_per_layer": "min heads"}
+# An alpha that a job chose instead of being told, by the word of its protocol.
+CHOSEN = {
+    "per_ratio": f"{ALPHA} per ratio",
+    "per_task": f"{ALPHA}* per task",
+    "auto": f"{ALPHA} auto",
+    "per_ratio_on_report": f"{ALPHA} per ratio, chosen on the report split",
+    "per_task_on_report": f"{ALPHA}* per task, chosen on the report split",
+}
 SETTING = ["experiment", "model", "task"]
 # Named only where a setting holds several of them, because they rarely differ.
-PROTOCOL = {"split": "{} split", "calibration_size": "calibration size {}", "examples": "{} examples"}
+PROTOCOL = {
+    "split": "{} split",
+    "calibration_size": "calibration size {}",
+    "examples": "{} examples",
+    "checkpoint": "checkpoint {}",
+    "data": "data {}",
+}
+TUNING = {
+    "alphas": f"{ALPHA} from {{}}",
+    "tuning_seeds": "{} tuning seeds",
+    "tuning_examples": "{} tuning examples",
+}  # of a chosen alpha alone
 
 
 def criterion_name(criterion: str) -> str:
@@ -19,10 +42,21 @@ def criterion_name(criterion: str) -> str:
     return CRITERIA.get(criterion, criterion)
 
 
+def task_name(task: str) -> str:
+    """The task as people write it."""
+    return TASKS.get(task, task)
+
+
+def ordered_tasks(tasks: pd.Series) -> list[str]:
+    """The different tasks, those of the paper first and in its order."""
+    order = list(TASKS)
+    return sorted(tasks.unique(), key=lambda task: (order.index(task) if task in order else len(order), task))
+
+
 def label(criterion: str, knobs: dict[str, Any]) -> str:
     """For example `HIES (alpha = 0.5, scope = layer)`, alpha as a Greek letter; other knobs only off their default."""
     names = sorted(knobs, key=lambda name: (name != "alpha", name))
-    parts = [f"{SYMBOLS.get(name, name)} = {_text(knobs[name])}" for name in names if _is_told(name, knobs[name])]
+    parts = [_part(name, knobs[name]) for name in names if _is_told(name, knobs[name])]
     return criterion_name(criterion) + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -31,34 +65,65 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     rows = rows.copy()
     for knob in knobs:
         rows[knob] = rows[knob].map(_hashable)
-    several = {column: rows.groupby(SETTING)[column].transform("nunique") > 1 for column in PROTOCOL}
+    tuning = {name: words for name, words in TUNING.items() if name in rows and "alpha" in rows}
+    protocol = {**PROTOCOL, **tuning}
+    named = [knob for knob in knobs if knob not in tuning]
+    # What names a curve is the same in all rows of a run, and there are many more rows than curves.
+    kind = rows.groupby([*SETTING, "criterion", *named, *protocol], dropna=False, sort=False).ngroup()
+    kinds = rows[~kind.duplicated()]
+    several = {column: _several(kinds, column) for column in protocol}
     names = []
-    for i, row in enumerate(rows.to_dict("records")):
-        extra = [words.format(row[column]) for column, words in PROTOCOL.items() if several[column].iloc[i]]
-        names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in knobs}), *extra]))
-    return rows.assign(curve=names)
+    for place, row in enumerate(kinds.to_dict("records")):
+        extra = [_extra(words, row[column]) for column, words in protocol.items() if several[column][place]]
+        names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra]))
+    return rows.assign(curve=kind.map(dict(enumerate(names))))
 
 
 def ordered_curves(rows: pd.DataFrame) -> list[str]:
-    """The curves of these rows, HIES first, then as in CRITERIA; within a criterion by alpha and name."""
-    order = list(CRITERIA)
+    """The curves of these rows, HIES first, then as in CRITERIA; within a criterion by alpha (words first) and size."""
+    criteria, words = list(CRITERIA), list(CHOSEN)
     first = rows.drop_duplicates("curve").to_dict("records")
 
-    def place(row: dict[Hashable, Any]) -> tuple[int, str, float, str]:
-        criterion = row["criterion"]
-        rank = order.index(criterion) if criterion in order else len(order)
-        alpha: Any = row.get("alpha", -1.0)
-        return rank, criterion, -1.0 if pd.isna(alpha) else float(alpha), row["curve"]
+    def place(row: dict[Hashable, Any]) -> tuple[int, str, int, float, int, str]:
+        criterion: str = row["criterion"]
+        alpha: Any = row.get("alpha")
+        rank = criteria.index(criterion) if criterion in criteria else len(criteria)
+        word, number = len(words) + 1, -1.0 if pd.isna(alpha) or isinstance(alpha, str) else float(alpha)
+        if isinstance(alpha, str):
+            word = words.index(alpha) if alpha in words else len(words)
+        return rank, criterion, word, number, row.get("calibration_size", 0), row["curve"]
 
     return [row["curve"] for row in sorted(first, key=place)]
+
+
+def _part(name: str, value: Any) -> str:
+    if name == "alpha" and value in CHOSEN:
+        return CHOSEN[value]
+    return f"{SYMBOLS.get(name, name)} = {_text(value)}"
 
 
 def _is_told(name: str, value: Any) -> bool:
     return not pd.isna(value) and DEFAULTS.get(name) != value
 
 
+def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
+    """For each row: whether its setting holds several values; a tuning knob counts only where alpha was chosen."""
+    counted = pd.Series(True, index=kinds.index)
+    if column in TUNING:
+        counted = kinds["alpha"].map(lambda alpha: isinstance(alpha, str))
+    values = kinds[counted].groupby(SETTING)[column].nunique(dropna=False)
+    settings = zip(*(kinds[name] for name in SETTING), strict=True)
+    return [bool(one) and values[setting] > 1 for one, setting in zip(counted, settings, strict=True)]
+
+
+def _extra(words: str, value: Any) -> str:
+    return words.format("all" if pd.isna(value) else _text(value))
+
+
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def _hashable(value: Any) -> Any:

@@ -32,6 +32,7 @@ def save_figure(axes: list[Axes], stem: Path) -> list[Path]:
     png, pdf = Path(f"{stem}.png"), Path(f"{stem}.pdf")
     with mpl.rc_context(style.RC):
         figure.savefig(png)
+        figure.set_layout_engine("none")  # laid out by now: doing it again would only take time
         figure.savefig(pdf, metadata={"CreationDate": None})
     return [png, pdf]
 

@@ -2,14 +2,14 @@
 
 import json
 import warnings
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import grid
+from analysis import grid, runs
 from analysis.errors import RowsWarning
 from analysis.labels import SETTING, add_labels
 
@@ -22,6 +22,7 @@ OTHERS = ("schema", "min_heads_per_layer", "mask", "score_seconds", "eval_second
 REQUIRED = (*TEXTS, *NUMBERS, *MEASURES, *OTHERS)
 DRAWN = ("scope", "schedule", "min_heads_per_layer")  # knobs of the selection, which are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
+FOUND = ("alpha_used", "label_order")  # what a job came to, which is no knob of it; a row may lack these
 
 
 class BadRows(Exception):
@@ -37,26 +38,25 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     """
     results_dir = Path(results_dir)
     names = [experiment] if experiment else grid.experiments(results_dir)
-    records = [row for name in names for path in _row_files(results_dir / name) for row in _read_or_warn(path)]
+    records = [row for name in names for row in _records(results_dir / name)]
     if not records:
         return pd.DataFrame(columns=[*REQUIRED, *ADDED])
     rows = pd.DataFrame(records)
     rows["ratio"] = rows["ratio"].astype(float).round(6)
     rows[list(MEASURES)] = rows[list(MEASURES)].astype(float)
-    rows = add_labels(rows, [*DRAWN, *(name for name in rows if name not in (*REQUIRED, *ADDED))])
+    rows = add_labels(rows, [*DRAWN, *(name for name in rows if name not in (*REQUIRED, *ADDED, *FOUND))])
     rows = _one_run_a_seed(rows, results_dir)
     rows = rows.sort_values([*SETTING, "curve", "seed", "ratio"], kind="stable", ignore_index=True)
     return _add_completeness(rows, results_dir)
 
 
-def read_run(path: Path) -> list[dict[str, Any]]:
-    """The rows of one finished job.
+def read_run(path: Path, text: str) -> list[dict[str, Any]]:
+    """The rows of one finished job from the text of its row file.
 
     Raises:
         BadRows: a garbled line, a missing key, a wrong type, or ratios other than those of the score file.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = [_parse(line, number) for number, line in enumerate(lines, start=1)]
+    rows = [_parse(line, number) for number, line in enumerate(text.splitlines(), start=1)]
     if not rows or rows[0]["ratio"] != 0:
         raise BadRows("does not begin with the unpruned model (ratio 0)")
     if any(row["run_id"] != path.stem for row in rows):
@@ -66,16 +66,18 @@ def read_run(path: Path) -> list[dict[str, Any]]:
     return [{**row, "experiment": path.parent.name, "path": str(path)} for row in rows]
 
 
-def _row_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
-
-
-def _read_or_warn(path: Path) -> list[dict[str, Any]]:
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a folder; what cannot be trusted is left out with a warning."""
+    if left := runs.unread(folder):
+        warnings.warn(f"{folder} is packed, so {left} single row files beside are left out.", RowsWarning, stacklevel=2)
     try:
-        return read_run(path)
-    except BadRows as problem:
-        warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
-        return []
+        for path, text in runs.texts(folder):
+            try:
+                yield from read_run(path, text)
+            except BadRows as problem:
+                warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
+    except runs.BadFile as file:
+        warnings.warn(f"{file} cannot be read and is left out.", RowsWarning, stacklevel=2)
 
 
 def _parse(line: str, number: int) -> dict[str, Any]:
@@ -105,25 +107,23 @@ def _has_its_type(key: str, value: Any) -> bool:
 
 def _check_ratios(path: Path, ratios: list[float]) -> None:
     """A file cut off between two lines still parses; the score file knows how many rows there were."""
-    scores = path.with_suffix(".npz")
-    if not scores.exists():
-        return
     try:
-        with np.load(scores, allow_pickle=False) as arrays:
-            expected = arrays["ratios"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise BadRows(f"has a score file ({scores.name}) that cannot be read") from None
+        expected = runs.read_arrays(path, ("ratios",))["ratios"]
+    except FileNotFoundError:
+        return
+    except (runs.BadFile, KeyError):
+        raise BadRows(f"has a score file ({path.stem}.npz) that cannot be read") from None
     if len(expected) != len(ratios) or not np.allclose(expected, ratios, atol=1e-6):
         raise BadRows(f"has {len(ratios)} ratios where its score file has {len(expected)}, or others")
 
 
 def _one_run_a_seed(rows: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
     """Two runs of one curve and seed must not count as two seeds: keep the declared one, else the first."""
-    runs = rows.drop_duplicates(["experiment", "run_id"])
+    found = rows.drop_duplicates(["experiment", "run_id"])
+    same = [*SETTING, "curve", "seed"]
+    found = found[found.duplicated(same, keep=False)]
     dropped = []
-    for (experiment, *_), group in runs.groupby([*SETTING, "curve", "seed"], dropna=False):
-        if len(group) == 1:
-            continue
+    for (experiment, *_), group in found.groupby(same, dropna=False):
         declared = {job.run_id for job in grid.declared_jobs(results_dir, experiment)}
         kept = min(group["run_id"], key=lambda run_id: (run_id not in declared, run_id))
         others = sorted(set(group["run_id"]) - {kept})

@@ -1,6 +1,5 @@
 """The score file beside the rows: what every head got, by site."""
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import runs
 from analysis.errors import Unavailable
 
 
@@ -37,20 +37,42 @@ class Scores:
 
 
 def load_scores(row: Mapping[str, Any]) -> Scores:
-    """The scores of the job that a row belongs to (any row of `load`).
+    """The scores of the job that a row belongs to (any row of `load`), in single precision.
 
     Raises:
         Unavailable: the score file is not there, or cannot be read.
     """
-    path = Path(row["path"]).with_suffix(".npz")
+    arrays = _read(row, ("sites", "heads", "scores", "his", "ae"))
+    if not {"sites", "heads"} <= set(arrays):
+        raise Unavailable(f"the score file of {row['path']} cannot be read")
+    sites, heads = [str(site) for site in arrays.pop("sites")], [int(count) for count in arrays.pop("heads")]
+    values = {name: flat.astype(float) for name, flat in arrays.items()}
+    if "scores" not in values or any(len(flat) != sum(heads) for flat in values.values()):
+        raise Unavailable(f"the score file of {row['path']} does not hold one score for each head")
+    return Scores(sites, heads, values)
+
+
+def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """All arrays of the job that a row belongs to: `predictions` [ratios, examples], `labels` [examples], `ratios`, ...
+
+    Predictions are classes, or scores of a regression task; the line of a ratio is its place in `ratios`.
+
+    Raises:
+        Unavailable: the file is not there, cannot be read, or its predictions do not fit its ratios and labels.
+    """
+    arrays = _read(row)
+    lacking = [name for name in ("predictions", "labels", "ratios") if name not in arrays]
+    if lacking:
+        raise Unavailable(f"the score file of {row['path']} has no {' and no '.join(lacking)}")
+    if arrays["predictions"].shape != (len(arrays["ratios"]), len(arrays["labels"])):
+        raise Unavailable(f"the score file of {row['path']} does not hold one prediction for each ratio and example")
+    return arrays
+
+
+def _read(row: Mapping[str, Any], names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = {name: arrays[name] for name in ("scores", "his", "ae") if name in arrays}
-            scores = Scores([str(site) for site in arrays["sites"]], [int(n) for n in arrays["heads"]], values)
+        return runs.read_arrays(Path(row["path"]), names)
     except FileNotFoundError:
-        raise Unavailable(f"the score file {path} is missing") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise Unavailable(f"the score file {path} cannot be read") from None
-    if "scores" not in values or any(len(flat) != sum(scores.heads) for flat in values.values()):
-        raise Unavailable(f"the score file {path} does not hold one score for each head")
-    return scores
+        raise Unavailable(f"the score file of {row['path']} is missing") from None
+    except runs.BadFile as file:
+        raise Unavailable(f"the score file {file} cannot be read") from None

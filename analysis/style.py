@@ -1,6 +1,7 @@
 """How figures look: one colour and marker per criterion everywhere, safe for colour-blind readers."""
 
 import textwrap
+from math import ceil
 from typing import Any
 
 import matplotlib.colors as colors
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from analysis import choice
 from analysis.labels import ordered_curves
 
 # Colours of Okabe and Ito; the markers carry the same distinction in print without colour.
@@ -22,7 +24,20 @@ LOOKS = {
 }
 SPARE = (("#56B4E9", "P"), ("#332288", "*"), ("#882255", "h"), ("#44AA99", "p"), ("#999933", "<"), ("#000000", ">"))
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
+# Shade, marker and dash of HIES by the way its alpha was chosen; those chosen on the reported split are the palest.
+VARIANTS: dict[str, tuple[str, Any, Any]] = {
+    "per_ratio": ("#D55E00", "o", DASHES[0]),
+    "per_task": ("#E89A5B", (4, 1, 0), DASHES[2]),
+    "auto": ("#7A3300", (4, 1, 45), DASHES[1]),
+    "per_ratio_on_report": ("#F0BE96", (3, 1, 0), DASHES[3]),
+    "per_task_on_report": ("#F0BE96", (5, 1, 0), DASHES[2]),
+}
+OTHER_VARIANT = ("#A65A2A", (6, 1, 0), DASHES[3])
+# One strong line lies below the thin ones: where curves coincide, all of them stay visible.
+STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
 INK, MUTED, REMOVED = "#222222", "#666666", "#D9D9D9"
+WIDTH = 10.4  # inches of a figure of many panels
+CHARACTERS_PER_LABEL = 26
 CHARACTERS_PER_INCH = 15  # of the caption, for wrapping
 
 RC: Any = {  # the names of matplotlib's own settings
@@ -58,11 +73,36 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.06))
 
 
+def small_multiples(count: int, columns: int, height: float, lines: int = 1) -> tuple[Figure, list[list[Axes]]]:
+    """Panels of a page's width, `height` inches each: `lines` blocks of `count` panels, `columns` in a row."""
+    rows = ceil(count / columns)
+    canvas = new_figure(WIDTH, lines * rows * height + 1.2)
+    grid = canvas.subplots(lines * rows, min(columns, count), squeeze=False)
+    blocks = [list(grid[i * rows : (i + 1) * rows].flat) for i in range(lines)]
+    for block in blocks:
+        for unused in block[count:]:
+            unused.set_axis_off()
+    return canvas, [block[:count] for block in blocks]
+
+
+def outer_labels(panels: list[Axes], columns: int, below: str, left: str) -> None:
+    """Label the panels at the left edge, and of each column the lowest."""
+    for axes in panels[::columns]:
+        axes.set_ylabel(left)
+    for axes in panels[-columns:]:
+        axes.set_xlabel(below)
+
+
 def headline(figure: Figure, title: str, caption: str) -> None:
     """A title above and the caption below, both flush left, wrapped to the width of the figure."""
     width = int(figure.get_figwidth() * CHARACTERS_PER_INCH)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=8.5, color=MUTED)
+
+
+def wrapped(curve: str) -> str:
+    """The name of a curve in lines that a legend or an axis has room for."""
+    return textwrap.fill(curve, CHARACTERS_PER_LABEL)
 
 
 def plain_box(axes: Axes) -> None:
@@ -72,22 +112,51 @@ def plain_box(axes: Axes) -> None:
 
 
 def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The line style of every curve: colour and marker of its criterion, shade and dash of its knobs."""
-    curves = ordered_curves(rows)
-    criterion_of = dict(zip(rows["curve"], rows["criterion"], strict=True))
-    unknown = sorted(set(criterion_of.values()) - set(LOOKS))
+    """The line style of every curve: colour and marker of its criterion, shade and dash of its knobs.
+
+    HIES with a chosen alpha has a shade, a dash and a marker for each way to choose it, whatever else is drawn.
+    """
+    curves = {row["curve"]: row for row in rows.drop_duplicates("curve").to_dict("records")}
+    unknown = sorted({row["criterion"] for row in curves.values()} - set(LOOKS))
     table = {**LOOKS, **{name: SPARE[i % len(SPARE)] for i, name in enumerate(unknown)}}
-    styles = {}
-    for curve in curves:
-        criterion = criterion_of[curve]
-        family = [other for other in curves if criterion_of[other] == criterion]
-        styles[curve] = _look(*table[criterion], criterion == "hies", family.index(curve), len(family))
-    return styles
+    families: dict[tuple[str, str | None], list[str]] = {}
+    order = ordered_curves(rows)
+    for curve in order:
+        families.setdefault((curves[curve]["criterion"], choice.word(curves[curve])), []).append(curve)
+    variants = sum(criterion == "hies" for criterion, _ in families)
+    styles: dict[str, dict[str, Any]] = {}
+    for (criterion, word), family in families.items():
+        if word is not None:
+            styles |= _shades(family, *VARIANTS.get(word, OTHER_VARIANT))
+        else:  # beside a variant, a fixed alpha leaves the full colour to it
+            styles |= _shades(family, *table[criterion], "-", crowded=criterion == "hies" and variants > 1)
+        if criterion == "hies" and len(family) == 1 and (variants == 1 or word == "per_ratio"):
+            styles[family[0]] |= STRONG
+    return {curve: styles[curve] for curve in order}
 
 
-def _look(color: str, marker: str, strong: bool, index: int, count: int) -> dict[str, Any]:
-    share = 0.0 if count == 1 else 0.65 * (1 - index / (count - 1))  # share of white: the last one is the full colour
-    shade = tuple(share + (1 - share) * channel for channel in colors.to_rgb(color))
-    # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
-    line = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3} if strong and count == 1 else {"zorder": 4}
-    return {"color": shade, "marker": marker, "linestyle": DASHES[index % len(DASHES)], **line}
+def _shades(family: list[str], color: str, marker: Any, dash: Any, crowded: bool = False) -> dict[str, dict[str, Any]]:
+    """Curves that differ in a knob alone: the last has the full colour, those before it more and more white."""
+    last = len(family) - 1 + crowded
+    dashes = [dash, *(other for other in DASHES if other != dash)]
+    return {
+        curve: {
+            "color": mixed(color, 0.65 * (1 - i / last) if last else 0.0),
+            "marker": marker,
+            "linestyle": dashes[(i + crowded) % len(dashes)],
+            "zorder": 4,
+            **({"markersize": 8.0} if isinstance(marker, tuple) else {}),  # a star fills little of its size
+        }
+        for i, curve in enumerate(family)
+    }
+
+
+def smaller(looks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same styles for small panels."""
+    sizes = {"linewidth": RC["lines.linewidth"], "markersize": RC["lines.markersize"]}
+    return {curve: {**look, **{k: 0.75 * look.get(k, v) for k, v in sizes.items()}} for curve, look in looks.items()}
+
+
+def mixed(color: str, share: float) -> tuple[float, ...]:
+    """A colour with this share of white."""
+    return tuple(share + (1 - share) * channel for channel in colors.to_rgb(color))

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from test_analysis_builder import command_of, run_name, write_grid, write_run
 
-from analysis import load, load_scores, missing_jobs
+from analysis import load, load_arrays, load_scores, missing_jobs
+from analysis.captions import caption
 from analysis.errors import RowsWarning, Unavailable
 from analysis.labels import label, ordered_curves
 from analysis.statistics import _resamples, mean_interval, summarise
@@ -41,6 +42,12 @@ def test_experiment_is_the_folder_and_can_be_chosen(tmp_path: Path) -> None:
         ("ae", {"alpha": np.nan, "scope": "layer"}, "AE (scope = layer)"),
         ("l2", {"min_heads_per_layer": 1, "entropy": "renyi"}, "L2 (entropy = renyi, min heads = 1)"),
         ("new", {}, "new"),
+        ("hies", {"alpha": "per_ratio"}, f"HIES ({ALPHA} per ratio)"),
+        ("hies", {"alpha": "per_task", "normalize": "rank"}, f"HIES ({ALPHA}* per task, normalize = rank)"),
+        ("hies", {"alpha": "auto"}, f"HIES ({ALPHA} auto)"),
+        ("hies", {"alpha": "per_ratio_on_report"}, f"HIES ({ALPHA} per ratio, chosen on the report split)"),
+        ("hies", {"alpha": "per_task_on_report"}, f"HIES ({ALPHA}* per task, chosen on the report split)"),
+        ("hies", {"alpha": "by_dice"}, f"HIES ({ALPHA} = by_dice)"),
     ],
 )
 def test_label(criterion: str, knobs: dict, name: str) -> None:
@@ -62,6 +69,57 @@ def test_knobs_that_differ_make_curves_that_differ_and_missing_alpha_is_kept(tmp
     assert rows.groupby(["criterion", "alpha"], dropna=False).ngroups == 4
     counts = summarise(rows, "quality", ["criterion", "alpha", "ratio"])
     assert counts["n"].tolist() == [1] * 8
+
+
+def test_words_come_before_numbers_and_what_a_job_found_is_no_knob(tmp_path: Path) -> None:
+    tuning = {"alphas": [0.1, 0.9], "tuning_seeds": 3, "tuning_examples": None}
+    for alpha in ("auto", 0.5, "per_task", 0.25, "per_ratio_on_report", "per_ratio"):
+        found = {"alpha_used": 0.9, "label_order": [1, 0]}
+        write_run(tmp_path / "exp", "hies", alpha=alpha, **found, **(tuning if isinstance(alpha, str) else {}))
+    write_run(tmp_path / "exp", "his")
+    rows = load(tmp_path)
+    assert ordered_curves(rows.sample(frac=1, random_state=0)) == [
+        f"HIES ({ALPHA} per ratio)",
+        f"HIES ({ALPHA}* per task)",
+        f"HIES ({ALPHA} auto)",
+        f"HIES ({ALPHA} per ratio, chosen on the report split)",
+        f"HIES ({ALPHA} = 0.25)",
+        f"HIES ({ALPHA} = 0.5)",
+        "HIS",
+    ]
+    assert rows.loc[rows["criterion"] == "hies", "alpha_used"].eq(0.9).all()
+
+
+def test_how_alpha_was_chosen_is_told_only_where_a_setting_holds_several_ways(tmp_path: Path) -> None:
+    def run(task: str, **changes) -> None:
+        tuning = {"alphas": [0.1, 0.9], "tuning_seeds": 3, "tuning_examples": None, **changes}
+        write_run(tmp_path / "exp", "hies", task=task, alpha="auto", name=f"{task}-{changes}", **tuning)
+
+    run("one")
+    run("two")
+    run("two", tuning_examples=2000)
+    run("three", alphas=[0.5])
+    run("three", tuning_seeds=1)
+    write_run(tmp_path / "exp", "hies", task="one", alpha=0.5)
+    curves = load(tmp_path).groupby("task")["curve"].unique().map(sorted)
+    auto = f"HIES ({ALPHA} auto)"
+    assert curves["one"] == [f"HIES ({ALPHA} = 0.5)", auto]
+    assert curves["two"] == [f"{auto}, 2000 tuning examples", f"{auto}, all tuning examples"]
+    assert curves["three"] == [
+        f"{auto}, {ALPHA} from [0.1, 0.9], 1 tuning seeds", f"{auto}, {ALPHA} from [0.5], 3 tuning seeds",
+    ]  # fmt: skip
+
+
+def test_curves_of_several_calibration_sizes_are_in_the_order_of_their_sizes(tmp_path: Path) -> None:
+    for size in (1024, 16, 128):
+        write_run(tmp_path / "exp", "his", calibration_size=size)
+    assert ordered_curves(load(tmp_path)) == [f"HIS, calibration size {size}" for size in (16, 128, 1024)]
+
+
+def test_a_caption_names_tasks_as_people_do_in_the_papers_order(tmp_path: Path) -> None:
+    for task in ("toy", "rte", "cola"):
+        write_run(tmp_path / "exp", "his", task=task)
+    assert caption(load(tmp_path)).startswith("model tiny, tasks CoLA, RTE, toy, 50 examples, 1 seed (0)")
 
 
 def cut(path: Path) -> None:
@@ -223,6 +281,28 @@ def test_load_scores_says_what_is_lacking(tmp_path: Path) -> None:
     path.with_suffix(".npz").unlink()
     with pytest.raises(Unavailable, match="missing"):
         load_scores(row)
+
+
+def test_load_arrays_gives_predictions_that_fit_ratios_and_labels(tmp_path: Path) -> None:
+    answers = np.array([[0, 1, 300], [1, 1, 0]])
+    whole = {"predictions": answers, "labels": np.array([0, 1, 1])}
+    write_run(tmp_path / "exp", "his", arrays=whole)
+    arrays = load_arrays(load(tmp_path).iloc[0])
+    assert arrays["predictions"].tolist() == answers.tolist() and arrays["labels"].tolist() == [0, 1, 1]
+    write_run(tmp_path / "exp", "his", arrays={**whole, "labels": np.array([0, 1])})
+    with pytest.raises(Unavailable, match="one prediction for each ratio and example"):
+        load_arrays(load(tmp_path).iloc[0])
+    write_run(tmp_path / "exp", "his")
+    with pytest.raises(Unavailable, match="has no predictions and no labels"):
+        load_arrays(load(tmp_path).iloc[0])
+
+
+def test_a_job_is_named_by_the_knobs_that_it_has(tmp_path: Path) -> None:
+    job = {"run_id": "x", "model": "tiny", "task": "toy", "criterion": "hies", "seed": 0, "command": "c",
+           "parameters": {"alpha": "auto", "tuning_examples": None}}  # fmt: skip
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "grid.json").write_text(json.dumps({"jobs": [job]}))
+    assert [str(job) for job in missing_jobs(tmp_path, load(tmp_path))] == ["tiny, toy, hies, alpha=auto, seed 0"]
 
 
 def test_loading_clean_rows_warns_of_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from analysis import style
 from analysis.captions import caption, percent
 from analysis.errors import Unavailable
-from analysis.labels import ordered_curves
+from analysis.labels import ordered_curves, task_name
 from analysis.registry import figure
 from analysis.scores import load_scores
 
@@ -34,15 +34,18 @@ def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
     side = max(2.8, 0.52 * len(curves) + 0.6)
     canvas = style.new_figure((len(ratios) + 1) * side + 1.4, side + 2)
     panels = list(canvas.subplots(1, len(ratios) + 1, sharey=True))
+    names = [style.wrapped(curve) for curve in curves]
     for axes in panels:
-        axes.set_xticks(range(len(curves)), curves, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(curves)), curves)
+        axes.set_xticks(range(len(curves)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(curves)), names)
     for axes, ratio in zip(panels, ratios, strict=False):
         title = f"Removed at {percent(ratio)}: Jaccard\n(chance: about {ratio / (2 - ratio):.2f})"
         _matrix(axes, overlaps(rows, ratio, curves), title, "Blues", low=0)
     _matrix(panels[-1], correlations(rows, curves), "Scores: Spearman\n(chance: 0)", "RdBu_r", low=-1)
     text = f"{caption(rows)}. Mean over seeds; 1: the same heads, or the same ranking."
-    style.headline(canvas, f"Agreement of the criteria: {rows['model'].iloc[0]} on {rows['task'].iloc[0]}", text)
+    style.headline(
+        canvas, f"Agreement of the criteria: {rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", text
+    )
     return panels
 
 

@@ -8,10 +8,13 @@ from matplotlib.axes import Axes
 from analysis import style
 from analysis.captions import caption
 from analysis.errors import Unavailable
-from analysis.labels import ordered_curves
+from analysis.labels import task_name
 from analysis.registry import figure
 from analysis.statistics import summarise
 
+METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
+MAPPED = ("matthews", "pearson")
+MAPPING = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
 PANELS = {"quality": "quality (%)", "stability": "stability (%)"}
 
 
@@ -27,21 +30,22 @@ def draw(rows: pd.DataFrame) -> list[Axes]:
     canvas = style.new_figure(10, 4.4)
     panels = list(canvas.subplots(1, 2, sharex=True))
     for axes, (column, words) in zip(panels, PANELS.items(), strict=True):
-        _panel(axes, rows, column)
+        draw_panel(axes, rows, column, style.looks(rows))
         axes.set(xlabel="heads removed (%)", ylabel=words)
-    panels[0].set_title(f"Quality: {', '.join(sorted(rows['metric'].unique()))}")
+    panels[0].set_title(f"Quality: {', '.join(METRICS.get(name, name) for name in sorted(rows['metric'].unique()))}")
     panels[1].set_title("Stability: agreement with the unpruned model")
     handles, names = panels[0].get_legend_handles_labels()
-    canvas.legend(handles, names, loc="outside right center")
-    style.headline(canvas, f"{rows['model'].iloc[0]} on {rows['task'].iloc[0]}", _caption(rows))
+    canvas.legend(handles, [style.wrapped(name) for name in names], loc="outside right center")
+    style.headline(canvas, f"{rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", _caption(rows))
     return panels
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+def draw_panel(axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]]) -> None:
+    """A line for each curve of `looks` that has rows, with its band over seeds, and the level of the unpruned model."""
     points = summarise(rows, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
-    looks = style.looks(rows)
-    for curve in ordered_curves(rows):
-        _line(axes, points[points["curve"] == curve], curve, looks[curve])
+    for curve, look in looks.items():
+        if (points["curve"] == curve).any():
+            _line(axes, points[points["curve"] == curve], curve, look)
     unpruned = rows.loc[rows["ratio"] == 0, column].mean()
     if pd.notna(unpruned):
         axes.axhline(unpruned, color=style.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label="unpruned")
@@ -63,4 +67,6 @@ def _caption(rows: pd.DataFrame) -> str:
         text += ". Line: mean; band: 95 % bootstrap interval over seeds"
     if rows[list(PANELS)].isna().to_numpy().any():
         text += ". Hollow or absent marker: undefined for some or all seeds"
+    if rows["metric"].isin(MAPPED).any():
+        text += f". {MAPPING}"
     return text + "."

@@ -9,27 +9,27 @@ from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.patches import Rectangle
 
-from analysis import style
+from analysis import choice, style
 from analysis.captions import caption, percent
 from analysis.errors import Unavailable
+from analysis.labels import ALPHA, task_name
 from analysis.registry import figure
 from analysis.scores import Scores, load_scores
 
 RATIOS = (0.1, 0.3, 0.5, 0.7)
 # criterion -> the array that is drawn, and which end of it goes first
 COLUMNS = {"his": ("his", "lowest"), "ae": ("ae", "highest"), "hies": ("scores", "lowest")}
-ALPHA = 0.5
 
 
 @figure(
     "heatmaps",
     about="HIS, AE and HIES of every head, with the heads that each criterion removes greyed.",
-    needs="rows and score files of his, ae or hies (several alphas: the one nearest 0.5 is drawn)",
+    needs="rows and score files of his, ae or hies (of several alphas: per ratio, per task, auto, else nearest 0.5)",
 )
-def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS, alpha: float = ALPHA) -> list[Axes]:
+def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
     """All heads in the first line, then one line a ratio; the lowest seed of one model and task."""
     rows = rows[rows["seed"] == rows.loc[rows["criterion"].isin(COLUMNS), "seed"].min()]
-    runs = {name: run for name in COLUMNS if not (run := _run(rows, name, alpha)).empty}
+    runs = {name: run for name in COLUMNS if not (run := _run(rows, name)).empty}
     lines = [0.0] + [ratio for ratio in ratios if any(np.isclose(run["ratio"], ratio).any() for run in runs.values())]
     if len(lines) == 1:
         raise Unavailable(f"no rows of his, ae or hies at the ratios {', '.join(map(str, ratios))}")
@@ -41,18 +41,17 @@ def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS, alpha: float = 
     for axes, ratio in zip(grid[:, 0], lines, strict=True):
         axes.set_ylabel(f"{percent(ratio)} removed\nsite" if ratio else "all heads\nsite")
     text = f"{caption(rows)}. Site 0 is the first attention module. Hatched grey: removed heads."
-    style.headline(canvas, f"Scores and removed heads: {rows['model'].iloc[0]} on {rows['task'].iloc[0]}", text)
+    if any(choice.drawn_alpha(run) is not None for run in runs.values()):
+        text += f" HIES is drawn at the {ALPHA} of the ratio nearest to 50 %; each mask has its own."
+    style.headline(
+        canvas, f"Scores and removed heads: {rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", text
+    )
     return list(grid.flat)
 
 
-def _run(rows: pd.DataFrame, criterion: str, alpha: float) -> pd.DataFrame:
-    """The rows of one job: of several curves of a criterion the plainest, for HIES that nearest to `alpha`."""
-    rows = rows[rows["criterion"] == criterion]
-    curves = rows.drop_duplicates("curve").to_dict("records")
-    if not curves:
-        return rows
-    chosen = min(curves, key=lambda row: (abs(row.get("alpha", alpha) - alpha), len(row["curve"]), row["curve"]))
-    return rows[rows["curve"] == chosen["curve"]]
+def _run(rows: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    """The rows of one job: of several curves of a criterion the plainest."""
+    return rows[rows["curve"] == choice.plainest(rows, criterion)]
 
 
 def _column(column: np.ndarray, criterion: str, run: pd.DataFrame, scores: Scores, lines: list[float]) -> None:
@@ -65,7 +64,9 @@ def _column(column: np.ndarray, criterion: str, run: pd.DataFrame, scores: Score
     for axes, ratio in zip(column, lines, strict=True):
         mesh = _heat(axes, values, norm)
         _grey(axes, run[np.isclose(run["ratio"], ratio)], scores)
-    column[0].set_title(f"{run['curve'].iloc[0]}\n{end} go first", fontsize=9.5)
+    alpha = choice.drawn_alpha(run)
+    told = "" if alpha is None else f"; drawn at {ALPHA} = {alpha:g}"
+    column[0].set_title(f"{run['curve'].iloc[0]}\n{end} go first{told}", fontsize=9.5)
     column[-1].set_xlabel("head")
     bar = column[0].figure.colorbar(mesh, ax=list(column), location="bottom", aspect=28, shrink=0.9, pad=0.015)
     bar.outline.set_visible(False)
@@ -76,12 +77,16 @@ def _column(column: np.ndarray, criterion: str, run: pd.DataFrame, scores: Score
 
 def _heat(axes: Axes, values: np.ndarray, norm: Normalize) -> QuadMesh:
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), norm=norm, cmap="viridis", edgecolors="white", linewidth=0.4)
-    sites, heads = values.shape
+    heat_axes(axes, *values.shape)
+    return mesh
+
+
+def heat_axes(axes: Axes, sites: int, heads: int) -> None:
+    """Ticks and limits of a map site x head, the first site at the top, as one reads."""
     _ticks(axes.xaxis, heads)
     _ticks(axes.yaxis, sites)
-    axes.set(xlim=(0, heads), ylim=(sites, 0))  # the first site at the top, as one reads
+    axes.set(xlim=(0, heads), ylim=(sites, 0))
     style.plain_box(axes)
-    return mesh
 
 
 def _ticks(axis: Any, count: int) -> None:

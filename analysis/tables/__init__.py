@@ -1,1 +1,1 @@
-"""One file a table; each registers itself by the decorator of `analysis.registry`."""
+"""Tables: each registers itself by the decorator of `analysis.registry`; what several share lies beside them."""

@@ -4,16 +4,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.captions import caption, percent
-from analysis.errors import Unavailable
-from analysis.labels import ordered_curves
+from analysis.labels import ordered_curves, ordered_tasks, task_name
+from analysis.pairing import MEASURES, paired
 from analysis.registry import Table, table
 from analysis.statistics import Interval, mean_interval
 from analysis.tables.measures import interval_note
-
-# What a HIES job and a HIS job must share to be compared.
-PAIR = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer",
-        "calibration_size", "examples", "seed", "ratio"]  # fmt: skip
-MEASURES = ("quality", "stability")
 
 
 @table(
@@ -27,32 +22,15 @@ def summary(rows: pd.DataFrame) -> Table:
     pairs = paired(rows)
     groups = pairs.groupby(["model", "task", "curve", "ratio"], dropna=False)
     data = pd.DataFrame([_line(key, group) for key, group in groups])
-    order = {curve: place for place, curve in enumerate(ordered_curves(pairs))}
-    data = data.sort_values(["model", "task", "curve", "ratio"], key=lambda c: c.map(order) if c.name == "curve" else c)
+    order = {name: place for place, name in enumerate([*ordered_tasks(pairs["task"]), *ordered_curves(pairs)])}
+    data = data.sort_values(
+        ["model", "task", "curve", "ratio"], key=lambda c: c.map(order) if c.name in ("task", "curve") else c
+    )
     used = rows[rows["criterion"].isin(["his", "hies"])]
     text = f"HIES minus HIS in percentage points, paired by seed: {caption(used)}. "
     text += f"{interval_note(int(data['seeds'].max()))} Ahead or behind: the interval excludes 0."
     text += " The interval covers the choice of the seeds, not that of the evaluation examples."
     return Table(_shown(data), data, text)
-
-
-def paired(rows: pd.DataFrame) -> pd.DataFrame:
-    """HIES rows of the pruned models with the difference to the HIS row of the same seed and protocol.
-
-    Raises:
-        Unavailable: no HIES row has a partner, or some have several.
-    """
-    keys = [key for key in PAIR if key in rows]
-    rows = rows[rows["ratio"] > 0]
-    hies, his = rows[rows["criterion"] == "hies"], rows[rows["criterion"] == "his"]
-    if his.duplicated(keys).any():
-        raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(ordered_curves(his))}")
-    pairs = hies.merge(his[[*keys, *MEASURES]], on=keys, suffixes=("", "_his"))
-    if pairs.empty:
-        raise Unavailable("no row of hies has a row of his with the same seed and protocol")
-    for measure in MEASURES:
-        pairs[f"{measure}_gain"] = pairs[measure] - pairs[f"{measure}_his"]
-    return pairs
 
 
 def verdict(interval: Interval) -> str:
@@ -73,7 +51,7 @@ def _line(key: tuple[str, str, str, float], group: pd.DataFrame) -> dict[str, ob
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
-    columns = {"model": data["model"], "task": data["task"], "criterion": data["curve"]}
+    columns = {"model": data["model"], "task": data["task"].map(task_name), "criterion": data["curve"]}
     columns["removed"] = data["ratio"].map(percent)
     for measure in MEASURES:
         columns[measure] = data.apply(_gain_text, axis=1, measure=measure)
@@ -86,8 +64,9 @@ def _gain_text(line: pd.Series, measure: str) -> str:
     mean, low, high = (line[f"{measure}_{name}"] for name in ("mean", "low", "high"))
     if np.isnan(mean):
         return ""
-    return _signed(mean) + ("" if np.isnan(low) else f" [{_signed(low)}, {_signed(high)}]")
+    return signed(mean) + ("" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]")
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference to two digits with its sign; no sign on zero."""
     return f"{value:+.2f}" if round(value, 2) else "0.00"

@@ -1,0 +1,60 @@
+"""Which curve stands for a criterion where a figure has room for one; HIES comes with several ways to choose alpha."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PREFERRED = ("per_ratio", "per_task", "auto")  # words of alpha, the paper's main protocol first
+ALPHA, CALIBRATION_SIZE = 0.5, 32  # of several numbers, those nearest to these
+
+
+def is_number(alpha: Any) -> bool:
+    """Whether alpha is fixed; words are ways to choose it, and criteria other than HIES have none."""
+    return isinstance(alpha, int | float | np.number) and not pd.isna(alpha)
+
+
+def word(row: Mapping[Hashable, Any]) -> str | None:
+    """How a row's alpha was chosen; None where it is a number or there is none."""
+    alpha = row.get("alpha")
+    return alpha if isinstance(alpha, str) else None
+
+
+def plainest(rows: pd.DataFrame, criterion: str) -> str | None:
+    """The curve of a criterion that shows its usual form: preferred alpha, default calibration, fewest knobs."""
+    curves = rows[rows["criterion"] == criterion].drop_duplicates("curve").to_dict("records")
+    return min(curves, key=_plainness)["curve"] if curves else None
+
+
+def with_word(rows: pd.DataFrame, alpha: str) -> str | None:
+    """The plainest curve of HIES whose alpha was chosen in the way `alpha`."""
+    return plainest(rows[rows["alpha"].map(lambda value: value == alpha)], "hies") if "alpha" in rows else None
+
+
+def fixed_alphas(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of HIES with a number for alpha, one curve a task and alpha (the plainest)."""
+    if "alpha" not in rows:
+        return rows[:0].assign(alpha=[])
+    fixed = rows[(rows["criterion"] == "hies") & rows["alpha"].map(is_number)]
+    chosen = [part[part["curve"] == plainest(part, "hies")] for _, part in fixed.groupby(["task", "alpha"])]
+    return pd.concat([fixed[:0], *chosen]).astype({"alpha": float})
+
+
+def drawn_alpha(run: pd.DataFrame) -> float | None:
+    """The alpha of the scores in a run's score file: that of the ratio nearest to 1/2; None where alpha is fixed."""
+    if "alpha_used" not in run or word(run.iloc[0].to_dict()) is None:
+        return None
+    pruned = run[run["ratio"] > 0]
+    return float(pruned.loc[(pruned["ratio"] - 0.5).abs().idxmin(), "alpha_used"]) if len(pruned) else None
+
+
+def _plainness(row: dict[Hashable, Any]) -> tuple[int, float, float, int, str]:
+    alpha = row.get("alpha")
+    place, distance = 0, 0.0
+    if is_number(alpha):
+        place, distance = len(PREFERRED), abs(float(alpha or 0) - ALPHA)
+    elif isinstance(alpha, str):
+        place = PREFERRED.index(alpha) if alpha in PREFERRED else len(PREFERRED) + 1
+    calibration = abs(row["calibration_size"] - CALIBRATION_SIZE)
+    return place, distance, calibration, len(row["curve"]), row["curve"]

@@ -1,0 +1,128 @@
+"""Many small files of an experiment into three: `python -m analysis.pack --results DIR --experiment NAME --out DIR`.
+
+What comes out is read like what went in (`analysis.runs`), fits into a repository, and has the same bytes whenever the
+rows are the same. It holds numbers alone: no text of any data set, and no path to one.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import shlex
+import sys
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import runs
+from analysis.cli import Parser, UsageError, check_experiment, no_rows
+from analysis.errors import RowsWarning
+from analysis.rows import BadRows, read_run
+
+DATA_ROOT = "data_root=$HIES_DATA"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack the experiments that are asked for and say how large they are; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        for experiment in options.experiment:
+            _check(options.results, experiment, options.out)
+        for experiment in options.experiment:
+            for path in _pack_and_warn(options.results / experiment, options.out / experiment):
+                print(f"{path}: {path.stat().st_size / 1024:,.0f} KiB")
+        return 0
+    except OSError as problem:
+        print(f"error: --out cannot be written to ({problem}); name a folder.", file=sys.stderr)
+    except UsageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m analysis.pack", description="Pack the runs of experiments.", allow_abbrev=False)
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where the rows are")
+    parser.add_argument("--experiment", nargs="+", required=True, metavar="NAME", help="what to pack")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each experiment")
+    return parser
+
+
+def _check(results: Path, experiment: str, out: Path) -> None:
+    check_experiment(results, experiment)
+    if not runs.has_rows(results / experiment):
+        raise UsageError(no_rows(results, experiment))
+    if out.resolve() == results.resolve():
+        raise UsageError(f"--out={out} is where the rows are; name another folder.")
+
+
+def _pack_and_warn(source: Path, target: Path) -> list[Path]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RowsWarning)
+        written = pack(source, target)
+    for one in caught:
+        print(f"warning: {one.message}", file=sys.stderr)
+    return written
+
+
+def pack(source: Path, target: Path) -> list[Path]:
+    """Write the runs of the folder `source` to the folder `target`; returns the files.
+
+    A run whose rows cannot be trusted is left out with a RowsWarning; runs without arrays keep their rows.
+    """
+    rows: list[str] = []
+    arrays: dict[str, np.ndarray] = {}
+    for path, text in runs.texts(source):
+        try:
+            read_run(path, text)
+            found = _arrays(path)
+        except BadRows as problem:
+            warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
+            continue
+        rows += [json.dumps(_without_path(json.loads(line))) for line in text.splitlines()]
+        arrays |= {f"{path.stem}/{name}": array for name, array in found.items()}
+    target.mkdir(parents=True, exist_ok=True)
+    files = {runs.ARRAYS: _npz(arrays), runs.ROWS: gzip.compress("".join(f"{row}\n" for row in rows).encode(), mtime=0)}
+    if (source / runs.GRID).exists():
+        jobs = json.loads((source / runs.GRID).read_text(encoding="utf-8"))["jobs"]
+        files[runs.GRID] = json.dumps({"jobs": [_without_path(job) for job in jobs]}, indent=1).encode()
+    for name, content in files.items():
+        (target / name).write_bytes(content)
+    return [target / name for name in files]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return runs.read_arrays(path)
+    except FileNotFoundError:
+        return {}
+    except runs.BadFile:
+        raise BadRows(f"has a score file ({path.stem}.npz) that cannot be read") from None
+
+
+def _without_path(row: dict[str, Any]) -> dict[str, Any]:
+    """The row or job with a command that finds the data wherever HIES_DATA says."""
+    words = shlex.split(row["command"])
+    if not any(word.startswith("data_root=") for word in words):
+        return row
+    kept = [DATA_ROOT if word.startswith("data_root=") else shlex.quote(word) for word in words]
+    return {**row, "command": " ".join(kept)}
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """What numpy.load reads, without the time of writing in it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in sorted(arrays.items()):
+            plain = io.BytesIO()
+            np.lib.format.write_array(plain, np.ascontiguousarray(array), allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
+            archive.writestr(member, plain.getvalue(), zipfile.ZIP_DEFLATED, 9)
+    return content.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""The numbers that the paper prints (arXiv 2510.13832, version 2), as data; quality and stability in percent."""
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+FOLDER = Path(__file__).parent
+
+
+def read(name: str) -> pd.DataFrame:
+    """A table of the paper by the name of its file, for example `table1_bert_glue_quality`; the caller's to change."""
+    return _read(name).copy()
+
+
+def names() -> list[str]:
+    """Every table that can be read."""
+    return sorted(path.stem for path in FOLDER.glob("*.csv"))
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    if name not in names():
+        raise ValueError(f"the paper has no table {name!r}; there are {', '.join(names())}")
+    return pd.read_csv(FOLDER / f"{name}.csv")

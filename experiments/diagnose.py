@@ -1,0 +1,202 @@
+"""What HIS loses: `python -m experiments.diagnose [-m] name=glue model=minilm task=rte,sst2 seed=0`, for figure 1.
+
+Among sparsity.ratios it finds the steepest drop of quality under HIS, and a report example that is lost there. The
+attention of every head over its tokens goes to `<results_dir>/<name>/diagnosis-<model>-<task>-s<seed>.npz`.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.grid import Declared
+from experiments.job import workbench
+from experiments.planning import make_plan
+from experiments.schema import Config
+from experiments.shell import command
+from hies import metrics
+from hies.attention import AttentionCall, evaluating, handling
+from hies.batching import Batch
+from hies.cache import digest, replacing, write_arrays
+from hies.criteria import CRITERIA
+from hies.errors import HiesError
+from hies.sites import Removed, SiteTensors
+from hies.workbench import Workbench
+
+LONGEST = 40  # tokens that a figure has room for
+
+
+def main() -> int:
+    """Diagnose every model, task and seed that the command line names; the exit status."""
+    return command(_diagnose_all, lambda: print(__doc__))
+
+
+def _diagnose_all(declared: Declared) -> int:
+    configs = {
+        digest([job.identity["model"], job.identity["task"], job.config.seed]): job.config for job in declared.jobs
+    }
+    failed = 0
+    for config in configs.values():
+        try:
+            check(config)
+            path = file_of(config)
+            found = diagnose(config, workbench(config))
+        except HiesError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        with replacing(path) as temporary:
+            write_arrays(temporary, found)
+        print(path)
+    return 1 if failed else 0
+
+
+def file_of(config: Config) -> Path:
+    """Where the diagnosis of a configuration lies: beside the rows of the experiment `name`."""
+    file_name = f"diagnosis-{config.model.name}-{config.task.name}-s{config.seed}.npz"
+    return Path(config.results_dir) / config.name / file_name
+
+
+def check(config: Config) -> None:
+    """Raise HiesError where there are no tokens to speak of."""
+    if config.task.modality != "text":
+        raise HiesError(
+            f"task={config.task.name} has no tokens; a diagnosis shows attention over those of a text task."
+        )
+
+
+def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
+    """The arrays of a diagnosis; their names and shapes are those of `analysis.diagnosis.Diagnosis`, and sites, heads.
+
+    Raises:
+        HiesError: quality never drops, or the drop loses no short example.
+    """
+    plan = make_plan(replace(config, criterion=CRITERIA["his"]()), bench, lambda: None)
+    answers = {ratio: bench.predictions(removed) for ratio, removed in plan.masks.items()}
+    before, ratio = _sharp_drop(config, bench.labels("report"), answers)
+    example = _lost_at(config, bench, answers[0.0], answers[ratio], ratio)
+    batch = {name: value.to(bench.device) for name, value in bench.encoded("report").batch([example]).items()}
+    received = attention_received(bench.network, batch)
+    counts = dict(zip(map(str, plan.arrays["sites"]), map(int, plan.arrays["heads"]), strict=True))
+    said = {"label": bench.labels("report"), "unpruned": answers[0.0], "pruned": answers[ratio]}
+    return {
+        "seed": np.array(config.seed),
+        "ratio_before": np.array(before),
+        "ratio": np.array(ratio),
+        "sites": plan.arrays["sites"],
+        "heads": plan.arrays["heads"],
+        "removed": flat_mask(counts, plan.masks[ratio]),
+        "tokens": np.array(_tokens(bench, batch)),
+        "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
+        "example": np.array(example),
+        **{name: np.array(_name_of(config, values[example])) for name, values in said.items()},
+    }
+
+
+def _sharp_drop(config: Config, labels: np.ndarray, answers: dict[float, np.ndarray]) -> tuple[float, float]:
+    """The neighbouring ratios between which quality drops most."""
+    ratios = list(answers)
+    after = steepest_drop([metrics.quality(config.task.metric, labels, answers[ratio])[1] for ratio in ratios])
+    if after is None:
+        raise HiesError(f"HIS loses no quality on task={config.task.name} at the ratios {ratios}; add larger ones.")
+    return ratios[after - 1], ratios[after]
+
+
+def _lost_at(config: Config, bench: Workbench, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
+    encoded = bench.encoded("report")
+    lengths = np.array([encoded.length(i) for i in range(len(encoded))])
+    example = lost_example(bench.labels("report"), unpruned, pruned, lengths)
+    if example is None:
+        raise HiesError(
+            f"No report example of task={config.task.name} with at most {LONGEST} tokens is right unpruned and wrong "
+            f"at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
+        )
+    return example
+
+
+def steepest_drop(quality: list[float | None]) -> int | None:
+    """The place after the largest drop between neighbours, the first of equal ones; None if none of them drops."""
+    values = np.array([np.nan if value is None else value for value in quality], dtype=float)
+    drops = -np.diff(values)
+    if not (drops > 0).any():
+        return None
+    return int(np.nanargmax(drops)) + 1
+
+
+def lost_example(labels: np.ndarray, unpruned: np.ndarray, pruned: np.ndarray, lengths: np.ndarray) -> int | None:
+    """The shortest example that is right unpruned and wrong pruned, the first of equal ones; None if all are too long.
+
+    Regression scores count as right where they round to the label's integer, as for stability. All arrays: [examples].
+    """
+    right, kept = (_classes(answers) == _classes(labels) for answers in (unpruned, pruned))
+    lost = np.flatnonzero(right & ~kept & (lengths <= LONGEST))
+    return int(lost[np.argmin(lengths[lost])]) if len(lost) else None
+
+
+@torch.no_grad()
+def attention_received(network: nn.Module, batch: Batch) -> SiteTensors:
+    """The share of its attention that each head gives to each token, mean over the queries, float32.
+
+    Args:
+        network: any model that uses transformers' attention interface.
+        batch: one example without padding, as the model takes it.
+
+    Returns:
+        {site: [heads, tokens]}; the mean over its calls where a site is called several times.
+    """
+    calls: dict[str, list[Tensor]] = {}
+
+    def note(site: str, call: AttentionCall, output: Tensor) -> Tensor:
+        calls.setdefault(site, []).append(weights(call)[0].mean(dim=1))
+        return output
+
+    with evaluating(network), handling(network, note):
+        network(**{name: value for name, value in batch.items() if name != "labels"})
+    shapes = {found.shape[1:] for parts in calls.values() for found in parts}
+    if shapes != {batch["input_ids"].shape[1:]}:
+        raise HiesError(f"{type(network).__name__} does not attend over the tokens themselves, so they have no share.")
+    return {site: torch.stack(parts).mean(dim=0) for site, parts in calls.items()}
+
+
+def weights(call: AttentionCall) -> Tensor:
+    """softmax(scale * q k^T) of an attention call, float32 [rows, heads, queries, keys]."""
+    key = call.key.float().repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
+    scores = call.scale * call.query.float() @ key.mT
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    if call.bias is not None:
+        scores = scores + call.bias
+    visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril() if call.causal else call.mask
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    if call.sinks is None:
+        return scores.softmax(dim=-1)
+    sinks = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
+
+
+def flat_mask(heads: dict[str, int], removed: Removed) -> np.ndarray:
+    """Whether each head of the model is removed, in order of depth, [heads of the model]."""
+    return np.concatenate([np.isin(np.arange(count), removed.get(site, [])) for site, count in heads.items()])
+
+
+def _classes(answers: np.ndarray) -> np.ndarray:
+    return np.rint(answers.clip(0, 5)) if np.issubdtype(answers.dtype, np.floating) else answers
+
+
+def _tokens(bench: Workbench, batch: Batch) -> list[str]:
+    assert bench.tokenizer is not None
+    return [str(token) for token in bench.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
+
+
+def _name_of(config: Config, answer: Any) -> str:
+    names = config.task.label_names()
+    return names[int(answer)] if names else f"{answer:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
