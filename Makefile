@@ -6,9 +6,16 @@ ARGS ?=
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 RESULTS ?= results
+MODEL ?= minilm
+DATA ?= $(HIES_DATA)
+RUN = $(BIN)/python -m experiments.run model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
+DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
+DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
+
+FROM_GLUE := table1 table2 table7 table9 figure3 figure8 claims tasks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run figures test lint benchmark clean
+.PHONY: help setup run glue figures test lint benchmark clean $(FROM_GLUE) figure1 figure2 figure7 figure9 figure12 table11
 
 help: ## show this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,8 +32,37 @@ run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickst
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
 	$(BIN)/python -m analysis --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
 
-figures: setup ## draw tables and figures from the rows that are there
-	$(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
+glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder with nyu-mll/glue; without DATA: the Hub)
+	$(RUN) experiment=glue $(ARGS)
+	$(RUN) experiment=alpha $(ARGS)
+	$(RUN) experiment=calibration $(ARGS)
+	$(DRAW) --experiment glue tasks table1 table2 table7 table9 claims significance figure3 figure8
+	$(DRAW) --experiment alpha figure12 alphas
+	$(DRAW) --experiment calibration table11
+
+$(FROM_GLUE): setup ## one table or figure, with the rows that it takes (the same MODEL and DATA)
+	$(RUN) experiment=glue $(ARGS)
+	$(DRAW) --experiment glue $@
+
+figure2 figure7 figure9: setup # heat maps of HIS, AE and HIES
+	$(RUN) experiment=glue $(ARGS)
+	$(DRAW) --experiment glue heatmaps
+
+figure1: setup # why HIS alone drops: curve, attention over a misclassified example, distributions
+	$(RUN) experiment=glue criterion=his $(ARGS)
+	$(DIAGNOSE) experiment=glue criterion=his task=cola seed=0 $(ARGS)
+	$(DRAW) --experiment glue figure1
+
+figure12: setup # how much alpha matters
+	$(RUN) experiment=alpha $(ARGS)
+	$(DRAW) --experiment alpha figure12 alphas
+
+table11: setup # how many calibration examples it takes
+	$(RUN) experiment=calibration $(ARGS)
+	$(DRAW) --experiment calibration table11
+
+figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
+	for rows in $(wildcard $(RESULTS) reports/*); do $(BIN)/python -m analysis --results $$rows --out $$rows || exit 1; done
 
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
