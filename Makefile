@@ -30,7 +30,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickstart, ARGS='seed=0,1')
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
-	$(BIN)/python -m analysis --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
+	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
 
 glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder with nyu-mll/glue; without DATA: the Hub)
 	$(RUN) experiment=glue $(ARGS)

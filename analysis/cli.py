@@ -16,6 +16,7 @@ from analysis.output import write
 from analysis.registry import Entry, entries
 from analysis.rows import load
 
+SHOWN = 12  # missing jobs that are named one by one
 RUN = "python -m experiments.run -m experiment="
 
 
@@ -71,10 +72,13 @@ def _build(options: argparse.Namespace) -> int:
     if rows.empty:
         raise UsageError(no_rows(options.results, options.experiment))
     try:
-        written = [path for entry in chosen for path in _write_groups(entry, rows, options.out)]
+        made = {entry.name: _write_groups(entry, rows, options.out, explain=bool(options.names)) for entry in chosen}
     except OSError as problem:
         raise UsageError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
+    written = [path for paths in made.values() for path in paths]
     print("\n".join(["Written:", *(f"  {path}" for path in written)]) if written else "Nothing was written.")
+    if not options.names and (without := [name for name, paths in made.items() if not paths]):
+        print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     _print_completeness(options.results, rows, missing, options.experiment)
     return 0 if written else 1
 
@@ -107,8 +111,8 @@ def no_rows(results: Path, experiment: str | None) -> str:
     return f"--results={results} holds no rows; `make run` or `{RUN}quickstart` makes them."
 
 
-def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
-    """One output for each group; the groups whose rows do not allow it are named with the reason."""
+def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) -> list[Path]:
+    """One output for each group; the groups whose rows do not allow it are named with the reason (if `explain`)."""
     written: list[Path] = []
     refused: dict[str, list[str]] = {}
     for key, group in rows.groupby(list(entry.per)):
@@ -116,7 +120,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
             written += write(entry, group, out)
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
-    for words, keys in refused.items():
+    for words, keys in refused.items() if explain else ():
         print(f"not built: {entry.name} for {'; '.join(keys)}: {words}.")
     return written
 
@@ -129,5 +133,7 @@ def _print_completeness(results: Path, rows: pd.DataFrame, missing: list[grid.Jo
         tail = f", {failed} failed" if failed else ""
         source = "" if grid.declared_jobs(results, name) else " (no grid.json: only what was found is counted)"
         print(f"{name}: {len(jobs) - len(gaps)} of {len(jobs)} jobs finished{tail}{source}.")
-        for job in gaps:
+        for job in gaps[:SHOWN]:
             print(f"  missing{' (failed)' * job.failed}: {job}: {job.command or 'its command is not recorded'}")
+        if len(gaps) > SHOWN:
+            print(f"  and {len(gaps) - SHOWN} more; `{RUN}{name}` makes those that it declares.")
