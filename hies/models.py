@@ -101,11 +101,9 @@ class Model:
         """The model before fine-tuning, with an output for each of the task's labels, and the rest from its weights."""
         check_fit(self, task)
         labels = task.label_names()
-        options: dict[str, Any] = {
-            "num_labels": max(len(labels), 1),
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: index for index, label in enumerate(labels)},
-        }
+        options: dict[str, Any] = {"num_labels": 1}  # a regression task
+        if labels:
+            options = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.finetuning(task).seed)  # the classifier is drawn at random
             if self.architecture is not None:

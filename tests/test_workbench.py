@@ -7,13 +7,14 @@ import pytest
 import torch
 import transformers as tf
 
+from hies import metrics
 from hies import workbench as workbench_module
 from hies.batching import encode
 from hies.errors import HiesError
 from hies.evaluation import predict
 from hies.labels import found_label_order
 from hies.models import Model
-from hies.tasks import ApiDocs, Digits
+from hies.tasks import TASKS, ApiDocs, Digits
 from hies.training import Finetuning
 from hies.workbench import Tally, Workbench
 
@@ -224,3 +225,15 @@ def test_another_tokenizer_is_another_identity(text_bench, text_model, tmp_path)
     other = shutil.copytree(text_model, tmp_path / "other")
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text().replace('"return"', '"yield"'))
     assert Model(source=str(other)).identity(Digits()) != Model(source=str(text_model)).identity(Digits())
+
+
+def test_a_regression_task_is_fine_tuned_and_answers_in_scores(text_model, cache, glue_copy):
+    model = Model(name="words", source=str(text_model), max_length=31, finetune=Finetuning(epochs=3, learning_rate=3e-3))
+    bench = Workbench(model, TASKS["stsb"](max_examples=53), glue_copy, cache, CPU)
+    scores = bench.predictions({})
+    assert scores.shape == (53,) and scores.dtype == np.float32 and bench.network.config.num_labels == 1
+    assert bench.label_order is None
+    statistics = bench.statistics(frozenset({"his"}), 0, 7)
+    assert all((his > 0).any() for his in statistics.his.values())
+    value, quality = metrics.quality("pearson", bench.labels("report"), scores)
+    assert quality == pytest.approx(50 * (1 + value))
