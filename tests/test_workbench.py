@@ -166,7 +166,7 @@ def test_an_order_in_doubt_is_refused_and_a_given_one_is_taken():
 def text_model(tmp_path_factory):
     """A two-layer BERT with a word-piece tokenizer of its own, as a folder."""
     folder = tmp_path_factory.mktemp("bert")
-    letters = "abcdefghijklmnopqrstuvwxyz"
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     words = [
         "[PAD]",
         "[UNK]",
@@ -189,7 +189,7 @@ def text_model(tmp_path_factory):
     (folder / "vocab.txt").write_text("\n".join([*words, *letters, *(f"##{letter}" for letter in letters)]))
     tf.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     config = tf.BertConfig(
-        vocab_size=80, hidden_size=35, num_hidden_layers=2, num_attention_heads=5, intermediate_size=13,
+        vocab_size=100, hidden_size=35, num_hidden_layers=2, num_attention_heads=5, intermediate_size=13,
         max_position_embeddings=64,
     )  # fmt: skip
     torch.manual_seed(0)
