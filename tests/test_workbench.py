@@ -228,7 +228,7 @@ def test_another_tokenizer_is_another_identity(text_bench, text_model, tmp_path)
 
 
 def test_a_regression_task_is_fine_tuned_and_answers_in_scores(text_model, cache, glue_copy):
-    model = Model(name="words", source=str(text_model), max_length=31, finetune=Finetuning(epochs=3, learning_rate=3e-3))
+    model = Model(name="words", source=str(text_model), max_length=61, finetune=Finetuning(epochs=3, learning_rate=3e-3))
     bench = Workbench(model, TASKS["stsb"](max_examples=53), glue_copy, cache, CPU)
     scores = bench.predictions({})
     assert scores.shape == (53,) and scores.dtype == np.float32 and bench.network.config.num_labels == 1
