@@ -18,7 +18,7 @@ FROM_GLUE := table1 table2 table7 table9 figure3 figure8 claims tasks
 .PHONY: help setup run glue figures test lint benchmark clean $(FROM_GLUE) figure1 figure2 figure7 figure9 figure12 table11
 
 help: ## show this list
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
 
 setup: $(SETUP) ## create the virtual environment and install what is pinned in constraints.txt
 
@@ -32,32 +32,34 @@ run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickst
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
 
+# table1 table2 table7 table9 figure3 figure8 claims tasks: ## one table or figure (as for glue: MODEL, DATA)
 glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder with nyu-mll/glue; without DATA: the Hub)
 	$(RUN) experiment=glue $(ARGS)
 	$(RUN) experiment=alpha $(ARGS)
 	$(RUN) experiment=calibration $(ARGS)
-	$(DRAW) --experiment glue tasks table1 table2 table7 table9 claims significance figure3 figure8
+	$(DIAGNOSE) experiment=glue criterion=his task=cola seed=0 $(ARGS)
+	$(DRAW) --experiment glue tasks table1 table2 table7 table9 claims significance heatmaps figure1 figure3 figure8
 	$(DRAW) --experiment alpha figure12 alphas
 	$(DRAW) --experiment calibration table11
 
-$(FROM_GLUE): setup ## one table or figure, with the rows that it takes (the same MODEL and DATA)
+$(FROM_GLUE): setup # one of them, with the rows that it takes
 	$(RUN) experiment=glue $(ARGS)
 	$(DRAW) --experiment glue $@
 
-figure2 figure7 figure9: setup # heat maps of HIS, AE and HIES
+figure2 figure7 figure9: setup ## heat maps of HIS, AE and HIES (as for glue: MODEL, DATA)
 	$(RUN) experiment=glue $(ARGS)
 	$(DRAW) --experiment glue heatmaps
 
-figure1: setup # why HIS alone drops: curve, attention over a misclassified example, distributions
+figure1: setup ## why HIS alone drops: curve, attention over a misclassified example, distributions
 	$(RUN) experiment=glue criterion=his $(ARGS)
 	$(DIAGNOSE) experiment=glue criterion=his task=cola seed=0 $(ARGS)
 	$(DRAW) --experiment glue figure1
 
-figure12: setup # how much alpha matters
+figure12: setup ## how much alpha matters
 	$(RUN) experiment=alpha $(ARGS)
 	$(DRAW) --experiment alpha figure12 alphas
 
-table11: setup # how many calibration examples it takes
+table11: setup ## how many calibration examples it takes
 	$(RUN) experiment=calibration $(ARGS)
 	$(DRAW) --experiment calibration table11
 

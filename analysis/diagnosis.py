@@ -11,8 +11,6 @@ import numpy as np
 
 from analysis.errors import Unavailable
 
-COMMAND = "python -m experiments.diagnose name={} model={} task={}"
-
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -21,7 +19,7 @@ class Diagnosis:
     ratio_before, ratio: the neighbouring ratios between which quality drops most. removed: the heads gone at `ratio`,
     [heads of the model]. tokens: of the example, [tokens]. attention: of the unpruned model, mean over the queries,
     [heads of the model, tokens]. label, unpruned, pruned: the names of the right class and of both answers.
-    example: its index in the report split.
+    example: its index in the report split. checkpoint: the digest of the weights, as in the rows.
     """
 
     seed: int
@@ -34,6 +32,7 @@ class Diagnosis:
     unpruned: str
     pruned: str
     example: int
+    checkpoint: str
 
 
 def file_name(model: str, task: str, seed: int | str) -> str:
@@ -48,16 +47,19 @@ def load_diagnosis(row: Mapping[Any, Any]) -> Diagnosis:
         Unavailable: there is none, with the command that makes it, or it cannot be read.
     """
     folder = Path(row["path"]).parent
-    found = list(folder.glob(file_name(row["model"], row["task"], "*")))
-    if not found:
-        command = COMMAND.format(row["experiment"], row["model"], row["task"])
+    there = list(folder.glob(file_name(row["model"], row["task"], "*")))
+    if not there:
+        command = row["command"].replace("experiments.run", "experiments.diagnose")
         raise Unavailable(f"{folder} holds no diagnosis; `{command}` makes it")
-    path = min(found, key=_seed)
+    path = min(there, key=_seed)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _read(arrays)
+            found = _read(arrays)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise Unavailable(f"the diagnosis {path} cannot be read") from None
+    if found.checkpoint != row["checkpoint"]:
+        raise Unavailable(f"the diagnosis {path} is of the checkpoint {found.checkpoint}, the rows of another")
+    return found
 
 
 def _seed(path: Path) -> int:

@@ -107,12 +107,12 @@ def _is_told(name: str, value: Any) -> bool:
 
 
 def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
-    """For each row: whether its setting holds several values; a tuning knob counts only where alpha was chosen."""
-    counted = pd.Series(True, index=kinds.index)
+    """For each row: whether its setting holds several values; a tuning knob counts within each way to choose alpha."""
+    counted, within = pd.Series(True, index=kinds.index), SETTING
     if column in TUNING:
-        counted = kinds["alpha"].map(lambda alpha: isinstance(alpha, str))
-    values = kinds[counted].groupby(SETTING)[column].nunique(dropna=False)
-    settings = zip(*(kinds[name] for name in SETTING), strict=True)
+        counted, within = kinds["alpha"].map(lambda alpha: isinstance(alpha, str)), [*SETTING, "alpha"]
+    values = kinds[counted].groupby(within)[column].nunique(dropna=False)
+    settings = zip(*(kinds[name] for name in within), strict=True)
     return [bool(one) and values[setting] > 1 for one, setting in zip(counted, settings, strict=True)]
 
 

@@ -23,6 +23,7 @@ from analysis.cli import Parser, UsageError, check_experiment, no_rows
 from analysis.errors import RowsWarning
 from analysis.rows import BadRows, read_run
 
+ELSEWHERE = ("results_dir=", "cache_dir=", "wandb.", "device=")  # what of a command concerns one machine alone
 DATA_ROOT = "data_root=$HIES_DATA"
 
 
@@ -104,10 +105,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _without_path(row: dict[str, Any]) -> dict[str, Any]:
-    """The row or job with a command that finds the data wherever HIES_DATA says."""
-    words = shlex.split(row["command"])
-    if not any(word.startswith("data_root=") for word in words):
-        return row
+    """The row or job with a command that names no place of the machine it ran on."""
+    words = [word for word in shlex.split(row["command"]) if not word.startswith(ELSEWHERE)]
     kept = [DATA_ROOT if word.startswith("data_root=") else shlex.quote(word) for word in words]
     return {**row, "command": " ".join(kept)}
 

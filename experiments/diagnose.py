@@ -1,4 +1,4 @@
-"""What HIS loses: `python -m experiments.diagnose [-m] name=glue model=minilm task=rte,sst2 seed=0`, for figure 1.
+"""What HIS loses: `python -m experiments.diagnose experiment=glue criterion=his task=rte,sst2 seed=0`, for figure 1.
 
 Among sparsity.ratios it finds the steepest drop of quality under HIS, and a report example that is lost there. The
 attention of every head over its tokens goes to `<results_dir>/<name>/diagnosis-<model>-<task>-s<seed>.npz`.
@@ -93,6 +93,7 @@ def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
         "tokens": np.array(_tokens(bench, batch)),
         "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
         "example": np.array(example),
+        "checkpoint": np.array(bench.checkpoint_identity),
         **{name: np.array(_name_of(config, values[example])) for name, values in said.items()},
     }
 

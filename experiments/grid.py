@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -63,16 +64,19 @@ def declared_jobs(arguments: list[str], multirun: bool) -> Declared:
 def write_grid(declared: Declared) -> None:
     """Leave the declared jobs beside the rows, so that analysis can name the missing ones.
 
-    A part of an experiment, or a sweep made up on the command line, adds to the grid that is there.
+    A part of an experiment, or a sweep made up on the command line, adds to the grid that is there; a whole one takes
+    the place of what was declared for the same models.
     """
     config = declared.jobs[0].config
     path = Path(config.results_dir) / config.name / "grid.json"
     jobs = {job.run_id: job.describe() for job in declared.jobs}
-    if not declared.whole and path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))["jobs"]
-        jobs = {job["run_id"]: job for job in known} | jobs
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"jobs": list(jobs.values())}, indent=1), encoding="utf-8")
+    replaced = {job.config.model.name for job in declared.jobs} if declared.whole else set()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(".grid.json.lock")):
+        known = json.loads(path.read_text(encoding="utf-8"))["jobs"] if path.exists() else []
+        jobs = {job["run_id"]: job for job in known if job["model"] not in replaced} | jobs
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({"jobs": list(jobs.values())}, indent=1), encoding="utf-8")
 
 
 class _Composer:

@@ -20,18 +20,20 @@ def found_label_order(
 ) -> list[int] | None:
     """Which output stands for each label, [labels]; None where the outputs are in the order of the labels.
 
-    What `given` says counts; else the names in the checkpoint's configuration, if they are the task's own; else the
-    order under which the unpruned model is right most often, if it leaves no doubt (two standard errors).
+    What `given` says counts; else the names in the checkpoint's configuration, if they are the task's own and the
+    answers do not speak against them; else the order under which the unpruned model is right most often, if it leaves
+    no doubt. Either is judged at two standard errors, for every two labels exchanged.
 
     Args:
         task: a task with classes, or a regression task (None).
         network: the fine-tuned checkpoint.
-        answers: gives the model's outputs on the selection split, [examples]; asked only where names do not tell.
+        answers: gives the model's outputs on the selection split, [examples]; asked unless `given`.
         labels: of the same examples, [examples].
         given: the order from the configuration.
 
     Raises:
-        HiesError: `given` is no order of the labels, or the answers do not tell one order from another.
+        HiesError: `given` is no order of the labels, the answers contradict the names, or do not tell one order
+            from another.
     """
     names = list(task.label_names())
     own = list(range(len(names)))
@@ -39,27 +41,35 @@ def found_label_order(
         raise HiesError(f"model.label_order gives {given} for task={task.name}; it must be an order of {own}.")
     if not names:
         return None
-    found = given or _by_name(names, network) or _by_answers(task, answers(), labels)
+    found = given or _confirmed(task, _by_name(names, network), answers(), labels)
     return None if found == own else found
 
 
 def _by_name(names: list[str], network: PreTrainedModel) -> list[int] | None:
-    outputs = [str(name).lower() for name in dict(network.config.id2label or {}).values()]
+    by_id = {int(index): str(name).lower() for index, name in dict(network.config.id2label or {}).items()}
+    outputs = [by_id[index] for index in sorted(by_id)]
     return [outputs.index(name.lower()) for name in names] if {*outputs} == {name.lower() for name in names} else None
 
 
-def _by_answers(task: Task, answers: np.ndarray, labels: np.ndarray) -> list[int]:
+def _confirmed(task: Task, named: list[int] | None, answers: np.ndarray, labels: np.ndarray) -> list[int]:
+    """The order that the answers speak for, or the named one unless they speak against it."""
     names = task.label_names()
     counts = np.zeros((len(names), len(names)))  # label x output
     np.add.at(counts, (labels, answers), 1)
-    best = linear_sum_assignment(counts, maximize=True)[1]
-    # What another order loses, taking that with two labels swapped: the least of it must be more than chance gives.
+    best = named or linear_sum_assignment(counts, maximize=True)[1].tolist()
     for i, j in combinations(range(len(names)), 2):
         kept, swapped = counts[i, best[i]] + counts[j, best[j]], counts[i, best[j]] + counts[j, best[i]]
-        if kept - swapped <= 2 * np.sqrt(kept + swapped):
+        doubt = 2 * np.sqrt(kept + swapped)  # two standard errors of their difference, were there nothing to tell
+        if named and swapped - kept > doubt:
+            raise HiesError(
+                f"The checkpoint for task={task.name} names its outputs in the order {named}, but with {names[i]} and "
+                f"{names[j]} exchanged its answers are right {swapped:.0f} instead of {kept:.0f} times; give the "
+                f"output of each label as in +model.label_order.{task.name}={[*range(len(names))]}."
+            )
+        if not named and kept - swapped <= doubt:
             raise HiesError(
                 f"The checkpoint for task={task.name} does not name its outputs, and its answers do not tell which of "
                 f"them stand for {names[i]} and {names[j]}; give the output of each label ({', '.join(names)}) as in "
                 f"+model.label_order.{task.name}={[*range(len(names))]}."
             )
-    return best.tolist()
+    return best

@@ -122,6 +122,8 @@ class Workbench:
                 f"The checkpoint {self.checkpoint!r} has {outputs} outputs, but task={self.task.name} has {labels} "
                 "labels; give one that was fine-tuned for this task."
             )
+        if self.tokenizer is not None and network.config.pad_token_id is None:
+            network.config.pad_token_id = self.tokenizer.pad_token_id or 0  # as the batches are padded
         return network.to(self.device).eval()
 
     @cached_property
@@ -131,7 +133,8 @@ class Workbench:
             name: value for name, value in self.encoded("report", 1).batch([0]).items() if name != "labels"
         }
         if self.model.modality == "text":
-            shape = (1, min(self.model.max_length, self.network.config.max_position_embeddings))
+            longest = getattr(self.network.config, "max_position_embeddings", None) or self.model.max_length
+            shape = (1, min(self.model.max_length, longest))
             example = {
                 "input_ids": torch.zeros(shape, dtype=torch.int64),
                 "attention_mask": torch.ones(shape, dtype=torch.int64),

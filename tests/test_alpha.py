@@ -71,3 +71,5 @@ def test_wrong_knobs_are_named(knobs, word):
 def test_how_alpha_is_chosen_counts_only_where_it_is_chosen():
     assert HIES(alpha=0, alphas=(0.2,)).knobs == HIES(alpha=0.0).knobs == {"alpha": 0.0, "normalize": "global"}
     assert HIES(alpha="auto", alphas=(0.2,)).knobs != HIES(alpha="auto").knobs
+    assert HIES(alpha="auto", tuning_seeds=1, tuning_examples=7).knobs == HIES(alpha="auto").knobs
+    assert HIES(alpha="per_task", tuning_examples=7).knobs != HIES(alpha="per_task").knobs

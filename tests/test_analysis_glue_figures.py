@@ -224,7 +224,7 @@ def write_diagnosis(folder: Path, seed: int = 0, **changes: Any) -> None:
     arrays = {
         "seed": seed, "ratio_before": 0.0, "ratio": 0.4, "removed": np.array([True, False, False, True, False]),
         "tokens": np.array(["[CLS]", "$5", "##s"]), "attention": attention, "label": "yes", "unpruned": "yes",
-        "pruned": "no", "example": 7, **changes,
+        "pruned": "no", "example": 7, "checkpoint": "c", **changes,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / file_name("tiny", "toy", seed), **arrays)
@@ -256,9 +256,18 @@ def test_figure1_shows_the_drop_the_attention_and_the_removed_heads(tmp_path: Pa
 
 
 def test_figure1_names_the_command_that_makes_its_diagnosis(tmp_path: Path) -> None:
-    write_run(tmp_path / "exp", "his")
-    with pytest.raises(Unavailable, match=r"python -m experiments\.diagnose name=exp model=tiny task=toy"):
+    write_run(tmp_path / "exp", "his", command="python -m experiments.run criterion=his seed=0 experiment=exp")
+    with pytest.raises(
+        Unavailable, match=r"`python -m experiments\.diagnose criterion=his seed=0 experiment=exp` makes"
+    ):
         figure1.draw(load(tmp_path))
+
+
+def test_a_diagnosis_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "exp", "his")
+    write_diagnosis(tmp_path / "exp", checkpoint="other")
+    with pytest.raises(Unavailable, match="of the checkpoint other, the rows of another"):
+        load_diagnosis(load(tmp_path).iloc[0])
 
 
 def test_the_diagnosis_of_the_lowest_seed_is_read_and_a_broken_one_is_named(tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ def test_arrays_are_as_small_as_their_values_allow_and_ratios_stay_exact(results
 
 def test_no_path_to_data_is_left_and_all_else_of_a_row_is_kept(results: Path) -> None:
     exp = results / "exp"
-    command = "python -m experiments.run task=rte 'data_root=/home/me/my data' 'sparsity.ratios=[0.1,0.3]' seed=0"
+    command = (
+        "python -m experiments.run task=rte 'data_root=/home/me/my data' cache_dir=/tmp/c results_dir=r "
+        "wandb.mode=offline device=cpu 'sparsity.ratios=[0.1,0.3]' seed=0"
+    )
     path = write_run(exp, "l2", command=command)
     job = {"run_id": "x", "model": "m", "task": "t", "criterion": "l2", "parameters": {}, "seed": 0, "command": command}
     (exp / "grid.json").write_text(json.dumps({"jobs": [job]}))

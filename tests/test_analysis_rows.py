@@ -92,8 +92,8 @@ def test_words_come_before_numbers_and_what_a_job_found_is_no_knob(tmp_path: Pat
 
 def test_how_alpha_was_chosen_is_told_only_where_a_setting_holds_several_ways(tmp_path: Path) -> None:
     def run(task: str, **changes) -> None:
-        tuning = {"alphas": [0.1, 0.9], "tuning_seeds": 3, "tuning_examples": None, **changes}
-        write_run(tmp_path / "exp", "hies", task=task, alpha="auto", name=f"{task}-{changes}", **tuning)
+        tuning = {"alpha": "auto", "alphas": [0.1, 0.9], "tuning_seeds": 3, "tuning_examples": None, **changes}
+        write_run(tmp_path / "exp", "hies", task=task, name=f"{task}-{changes}", **tuning)
 
     run("one")
     run("two")
@@ -101,9 +101,11 @@ def test_how_alpha_was_chosen_is_told_only_where_a_setting_holds_several_ways(tm
     run("three", alphas=[0.5])
     run("three", tuning_seeds=1)
     write_run(tmp_path / "exp", "hies", task="one", alpha=0.5)
+    run("one", alpha="per_ratio_on_report", tuning_examples=7)  # alone of its kind: nothing to tell apart
     curves = load(tmp_path).groupby("task")["curve"].unique().map(sorted)
     auto = f"HIES ({ALPHA} auto)"
-    assert curves["one"] == [f"HIES ({ALPHA} = 0.5)", auto]
+    optimistic = f"HIES ({ALPHA} per ratio, chosen on the report split)"
+    assert curves["one"] == [f"HIES ({ALPHA} = 0.5)", auto, optimistic]
     assert curves["two"] == [f"{auto}, 2000 tuning examples", f"{auto}, all tuning examples"]
     assert curves["three"] == [
         f"{auto}, {ALPHA} from [0.1, 0.9], 1 tuning seeds", f"{auto}, {ALPHA} from [0.5], 3 tuning seeds",

@@ -128,6 +128,7 @@ class Bench:
     """A tiny model with random weights on random examples: what `diagnose` asks of a workbench."""
 
     device = torch.device("cpu")
+    checkpoint_identity = "c"
 
     def __init__(self, task, examples: int = 40) -> None:
         self.task, self.tokenizer, self.network = task, Words(), make("bert").eval()

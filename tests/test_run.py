@@ -3,14 +3,20 @@
 import json
 import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from experiments import job as job_module
-from experiments import run
+from experiments import run, schema
+from experiments.grid import Declared, write_grid
+from experiments.messages import CONF
 from hies import workbench as workbench_module
+from hies.criteria import CRITERIA
 from hies.models import HEADS, load_weights
 
 FAST = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "wandb.mode=disabled"]
@@ -132,6 +138,23 @@ def test_a_later_part_does_not_shrink_the_grid(call):
     call("-m", "criterion=ae", "sparsity.ratios=[0.5]")
     grid = json.loads((call.results / "single" / "grid.json").read_text())["jobs"]
     assert [job["criterion"] for job in grid] == ["his", "random", "ae"]
+
+
+def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call):
+    def declare(name, criteria):
+        config = schema.to_config(compose_small(name))
+        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), "") for kind in criteria]
+        write_grid(Declared(jobs, sweep=True, whole=True))
+        grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
+        return sorted((job["model"], job["criterion"]) for job in grid)
+
+    def compose_small(name):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", [*FAST, f"model.name={name}", f"results_dir={call.results}"])
+
+    assert declare("one", ["his", "ae"]) == [("one", "ae"), ("one", "his")]
+    assert declare("two", ["ad"]) == [("one", "ae"), ("one", "his"), ("two", "ad")]
+    assert declare("one", ["l2"]) == [("one", "l2"), ("two", "ad")]
 
 
 def test_the_command_in_a_row_repeats_its_run(call):

@@ -145,10 +145,20 @@ class _Network:
 LABELS = np.arange(200) % 10
 
 
-def test_names_settle_the_order_without_asking_for_answers():
-    network = _Network(*"1023456789")
-    assert found_label_order(Digits(), network, lambda: pytest.fail("asked"), LABELS)[:3] == [1, 0, 2]
-    assert found_label_order(Digits(), _Network(*"0123456789"), lambda: pytest.fail("asked"), LABELS) is None
+def test_names_settle_the_order_unless_the_answers_contradict_them():
+    network, order = _Network(*"1023456789"), np.array([1, 0, *range(2, 10)])
+    doubtful = np.where(np.arange(200) < 100, LABELS, order[LABELS])
+    for answers in (order[LABELS], doubtful):
+        assert found_label_order(Digits(), network, lambda answers=answers: answers, LABELS)[:3] == [1, 0, 2]
+    assert found_label_order(Digits(), _Network(*"0123456789"), lambda: LABELS, LABELS) is None
+    with pytest.raises(HiesError, match=r"right 40 instead of 0 times.*label_order.digits"):
+        found_label_order(Digits(), network, lambda: LABELS, LABELS)
+
+
+def test_the_names_of_outputs_are_read_by_their_number():
+    network = _Network()
+    network.config.id2label = {str(i): str(i) for i in reversed(range(10))}
+    assert found_label_order(Digits(), network, lambda: LABELS, LABELS) is None
 
 
 def test_an_order_in_doubt_is_refused_and_a_given_one_is_taken():
@@ -228,7 +238,9 @@ def test_another_tokenizer_is_another_identity(text_bench, text_model, tmp_path)
 
 
 def test_a_regression_task_is_fine_tuned_and_answers_in_scores(text_model, cache, glue_copy):
-    model = Model(name="words", source=str(text_model), max_length=61, finetune=Finetuning(epochs=3, learning_rate=3e-3))
+    model = Model(
+        name="words", source=str(text_model), max_length=61, finetune=Finetuning(epochs=3, learning_rate=3e-3)
+    )
     bench = Workbench(model, TASKS["stsb"](max_examples=53), glue_copy, cache, CPU)
     scores = bench.predictions({})
     assert scores.shape == (53,) and scores.dtype == np.float32 and bench.network.config.num_labels == 1

@@ -81,7 +81,7 @@ def _caption(fixed: pd.DataFrame, rows: pd.DataFrame) -> str:
         f"{caption(fixed)}. By weighted area under the quality curve, wAUC = sum of r q(r) / sum of r over the ratios "
     )
     text += "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over seeds; band: 95 % "
-    text += "bootstrap interval; dashed: unpruned."
+    text += "bootstrap interval; dashed: unpruned. Ranked on the report split itself, so the best is optimistic."
     if fixed["quality"].isna().any():
         text += " Undefined quality counts as 0, the worst, and is not drawn."
     if not (rows["criterion"] == "his").any():

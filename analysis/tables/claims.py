@@ -117,8 +117,9 @@ def _caption(data: pd.DataFrame, used: pd.DataFrame, draws: int) -> str:
 def bootstrap_note(draws: int) -> str:
     """How the intervals were made, for a caption."""
     return (
-        f"Brackets: 95 % percentile interval of {draws:,} paired bootstrap draws over seeds and evaluation examples "
-        "(evenness: over seeds alone), not corrected for the number of comparisons."
+        f"Brackets: 95 % percentile interval of {draws:,} paired bootstrap draws over calibration seeds and evaluation "
+        "examples (evenness: over seeds alone) of one fine-tuned checkpoint and one choice of alpha, not corrected for "
+        "the number of comparisons."
     )
 
 

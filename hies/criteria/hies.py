@@ -48,7 +48,9 @@ class HIES(Criterion):
     def knobs(self) -> dict[str, Any]:
         """The knobs in use: how alpha is chosen counts only where it is chosen."""
         if isinstance(self.alpha, str):
-            return asdict(self)
+            split, _ = PROTOCOLS[self.alpha]
+            idle = () if split else ("tuning_seeds", "tuning_examples")  # the calibration loss knows neither
+            return {name: value for name, value in asdict(self).items() if name not in idle}
         return {"alpha": float(self.alpha), "normalize": self.normalize}
 
     def at(self, alpha: float) -> "HIES":
