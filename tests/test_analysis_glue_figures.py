@@ -257,9 +257,7 @@ def test_figure1_shows_the_drop_the_attention_and_the_removed_heads(tmp_path: Pa
 
 def test_figure1_names_the_command_that_makes_its_diagnosis(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", command="python -m experiments.run criterion=his seed=0 experiment=exp")
-    with pytest.raises(
-        Unavailable, match=r"`python -m experiments\.diagnose criterion=his seed=0 experiment=exp` makes"
-    ):
+    with pytest.raises(Unavailable, match=r"`python -m experiments\.diagnose criterion=his seed=0 experiment=exp`"):
         figure1.draw(load(tmp_path))
 
 

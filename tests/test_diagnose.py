@@ -181,7 +181,7 @@ def test_a_diagnosis_is_what_its_parts_say_and_the_analysis_reads_it(config, mon
     path = diagnose.file_of(config)
     assert path.name == diagnosis.file_name("tiny", "toy", 4)
     row = {"path": str(path.parent / "run.jsonl"), "model": "tiny", "task": "toy", "experiment": "glue"}
-    found = diagnosis.load_diagnosis(row)
+    found = diagnosis.load_diagnosis({**row, "checkpoint": "c"})
 
     scores = bench.statistics(frozenset({"his"}), 4, 5).his
     masks = {ratio: select(scores, ratio) for ratio in (0.2, 0.5, 0.8)}
