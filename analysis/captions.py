@@ -10,7 +10,7 @@ def caption(rows: pd.DataFrame) -> str:
     parts = [
         f"model {_listed(rows['model'])}",
         _tasks(rows["task"]),
-        f"{_listed(rows['examples'])} examples",
+        _examples(rows),
         f"{_seeds(rows['seed'])}",
         f"calibration size {_listed(rows['calibration_size'])}",
     ]
@@ -25,6 +25,14 @@ def percent(ratio: float) -> str:
 def _tasks(tasks: pd.Series) -> str:
     names = [task_name(task) for task in ordered_tasks(tasks)]
     return f"task{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def _examples(rows: pd.DataFrame) -> str:
+    """How many examples of the report split; for several tasks the fewest and the most."""
+    counts = rows["examples"]
+    if rows["task"].nunique() < 2 or counts.nunique() < 2:
+        return f"{_listed(counts)} examples"
+    return f"{counts.min()} to {counts.max()} examples a task"
 
 
 def _seeds(seeds: pd.Series) -> str:

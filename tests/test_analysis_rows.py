@@ -122,6 +122,9 @@ def test_a_caption_names_tasks_as_people_do_in_the_papers_order(tmp_path: Path) 
     for task in ("toy", "rte", "cola"):
         write_run(tmp_path / "exp", "his", task=task)
     assert caption(load(tmp_path)).startswith("model tiny, tasks CoLA, RTE, toy, 50 examples, 1 seed (0)")
+    rows = load(tmp_path)
+    rows.loc[rows["task"] == "rte", "examples"] = 139
+    assert caption(rows).startswith("model tiny, tasks CoLA, RTE, toy, 50 to 139 examples a task, 1 seed (0)")
 
 
 def cut(path: Path) -> None:
