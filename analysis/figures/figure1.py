@@ -101,6 +101,9 @@ def _histogram(axes: Axes, values: np.ndarray, removed: np.ndarray, name: str) -
     axes.hist(parts, edges.tolist(), stacked=True, color=[REMOVED, KEPT], label=["removed", "kept"], edgecolor="white")
     if logarithmic:
         axes.set_xscale("log")
+        ticks = np.geomspace(values.min(), values.max(), 3)  # one decade or three: never more labels than fit
+        axes.set_xticks(ticks, labels=[f"{tick:.1g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
     axes.set(title=name, ylabel="heads", xlabel=name + " (logarithmic)" * logarithmic)
     axes.grid(axis="y")
 
