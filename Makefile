@@ -14,6 +14,12 @@ DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
 
 FROM_GLUE := table1 table2 table7 table9 figure3 figure8 claims tasks
 
+define draw_glue
+	$(BIN)/python -m analysis tasks table1 table2 table7 table9 claims significance heatmaps figure3 figure8 --experiment glue --results $(1) --out $(1)
+	$(BIN)/python -m analysis figure12 alphas --experiment alpha --results $(1) --out $(1)
+	$(BIN)/python -m analysis table11 --experiment calibration --results $(1) --out $(1)
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run glue figures test lint benchmark clean $(FROM_GLUE) figure1 figure2 figure7 figure9 figure12 table11
 
@@ -38,9 +44,8 @@ glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder
 	$(RUN) experiment=alpha $(ARGS)
 	$(RUN) experiment=calibration $(ARGS)
 	$(DIAGNOSE) experiment=glue criterion=his task=cola seed=0 $(ARGS)
-	$(DRAW) --experiment glue tasks table1 table2 table7 table9 claims significance heatmaps figure1 figure3 figure8
-	$(DRAW) --experiment alpha figure12 alphas
-	$(DRAW) --experiment calibration table11
+	$(call draw_glue,$(RESULTS))
+	$(DRAW) --experiment glue figure1
 
 $(FROM_GLUE): setup # one of them, with the rows that it takes
 	$(RUN) experiment=glue $(ARGS)
@@ -64,7 +69,8 @@ table11: setup ## how many calibration examples it takes
 	$(DRAW) --experiment calibration table11
 
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
-	for rows in $(wildcard $(RESULTS) reports/*); do $(BIN)/python -m analysis --results $$rows --out $$rows || exit 1; done
+	$(if $(wildcard $(RESULTS)),$(DRAW))
+	$(call draw_glue,reports/glue-minilm)
 
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
