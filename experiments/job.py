@@ -132,7 +132,7 @@ class Job:
             "metric": config.task.metric,
             "checkpoint": bench.checkpoint_identity,
             "label_order": bench.label_order,
-            "data": bench.splits.digest(),
+            "data": bench.content,
             "versions": results.versions(),
             "revision": results.revision(),
             "command": self.command,

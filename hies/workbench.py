@@ -51,6 +51,7 @@ class Workbench:
         self.model, self.task, self.device = model, task, device
         self.tally = tally or Tally()
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
+        self._batches: dict[tuple[int, int], list[Batch]] = {}  # the last calibration set alone
         self.data_root, self.cache_dir = data_root, cache_dir
         self.data = task.identity(data_root)
         self._setting = [results.SCHEMA, results.versions(), device.type]  # what else computed arrays depend on
@@ -100,6 +101,11 @@ class Workbench:
     def checkpoint_identity(self) -> str:
         """What tells this checkpoint from others: its Hub name, or a digest of its weights."""
         return identity_of(self.checkpoint)
+
+    @cached_property
+    def content(self) -> str:
+        """A digest of all examples, for rows; unlike `data` it is made from what was really loaded."""
+        return self.splits.digest()
 
     @property
     def heads_total(self) -> int:
@@ -210,9 +216,12 @@ class Workbench:
         train = self.splits.train
         if not 1 <= size <= len(train):
             raise HiesError(f"calibration.size is {size}; for task={self.task.name} it can be 1 to {len(train)}.")
-        chosen = np.random.default_rng(seed).permutation(len(train))[:size]
-        examples = self._encode(train.take(chosen))
-        return [batch for _, batch in examples.batches(self.model.batch_size, self.device)]
+        if (seed, size) not in self._batches:  # choosing alpha asks for the same set once a mask
+            chosen = np.random.default_rng(seed).permutation(len(train))[:size]
+            examples = self._encode(train.take(chosen))
+            batches = [batch for _, batch in examples.batches(self.model.batch_size, self.device)]
+            self._batches = {(seed, size): batches}
+        return self._batches[seed, size]
 
     def _predict(self, removed: Removed, split_name: str, examples: int | None) -> np.ndarray:
         with masked(self.network, removed):
