@@ -7,7 +7,7 @@ Everything is switched on inside context managers, which put back what was there
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
+from hies.kept import Kept
 
 PREFIX = "hies_"
 BASES = ("sdpa", "eager")
@@ -77,6 +78,11 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The attention function that transformers calls while a context of this module is open."""
+    kept: Kept | None = getattr(module, Kept.NAME, None)
+    if kept is not None:
+        if not kept.heads:
+            return value.new_zeros(value.shape[0], query.shape[2], 1, value.shape[3]), None
+        query, key, value, attention_mask, kwargs = kept.adapt(query, key, value, attention_mask, kwargs)
     output, weights = _base_function(base, module)(module, query, key, value, attention_mask, **kwargs)
     call = None
     for names, handler in _active:
@@ -138,17 +144,46 @@ def _switched(model: nn.Module) -> Iterator[None]:
     configs = {id(config): config for m in reachable for config in _configs(m)}.values()
     before = [config._attn_implementation_internal for config in configs]
     try:
-        for config, implementation in zip(configs, before, strict=True):
-            if not str(implementation).startswith(PREFIX):
-                base = implementation if implementation in BASES else "sdpa"
-                config._attn_implementation_internal = PREFIX + base
+        _switch(configs)
         yield
     finally:
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation_internal = implementation
 
 
-def _configs(model: PreTrainedModel) -> list[Any]:
+def _switch(configs: Iterable[Any]) -> None:
+    for config in configs:
+        implementation = config._attn_implementation_internal
+        if not str(implementation).startswith(PREFIX):
+            config._attn_implementation_internal = PREFIX + (implementation if implementation in BASES else "sdpa")
+
+
+def route(model: nn.Module, sites: Collection[str]) -> None:
+    """Run the attention of a pruned model through `_attention` for good, since some sites need it.
+
+    Those sites refuse to run without it, where they would give wrong numbers or fail on shapes.
+    """
+    if sites:
+        _switch(_configs(model))
+    for site in sites:
+        model.get_submodule(site).register_forward_pre_hook(_insist)
+
+
+def is_routed(model: nn.Module) -> bool:
+    """Whether a site of a pruned model needs `_attention`, see `route`."""
+    return any(_insist in module._forward_pre_hooks.values() for module in model.modules())
+
+
+def _insist(module: nn.Module, inputs: Any) -> None:
+    implementation = str(getattr(module.config, "_attn_implementation_internal", PREFIX))
+    if not implementation.startswith(PREFIX):
+        raise UnsupportedModelError(
+            f"The heads left in a {type(module).__name__} need the attention implementation 'hies_sdpa' or "
+            f"'hies_eager', not {implementation!r}; call model.set_attn_implementation with one of the two."
+        )
+
+
+def _configs(model: nn.Module) -> list[Any]:
     """Every configuration that a module of the model may look its attention implementation up in."""
     found = (getattr(module, "config", None) for module in model.modules())
     return [config for config in found if hasattr(config, "_attn_implementation_internal")]

@@ -1,6 +1,6 @@
 """Parameters and floating-point operations of a model, dense and without some of its heads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,54 +11,109 @@ from transformers import PreTrainedModel
 from hies.attention import Site, evaluating, find_sites
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
-from hies.projections import find_projections, parameters_of_a_head
+from hies.projections import SINKS, HeadRows, Projections, find_projections, matrix
 
 
 @dataclass(frozen=True)
 class Cost:
     """parameters: weights and biases of the whole model. flops: of one forward pass, a multiply-add counted as two."""
 
-    parameters: int
-    flops: int
+    parameters: int = 0
+    flops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters + other.parameters, self.flops + other.flops)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return self + other * -1
+
+    def __mul__(self, count: int) -> "Cost":
+        return Cost(self.parameters * count, self.flops * count)
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """What the heads of one site add.
+
+    head: one query head. key_head: one key/value head, which goes with the last query head of its group.
+    rest: what goes with the last head of the site (queries and keys under a norm over all heads).
+    groups: the key/value head of each query head.
+    """
+
+    head: Cost
+    key_head: Cost
+    rest: Cost
+    groups: tuple[int, ...]
+
+    def of(self, removed: Sequence[int]) -> Cost:
+        """What goes with the given heads."""
+        gone = set(removed)
+        left = {group for head, group in enumerate(self.groups) if head not in gone}
+        return self.head * len(gone) + self.key_head * (len(set(self.groups)) - len(left)) + self.rest * (not left)
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """The cost of a model for one batch, and what each head of a site adds to it."""
+    """The cost of a model for one batch, and what the heads of each site add to it."""
 
     dense: Cost
-    head: dict[str, Cost]
+    sites: dict[str, SiteCost]
 
-    def without(self, removed: Mapping[str, list[int]]) -> Cost:
+    def without(self, removed: Mapping[str, Sequence[int]]) -> Cost:
         """The cost after the given heads are cut out."""
-        return Cost(
-            self.dense.parameters - sum(self.head[site].parameters * len(heads) for site, heads in removed.items()),
-            self.dense.flops - sum(self.head[site].flops * len(heads) for site, heads in removed.items()),
-        )
+        return self.dense - sum((self.sites[site].of(heads) for site, heads in removed.items()), Cost())
 
 
 def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
     """Count the dense model with torch's flop counter, and its heads by formula; None where weights are not found.
 
     A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
-    and 4 * queries * keys * width for scores and output.
+    and 2 * queries * keys * width for its scores and as much for its output.
     """
     sites = find_sites(model, batch)
     try:
-        heads = {name: _head_cost(model, site) for name, site in sites.items()}
+        heads = {name: _site_cost(model, site) for name, site in sites.items()}
     except UnsupportedModelError:
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return CostModel(Cost(parameters, _flops(model, batch)), heads)
 
 
-def _head_cost(model: nn.Module, site: Site) -> Cost:
-    projections = find_projections(model, site.name)
-    on_queries = projections.query.weight.numel() + projections.output.weight.numel()
-    on_keys = projections.key.weight.numel() + projections.value.weight.numel()
-    products = 2 * (site.queries * on_queries + site.keys * on_keys) // site.heads
-    products += 4 * site.queries * site.keys * site.width
-    return Cost(parameters_of_a_head(projections, site.heads), site.calls * site.rows * products)
+def _site_cost(model: nn.Module, site: Site) -> SiteCost:
+    found = find_projections(model, site.name)
+    module = model.get_submodule(site.name)
+    runs = site.calls * site.rows
+    width = found.output.rows.shape[1]
+    products = Cost(0, 2 * runs * site.queries * site.keys * (site.width + width))
+    output = Cost(
+        width * len(matrix(found.output.module)), 2 * runs * site.queries * width * len(matrix(found.output.module))
+    )
+    head = sum(
+        (_rows(gate, runs * site.queries) for gate in found.gates), products + output + _own(module, found, False)
+    )
+    key_head = _rows(found.value, runs * site.keys) + _own(module, found, True)
+    query, key = _rows(found.query, runs * site.queries), _rows(found.key, runs * site.keys)
+    rest = Cost()
+    if found.tied:
+        norms = sum(p.numel() for name in found.tied for p in getattr(module, name).parameters())
+        rest = Cost(norms) + query * len(found.query.rows) + key * len(found.key.rows)
+    else:
+        head, key_head = head + query, key_head + key
+    return SiteCost(head, key_head, rest, found.groups)
+
+
+def _rows(part: HeadRows, tokens: int) -> Cost:
+    """One head's rows of a projection: weights and biases, and their products with `tokens` tokens."""
+    count, inputs = part.rows.shape[1], matrix(part.module).shape[1]
+    return Cost(count * (inputs + (part.module.bias is not None)), 2 * tokens * count * inputs)
+
+
+def _own(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
+    """One head's share of the norms with weights per head, and (query heads) of the sinks."""
+    norms = (getattr(module, norm.name) for norm in found.own if norm.of_keys is of_keys)
+    total = sum(p.numel() for norm in norms for p in norm.parameters())
+    sinks = not of_keys and isinstance(getattr(module, SINKS, None), nn.Parameter)
+    return Cost(total // (found.key_heads if of_keys else found.heads) + sinks)
 
 
 @torch.no_grad()
@@ -66,7 +121,8 @@ def _flops(model: PreTrainedModel, batch: Batch) -> int:
     implementation = model.config._attn_implementation
     counter = FlopCounterMode(display=False)
     try:
-        model.set_attn_implementation("eager")  # fused kernels on the CPU hide the attention products from the counter
+        # Fused kernels on the CPU hide the attention products from the counter.
+        model.set_attn_implementation("hies_eager" if str(implementation).startswith("hies_") else "eager")
         with evaluating(model), counter:
             model(**batch)
     finally:

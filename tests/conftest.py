@@ -224,6 +224,17 @@ def output_projection(model, name, site):
     return model.get_submodule(f"{site}.{path}")
 
 
+def some_heads(sites, case, seed=3):
+    """Heads to remove: `some` of every site, `a layer` whole besides (the second), or `all`."""
+    generator = torch.Generator().manual_seed(seed)
+    removed = {}
+    for depth, (site, found) in enumerate(sites.items()):
+        order = torch.randperm(found.heads, generator=generator).tolist()
+        whole = case == "all" or (case == "a layer" and depth == min(1, len(sites) - 1))
+        removed[site] = sorted(order if whole else order[: max(found.heads // 2, 1)])
+    return removed
+
+
 def random_scores(generator, *heads):
     """Scores of sites `a`, `b`, ... with the given numbers of heads."""
     return {chr(97 + i): torch.rand(n, generator=generator, dtype=torch.float64) for i, n in enumerate(heads)}

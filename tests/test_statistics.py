@@ -388,8 +388,10 @@ def test_weight_norm_is_that_of_the_rows_and_columns_of_a_head(name, names, grou
 
 
 def test_weights_under_unknown_names_are_refused_by_site():
-    model, batch = make("gpt2"), make_batch("gpt2")
-    with pytest.raises(UnsupportedModelError, match=r"'transformer\.h\.0\.attn'"):
+    model, batch = make("bert"), make_batch("bert")
+    layer = model.bert.encoder.layer[0].attention.self
+    layer.key = torch.nn.Sequential(layer.key)
+    with pytest.raises(UnsupportedModelError, match=r"'bert\.encoder\.layer\.0\.attention\.self'"):
         collect(model, [batch], need=("l2",))
 
 

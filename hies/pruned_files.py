@@ -1,0 +1,152 @@
+"""A pruned model on disk: what transformers saves, and a small JSON record of the heads that are gone."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from hies.attention import is_routed
+from hies.errors import HiesError
+from hies.kept import Kept
+from hies.pruning import cut, pruned_heads
+from hies.sites import Removed
+
+RECORD = "pruned_heads.json"
+FORMAT = 1
+COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+
+
+def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
+    """Save a model made by `hies.prune`: configuration, safetensors, and the record of what was removed.
+
+    Where the configuration can say it (the same number of heads in every layer, and an architecture whose head width is
+    a setting of its own, such as LLaMA), it says so, and plain `from_pretrained` loads the folder too. A tokenizer or
+    processor is saved by its own `save_pretrained`.
+
+    Raises:
+        HiesError: nothing has been pruned, or the model's class is not one of transformers.
+    """
+    removed = pruned_heads(model)
+    if not removed:
+        raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
+    _class_named(type(model).__name__)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)  # a folder without a record is refused until all is written
+    plain = _plain_config(model)
+    model.save_pretrained(folder)
+    if plain is not None:
+        plain.architectures = [type(model).__name__]
+        plain.save_pretrained(folder)
+    record = {
+        "format": FORMAT,
+        "model_class": type(model).__name__,
+        "config": {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS},
+        "removed": removed,
+    }
+    partial = folder / (RECORD + ".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(folder / RECORD)
+
+
+def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
+    """Load what `save_pruned` wrote. The weights are read once, into a model that was never larger than they are.
+
+    Args:
+        source: a folder, or a repository on the Hub.
+        options: of transformers' `from_pretrained`, such as dtype, device_map, revision.
+
+    Raises:
+        HiesError: no record, a record that cannot be read, or one that does not fit the configuration or the tensors.
+    """
+    record = _read_record(str(source), options.get("revision"))
+    base = _class_named(record["model_class"])
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **_only(options, "revision"))
+    for name, value in record["config"].items():
+        setattr(config, name, value)
+
+    def build(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, *args, **kwargs)
+        cut(self, record["removed"])
+
+    smaller: Any = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
+    options = {**options, "config": config, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        model, report = smaller.from_pretrained(source, output_loading_info=True, **options)
+    except (RuntimeError, SafetensorError) as error:
+        raise HiesError(f"The weights in {source} and its {RECORD} disagree: {_first_line(error)}") from error
+    wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
+    if wrong:
+        kind, names = next(iter(wrong.items()))
+        raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {names[0]}.")
+    model.__class__ = base
+    return model
+
+
+def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
+    """A configuration with which the architecture itself builds this model; None where it cannot."""
+    records = [m for m in model.modules() if hasattr(m, Kept.NAME)]
+    kept = [getattr(module, Kept.NAME) for module in records]
+    counts = {(len(one.heads), len(one.key_heads)) for one in kept}
+    if is_routed(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
+        return None
+    config = copy.deepcopy(model.config)
+    config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
+    (config.num_attention_heads, key_heads), *_ = counts
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = key_heads
+    try:
+        with torch.device("meta"):
+            candidate = type(model)(config)
+    except (ValueError, RuntimeError, AttributeError):
+        return None
+    return config if _shapes(candidate) == _shapes(model) else None
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _class_named(name: str) -> type[PreTrainedModel]:
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise HiesError(f"{name} is no model class of transformers {transformers.__version__}; only those are saved.")
+    return found
+
+
+def _read_record(source: str, revision: str | None) -> dict[str, Any]:
+    try:
+        path = cached_file(source, RECORD, revision=revision)
+    except OSError as error:
+        raise HiesError(f"{source} has no {RECORD}, so it is no model saved by hies.save_pruned.") from error
+    try:
+        record = json.loads(Path(str(path)).read_text())
+        return _checked(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HiesError(f"{RECORD} in {source} cannot be read: {_first_line(error)}") from error
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """The record, where every value is of the kind that it should be."""
+    if record["format"] != FORMAT:
+        raise ValueError(f"its format is {record['format']!r}, this version reads {FORMAT}")
+    removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}
+    config = {name: value for name, value in record["config"].items() if name in COUNTS}
+    if any(value is not None and type(value) is not int for value in config.values()):
+        raise ValueError("its config holds a value that is no number")
+    return {"model_class": str(record["model_class"]), "config": config, "removed": removed}
+
+
+def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
