@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -69,6 +70,8 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     record = _read_record(str(source), options.get("revision"))
     base = _class_named(record["model_class"])
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **_only(options, "revision"))
+    if not isinstance(config, base.config_class or PreTrainedConfig):
+        raise HiesError(f"{source} is a {config.model_type} by its config.json, but a {base.__name__} by its {RECORD}.")
     for name, value in record["config"].items():
         setattr(config, name, value)
 
@@ -80,8 +83,8 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     options = {**options, "config": config, "use_safetensors": True, "trust_remote_code": False}
     try:
         model, report = smaller.from_pretrained(source, output_loading_info=True, **options)
-    except (RuntimeError, SafetensorError) as error:
-        raise HiesError(f"The weights in {source} and its {RECORD} disagree: {_first_line(error)}") from error
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
     wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
     if wrong:
         kind, names = next(iter(wrong.items()))
@@ -103,9 +106,10 @@ def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
     if hasattr(config, "num_key_value_heads"):
         config.num_key_value_heads = key_heads
     try:
+        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
         with torch.device("meta"):
             candidate = type(model)(config)
-    except (ValueError, RuntimeError, AttributeError):
+    except (ValueError, RuntimeError, AttributeError, StrictDataclassError):
         return None
     return config if _shapes(candidate) == _shapes(model) else None
 
