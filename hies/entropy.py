@@ -1,14 +1,23 @@
 """Exact entropy of attention from queries and keys, without the [queries, keys] matrix wherever a kernel allows it."""
 
+import math
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 from torch import Tensor
 
 from hies import equations
 from hies.errors import HiesError
 
-CHUNK = 256  # query rows at a time where the scores have to be written down
+TOLERANCE = 1e-4  # nats that rounding may cost
+ROUNDING = 4  # units in the last place of the log-sum-exp that the fused path may lose; 2 to 3 were seen
+CHUNK = 1 << 21  # scores written down at a time: 8 MB stay in a cache
+LOG2_E = 1 / math.log(2)
+ROWS = 64  # queries at a time, at the least: matrix products of fewer rows are slow
 
 
+@torch.no_grad()  # the kernel's log-sum-exp has no derivative: a gradient would be wrong, and say nothing
 def attention_entropy(
     query: Tensor,
     key: Tensor,
@@ -24,8 +33,9 @@ def attention_entropy(
     """Entropy of softmax(scale * query @ key^T) for each query (appendix B.2.1), exact, in float32 or wider.
 
     On the CPU one call of the fused kernel, with the keys in the place of the values, gives the log-sum-exp and the
-    mean score in memory linear in the number of tokens. Elsewhere, and with a bias, a soft cap or sinks, the scores
-    are written down for a few queries at a time.
+    mean score in memory linear in the number of tokens. Elsewhere, with a bias, a soft cap or sinks, for an infinite
+    order, and where scores are so large that rounding them would cost more than 1e-4 nats, the scores are written down
+    for a few queries at a time. No gradient flows through either way.
 
     Args:
         query: [batch, heads, queries, width].
@@ -33,7 +43,7 @@ def attention_entropy(
         mask: True where a query sees a key, broadcastable to [batch, heads, queries, keys].
         scale: factor on the scores; 1 / sqrt(width) if None.
         causal: query t sees the keys 0..t; not together with `mask`.
-        order: 1 for Shannon's entropy, any other positive number for Renyi's of that order.
+        order: 1 for Shannon's entropy, another positive number or infinity for Renyi's of that order.
         bias: added to the scaled scores, broadcastable to [batch, heads, queries, keys] (T5, ALiBi).
         softcap: c in s -> c tanh(s / c), applied to the scaled scores (Gemma 2).
         sinks: a further score of each head that takes part in the softmax as one more key, [heads] (GPT-OSS).
@@ -44,9 +54,12 @@ def attention_entropy(
     _check(query, key, mask, causal, order)
     query, key = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (query, key))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    mask, bias = (None if tensor is None else tensor[(None,) * (4 - tensor.dim())] for tensor in (mask, bias))
     plain = bias is None and softcap is None and sinks is None
-    if plain and query.device.type == "cpu":
-        return _fused(query, key, mask, scale, causal, order)
+    if plain and query.device.type == "cpu" and order < float("inf"):
+        found, rounding = _fused(query, key, mask, scale, causal, order)
+        if rounding <= TOLERANCE:
+            return found
     return _chunked(query, key, mask, scale, causal, order, bias, softcap, sinks)
 
 
@@ -59,27 +72,37 @@ def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order:
         raise HiesError(
             "attention_entropy takes a mask or causal=True, not both; write the causal pattern into the mask."
         )
-    if not 0 < order < float("inf"):
-        raise HiesError(f"order is {order}; an entropy's order is a positive, finite number (1 for Shannon's).")
+    if not order > 0:
+        raise HiesError(f"order is {order}; an entropy's order is a positive number (1 for Shannon's).")
 
 
-def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool, order: float) -> Tensor:
+def _fused(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool, order: float
+) -> tuple[Tensor, float]:
+    """The entropy of each query, and the nats that rounding may have cost."""
     # A constant taken from every key moves all scores of a query alike and leaves its weights as they are; taking the
     # mean key keeps log-sum-exp and mean score small, so their difference loses fewer digits.
-    key = key - key.mean(dim=2, keepdim=True)
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    added = None if mask is None else torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-    if added is not None:
-        added = added.expand(*(1,) * (4 - added.dim()), *added.shape)
+    key = _per_head(key - key.mean(dim=2, keepdim=True), query.shape[1])
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    entropies, largest = [], query.new_zeros(())
+    for rows in _rows(query.shape[2], 0 if mask is None else len(mask) * mask.shape[1] * key.shape[2]):
+        asked = query[:, :, rows]
+        added = None if mask is None else _added(_part(mask, slice(None), rows), query.dtype)
+        mean_key, log_sum_exp = kernel(asked, key, key, 0.0, causal, attn_mask=added, scale=scale)
+        if order == 1:
+            found = equations.entropy_from_log_sum_exp(log_sum_exp, scale * (asked * mean_key).sum(dim=-1))
+        else:
+            scaled = kernel(asked, key, key, 0.0, causal, attn_mask=added, scale=order * scale)[1]
+            found = equations.renyi_entropy_from_log_sum_exp(log_sum_exp, scaled, order)
+        entropies.append(found)
+        largest = torch.maximum(largest, log_sum_exp.abs().max())
+    magnified = 1.0 if order == 1 else order / abs(1 - order)
+    return torch.cat(entropies, dim=2), ROUNDING * torch.finfo(query.dtype).eps * magnified * largest.item()
 
-    def attend(factor: float) -> tuple[Tensor, Tensor]:
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return kernel(query, key, key, 0.0, causal, attn_mask=added, scale=factor)
 
-    mean_key, log_sum_exp = attend(scale)
-    if order == 1:
-        return equations.entropy_from_log_sum_exp(log_sum_exp, scale * (query * mean_key).sum(dim=-1))
-    return equations.renyi_entropy_from_log_sum_exp(log_sum_exp, attend(order * scale)[1], order)
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as what is added to the scores."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
 def _chunked(
@@ -93,35 +116,66 @@ def _chunked(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    if causal:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-    rows = []
-    for start in range(0, query.shape[2], CHUNK):
-        here = slice(start, start + CHUNK)
-        scores = scale * query[:, :, here] @ key.mT
+    batch, heads, queries, _ = query.shape
+    key = _per_head(key, heads)
+    found = query.new_empty(batch, heads, queries)
+    at_once = max(1, CHUNK // (heads * queries * key.shape[2]))
+    for examples, rows in product(_slices(batch, at_once), _rows(queries, at_once * heads * key.shape[2])):
+        keys = slice(rows.stop if causal else None)
+        scores = scale * query[examples, :, rows] @ key[examples, :, keys].mT
         if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
+            scores.div_(softcap).tanh_().mul_(softcap)
         if bias is not None:
-            scores = scores + _rows(bias, here)
+            scores += _part(bias, examples, rows)[..., keys]
+        if causal:
+            scores += _added(scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril(rows.start), scores.dtype)
         if mask is not None:
-            scores = scores.masked_fill(~_rows(mask, here), -torch.inf)
+            scores += _added(_part(mask, examples, rows), scores.dtype)
         if sinks is not None:
             sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             scores = torch.cat([scores, sink], dim=-1)
-        rows.append(_entropy_of_scores(scores, order))
-    return torch.cat(rows, dim=2)
+        found[examples, :, rows] = _entropy_of_scores(scores, order)
+    return found
 
 
-def _rows(tensor: Tensor, here: slice) -> Tensor:
-    """Rows `here` of [..., queries, keys], where one row may stand for all."""
-    return tensor if tensor.dim() == 1 or tensor.shape[-2] == 1 else tensor[..., here, :]
+def _per_head(key: Tensor, heads: int) -> Tensor:
+    """[batch, key heads, keys, width] -> [batch, heads, keys, width], without a copy if each head has its own keys."""
+    return key.unsqueeze(2).expand(-1, -1, heads // key.shape[1], -1, -1).flatten(1, 2)
+
+
+def _rows(queries: int, scores_per_query: int) -> Iterator[slice]:
+    """Slices of the queries that have few enough scores each."""
+    return _slices(queries, max(ROWS, CHUNK // scores_per_query) if scores_per_query else queries)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _part(tensor: Tensor, examples: slice, rows: slice) -> Tensor:
+    """Some examples and queries of a tensor that broadcasts to [batch, heads, queries, keys], where one may be all."""
+    everything = slice(None)
+    return tensor[examples if len(tensor) > 1 else everything, :, rows if tensor.shape[2] > 1 else everything]
 
 
 def _entropy_of_scores(scores: Tensor, order: float) -> Tensor:
-    seen = scores > -torch.inf
+    """The entropy of softmax(scores), [..., keys] -> [...]; the scores are overwritten."""
+    lowest = torch.finfo(scores.dtype).min
+    largest = scores.amax(dim=-1, keepdim=True)
+    # Scores below the largest one are small where they have weight, so that differences keep their digits; the finite
+    # lowest score stands for minus infinity, whose product with a weight of zero is no number.
+    scores.sub_(largest.clamp(min=lowest)).clamp_(min=lowest)
+    weights = _exp(scores)
+    total = weights.sum(dim=-1)
     if order == 1:
-        log_weights = scores.log_softmax(dim=-1)
-        return -torch.where(seen, log_weights.exp() * log_weights, 0).sum(dim=-1)
-    total, powered = scores.logsumexp(dim=-1), (order * scores).logsumexp(dim=-1)
-    return torch.where(seen.any(dim=-1), equations.renyi_entropy_from_log_sum_exp(total, powered, order), 0)
+        entropy = equations.entropy_from_log_sum_exp(total.log(), weights.mul_(scores).sum(dim=-1) / total)
+    elif order == float("inf"):
+        entropy = equations.min_entropy_from_log_sum_exp(total.log(), torch.zeros_like(total))
+    else:
+        entropy = equations.renyi_entropy_from_log_sum_exp(total.log(), _exp(order * scores).sum(-1).log(), order)
+    return entropy.masked_fill(largest.squeeze(-1) == -torch.inf, 0)
+
+
+def _exp(scores: Tensor) -> Tensor:
+    # torch's exp on the CPU takes ten times as long where it underflows, as it does for hidden keys; exp2 does not.
+    return (scores * LOG2_E).exp2_()

@@ -24,6 +24,38 @@ def head_importance(gradients: Tensor) -> Tensor:
     return gradients.abs().mean(dim=0)
 
 
+def batched_head_importance(gradients: Tensor, size: int) -> Tensor:
+    """The reduction of the widely used code (Hugging Face's bertology script): E_batch | dL(batch) / dm_h |.
+
+    The loss of a batch is the mean over its examples, so their gradients cancel where their signs differ.
+
+    Args:
+        gradients: dL(x)/dm_h of single examples, signed, [examples, heads].
+        size: examples in a batch, the last one may be smaller; 1 gives `head_importance`.
+
+    Returns:
+        Non-negative, [heads].
+    """
+    return torch.stack([batch.mean(dim=0).abs() for batch in gradients.split(size)]).mean(dim=0)
+
+
+def token_head_importance(gradients: Tensor) -> Tensor:
+    """The reduction per token (Michel et al. 2019, equation 2, at every position): E_x sum_t | dL(x) / dm_ht |.
+
+    Args:
+        gradients: sum over tokens of the absolute gradient of a gate per token, [examples, heads].
+
+    Returns:
+        Non-negative, at least `head_importance`, [heads].
+    """
+    return gradients.mean(dim=0)
+
+
+def layer_l2(importance: Tensor) -> Tensor:
+    """Importance over its Euclidean norm within a layer, as in the code of Michel et al.; zeros stay zeros, [heads]."""
+    return importance / importance.norm().clamp(min=torch.finfo(importance.dtype).tiny)
+
+
 def token_entropy(weights: Tensor) -> Tensor:
     """Entropy of attention weights, appendix B.2.1: H_t = - sum_j a_tj log a_tj, with 0 log 0 = 0.
 
@@ -61,6 +93,50 @@ def renyi_entropy_from_log_sum_exp(log_sum_exp: Tensor, log_sum_exp_of_scaled: T
         Entropy in nats, [...]; rounding below zero is cut off.
     """
     return ((log_sum_exp_of_scaled - order * log_sum_exp) / (1 - order)).clamp(min=0)
+
+
+def min_entropy_from_log_sum_exp(log_sum_exp: Tensor, largest_score: Tensor) -> Tensor:
+    """Renyi entropy of infinite order, the min-entropy: -log max_j a_tj = lse(s) - max_j s_tj, in nats, [...].
+
+    Args:
+        log_sum_exp: lse(s), [...].
+        largest_score: max_j s_tj, [...].
+    """
+    return (log_sum_exp - largest_score).clamp(min=0)
+
+
+def tsallis_entropy(renyi: Tensor, order: float) -> Tensor:
+    """Tsallis entropy of order q from Renyi's of the same order: S_q = (1 - sum_j a_tj^q) / (q - 1), no unit.
+
+    With sum_j a_tj^q = exp((1 - q) H_q). Order 2 is the Gini-Simpson index.
+
+    Args:
+        renyi: H_q in nats, [...].
+        order: q, positive and not 1.
+    """
+    return torch.expm1((1 - order) * renyi) / (1 - order)
+
+
+def relative_tsallis_entropy(renyi: Tensor, visible: Tensor, order: float) -> Tensor:
+    """S_q over its largest value, that of n_t equal weights, in [0, 1]; NaN where n_t <= 1.
+
+    Args:
+        renyi: Renyi entropy of the same order in nats, [batch, heads, tokens].
+        visible: n_t, broadcastable to `renyi`.
+        order: q, positive and not 1.
+    """
+    maximum = tsallis_entropy(visible.to(renyi.dtype).log(), order)
+    return torch.where(visible > 1, (tsallis_entropy(renyi, order) / maximum).clamp(0, 1), torch.nan)
+
+
+def relative_effective_support(entropy: Tensor, visible: Tensor) -> Tensor:
+    """(exp(H_t) - 1) / (n_t - 1): the effective number of keys, in [0, 1]; NaN where n_t <= 1.
+
+    Args:
+        entropy: Shannon entropy in nats, [batch, heads, tokens].
+        visible: n_t, broadcastable to `entropy`.
+    """
+    return torch.where(visible > 1, (torch.expm1(entropy) / (visible - 1)).clamp(0, 1), torch.nan)
 
 
 def relative_entropy(entropy: Tensor, visible: Tensor) -> Tensor:
@@ -126,11 +202,33 @@ def combine(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
     Returns:
         HIES in [0, 1], [heads]; the lowest are pruned first.
     """
+    _check_alpha(alpha)
+    return alpha * importance + (1 - alpha) * (1 - entropy)
+
+
+def combine_as_product(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
+    """A weighted geometric mean in the place of the sum: HIS^_h^alpha * (1 - AE^_h)^(1 - alpha).
+
+    A variant to compare with; arguments and result are those of `combine`.
+    """
+    _check_alpha(alpha)
+    return importance**alpha * (1 - entropy) ** (1 - alpha)
+
+
+def combine_as_printed(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
+    """The combination that appendix D.8 prints, without "1 -": alpha * HIS^_h + (1 - alpha) * AE^_h.
+
+    It contradicts section 4.1; arguments and result are those of `combine`.
+    """
+    _check_alpha(alpha)
+    return alpha * importance + (1 - alpha) * entropy
+
+
+def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha < 1:
         raise HiesError(
             f"criterion.alpha is {alpha}; it must be at least 0 and below 1 (for HIS alone: criterion=his)."
         )
-    return alpha * importance + (1 - alpha) * (1 - entropy)
 
 
 def removal_count(ratio: float, heads: int) -> int:

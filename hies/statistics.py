@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from hies import equations
 from hies.attention import AttentionCall, evaluating, handling
+from hies.checkpointing import checkpointed
+from hies.entropies import PREFIX, Entropy, entropy_named
 from hies.entropy import attention_entropy
 from hies.errors import HiesError, UnsupportedModelError
 from hies.losses import IGNORED, Loss, default_loss
 from hies.projections import weight_norms
 from hies.sites import SiteTensors
 
-STATISTICS = ("his", "ae", "l2")
+STATISTICS = ("his", "his_token", "ae", "l2")  # and `Entropy.need` of every other entropy
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Statistics:
 
     gradient: dL(x)/dm_h, signed, {site: [examples, heads]}. entropy: AE_h(x) in [0, 1], NaN where an example tells
     nothing, {site: [examples, heads]}. weight_norm: {site: [heads]}. heads: {site: number of heads}, always there.
+    others: what only variants of the criteria need, by its name in `need`, {site: [examples, heads]}: `his_token`, the
+    sum over tokens of the absolute gradient of a gate per token, and entropies other than Shannon's, like `entropy`.
     seconds: what the pass took.
     """
 
@@ -39,17 +43,27 @@ class Statistics:
     gradient: SiteTensors = field(default_factory=dict)
     entropy: SiteTensors = field(default_factory=dict)
     weight_norm: SiteTensors = field(default_factory=dict)
+    others: dict[str, SiteTensors] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def his(self) -> SiteTensors:
         """HIS of equation 1, {site: [heads]}."""
-        return {site: equations.head_importance(g) for site, g in self._collected("his", self.gradient).items()}
+        return {site: equations.head_importance(g) for site, g in self.examples_of("his").items()}
 
     @property
     def ae(self) -> SiteTensors:
         """AE of appendix B.2.1, in [0, 1], {site: [heads]}."""
-        return {site: equations.attention_entropy(e) for site, e in self._collected("ae", self.entropy).items()}
+        return self.spread(Entropy())
+
+    def spread(self, kind: Entropy) -> SiteTensors:
+        """AE with another entropy in the place of Shannon's, in [0, 1], {site: [heads]}."""
+        return {site: equations.attention_entropy(e) for site, e in self.examples_of(kind.need).items()}
+
+    def examples_of(self, name: str) -> SiteTensors:
+        """A statistic before the mean over the examples, {site: [examples, heads]}; `his` is the signed gradient."""
+        own = {"his": self.gradient, "ae": self.entropy}
+        return self._collected(name, own[name] if name in own else self.others.get(name, {}))
 
     @property
     def l2(self) -> SiteTensors:
@@ -68,6 +82,7 @@ def collect(
     need: Collection[str] = ("his", "ae"),
     loss: Loss | None = None,
     progress: bool = False,
+    checkpoint: bool = False,
 ) -> Statistics:
     """Pass once over the calibration set, one forward and (for his) one backward pass a batch.
 
@@ -77,27 +92,32 @@ def collect(
     Args:
         model: any model that uses transformers' attention interface.
         batches: dicts that the model accepts, with `labels` where his is needed.
-        need: which of "his", "ae" and "l2" to find.
+        need: which of "his", "his_token", "ae" and "l2" to find; other entropies as `Entropy("renyi", 2).need`.
         loss: (outputs, batch) -> [batch]; by default what fits the model, see `hies.losses.default_loss`.
         progress: show a progress bar.
+        checkpoint: compute the activations of each layer again in the backward pass instead of keeping them: about a
+            forward pass more time, and memory for one layer instead of all. The results are the same.
 
     Raises:
         HiesError: no example, a batch without labels, an unknown statistic, or a gradient that is not finite.
-        UnsupportedModelError: the model's heads cannot be reached.
+        UnsupportedModelError: the model's heads cannot be reached, or its layers cannot be computed again.
     """
-    if unknown := set(need) - set(STATISTICS):
+    if unknown := {name for name in need if name not in STATISTICS and not name.startswith(PREFIX)}:
         raise HiesError(f"need names {sorted(unknown)[0]!r}; the statistics are {', '.join(STATISTICS)}.")
-    gauge = _Gauge("his" in need, "ae" in need, getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    gauge = _Gauge(set(need), getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     loss_of = loss or default_loss(model)
     started = time.perf_counter()
-    with evaluating(model), _frozen(model), handling(model, gauge):
+    again = checkpointed(model) if checkpoint else contextlib.nullcontext()
+    with evaluating(model), _frozen(model), handling(model, gauge), again:
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
             _measure(model, batch, gauge, loss_of, keep_labels=loss is not None)
     if not gauge.heads:
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, or there was no example.")
     norms = weight_norms(model, gauge.heads) if "l2" in need else {}
     seconds = time.perf_counter() - started
-    return Statistics(gauge.heads, gauge.examples, _stack(gauge.gradients), _stack(gauge.entropies), norms, seconds)
+    found = {name: _stack(parts) for name, parts in gauge.found.items()}
+    gradient, entropy = (found.pop(name, {}) for name in ("his", "ae"))
+    return Statistics(gauge.heads, gauge.examples, gradient, entropy, norms, found, seconds)
 
 
 def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: Loss, keep_labels: bool) -> None:
@@ -112,70 +132,103 @@ def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: 
 
 
 class _Gauge:
-    """The handler of a calibration pass: gates of one per example and head, and the entropy of every query."""
+    """The handler of a calibration pass: gates of one per example and head, and the entropy of every query.
 
-    def __init__(self, gradient: bool, entropy: bool, reads_encoder: bool) -> None:
-        self.wants_gradient, self.wants_entropy = gradient, entropy
+    found: statistic -> site -> one tensor [examples, heads] for each batch, float64 on the CPU.
+    """
+
+    def __init__(self, need: set[str], reads_encoder: bool) -> None:
+        self.wants_gradient, self.wants_tokens = bool(need & {"his", "his_token"}), "his_token" in need
+        self.entropies = {name: entropy_named(name) for name in sorted(need) if name.startswith("ae")}
         self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
         self.heads: dict[str, int] = {}
         self.examples = 0
-        self.gradients: dict[str, list[Tensor]] = {}
-        self.entropies: dict[str, list[Tensor]] = {}
+        self.found: dict[str, dict[str, list[Tensor]]] = {name: {} for name in ("his", *self.entropies)}
 
     def start(self, batch: Mapping[str, Any]) -> None:
         self._batch = batch
         self._size = _batch_size(batch)
-        self._gates: dict[str, Tensor] = {}
-        self._relative: dict[str, list[Tensor]] = {}
+        self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
+        self._relative: dict[tuple[str, str], list[Tensor]] = {}
+        self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
 
     def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
         self.heads.setdefault(site, output.shape[2])
-        if self.wants_entropy:
-            self._relative.setdefault(site, []).append(self._entropy(site, call))
-        if not self.wants_gradient:
-            return output
-        if site not in self._gates:
-            # Gates are at least float32: a half-precision sum over tokens and width would lose the gradient's digits.
-            dtype = torch.promote_types(output.dtype, torch.float32)
-            self._gates[site] = torch.ones(
-                self._size, output.shape[2], dtype=dtype, device=output.device, requires_grad=True
-            )
-        gate = self._gates[site].repeat_interleave(_rows_per_example(output, self._size, site), dim=0)
-        return (output * gate[:, None, :, None]).to(output.dtype)
+        if not self._recomputing:
+            self._measure_entropies(site, call)
+        return self._gated(site, output) if self.wants_gradient else output
+
+    def _gated(self, site: str, output: Tensor) -> Tensor:
+        """The output [rows, tokens, heads, width] times a gate per example and head, or per token as well."""
+        # Gates are at least float32: a half-precision sum over tokens and width would lose the gradient's digits.
+        options: dict[str, Any] = {"device": output.device, "requires_grad": True}
+        options["dtype"] = torch.promote_types(output.dtype, torch.float32)
+        rows, tokens, heads, _ = output.shape
+        per_example = _rows_per_example(output, self._size, site)
+        if self.wants_tokens:
+            gate = torch.ones(rows, tokens, heads, **options)
+            if not self._recomputing:  # else only the gate's value counts: gradients flow to those of the forward pass
+                self._gates.setdefault(site, []).append(gate)
+        else:
+            if site not in self._gates:
+                self._gates[site] = [torch.ones(self._size, heads, **options)]
+            gate = self._gates[site][0].repeat_interleave(per_example, dim=0)[:, None]
+        return (output * gate[..., None]).to(output.dtype)
 
     @torch.no_grad()
-    def _entropy(self, site: str, call: AttentionCall) -> Tensor:
-        """H_t / log n_t of one call, NaN where the query does not count, [batch, heads, tokens of the example]."""
-        entropy = attention_entropy(
-            call.query, call.key, call.mask, call.scale, call.causal,
-            bias=call.bias, softcap=call.softcap, sinks=call.sinks,
-        )  # fmt: skip
-        relative = equations.relative_entropy(entropy, visible_keys(call))
+    def _measure_entropies(self, site: str, call: AttentionCall) -> None:
+        """Note H_t / log n_t (and its like) of one call, NaN where the query does not count."""
+        by_order: dict[float, Tensor] = {}
+        for name, kind in self.entropies.items():
+            if kind.renyi_order not in by_order:
+                by_order[kind.renyi_order] = attention_entropy(
+                    call.query, call.key, call.mask, call.scale, call.causal, kind.renyi_order,
+                    bias=call.bias, softcap=call.softcap, sinks=call.sinks,
+                )  # fmt: skip
+            relative = self._of_examples(site, call, kind.relative(by_order[kind.renyi_order], visible_keys(call)))
+            self._relative.setdefault((name, site), []).append(relative)
+
+    def _of_examples(self, site: str, call: AttentionCall, relative: Tensor) -> Tensor:
+        """[rows, heads, queries] -> [batch, heads, tokens of the example], NaN at padding."""
         decodes = self.reads_encoder and "decoder" in site
-        real = decoder_tokens(call, self._batch) if decodes else real_queries(call)
+        real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
         if real is not None:
             relative = relative.masked_fill(~real, torch.nan)
         per_example = _rows_per_example(relative, self._size, site)
         return relative.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
 
     def finish(self, losses: Tensor | None) -> None:
-        for site, relative in self._relative.items():
+        for (name, site), relative in self._relative.items():
             mean = equations.attention_entropy_of_examples(torch.cat(relative, dim=-1).double())
-            self.entropies.setdefault(site, []).append(mean.cpu())
+            self._add(name, site, mean)
         if losses is not None:
             if losses.shape != (self._size,):
                 raise HiesError(
                     f"The loss has the shape {tuple(losses.shape)} for {self._size} examples, not one each."
                 )
             # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.
-            gradients = torch.autograd.grad(losses.sum(), list(self._gates.values()), materialize_grads=True)
-            for site, gradient in zip(self._gates, gradients, strict=True):
-                self.gradients.setdefault(site, []).append(self._finite(site, gradient).double().cpu())
+            gates = [gate for of_site in self._gates.values() for gate in of_site]
+            self._recomputing = True
+            gradients = iter(torch.autograd.grad(losses.sum(), gates, materialize_grads=True))
+            for site, of_site in self._gates.items():
+                self._add_gradients(site, [next(gradients) for _ in of_site])
         self.examples += self._size
 
+    def _add_gradients(self, site: str, gradients: list[Tensor]) -> None:
+        """gradients: of every gate of a site, [examples, heads] or [rows, tokens, heads]."""
+        if self.wants_tokens:
+            per_token = torch.cat([g.double().unflatten(0, (self._size, -1)).flatten(1, 2) for g in gradients], dim=1)
+            self._add("his_token", site, self._finite(site, per_token.abs().sum(dim=1)))
+            self._add("his", site, per_token.sum(dim=1))
+        else:
+            self._add("his", site, self._finite(site, gradients[0]))
+
+    def _add(self, name: str, site: str, values: Tensor) -> None:
+        self.found.setdefault(name, {}).setdefault(site, []).append(values.double().cpu())
+
     def _finite(self, site: str, gradient: Tensor) -> Tensor:
-        if not gradient.isfinite().all():
-            row = int((~gradient.isfinite()).any(dim=1).nonzero()[0])
+        if (bad := ~gradient.isfinite()).any():
+            row = int(bad.any(dim=1).nonzero()[0])
             raise HiesError(f"Example {self.examples + row} has a gradient that is not finite at site {site!r}.")
         return gradient
 
@@ -192,14 +245,24 @@ def visible_keys(call: AttentionCall) -> Tensor:
     return count + (0 if call.sinks is None else 1)
 
 
-def real_queries(call: AttentionCall) -> Tensor | None:
+def real_queries(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
     """Which queries are tokens and not padding, broadcastable to [rows, heads, queries]; None if all of them are.
 
-    In self-attention a padded token is one that no query sees.
+    In self-attention a padded token is one that no query sees, unless (sparse attention) the batch calls it real. In
+    attention to something else (a picture) the batch tells.
     """
-    if call.mask is None or call.mask.shape[-1] != call.query.shape[2]:
+    if call.mask is None:
         return None
-    return call.mask.any(dim=-2)
+    given = batch.get("attention_mask")
+    real = (
+        given.bool()[:, None]
+        if given is not None and given.shape == (call.query.shape[0], call.query.shape[2])
+        else None
+    )
+    if call.mask.shape[-1] != call.query.shape[2]:
+        return real
+    seen = call.mask.any(dim=-2)
+    return seen if real is None else seen | real
 
 
 def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:

@@ -147,7 +147,7 @@ def test_double_precision_is_kept(generator, path):
         ("not both", (2, 2, 5, 7), {"mask": torch.ones(5, 5, dtype=torch.bool), "causal": True}),
         ("order is 0", (2, 2, 5, 7), {"order": 0}),
         ("order is -1", (2, 2, 5, 7), {"order": -1}),
-        ("order is inf", (2, 2, 5, 7), {"order": math.inf}),
+        ("order is -inf", (2, 2, 5, 7), {"order": -math.inf}),
         ("order is nan", (2, 2, 5, 7), {"order": math.nan}),
         ("does not go with key", (2, 3, 5, 7), {}),  # heads that do not divide
         ("does not go with key", (2, 2, 5, 6), {}),  # another width

@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hies import equations
-from hies.criteria.base import Criterion
+from hies.criteria.ae import AE
+from hies.entropies import Entropy
 from hies.sites import SiteTensors
 from hies.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class AD(Criterion):
+class AD(AE):
     """Score = -AD_h: the heads of SMALLEST entropy, those of the largest deficit, go first. Opposite to AE."""
 
     name: ClassVar[str] = "ad"
-    need: ClassVar[frozenset[str]] = frozenset({"ae"})
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """The negative attention deficit, in [-1, 0]."""
-        return {site: -equations.attention_deficit(ae) for site, ae in statistics.ae.items()}
+        spread = statistics.spread(Entropy(self.entropy, self.order))
+        return {site: -equations.attention_deficit(ae) for site, ae in spread.items()}

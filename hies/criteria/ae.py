@@ -5,17 +5,32 @@ from typing import ClassVar
 
 from hies import equations
 from hies.criteria.base import Criterion
+from hies.entropies import Entropy
 from hies.sites import SiteTensors
 from hies.statistics import Statistics
 
 
 @dataclass(frozen=True)
 class AE(Criterion):
-    """Score = 1 - AE_h: the heads of LARGEST entropy, which spread their attention, go first. Opposite to AD."""
+    """Score = 1 - AE_h: the heads of LARGEST entropy, which spread their attention, go first. Opposite to AD.
+
+    entropy, order: which entropy, see `hies.entropies.Entropy`.
+    """
 
     name: ClassVar[str] = "ae"
-    need: ClassVar[frozenset[str]] = frozenset({"ae"})
+
+    entropy: str = "shannon"
+    order: float | None = None
+
+    def __post_init__(self) -> None:
+        Entropy(self.entropy, self.order)
+
+    @property
+    def need(self) -> frozenset[str]:
+        """The entropy asked for."""
+        return frozenset({Entropy(self.entropy, self.order).need})
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """The entropy term of HIES (section 4.1), in [0, 1]."""
-        return {site: equations.attention_deficit(ae) for site, ae in statistics.ae.items()}
+        spread = statistics.spread(Entropy(self.entropy, self.order))
+        return {site: equations.attention_deficit(ae) for site, ae in spread.items()}

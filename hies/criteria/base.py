@@ -13,17 +13,22 @@ from hies.statistics import Statistics
 class Criterion(ABC):
     """A rule that scores heads. Subclasses are plain dataclasses whose fields are the criterion's knobs.
 
-    need names the statistics that `hies.collect` has to find. Calling a criterion gives {site: [heads]}, float64,
-    HIGHER = KEEP, every score finite.
+    needs names the statistics that `hies.collect` has to find, whatever the knobs. Calling a criterion gives
+    {site: [heads]}, float64, HIGHER = KEEP, every score finite.
     """
 
     name: ClassVar[str]
-    need: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def need(self) -> frozenset[str]:
+        """The statistics that `hies.collect` has to find for these knobs."""
+        return self.needs
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """The knobs that the scores depend on, by name."""
-        return asdict(self)
+        """The knobs that the scores depend on, by name; variants of the paper's definitions only where used."""
+        return used(asdict(self))
 
     @abstractmethod
     def score(self, statistics: Statistics) -> SiteTensors:
@@ -44,3 +49,16 @@ class Criterion(ABC):
                     "must be finite (an entropy needs calibration examples of at least two tokens)."
                 )
         return scores
+
+
+PAPER: dict[str, Any] = {"entropy": "shannon", "order": None, "reduction": "example", "combination": "sum"}
+
+
+def used(knobs: dict[str, Any]) -> dict[str, Any]:
+    """The knobs without those that say what the paper says, or that say nothing beside the others."""
+    idle = {"reduction_batch"} if not str(knobs.get("reduction")).startswith("batch") else set()
+    return {name: value for name, value in knobs.items() if name not in idle and not _is_paper(name, value)}
+
+
+def _is_paper(name: str, value: Any) -> bool:
+    return name in PAPER and value == PAPER[name]

@@ -5,11 +5,19 @@ from typing import Any, ClassVar
 
 from hies import equations
 from hies.alpha import GRID, PROTOCOLS
-from hies.criteria.base import Criterion
+from hies.criteria.base import Criterion, used
+from hies.criteria.importance import check_reduction, importance, statistic_of
 from hies.criteria.normalization import NORMALIZATIONS, normalize
+from hies.entropies import Entropy
 from hies.errors import HiesError
 from hies.sites import SiteTensors
 from hies.statistics import Statistics
+
+COMBINATIONS = {
+    "sum": equations.combine,
+    "product": equations.combine_as_product,
+    "printed": equations.combine_as_printed,
+}
 
 
 @dataclass(frozen=True)
@@ -18,17 +26,23 @@ class HIES(Criterion):
 
     alpha: weight of the importance, in [0, 1), or the name of a protocol by which a job chooses it among `alphas`
     (`hies.alpha.PROTOCOLS`), looking at `tuning_seeds` calibration draws and at most `tuning_examples` examples of the
-    deciding split. normalize: what ^ stands for, `global` (the paper's), `layer`, `rank`.
+    deciding split. normalize: what ^ stands for, `global` (the paper's), `layer`, `rank`. combination: `sum` (the
+    paper's), `product` (a geometric mean), `printed` (what appendix D.8 prints, AE^ in the place of 1 - AE^).
+    reduction, reduction_batch: of HIS, see `HIS`. entropy, order: see `hies.entropies.Entropy`.
     """
 
     name: ClassVar[str] = "hies"
-    need: ClassVar[frozenset[str]] = frozenset({"his", "ae"})
 
     alpha: float | int | str = 0.9
     normalize: str = "global"
     alphas: tuple[float, ...] = GRID
     tuning_seeds: int = 3
     tuning_examples: int | None = None
+    combination: str = "sum"
+    reduction: str = "example"
+    reduction_batch: int = 32
+    entropy: str = "shannon"
+    order: float | None = None
 
     def __post_init__(self) -> None:
         words = f"at least 0 and below 1 (for HIS alone: criterion=his), or one of {', '.join(PROTOCOLS)}"
@@ -43,15 +57,26 @@ class HIES(Criterion):
             )
         if self.normalize not in NORMALIZATIONS:
             raise HiesError(f"criterion.normalize is {self.normalize!r}; use {', '.join(NORMALIZATIONS)}.")
+        if self.combination not in COMBINATIONS:
+            raise HiesError(f"criterion.combination is {self.combination!r}; use {', '.join(COMBINATIONS)}.")
+        check_reduction(self.reduction, self.reduction_batch)
+        Entropy(self.entropy, self.order)
+
+    @property
+    def need(self) -> frozenset[str]:
+        """The gradients and the entropy asked for."""
+        return frozenset({statistic_of(self.reduction), Entropy(self.entropy, self.order).need})
 
     @property
     def knobs(self) -> dict[str, Any]:
         """The knobs in use: how alpha is chosen counts only where it is chosen."""
-        if isinstance(self.alpha, str):
-            split, _ = PROTOCOLS[self.alpha]
-            idle = () if split else ("tuning_seeds", "tuning_examples")  # the calibration loss knows neither
-            return {name: value for name, value in asdict(self).items() if name not in idle}
-        return {"alpha": float(self.alpha), "normalize": self.normalize}
+        idle: set[str] = set()
+        if not isinstance(self.alpha, str):
+            idle = {"alphas", "tuning_seeds", "tuning_examples"}
+        elif PROTOCOLS[self.alpha][0] is None:  # the calibration loss knows neither seeds nor examples
+            idle = {"tuning_seeds", "tuning_examples"}
+        knobs = {name: value for name, value in asdict(self).items() if name not in idle}
+        return used({**knobs, "alpha": self.alpha if isinstance(self.alpha, str) else float(self.alpha)})
 
     def at(self, alpha: float) -> "HIES":
         """The same criterion with this alpha."""
@@ -61,6 +86,7 @@ class HIES(Criterion):
         """HIES_h in [0, 1]."""
         if isinstance(self.alpha, str):
             raise HiesError(f"alpha is {self.alpha!r}, which a job chooses; to score heads give a number: HIES(0.9).")
-        importance = normalize(statistics.his, self.normalize)
-        entropy = normalize(statistics.ae, self.normalize)
-        return {site: equations.combine(importance[site], entropy[site], self.alpha) for site in importance}
+        felt = normalize(importance(statistics, self.reduction, self.reduction_batch), self.normalize)
+        spread = normalize(statistics.spread(Entropy(self.entropy, self.order)), self.normalize)
+        combine = COMBINATIONS[self.combination]
+        return {site: combine(felt[site], spread[site], self.alpha) for site in felt}

@@ -4,17 +4,32 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hies.criteria.base import Criterion
+from hies.criteria.importance import check_reduction, importance, statistic_of
 from hies.sites import SiteTensors
 from hies.statistics import Statistics
 
 
 @dataclass(frozen=True)
 class HIS(Criterion):
-    """Score = HIS_h: the heads that the loss feels least go first."""
+    """Score = HIS_h: the heads that the loss feels least go first.
+
+    reduction: over what the absolute value is taken, see `hies.criteria.importance`: `example` (the paper), `batch` or
+    `batch_l2` (of `reduction_batch` examples), `token`.
+    """
 
     name: ClassVar[str] = "his"
-    need: ClassVar[frozenset[str]] = frozenset({"his"})
+
+    reduction: str = "example"
+    reduction_batch: int = 32
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction, self.reduction_batch)
+
+    @property
+    def need(self) -> frozenset[str]:
+        """The gradients asked for."""
+        return frozenset({statistic_of(self.reduction)})
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """E_x | dL(x)/dm_h |, in the units of the loss."""
-        return statistics.his
+        return importance(statistics, self.reduction, self.reduction_batch)

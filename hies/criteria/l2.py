@@ -13,7 +13,7 @@ class L2(Criterion):
     """Score = norm of the head's query, key and value rows and output columns: small weights go first."""
 
     name: ClassVar[str] = "l2"
-    need: ClassVar[frozenset[str]] = frozenset({"l2"})
+    needs: ClassVar[frozenset[str]] = frozenset({"l2"})
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """Euclidean norm, in the units of the weights."""

@@ -15,7 +15,7 @@ class Random(Criterion):
     """Uniform scores from a seeded generator; `seed` draws another ranking (in a job: the job's seed)."""
 
     name: ClassVar[str] = "random"
-    need: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = 0
 

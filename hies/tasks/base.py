@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from hies.cache import digest
 from hies.errors import HiesError
 
 
@@ -60,6 +61,7 @@ class Task(ABC):
 
     max_examples: at most so many examples of the report split, its first (None: all); it is written into every row.
     finetune: what this task changes in the model's fine-tuning settings (`hies.training.Finetuning`).
+    after: the task whose checkpoint of the same model is fine-tuned further; None: the pretrained weights are.
     """
 
     name: ClassVar[str]
@@ -68,6 +70,7 @@ class Task(ABC):
 
     max_examples: int | None = None
     finetune: dict[str, Any] = field(default_factory=dict)
+    after: Any = None  # Task
 
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 1:
@@ -80,6 +83,11 @@ class Task(ABC):
     @abstractmethod
     def identity(self, data_root: Path | None) -> str:
         """A short digest that changes exactly when the data of any split would, cheap enough to ask every time."""
+
+    def fingerprint(self, data_root: Path | None) -> str:
+        """The identity of all data that the results depend on, those of the task before included."""
+        own = self.identity(data_root)
+        return own if self.after is None else digest([own, self.after.fingerprint(data_root)])
 
     @abstractmethod
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:

@@ -1,0 +1,36 @@
+"""How the gradients of single examples become one importance per head."""
+
+from hies import equations
+from hies.errors import HiesError
+from hies.sites import SiteTensors
+from hies.statistics import Statistics
+
+REDUCTIONS = ("example", "batch", "batch_l2", "token")
+
+
+def check_reduction(reduction: str, batch: int) -> None:
+    """Raise HiesError for a reduction or a batch size that there is not."""
+    if reduction not in REDUCTIONS:
+        raise HiesError(f"criterion.reduction is {reduction!r}; use {', '.join(REDUCTIONS)}.")
+    if batch < 1:
+        raise HiesError(f"criterion.reduction_batch is {batch}; it must be at least 1.")
+
+
+def statistic_of(reduction: str) -> str:
+    """The statistic that a reduction starts from."""
+    return "his_token" if reduction == "token" else "his"
+
+
+def importance(statistics: Statistics, reduction: str, batch: int) -> SiteTensors:
+    """HIS by one of its definitions, {site: [heads]}.
+
+    `example`: the absolute gradient of every example (equation 1). `batch`: of every batch of `batch` examples, the
+    widely used code. `batch_l2`: the same over its norm within the layer. `token`: of every token (Michel et al.).
+    """
+    examples = statistics.examples_of(statistic_of(reduction))
+    if reduction == "token":
+        return {site: equations.token_head_importance(values) for site, values in examples.items()}
+    if reduction == "example":
+        return {site: equations.head_importance(values) for site, values in examples.items()}
+    found = {site: equations.batched_head_importance(values, batch) for site, values in examples.items()}
+    return {site: equations.layer_l2(v) for site, v in found.items()} if reduction == "batch_l2" else found
