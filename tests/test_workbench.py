@@ -249,3 +249,18 @@ def test_a_regression_task_is_fine_tuned_and_answers_in_scores(text_model, cache
     assert all((his > 0).any() for his in statistics.his.values())
     value, quality = metrics.quality("pearson", bench.labels("report"), scores)
     assert quality == pytest.approx(50 * (1 + value))
+
+
+def test_a_task_after_another_starts_from_its_checkpoint(text_model, cache, glue_copy):
+    still = {"epochs": 1, "learning_rate": 1e-12}
+    model = Model(name="words", source=str(text_model), max_length=61)
+    first, alone = TASKS["mnli"](finetune={"epochs": 1, "learning_rate": 3e-3}), TASKS["rte"](finetune=still)
+    after = TASKS["rte"](finetune=still, after=first)
+    learnt, plain, bench = (Workbench(model, task, glue_copy, cache, CPU) for task in (first, alone, after))
+    weights, before, found = (one.network.bert.state_dict() for one in (learnt, plain, bench))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-9)
+    assert any((before[name] - tensor).abs().max() > 1e-4 for name, tensor in weights.items())
+    assert bench.network.config.num_labels == 2 and learnt.network.config.num_labels == 3
+    assert model.identity(after) != model.identity(alone)
+    assert after.fingerprint(glue_copy) != alone.fingerprint(glue_copy) == alone.identity(glue_copy)
