@@ -12,7 +12,7 @@ from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies import metrics, results
 from hies.cache import digest
-from hies.errors import HiesError
+from hies.errors import HiesError, UnsupportedModelError
 from hies.sites import Removed
 from hies.workbench import Tally, Workbench
 
@@ -26,15 +26,15 @@ class Job:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that changes the result, and nothing else: no path, no batch size, no log setting."""
+        """Everything that changes the result, and nothing else: no path, batch size, sparsity.mode or log setting."""
         config = self.config
         data_root = None if config.data_root is None else Path(config.data_root)
         return {
             "schema": results.SCHEMA,
             "model": [config.model.name, config.model.identity(config.task)],
-            "task": [config.task.name, config.task.identity(data_root), config.task.max_examples],
+            "task": [config.task.name, config.task.fingerprint(data_root), config.task.max_examples],
             "criterion": [config.criterion.name, config.criterion.knobs],
-            "sparsity": asdict(config.sparsity),
+            "sparsity": config.sparsity.knobs,
             "calibration": asdict(config.calibration),
             "seed": config.seed,
         }
@@ -76,6 +76,8 @@ class Job:
 
     def run(self, bench: Workbench, tick: Tick = lambda: None) -> list[results.Row]:
         """Score, select, evaluate every ratio and write the rows; the unpruned model is the row of ratio 0."""
+        if bench.remove:
+            self._check_removable(bench)
         plan = make_plan(self.config, bench, tick)
         answers, rows = [], []
         for ratio, removed in plan.masks.items():
@@ -91,6 +93,15 @@ class Job:
         }
         results.write_run(self.path, rows, arrays)
         return rows
+
+    def _check_removable(self, bench: Workbench) -> None:
+        try:
+            bench.prunable_sites()
+        except UnsupportedModelError as error:
+            raise HiesError(
+                f"sparsity.mode is 'remove', but model={self.config.model.name} cannot be cut; "
+                f"use sparsity.mode=mask: {error}"
+            ) from None
 
     def _measured(
         self, bench: Workbench, ratio: float, removed: Removed, answers: np.ndarray, unpruned: np.ndarray
@@ -122,10 +133,7 @@ class Job:
             "split": "report",
             "criterion": config.criterion.name,
             **self._knobs(),
-            "scope": config.sparsity.scope,
-            "schedule": config.sparsity.schedule,
-            "min_heads_per_layer": config.sparsity.min_heads_per_layer,
-            "step": config.sparsity.step,
+            **{name: value for name, value in config.sparsity.knobs.items() if name != "ratios"},
             "seed": config.seed,
             "calibration_size": config.calibration.size,
             "heads_total": bench.heads_total,
@@ -156,6 +164,7 @@ def workbench(config: Config) -> Workbench:
         _benches.clear()
         _benches[key] = bench
     _benches[key].fresh = config.force
+    _benches[key].remove = config.sparsity.mode == "remove"
     return _benches[key]
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from experiments.schema import Config
 from hies.alpha import PROTOCOLS, best_per_ratio, best_per_task
+from hies.attention import Site
 from hies.criteria import HIES, Criterion
-from hies.selection import select_iteratively
+from hies.selection import Groups, select_iteratively
 from hies.sites import Removed, SiteTensors, join
 from hies.statistics import Statistics
 from hies.workbench import Workbench
@@ -103,6 +104,11 @@ def _pruned(config: Config) -> list[float]:
     return sorted({ratio for ratio in config.sparsity.ratios if ratio > 0})
 
 
+def group_sizes(sites: dict[str, Site]) -> Groups:
+    """How many query heads of each site share a key/value head."""
+    return {name: site.heads // site.key_heads for name, site in sites.items()}
+
+
 class Scoring:
     """The scores of a criterion for one calibration draw, and the masks that follow from them."""
 
@@ -115,9 +121,10 @@ class Scoring:
     def masks(self) -> dict[float, Removed]:
         """The heads that go at each ratio of the sparsity configuration, smallest ratio first."""
         sparsity = self.config.sparsity
+        groups = group_sizes(self.bench.sites) if sparsity.unit == "kv_group" else None
         if sparsity.schedule == "iterative":
-            return select_iteratively(self._score, sparsity.ratios, sparsity.step, sparsity)
-        return {ratio: sparsity.select(self.scores, ratio) for ratio in sorted(sparsity.ratios)}
+            return select_iteratively(self._score, sparsity.ratios, sparsity.step, sparsity, groups)
+        return {ratio: sparsity.select(self.scores, ratio, groups) for ratio in sorted(sparsity.ratios)}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Scores of all heads in order of depth, and how many heads each site has."""

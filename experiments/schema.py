@@ -4,7 +4,7 @@ The knobs of a model, a task or a criterion are the fields of its own dataclass;
 """
 
 import re
-from dataclasses import FrozenInstanceError, dataclass, field
+from dataclasses import FrozenInstanceError, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,39 @@ from omegaconf import MISSING, OmegaConf
 from hies.criteria import CRITERIA
 from hies.errors import HiesError
 from hies.models import Model, check_fit
+from hies.pruning import UNITS
 from hies.selection import Selection
 from hies.tasks import TASKS
 
 SCHEDULES = ("oneshot", "iterative")
+MODES = ("mask", "remove")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 @dataclass(frozen=True)
 class Sparsity(Selection):
-    """Which shares of the heads go, and how. step: share between two scorings, for `schedule: iterative` alone."""
+    """Which shares of the heads go, and how.
+
+    ratio: a single one, in the place of ratios. unit: what goes, `head` or `kv_group` (all query heads that share a
+    key/value head). mode: whether a model without heads is evaluated with their outputs at zero (`mask`) or with their
+    weights cut out of a copy (`remove`); both give the same answers. step: share between two scorings, for
+    `schedule: iterative` alone.
+    """
 
     ratios: list[float] = field(default_factory=list)
+    ratio: float | None = None
+    unit: str = "head"
+    mode: str = "mask"
     schedule: str = "oneshot"
     step: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "ratios", sorted(set(self.ratios)))
-        for ratio in self.ratios:
-            if not 0 <= ratio <= 1:
-                raise HiesError(f"sparsity.ratios has {ratio}; a ratio lies between 0 (keep all heads) and 1 (none).")
-        if not self.ratios:
-            raise HiesError("sparsity.ratios is empty; give at least one ratio, as in sparsity.ratios=[0.1,0.3].")
+        self._set_ratios()
+        if self.unit not in UNITS:
+            raise HiesError(f"sparsity.unit is {self.unit!r}; use {' or '.join(UNITS)}.")
+        if self.mode not in MODES:
+            raise HiesError(f"sparsity.mode is {self.mode!r}; use {' or '.join(MODES)}.")
         if self.schedule not in SCHEDULES:
             raise HiesError(f"sparsity.schedule is {self.schedule!r}; use {' or '.join(SCHEDULES)}.")
         if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
@@ -45,6 +55,22 @@ class Sparsity(Selection):
             )
         if self.schedule == "oneshot" and self.step is not None:
             raise HiesError(f"sparsity.step is {self.step}, but schedule=oneshot scores once; use sparsity=iterative.")
+
+    def _set_ratios(self) -> None:
+        given = self.ratios if self.ratio is None else [self.ratio]
+        object.__setattr__(self, "ratios", sorted(set(given)))
+        name = "sparsity.ratios has" if self.ratio is None else "sparsity.ratio is"
+        for ratio in self.ratios:
+            if not 0 <= ratio <= 1:
+                raise HiesError(f"{name} {ratio}; a ratio lies between 0 (keep all heads) and 1 (none).")
+        if not self.ratios:
+            raise HiesError("sparsity.ratios is empty; give at least one ratio, as in sparsity.ratios=[0.1,0.3].")
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """What the masks depend on, by name; the default unit is left out, so that older runs keep their ids."""
+        left_out = {"ratio", "mode", *(["unit"] if self.unit == "head" else [])}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -72,7 +98,10 @@ class Wandb:
 
 @dataclass(frozen=True)
 class Config:
-    """One job. name: the experiment, a folder of `results_dir`. data_root: local copies of Hub data sets."""
+    """One job. name: the experiment, a folder of `results_dir`. data_root: local copies of Hub data sets.
+
+    out: the folder that experiments.prune writes a pruned model to.
+    """
 
     # Any, since a typed field of a frozen dataclass could not be overridden; each group's own schema checks its values.
     model: Any = MISSING  # Model
@@ -84,6 +113,7 @@ class Config:
     seed: int = 0
     name: str = "single"
     results_dir: str = "results"
+    out: str | None = None
     cache_dir: str = "cache"
     data_root: str | None = "${oc.env:HIES_DATA,null}"
     device: str = "auto"

@@ -20,6 +20,8 @@ from hies.errors import HiesError
 from hies.evaluation import example_losses, predict
 from hies.labels import found_label_order
 from hies.models import HEADS, Model, check_fit, checkpoint_path, identity_of, load_weights
+from hies.projections import find_projections
+from hies.pruning import prune
 from hies.sites import Removed, join, split
 from hies.statistics import Statistics, collect
 from hies.tasks.base import Split, Splits, Task
@@ -53,10 +55,11 @@ class Workbench:
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
         self._batches: dict[tuple[int, int], list[Batch]] = {}  # the last calibration set alone
         self.data_root, self.cache_dir = data_root, cache_dir
-        self.data = task.identity(data_root)
+        self.data = task.fingerprint(data_root)
         self._setting = [results.SCHEMA, results.versions(), device.type]  # what else computed arrays depend on
         self._renewed: set[Path] = set()
         self.fresh = False  # compute again what is asked for, once, whatever lies in the cache
+        self.remove = False  # answer with the heads cut out of a copy; the answers are those of the masked model
         self.identity: dict[str, Any] = {
             "model": model.identity(task),
             "task": task.name,
@@ -115,8 +118,25 @@ class Workbench:
     @cached_property
     def sites(self) -> dict[str, Site]:
         """The sites of the model, found on one example."""
+        return self._sites_of(self.network)
+
+    def prunable_sites(self) -> dict[str, Site]:
+        """The sites, all of whose heads can be cut out; known before a missing checkpoint is made.
+
+        Raises:
+            UnsupportedModelError: the weights of a site cannot be cut.
+        """
+        made = self.task.name in self.model.checkpoint
+        made = made or checkpoint_path(self.model, self.task, self.data, self.cache_dir).exists()
+        network = self.network if made else self.model.build(self.task)
+        sites = self.sites if made else self._sites_of(network)
+        for site in sites:
+            find_projections(network, site)
+        return sites
+
+    def _sites_of(self, network: PreTrainedModel) -> dict[str, Site]:
         example = self.encoded("report", 1).batch([0])
-        return find_sites(self.network, {name: value.to(self.device) for name, value in example.items()})
+        return find_sites(network, {name: value.to(network.device) for name, value in example.items()})
 
     @cached_property
     def network(self) -> PreTrainedModel:
@@ -210,7 +230,7 @@ class Workbench:
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
         with masked(self.network, removed):
-            return collect(self.network, self._calibration(seed, size), need)
+            return collect(self.network, self._calibration(seed, size), need, checkpoint=self.model.checkpointing)
 
     def _calibration(self, seed: int, size: int) -> list[Batch]:
         train = self.splits.train
@@ -224,10 +244,15 @@ class Workbench:
         return self._batches[seed, size]
 
     def _predict(self, removed: Removed, split_name: str, examples: int | None) -> np.ndarray:
+        if self.remove and removed:
+            return self.answers(prune(self.network, removed), split_name, examples)
         with masked(self.network, removed):
-            answers = predict(
-                self.network, self.encoded(split_name, examples), self.model.batch_size, self.model.precision
-            )
+            return self.answers(self.network, split_name, examples)
+
+    def answers(self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None) -> np.ndarray:
+        """What a network with the outputs of this one answers on (the first `examples` of) a split, [examples]."""
+        encoded = self.encoded(split_name, examples)
+        answers = predict(network, encoded, self.model.batch_size, self.model.precision)
         return answers if self.label_order is None else np.argsort(self.label_order)[answers]
 
     def encoded(self, split_name: str, examples: int | None = None) -> Encoded:
@@ -243,8 +268,12 @@ class Workbench:
             examples = replace(examples, labels=np.array(self.label_order)[examples.labels])
         return encode(examples, self.tokenizer, self.model.max_length)
 
+    @property
+    def _before(self) -> "Workbench":
+        return Workbench(self.model, self.task.after, self.data_root, self.cache_dir, self.device, self.tally)
+
     def _finetuned(self) -> PreTrainedModel:
-        network = self.model.build(self.task)
+        network = self.model.build(self.task, None if self.task.after is None else self._before.checkpoint)
         network.to(self.device)  # type: ignore[arg-type]
         selection, labels = self.encoded("selection"), self.labels("selection")
 
@@ -263,6 +292,10 @@ class Workbench:
             self.tokenizer.save_pretrained(folder)
 
 
+KINDS = ("gradient", "entropy", "weight_norm")  # of Statistics, in the order of its fields
+OTHER = "other/"
+
+
 def _to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
     arrays = {
         "sites": np.array(list(statistics.heads)),
@@ -270,13 +303,20 @@ def _to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
         "examples": np.array(statistics.examples),
         "seconds": np.array(statistics.seconds),
     }
-    kinds = ("gradient", "entropy", "weight_norm")
-    return arrays | {kind: join(tensors).numpy() for kind in kinds if (tensors := getattr(statistics, kind))}
+    kinds = {kind: getattr(statistics, kind) for kind in KINDS}
+    kinds |= {OTHER + name: tensors for name, tensors in statistics.others.items()}
+    return arrays | {kind: join(tensors).numpy() for kind, tensors in kinds.items() if tensors}
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
     heads = {str(site): int(count) for site, count in zip(arrays["sites"], arrays["heads"], strict=True)}
     like = {site: torch.empty(count) for site, count in heads.items()}
-    kinds = arrays.keys() & {"gradient", "entropy", "weight_norm"}
-    tensors = {kind: split(torch.from_numpy(arrays[kind]), like) for kind in kinds}
-    return Statistics(heads, int(arrays["examples"]), seconds=float(arrays["seconds"]), **tensors)
+    found = {kind: split(torch.from_numpy(array), like) for kind, array in arrays.items() if _is_statistic(kind)}
+    others = {kind.removeprefix(OTHER): tensors for kind, tensors in found.items() if kind.startswith(OTHER)}
+    gradient, entropy, weight_norm = (found.get(kind, {}) for kind in KINDS)
+    seconds = float(arrays["seconds"])
+    return Statistics(heads, int(arrays["examples"]), gradient, entropy, weight_norm, others, seconds)
+
+
+def _is_statistic(name: str) -> bool:
+    return name in KINDS or name.startswith(OTHER)

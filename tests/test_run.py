@@ -187,7 +187,9 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
     for name in ("predict", "collect"):
         original = getattr(workbench_module, name)
         monkeypatch.setattr(
-            workbench_module, name, lambda *a, original=original, name=name: computed.append(name) or original(*a)
+            workbench_module,
+            name,
+            lambda *a, original=original, name=name, **k: computed.append(name) or original(*a, **k),
         )
     call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
     assert sorted(computed) == ["collect", "predict", "predict"]

@@ -217,3 +217,118 @@ def test_the_floor_holds_at_the_end_of_an_iterative_schedule():
 def test_a_step_outside_its_range_is_refused(step):
     with pytest.raises(HiesError, match="step"):
         select_iteratively(Scorer(), [0.5], step, Selection())
+
+
+# --- whole groups -----------------------------------------------------------------------------------------------------
+
+GROUPED = (12, 6, 10, 5)
+SIZES = {"a": 4, "b": 3, "c": 2}  # d: single heads
+OTHER_SIZES = {"a": 6, "b": 2, "c": 5, "d": 1}
+
+
+def is_whole(removed, sizes):
+    """Every group is there or gone as a whole."""
+    for site, heads in removed.items():
+        size = sizes.get(site, 1)
+        if set(heads) != {first + i for first in {h - h % size for h in heads} for i in range(size)}:
+            return False
+    return True
+
+
+def by_hand(scores, ratio, sizes):
+    """The leading groups by mean score, as many as come nearest to the rounded share, fewer if two are as near."""
+    groups = []
+    for depth, (site, values) in enumerate(scores.items()):
+        size = sizes.get(site, 1)
+        for first in range(0, len(values), size):
+            mean = sum(values[first : first + size].tolist()) / size
+            groups.append((mean, depth, first, [(site, first + i) for i in range(size)]))
+    groups.sort()
+    prefixes = [[head for group in groups[:n] for head in group[3]] for n in range(len(groups) + 1)]
+    target = round(ratio * sum(map(len, scores.values())))
+    return set(min(prefixes, key=lambda heads: (abs(len(heads) - target), len(heads))))
+
+
+def test_whole_groups_go_by_the_mean_of_their_heads():
+    scores = {"a": torch.tensor([1.0, 5.0, 3.0, 3.5]), "b": torch.tensor([9.0, 0.0])}  # means 3, 3.25 and 4.5
+    groups = {"a": 2, "b": 2}
+    assert select(scores, 2 / 6, groups=groups) == {"a": [0, 1]}
+    assert select(scores, 4 / 6, groups=groups) == {"a": [0, 1, 2, 3]}
+    assert select(scores, 1, groups=groups) == {"a": [0, 1, 2, 3], "b": [0, 1]}
+    assert select(scores, 2 / 6, groups={"b": 2}) == {"a": [0, 2]}  # a site that is not named: single heads
+
+
+def test_large_groups_are_not_dearer_than_small_ones():
+    scores = {"a": torch.full((4,), 0.3), "b": torch.full((2,), 0.5)}
+    assert select(scores, 4 / 6, groups={"a": 4, "b": 1}) == {"a": [0, 1, 2, 3]}
+
+
+def test_the_number_of_whole_groups_is_the_nearest_and_the_smaller_of_two():
+    scores = {"a": torch.arange(9.0)}
+    found = [count(select(scores, i / 9, groups={"a": 3})) for i in range(10)]
+    assert found == [0, 0, 3, 3, 3, 6, 6, 6, 9, 9]
+    assert [count(select({"a": torch.arange(4.0)}, i / 4, groups={"a": 2})) for i in range(5)] == [0, 0, 2, 2, 4]
+
+
+@pytest.mark.parametrize("sizes", [SIZES, OTHER_SIZES, {}])
+def test_groups_go_as_by_hand(generator, sizes):
+    for _ in range(5):
+        scores = random_scores(generator, *GROUPED)
+        for i in range(34):
+            removed = select(scores, i / 33, groups=sizes)
+            assert flat(removed) == by_hand(scores, i / 33, sizes)
+            assert is_whole(removed, sizes)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("floor", [0, 1, 5])
+def test_masks_of_groups_are_nested_and_whole(generator, scope, floor):
+    scores, smaller = random_scores(generator, *GROUPED), set()
+    stay = sum(-(-floor // SIZES.get(site, 1)) * SIZES.get(site, 1) for site in scores)
+    for i in range(34 - stay):
+        removed = select(scores, i / 33, scope, floor, SIZES)
+        larger = flat(removed)
+        assert smaller <= larger and is_whole(removed, SIZES)
+        assert abs(len(larger) - i) <= 2
+        assert all(len(values) - len(removed.get(site, [])) >= floor for site, values in scores.items())
+        if scope == "layer" and not floor:
+            for site, values in scores.items():
+                assert abs(len(removed.get(site, [])) - len(values) * i / 33) <= SIZES.get(site, 1) + 1
+        smaller = larger
+    if floor:
+        with pytest.raises(HiesError, match=f"min_heads_per_layer={floor} lets only {33 - stay} go"):
+            select(scores, (34 - stay) / 33, scope, floor, SIZES)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_groups_of_one_are_heads(generator, scope):
+    scores = random_scores(generator, *HEADS)
+    ones = dict.fromkeys(scores, 1)
+    for ratio in RATIOS:
+        assert select(scores, ratio, scope, groups=ones) == select(scores, ratio, scope)
+
+
+def test_equal_groups_go_by_position():
+    scores = {"z": torch.tensor([0.0, 2.0, 1.0, 1.0]), "a": torch.ones(2)}
+    groups = {"z": 2, "a": 2}
+    assert [select(scores, i / 3, groups=groups) for i in (1, 2)] == [{"z": [0, 1]}, {"z": [0, 1, 2, 3]}]
+
+
+def test_an_iterative_schedule_takes_whole_groups_too():
+    scorer = Scorer(GROUPED)
+    masks = select_iteratively(scorer, [0.2, 0.5, 0.8], 0.1, Selection(), SIZES)
+    steps = [*scorer.calls[1:], *masks.values()]
+    assert all(is_whole(removed, SIZES) for removed in steps)
+    assert all(flat(a) <= flat(b) for a, b in pairwise(scorer.calls)) and len(scorer.calls) == 8
+    assert all(abs(count(removed) - round(33 * ratio)) <= 2 for ratio, removed in masks.items())
+    alone = select_iteratively(Scorer(GROUPED), [0.5], 0.1, Selection(), SIZES)
+    assert alone[0.5] == masks[0.5]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [({"a": 3}, "groups has 3 for site 'a'.*4 heads"), ({"a": 0}, "groups has 0"), ({"x": 2}, "groups names 'x'")],
+)
+def test_groups_that_do_not_fit_are_named(groups, message):
+    with pytest.raises(HiesError, match=message):
+        select({"a": torch.rand(4)}, 0.5, groups=groups)

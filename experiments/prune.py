@@ -1,0 +1,160 @@
+"""A smaller model as a folder: `python -m experiments.prune model=minilm task=apidocs sparsity.ratio=0.3 out=DIR`.
+
+Heads are chosen as in experiments.run (criterion, seed, calibration.size, and all of sparsity). They are cut out of a
+copy, which is saved with its tokenizer or image processor, loaded from there, and compared with the dense model on the
+report split.
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoImageProcessor, PreTrainedModel
+
+import hies
+from experiments.grid import Declared
+from experiments.job import Job, workbench
+from experiments.planning import group_sizes, make_plan
+from experiments.schema import Config
+from experiments.shell import command
+from hies import metrics
+from hies.cache import replacing
+from hies.cost import Cost
+from hies.errors import HiesError
+from hies.pruned_files import RECORD
+from hies.sites import Removed
+from hies.workbench import Workbench
+
+SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def main() -> int:
+    """Prune the model that the command line describes; the exit status."""
+    return command(_prune_declared, lambda: print(__doc__))
+
+
+def _prune_declared(declared: Declared) -> int:
+    if len(declared.jobs) != 1:
+        raise HiesError(
+            f"experiments.prune makes one model, but the command line declares {len(declared.jobs)} jobs; "
+            "give one value for each option."
+        )
+    (job,) = declared.jobs
+    folder = checked_folder(job.config)
+    bench = workbench(job.config)
+    check_cut(job.config, bench)
+    with tqdm(total=job.steps, unit="mask", disable=None) as bar:
+        plan = make_plan(job.config, bench, bar.update)
+        removed = plan.masks[job.config.sparsity.ratios[0]]
+        save(hies.prune(bench.network, removed, job.config.sparsity.unit), bench, folder)
+        dense = bench.predictions({})
+        bar.update()
+        pruned = bench.answers(hies.load_pruned(folder).to(bench.device))  # type: ignore[arg-type]
+        bar.update()
+    print(_told(job, bench, removed, plan.notes[job.config.sparsity.ratios[0]]))
+    print(table(bench, removed, dense, pruned))
+    print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
+    return 0
+
+
+def checked_folder(config: Config) -> Path:
+    """Where the model goes; nothing is written yet.
+
+    Raises:
+        HiesError: not exactly one ratio, or `out` is missing or cannot take a model.
+    """
+    if len(config.sparsity.ratios) != 1:
+        raise HiesError(
+            f"sparsity.ratios is {config.sparsity.ratios}, but a model is pruned at one; give sparsity.ratio=0.3."
+        )
+    if not config.out:
+        raise HiesError("out is missing; name the folder that the pruned model goes to, as in out=DIR.")
+    folder = Path(config.out)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise HiesError(f"out is {config.out!r}, which holds files but no pruned model; name a new or empty folder.")
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise HiesError(f"out is {config.out!r}, where no folder can be written; name another one.")
+    return folder
+
+
+def check_cut(config: Config, bench: Workbench) -> None:
+    """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
+    sites = bench.prunable_sites()
+    equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
+    groups = group_sizes(sites) if config.sparsity.unit == "kv_group" else None
+    (ratio,) = config.sparsity.ratios
+    if not config.sparsity.select(equal, ratio, groups):
+        heads = sum(site.heads for site in sites.values())
+        raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
+
+
+def save(small: PreTrainedModel, bench: Workbench, folder: Path) -> None:
+    """Write the model and what prepares its inputs; a new folder appears when it is complete."""
+    fresh = not (folder / RECORD).exists()
+    try:
+        with replacing(folder) if fresh else contextlib.nullcontext(folder) as place:
+            if (processor := _processor(bench)) is not None:
+                processor.save_pretrained(place)
+            hies.save_pruned(small, place)
+    except OSError as error:
+        raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
+
+
+def _processor(bench: Workbench) -> Any:
+    """The tokenizer; for images the image processor that the checkpoint comes with, or None."""
+    if bench.tokenizer is not None:
+        return bench.tokenizer
+    try:
+        return AutoImageProcessor.from_pretrained(bench.checkpoint)
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+def _told(job: Job, bench: Workbench, removed: Removed, notes: dict[str, Any]) -> str:
+    config, gone = job.config, sum(map(len, removed.values()))
+    alpha = f" (alpha {notes['alpha_used']:g})" if notes.get("alpha_used") is not None else ""
+    return (
+        f"{config.model.name} on {config.task.name}, {config.criterion.name}{alpha} on {config.calibration.size} "
+        f"calibration examples, seed {config.seed}: {gone} of {bench.heads_total} heads cut out\n"
+    )
+
+
+def table(bench: Workbench, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+    """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
+    cost = bench.cost
+    assert cost is not None  # its weights were found when they were cut
+    left = bench.heads_total - sum(map(len, removed.values()))
+    columns = (
+        ("dense", *_column(bench.heads_total, cost.dense, bench, dense, dense)),
+        ("pruned", *_column(left, cost.without(removed), bench, pruned, dense)),
+    )
+    names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({bench.task.metric})", "stability")
+    lines = zip(names, *columns, strict=True)
+    return "".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines)
+
+
+def _column(heads: int, cost: Cost, bench: Workbench, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
+    _, quality = metrics.quality(bench.task.metric, bench.labels("report"), answers)
+    return (
+        str(heads),
+        _short(cost.parameters),
+        _short(cost.flops),
+        "undefined" if quality is None else f"{quality:.1f} %",
+        f"{metrics.stability(answers, unpruned):.1f} %",
+    )
+
+
+def _short(number: int) -> str:
+    """Three digits and a letter, such as `22.7 M`."""
+    size, letter = next(((size, letter) for size, letter in SIZES if number >= size), (1.0, ""))
+    return f"{number / size:.3g} {letter}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

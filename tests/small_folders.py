@@ -1,0 +1,46 @@
+"""Tiny models with a tokenizer, as folders that `from_pretrained` reads."""
+
+import string
+
+import torch
+import transformers as tf
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as Decoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+VOCABULARY = {
+    word: i for i, word in enumerate((*SPECIAL, *CHARACTERS, *(f"##{letter}" for letter in string.ascii_lowercase)))
+}
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "intermediate_size": 13,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+
+
+def write_folder(folder, model):
+    """Save a model, its weights redrawn so that every head matters, and a tokenizer that spells every word."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+    spelling = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))
+    spelling.normalizer, spelling.pre_tokenizer, spelling.decoder = Lowercase(), BertPreTokenizer(), Decoder()
+    tf.PreTrainedTokenizerFast(
+        tokenizer_object=spelling,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    return folder
