@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 RESULTS ?= results
 MODEL ?= minilm
+SHAPE ?= minilm
 DATA ?= $(HIES_DATA)
 RUN = $(BIN)/python -m experiments.run model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
@@ -21,7 +22,7 @@ define draw_glue
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run glue figures test lint benchmark clean $(FROM_GLUE) figure1 figure2 figure7 figure9 figure12 table11
+.PHONY: help setup run glue figures efficiency test lint benchmark clean $(FROM_GLUE) figure1 figure2 figure7 figure9 figure12 table11 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
@@ -68,6 +69,18 @@ table11: setup ## how many calibration examples it takes
 	$(RUN) experiment=calibration $(ARGS)
 	$(DRAW) --experiment calibration table11
 
+reduction: setup ## over what the absolute value in HIS is taken: an example, a batch, a token
+	$(RUN) experiment=reduction $(ARGS)
+	$(DRAW) --experiment reduction variants forest
+
+entropy: setup ## which entropy predicts what
+	$(RUN) experiment=entropy $(ARGS)
+	$(DRAW) --experiment entropy variants forest
+
+combination: setup ## scale and combination of HIES
+	$(RUN) experiment=combination $(ARGS)
+	$(DRAW) --experiment combination variants forest
+
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
 	$(if $(wildcard $(RESULTS)),$(DRAW))
 	$(call draw_glue,reports/glue-minilm)
@@ -79,6 +92,10 @@ lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+efficiency: setup ## size, FLOPs, latency and memory of really pruned models (SHAPE=minilm, tinybert, bert_base, llama or vit)
+	$(BIN)/python -m benchmarks.efficiency --shape $(SHAPE) --out $(RESULTS) $(ARGS)
+	$(DRAW) efficiency costs
 
 benchmark: setup ## time scoring against a forward pass
 	$(BIN)/python -m benchmarks.scoring

@@ -65,21 +65,24 @@ def _build(options: argparse.Namespace) -> int:
     check_experiment(options.results, options.experiment)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RowsWarning)
-        rows = load(options.results, options.experiment)
-        missing = grid.missing_jobs(options.results, rows, options.experiment)
+        frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
+        jobs = frames.get(load)
+        missing = [] if jobs is None else grid.missing_jobs(options.results, jobs, options.experiment)
     for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
         print(f"warning: {text}", file=sys.stderr)
-    if rows.empty:
-        raise UsageError(no_rows(options.results, options.experiment))
+    if all(frame.empty for frame in frames.values()):
+        raise UsageError(_nothing(options, chosen))
+    named = bool(options.names)
     try:
-        made = {entry.name: _write_groups(entry, rows, options.out, explain=bool(options.names)) for entry in chosen}
+        made = {entry.name: _write_groups(entry, frames[entry.load], options.out, explain=named) for entry in chosen}
     except OSError as problem:
         raise UsageError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
     written = [path for paths in made.values() for path in paths]
     print("\n".join(["Written:", *(f"  {path}" for path in written)]) if written else "Nothing was written.")
     if not options.names and (without := [name for name, paths in made.items() if not paths]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
-    _print_completeness(options.results, rows, missing, options.experiment)
+    if jobs is not None:
+        _print_completeness(options.results, jobs, missing, options.experiment)
     return 0 if written else 1
 
 
@@ -111,10 +114,19 @@ def no_rows(results: Path, experiment: str | None) -> str:
     return f"--results={results} holds no rows; `make run` or `{RUN}quickstart` makes them."
 
 
+def _nothing(options: argparse.Namespace, chosen: list[Entry]) -> str:
+    """What to do where none of the chosen has any rows."""
+    if any(entry.load is load for entry in chosen):
+        return no_rows(options.results, options.experiment)
+    return f"--results={options.results} has nothing for NAME={chosen[0].name}, which needs {chosen[0].needs}."
+
+
 def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) -> list[Path]:
     """One output for each group; the groups whose rows do not allow it are named with the reason (if `explain`)."""
     written: list[Path] = []
     refused: dict[str, list[str]] = {}
+    if rows.empty and explain:
+        print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
             written += write(entry, group, out)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import runs
+from analysis import efficiency, runs
 from analysis.errors import RowsWarning
 
 
@@ -33,7 +33,7 @@ class Job:
 
 
 def experiments(results_dir: Path) -> list[str]:
-    """The folders of `results_dir` that hold rows, failures or a grid."""
+    """The folders of `results_dir` that hold rows of jobs, failures or a grid."""
     if not results_dir.is_dir():
         return []
     return sorted(folder.name for folder in results_dir.iterdir() if folder.is_dir() and _is_experiment(folder))
@@ -83,6 +83,8 @@ def failures(folder: Path) -> set[str]:
 
 
 def _is_experiment(folder: Path) -> bool:
+    if folder.name == efficiency.FOLDER:  # rows of another kind
+        return False
     return runs.has_rows(folder) or (folder / runs.GRID).exists() or bool(failures(folder))
 
 

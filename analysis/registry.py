@@ -9,15 +9,17 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import labels, style
+from analysis import labels, rows, style
 
 SETTING = tuple(labels.SETTING)
+Load = Callable[[Path, str | None], pd.DataFrame]  # (results folder, experiment or None for all) -> rows
 
 
 @dataclass(frozen=True)
@@ -39,35 +41,36 @@ class Entry:
     needs: str  # which rows it needs
     per: tuple[str, ...]  # one output for each value of these columns; they are the output's name
     make: Callable[..., Any]
+    load: Load = rows.load  # reads the rows from the results folder
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
 def figure(
-    name: str, about: str, needs: str, per: tuple[str, ...] = SETTING
+    name: str, about: str, needs: str, per: tuple[str, ...] = SETTING, load: Load = rows.load
 ) -> Callable[[Callable[..., list[Axes]]], Callable[..., list[Axes]]]:
     """Register a figure; it draws in the house style wherever it is called from."""
 
     def register(draw: Callable[..., list[Axes]]) -> Callable[..., list[Axes]]:
         @wraps(draw)
-        def styled(rows: pd.DataFrame, **options: Any) -> list[Axes]:
+        def styled(frame: pd.DataFrame, **options: Any) -> list[Axes]:
             with mpl.rc_context(style.RC):
-                return draw(rows, **options)
+                return draw(frame, **options)
 
-        _add(Entry(name, "figure", about, needs, per, styled))
+        _add(Entry(name, "figure", about, needs, per, styled, load))
         return styled
 
     return register
 
 
 def table(
-    name: str, about: str, needs: str, per: tuple[str, ...] = SETTING
+    name: str, about: str, needs: str, per: tuple[str, ...] = SETTING, load: Load = rows.load
 ) -> Callable[[Callable[..., Table]], Callable[..., Table]]:
     """Register a table."""
 
     def register(make: Callable[..., Table]) -> Callable[..., Table]:
-        _add(Entry(name, "table", about, needs, per, make))
+        _add(Entry(name, "table", about, needs, per, make, load))
         return make
 
     return register
