@@ -10,9 +10,10 @@ CRITERIA = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "r
 # GLUE as people write it, in the paper's order.
 TASKS = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
          "mnli": "MNLI", "rte": "RTE"}  # fmt: skip
-DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0}
+DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
+            "reduction": "example", "reduction_batch": 32, "entropy": "shannon", "combination": "sum"}  # fmt: skip
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
-SYMBOLS = {"alpha": ALPHA, "min_heads_per_layer": "min heads"}
+SYMBOLS = {"alpha": ALPHA, "min_heads_per_layer": "min heads", "reduction_batch": "batch size"}
 # An alpha that a job chose instead of being told, by the word of its protocol.
 CHOSEN = {
     "per_ratio": f"{ALPHA} per ratio",
@@ -21,6 +22,14 @@ CHOSEN = {
     "per_ratio_on_report": f"{ALPHA} per ratio, chosen on the report split",
     "per_task_on_report": f"{ALPHA}* per task, chosen on the report split",
 }
+# The values of a knob that need no name of the knob beside them.
+WORDS = {
+    "alpha": CHOSEN,
+    "reduction": {"batch": "per batch", "batch_l2": "per batch, layer L2", "token": "per token"},
+    "entropy": {"gini": "Gini-Simpson", "min": "min-entropy", "support": "effective support"},
+    "combination": {"product": "product", "printed": "as D.8 prints it"},
+}
+WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
 # Named only where a setting holds several of them, because they rarely differ.
 PROTOCOL = {
@@ -55,8 +64,11 @@ def ordered_tasks(tasks: pd.Series) -> list[str]:
 
 def label(criterion: str, knobs: dict[str, Any]) -> str:
     """For example `HIES (alpha = 0.5, scope = layer)`, alpha as a Greek letter; other knobs only off their default."""
-    names = sorted(knobs, key=lambda name: (name != "alpha", name))
-    parts = [_part(name, knobs[name]) for name in names if _is_told(name, knobs[name])]
+    told = {name: value for name, value in knobs.items() if _is_told(name, value)}
+    ordered = WITH_ORDER.get(told.get("entropy", "")) if "order" in told else None
+    names = sorted(told, key=lambda name: (name != "alpha", name))
+    parts = [_part(name, told[name]) for name in names if not (ordered and name in ("entropy", "order"))]
+    parts += [f"{ordered} {_text(told['order'])}"] if ordered else []
     return criterion_name(criterion) + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -97,9 +109,8 @@ def ordered_curves(rows: pd.DataFrame) -> list[str]:
 
 
 def _part(name: str, value: Any) -> str:
-    if name == "alpha" and value in CHOSEN:
-        return CHOSEN[value]
-    return f"{SYMBOLS.get(name, name)} = {_text(value)}"
+    words = WORDS.get(name, {})
+    return words[value] if value in words else f"{SYMBOLS.get(name, name)} = {_text(value)}"
 
 
 def _is_told(name: str, value: Any) -> bool:

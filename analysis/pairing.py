@@ -6,7 +6,7 @@ from analysis.errors import Unavailable
 from analysis.labels import ordered_curves
 
 # What a HIES job and a HIS job must share to be compared.
-PAIR = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer",
+PAIR = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
         "calibration_size", "examples", "seed", "ratio"]  # fmt: skip
 MEASURES = ("quality", "stability")
 

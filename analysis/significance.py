@@ -1,6 +1,6 @@
-"""HIES minus HIS with intervals over calibration seeds AND evaluation examples: a paired bootstrap.
+"""Curve minus curve with intervals over calibration seeds AND evaluation examples: a paired bootstrap.
 
-One draw takes the seeds of a task with replacement, and its examples with replacement, the same for both criteria, for
+One draw takes the seeds of a task with replacement, and its examples with replacement, the same for both curves, for
 every ratio and for both measures; so any mean over ratios has its interval too. Tasks are drawn independently.
 Shapes: draws D, seeds S, ratios R.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.choice import PREFERRED
 from analysis.errors import Unavailable
-from analysis.labels import ordered_curves, ordered_tasks
+from analysis.labels import criterion_name, ordered_curves, ordered_tasks
 from analysis.pairing import paired
 from analysis.resampling import Runs, example_counts, read_runs, seed_counts
 from analysis.statistics import LEVEL
@@ -59,25 +59,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Gain:
-    """HIES minus HIS in one measure, in percentage points, for one task and one curve of HIES.
+    """One curve minus its reference in one measure, in percentage points, for one task.
 
-    ratios: [R]. his, hies: the measure itself, [S, R]. gains: [S, R]. resampled: the gains on the resampled examples,
-    [D, S, R]. counts: how often each draw takes each seed, [D, S].
+    against: the curve of the reference. ratios: [R]. reference, values: the measure itself, [S, R]. gains: [S, R].
+    resampled: the gains on the resampled examples, [D, S, R]. counts: how often each draw takes each seed, [D, S].
     """
 
     task: str
     curve: str
+    against: str
     measure: str
     ratios: np.ndarray
-    his: np.ndarray
-    hies: np.ndarray
+    reference: np.ndarray
+    values: np.ndarray
     resampled: np.ndarray
     counts: np.ndarray
 
     @property
     def gains(self) -> np.ndarray:
-        """HIES minus HIS of each seed and ratio, [S, R]."""
-        return self.hies - self.his
+        """Curve minus reference of each seed and ratio, [S, R]."""
+        return self.values - self.reference
 
     def over(self, chosen: np.ndarray) -> Sample:
         """The mean over the chosen ratios (boolean [R]) and over the seeds."""
@@ -112,11 +113,23 @@ def gains(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
     if not (chosen & (rows["ratio"] > 0)).any():
         raise Unavailable("there are no rows of hies with alpha per_ratio, per_task or auto")
     rows = rows[chosen | (rows["criterion"] == "his")]
-    pairs = paired(rows)
+    pairs = paired(rows).rename(columns={"path_his": "path_against"})
+    return differences(rows, pairs.assign(against=criterion_name("his")), draws)
+
+
+def differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
+    """Quality, stability and evenness of each task and each pair of a curve and its reference.
+
+    rows: of both. pairs: rows of the curve with the columns against and path_against, the reference and its run of
+    the same seed.
+
+    Raises:
+        Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
+    """
     found: list[Gain] = []
     for task in ordered_tasks(pairs["task"]):
         mine = pairs[pairs["task"] == task]
-        runs = read_runs(rows[rows["path"].isin({*mine["path"], *mine["path_his"]})])
+        runs = read_runs(rows[rows["path"].isin({*mine["path"], *mine["path_against"]})])
         found += _of_task(mine, runs, draws)
     return found
 
@@ -126,9 +139,11 @@ def _of_task(pairs: pd.DataFrame, runs: Runs, draws: int) -> Iterator[Gain]:
     measured = runs.measured(example_counts(task, len(runs.labels), draws))
     place = {path: i for i, path in enumerate(runs.paths)}
     for curve in ordered_curves(pairs):
-        jobs = pairs[pairs["curve"] == curve].drop_duplicates("seed").sort_values("seed")
-        hies, his = ([place[path] for path in jobs[column]] for column in ("path", "path_his"))
-        counts = seed_counts(task, len(jobs), draws)
-        for measure, (values, resampled) in measured.items():
-            gained = resampled[:, hies] - resampled[:, his]
-            yield Gain(task, curve, measure, runs.ratios, values[his], values[hies], gained, counts)
+        for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
+            jobs = both.drop_duplicates("seed").sort_values("seed")
+            own, other = ([place[path] for path in jobs[column]] for column in ("path", "path_against"))
+            counts = seed_counts(task, len(jobs), draws)
+            for measure, (values, resampled) in measured.items():
+                gained = resampled[:, own] - resampled[:, other]
+                pair = (values[other], values[own], gained)
+                yield Gain(task, curve, str(against), measure, runs.ratios, *pair, counts)

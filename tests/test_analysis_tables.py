@@ -73,5 +73,5 @@ def test_summary_does_not_choose_between_curves_of_his(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his")
     write_run(tmp_path / "exp", "his", reduction="batch")
     write_run(tmp_path / "exp", "hies", alpha=0.5)
-    with pytest.raises(Unavailable, match=r"HIS, HIS \(reduction = batch\)"):
+    with pytest.raises(Unavailable, match=r"HIS, HIS \(per batch\)"):
         summary(load(tmp_path))

@@ -32,7 +32,7 @@ def significance(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
 def _line(gain: Gain, place: int) -> dict[str, object]:
     estimate = gain.over(np.arange(len(gain.ratios)) == place).estimate()
     both = ~np.isnan(gain.gains[:, place])  # the means of HIS and HIES are those that the difference is made of
-    his, hies = (side[both, place].mean() if both.any() else np.nan for side in (gain.his, gain.hies))
+    his, hies = (side[both, place].mean() if both.any() else np.nan for side in (gain.reference, gain.values))
     line = {"task": gain.task, "criterion": gain.curve, "ratio": gain.ratios[place], "measure": gain.measure}
     interval = Interval(estimate.mean, estimate.low, estimate.high, estimate.seeds - estimate.undefined_seeds)
     decided = verdict(interval) if interval.n else ""
