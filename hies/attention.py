@@ -18,10 +18,27 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
+from hies.forwards import reads
 from hies.kept import Kept
 
 PREFIX = "hies_"
 BASES = ("sdpa", "eager")
+HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
+
+
+class Routed(str):
+    """The name of our attention function: `hies_sdpa` to transformers' registries, and equal to `sdpa` as well.
+
+    Forwards that shape their inputs by the name of the implementation (sparse attention) then do what they would have.
+    """
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) or self.removeprefix(PREFIX) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 @dataclass(frozen=True)
@@ -100,8 +117,9 @@ for _base in BASES:
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The model's own eager function, or the registered one (a modelling file may override the registry)."""
     source = sys.modules[type(module).__module__]
-    if base == "eager":
-        return source.eager_attention_forward
+    if base == "eager":  # some files have several: the one that this module calls
+        names = [name for name in reads(module) if name.endswith("eager_attention_forward")]
+        return getattr(source, names[0] if names else "eager_attention_forward")
     return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
 
 
@@ -113,7 +131,7 @@ def _describe(
     bias = options.get("position_bias")
     visible = mask
     if mask is not None and mask.dtype != torch.bool:
-        visible = mask > torch.finfo(mask.dtype).min / 2
+        visible = mask > HIDDEN
         added = mask.masked_fill(~visible, 0)
         if added.any():  # a mask that also carries a bias
             bias = added if bias is None else bias + added
@@ -155,7 +173,8 @@ def _switch(configs: Iterable[Any]) -> None:
     for config in configs:
         implementation = config._attn_implementation_internal
         if not str(implementation).startswith(PREFIX):
-            config._attn_implementation_internal = PREFIX + (implementation if implementation in BASES else "sdpa")
+            base = implementation if implementation in BASES else "sdpa"
+            config._attn_implementation_internal = Routed(PREFIX + base)
 
 
 def route(model: nn.Module, sites: Collection[str]) -> None:
@@ -174,13 +193,14 @@ def is_routed(model: nn.Module) -> bool:
     return any(_insist in module._forward_pre_hooks.values() for module in model.modules())
 
 
-def _insist(module: nn.Module, inputs: Any) -> None:
-    implementation = str(getattr(module.config, "_attn_implementation_internal", PREFIX))
+def _insist(module: Any, inputs: Any) -> None:
+    implementation = str(module.config._attn_implementation_internal)
     if not implementation.startswith(PREFIX):
         raise UnsupportedModelError(
             f"The heads left in a {type(module).__name__} need the attention implementation 'hies_sdpa' or "
             f"'hies_eager', not {implementation!r}; call model.set_attn_implementation with one of the two."
         )
+    module.config._attn_implementation_internal = Routed(implementation)
 
 
 def _configs(model: nn.Module) -> list[Any]:

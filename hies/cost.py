@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hies.attention import Site, evaluating, find_sites
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
-from hies.projections import SINKS, HeadRows, Projections, find_projections, matrix
+from hies.projections import HeadRows, Projections, find_projections, matrix
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _site_cost(model: nn.Module, site: Site) -> SiteCost:
     module = model.get_submodule(site.name)
     runs = site.calls * site.rows
     width = found.output.rows.shape[1]
-    products = Cost(0, 2 * runs * site.queries * site.keys * (site.width + width))
+    products = Cost(0, 2 * runs * site.queries * site.keys * (found.width + width))
     output = Cost(
         width * len(matrix(found.output.module)), 2 * runs * site.queries * width * len(matrix(found.output.module))
     )
@@ -109,11 +109,12 @@ def _rows(part: HeadRows, tokens: int) -> Cost:
 
 
 def _own(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
-    """One head's share of the norms with weights per head, and (query heads) of the sinks."""
+    """One head's share of the norms with weights per head, and (query heads) of the parameters that count heads."""
     norms = (getattr(module, norm.name) for norm in found.own if norm.of_keys is of_keys)
     total = sum(p.numel() for norm in norms for p in norm.parameters())
-    sinks = not of_keys and isinstance(getattr(module, SINKS, None), nn.Parameter)
-    return Cost(total // (found.key_heads if of_keys else found.heads) + sinks)
+    if of_keys:
+        return Cost(total // found.key_heads)
+    return Cost((total + sum(parameter.tensor.numel() for parameter in found.parameters)) // found.heads)
 
 
 @torch.no_grad()

@@ -33,9 +33,9 @@ def attention_entropy(
     """Entropy of softmax(scale * query @ key^T) for each query (appendix B.2.1), exact, in float32 or wider.
 
     On the CPU one call of the fused kernel, with the keys in the place of the values, gives the log-sum-exp and the
-    mean score in memory linear in the number of tokens. Elsewhere, with a bias, a soft cap or sinks, for an infinite
-    order, and where scores are so large that rounding them would cost more than 1e-4 nats, the scores are written down
-    for a few queries at a time. No gradient flows through either way.
+    mean score. Elsewhere, for Renyi's entropies, with a bias, a soft cap or sinks, and where scores are so large that
+    rounding could cost the kernel more than 1e-4 nats, the scores are written down for a few queries at a time. Either
+    way takes memory linear in the number of tokens, and no gradient flows through it.
 
     Args:
         query: [batch, heads, queries, width].
@@ -55,9 +55,13 @@ def attention_entropy(
     query, key = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (query, key))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     mask, bias = (None if tensor is None else tensor[(None,) * (4 - tensor.dim())] for tensor in (mask, bias))
+    if softcap is None and sinks is None:
+        # A constant taken from every key moves all scores of a query alike and leaves its weights as they are; without
+        # their mean, keys give small scores, whose differences lose fewer digits.
+        key = key - key.mean(dim=2, keepdim=True)
     plain = bias is None and softcap is None and sinks is None
-    if plain and query.device.type == "cpu" and order < float("inf"):
-        found, rounding = _fused(query, key, mask, scale, causal, order)
+    if plain and query.device.type == "cpu" and order == 1:
+        found, rounding = _fused(query, key, mask, scale, causal)
         if rounding <= TOLERANCE:
             return found
     return _chunked(query, key, mask, scale, causal, order, bias, softcap, sinks)
@@ -76,28 +80,19 @@ def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order:
         raise HiesError(f"order is {order}; an entropy's order is a positive number (1 for Shannon's).")
 
 
-def _fused(
-    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool, order: float
-) -> tuple[Tensor, float]:
-    """The entropy of each query, and the nats that rounding may have cost."""
-    # A constant taken from every key moves all scores of a query alike and leaves its weights as they are; taking the
-    # mean key keeps log-sum-exp and mean score small, so their difference loses fewer digits.
-    key = _per_head(key - key.mean(dim=2, keepdim=True), query.shape[1])
+def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, float]:
+    """Shannon's entropy of each query, and the nats that rounding may have cost."""
+    key = _per_head(key, query.shape[1])
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    entropies, largest = [], query.new_zeros(())
+    entropies, largest = [], 0.0
     for rows in _rows(query.shape[2], 0 if mask is None else len(mask) * mask.shape[1] * key.shape[2]):
         asked = query[:, :, rows]
         added = None if mask is None else _added(_part(mask, slice(None), rows), query.dtype)
         mean_key, log_sum_exp = kernel(asked, key, key, 0.0, causal, attn_mask=added, scale=scale)
-        if order == 1:
-            found = equations.entropy_from_log_sum_exp(log_sum_exp, scale * (asked * mean_key).sum(dim=-1))
-        else:
-            scaled = kernel(asked, key, key, 0.0, causal, attn_mask=added, scale=order * scale)[1]
-            found = equations.renyi_entropy_from_log_sum_exp(log_sum_exp, scaled, order)
-        entropies.append(found)
-        largest = torch.maximum(largest, log_sum_exp.abs().max())
-    magnified = 1.0 if order == 1 else order / abs(1 - order)
-    return torch.cat(entropies, dim=2), ROUNDING * torch.finfo(query.dtype).eps * magnified * largest.item()
+        mean_score = scale * (asked * mean_key).sum(dim=-1)
+        entropies.append(equations.entropy_from_log_sum_exp(log_sum_exp, mean_score))
+        largest = max(largest, float(log_sum_exp.abs().max()))
+    return torch.cat(entropies, dim=2), ROUNDING * torch.finfo(query.dtype).eps * largest
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

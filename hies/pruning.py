@@ -10,18 +10,14 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hies.attention import route
+from hies.conventions import ALL_WIDTHS, BIASES, HEADS, KEY_HEADS, KEY_WIDTHS, OWN_BIAS
 from hies.errors import HiesError
+from hies.forwards import reads
 from hies.kept import Kept, groups_of
-from hies.projections import SINKS, Projections, find_projections, matrix
+from hies.projections import HeadParameter, Projections, find_projections, matrix
 from hies.sites import Removed
 
 UNITS = ("head", "kv_group")
-# Attributes that forwards read; each is set only where it says what it is named for.
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
-ALL_WIDTHS = ("all_head_size", "inner_dim", "split_size")
-CONFIG_READERS = ("qkv_proj",)  # forwards that split this matrix by the head count of their configuration
-BIASES = ("has_relative_attention_bias", "relative_position_bias")  # of modules that add a bias for all dense heads
 
 
 def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: str = "head") -> PreTrainedModel:
@@ -62,7 +58,13 @@ def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     plans = {site: _plan(model, site, heads) for site, heads in removed.items() if len(heads)}
     for site, plan in plans.items():
         _cut_site(model.get_submodule(site), *plan)
-    route(model, [site for site, (found, *_, kept) in plans.items() if _needs_routing(model, site, found, kept)])
+    biased = _is_biased(model)
+    needing = [
+        site
+        for site, (found, *_, kept) in plans.items()
+        if _needs_routing(model.get_submodule(site), found, kept, biased)
+    ]
+    route(model, needing)
 
 
 def _plan(
@@ -122,10 +124,16 @@ def _cut_site(module: Any, found: Projections, stay: list[int], key_stay: list[i
     setattr(module, Kept.NAME, kept)
 
 
-def _needs_routing(model: nn.Module, site: str, found: Projections, kept: Kept) -> bool:
+def _needs_routing(module: nn.Module, found: Projections, kept: Kept, biased: bool) -> bool:
     """Whether attention of this site has to run through the function of hies.attention from now on."""
-    biased = any(hasattr(model.get_submodule(site), name) for name in BIASES)
+    biased = biased and type(module).__name__ not in OWN_BIAS
     return bool(not kept.heads or kept.groups or found.tied or biased)
+
+
+def _is_biased(model: nn.Module) -> bool:
+    """Whether some module makes a bias of the scores of all dense heads, maybe for the sites of others."""
+    made = (getattr(module, name, None) for module in model.modules() for name in BIASES)
+    return any(bias is not None and bias is not False for bias in made)
 
 
 def _cut_weights(module: Any, found: Projections, stay: list[int], key_stay: list[int]) -> None:
@@ -137,8 +145,8 @@ def _cut_weights(module: Any, found: Projections, stay: list[int], key_stay: lis
     _keep_inputs(found.output.module, found.output.rows[stay].reshape(-1))
     for norm in found.own:
         _keep_norm(getattr(module, norm.name), key_stay if norm.of_keys else stay)
-    if isinstance(sinks := getattr(module, SINKS, None), nn.Parameter):
-        module.sinks = _part(sinks, 0, torch.tensor(stay))
+    for parameter in found.parameters:
+        setattr(parameter.owner, parameter.name, _part(parameter.tensor, parameter.dim, torch.tensor(stay)))
 
 
 def _keep_outputs(module: Any, rows: Tensor) -> None:
@@ -173,30 +181,37 @@ def _leave_nothing(module: Any, found: Projections) -> None:
         place = (part.owner, part.name)
         widths[place] = widths.get(place, 0) + part.rows.shape[1]
     for (owner, name), width in widths.items():
-        setattr(owner, name, Zeros(width))
+        setattr(owner, name, Zeros(width, getattr(owner, name).bias is not None))
     output: Any = found.output.module
     setattr(found.output.owner, found.output.name, Constant(output.bias, len(matrix(output))))
     for name in (*found.tied, *(norm.name for norm in found.own)):
         setattr(module, name, nn.Identity())
-    if isinstance(sinks := getattr(module, SINKS, None), nn.Parameter):
-        module.sinks = _part(sinks, 0, torch.tensor([], dtype=torch.long))
+    for parameter in found.parameters:
+        _leave_zeros(parameter)
+
+
+def _leave_zeros(parameter: HeadParameter) -> None:
+    """One head's worth of zeros that nothing saves: forwards still add them to what is never used."""
+    zeros = torch.zeros_like(parameter.tensor.narrow(parameter.dim, 0, 1), requires_grad=False)
+    delattr(parameter.owner, parameter.name)
+    parameter.owner.register_buffer(parameter.name, zeros, persistent=False)
 
 
 class Zeros(nn.Module):
-    """In place of a projection whose heads are all gone: [..., inputs] -> zeros [..., width] that take no memory.
+    """In place of a projection whose heads are all gone: [..., inputs] -> zeros [..., width].
 
-    weight: without elements; transformers initialises what has this name before it loads a checkpoint.
+    weight, bias: without elements; transformers initialises what has these names before it loads a checkpoint.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, biased: bool = False) -> None:
         super().__init__()
         self.width = width
         self.weight = nn.Parameter(torch.empty(0))
-        self.register_parameter("bias", None)
+        self.bias = nn.Parameter(torch.empty(0)) if biased else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., inputs] -> zeros [..., width]."""
-        return hidden.new_zeros(()).expand(*hidden.shape[:-1], self.width)
+        return hidden.new_zeros(*hidden.shape[:-1], self.width)
 
 
 class Constant(Zeros):
@@ -204,7 +219,7 @@ class Constant(Zeros):
 
     def __init__(self, bias: nn.Parameter | None, width: int) -> None:
         super().__init__(width)
-        self.bias: nn.Parameter | None = bias
+        self.bias = bias
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., inputs] -> [..., width]."""
@@ -213,15 +228,33 @@ class Constant(Zeros):
 
 
 def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> None:
-    """Tell the module how many heads it has, wherever it keeps that number."""
-    width = found.value.rows.shape[1]
+    """Tell the module how many heads it has, wherever its forward reads that number."""
+    width, read = found.output.rows.shape[1], reads(module)
     counts = [(name, found.heads, heads) for name in HEADS] + [(name, found.key_heads, key_heads) for name in KEY_HEADS]
-    counts += [(name, found.heads * width, heads * width) for name in ALL_WIDTHS]
-    if hasattr(module, "has_relative_attention_bias"):  # T5 shapes its bias, which all layers share, by the dense count
+    counts += [(name, found.heads * width, heads * width) for name in ALL_WIDTHS if name in read]
+    counts += [(name, found.key_heads * width, key_heads * width) for name in KEY_WIDTHS if name in read]
+    if hasattr(module, "has_relative_attention_bias") and type(module).__name__ not in OWN_BIAS:
+        # T5 shapes its bias, which all layers share, by the dense count
         counts = [count for count in counts if count[0] != "n_heads"]
     for name, before, now in counts:
         if getattr(module, name, None) == before:
             setattr(module, name, now)
-    if found.query.name in CONFIG_READERS:
-        module.config = copy.copy(module.config)
-        module.config.num_attention_heads = heads
+    looked_up = {"num_attention_heads": heads, "num_key_value_heads": key_heads}
+    looked_up = {name: count for name, count in looked_up.items() if name in read and not hasattr(module, name)}
+    if looked_up:
+        module.config = OwnCounts(module.config, looked_up)
+
+
+class OwnCounts:
+    """A configuration with the head counts of one layer; the rest is read from, and written to, the model's own."""
+
+    def __init__(self, config: Any, counts: dict[str, int]) -> None:
+        self.__dict__.update(config=config.config if isinstance(config, OwnCounts) else config, counts=counts)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying asks for these before there is a configuration
+            raise AttributeError(name)
+        return self.counts[name] if name in self.counts else getattr(self.config, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.config, name, value)

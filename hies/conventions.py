@@ -1,0 +1,70 @@
+"""What transformers calls the parts of an attention module, and which of them have a share for every head.
+
+The one table that a new architecture may need a line in. Everything else is read off the module, see `projections.py`.
+"""
+
+SEPARATE = (
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("Wq", "Wk", "Wv"),
+    ("linear_q", "linear_k", "linear_v"),
+)
+# Three in one matrix: `blocks` holds all queries, then all keys, then all values; `heads` a query, key, value for each.
+FUSED = {"c_attn": "blocks", "Wqkv": "blocks", "qkv_proj": "blocks", "qkv": "blocks", "query_key_value": "heads"}
+# Latent attention: a key and a value for each head in one matrix, and queries in the first of these that is there.
+LATENT, LATENT_QUERIES = "kv_b_proj", ("q_b_proj", "q_proj")
+OUTPUTS = (
+    *("o_proj", "out_proj", "out_lin", "Wo", "c_proj", "dense", "o", "proj", "projection_layer", "output"),
+    "linear_out",
+)
+# Other matrices with rows per head: gates of a head's output, keys made of relative positions.
+BY_HEAD = ("gate_proj", "g_proj", "linear_pos", "relative_k_proj")
+PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v")  # [heads, ...]
+WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
+# Widths of all heads together; each is set only where the forward reads it and it is that width.
+ALL_WIDTHS = ("all_head_size", "inner_dim", "split_size", "embed_dim", "hidden_size", "q_dim")
+KEY_WIDTHS = ("kv_dim",)
+# Attributes of modules that make a bias of the scores of all dense heads, which is picked from where it is used.
+BIASES = (
+    *("has_relative_attention_bias", "relative_position_bias", "relative_position_bias_table", "relative_bias"),
+    *("shared_position_bias", "rel_bias_module", "pair_bias_proj", "bias_proj"),
+)
+QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm", "q_layer_norm", "qk_norm")
+KEY_NORMS = ("k_norm", "k_layernorm", "key_layernorm", "k_layer_norm")
+VALUE_NORMS = ("v_norm",)
+# Parts with weights that do not depend on which heads there are; biases by head are picked where they are used.
+WHOLE = (
+    *("relative_attention_bias", "relative_position_bias", "rotary_emb", "LayerNorm", "scaling"),
+    *("distance_embedding", "rel_pos_emb", "q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm"),
+    "indexer",
+)
+OWN_BIAS = ("UMT5Attention",)  # whose `relative_attention_bias`, a column for each head, serves no other layer
+
+MODEL_WIDTH = "its forward takes the width of the model for that of all heads together"
+CACHE = "the decoder reads the keys of the encoder's layers"
+REFUSED = {
+    "BitNetAttention": "a norm over all heads comes after them",
+    "Blip2Attention": MODEL_WIDTH,
+    "DeepseekV4Attention": "groups of heads share an output matrix",
+    "DiffLlamaAttention": "it subtracts the second half of its heads from the first",
+    "DiffusionGemmaDecoderTextAttention": CACHE,
+    "DiffusionGemmaEncoderTextAttention": CACHE,
+    "DogeAttention": "it makes a mask out of the values of all heads",
+    "EfficientLoFTRAttention": "it rotates queries and keys of all heads together",
+    "Florence2VisionChannelAttention": "it attends over channels, not over tokens",
+    "Florence2VisionWindowAttention": MODEL_WIDTH,
+    "InstructBlipAttention": MODEL_WIDTH,
+    "InstructBlipVideoAttention": MODEL_WIDTH,
+    "JetMoeAttention": "every expert has heads of its own",
+    "KosmosTextAttention": "a norm over all heads comes after them",
+    "MiniMaxM3VLAttention": "it makes a mask for all heads of the configuration",
+    "PPOCRV5MobileRecAttention": MODEL_WIDTH,
+    "PPOCRV5ServerRecAttention": MODEL_WIDTH,
+    "PPOCRV6SmallRecAttention": MODEL_WIDTH,
+    "VJEPA2PoolerCrossAttention": MODEL_WIDTH,
+}
+SHARING = ("is_kv_shared_layer", "store_full_length_kv")  # flags of layers that use the keys of others, or lend theirs

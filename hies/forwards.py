@@ -1,0 +1,21 @@
+"""What the methods of a module look up by name, read off their code."""
+
+import functools
+import inspect
+from typing import Any
+
+from torch import nn
+
+
+def reads(module: nn.Module) -> frozenset[str]:
+    """The attributes (of any object) and globals that the methods of a module's class look up, save `__init__`."""
+    kind: Any = type(module)
+    return _reads(kind)
+
+
+@functools.cache
+def _reads(kind: Any) -> frozenset[str]:
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = [inspect.unwrap(method) for base in own for method in vars(base).values() if inspect.isroutine(method)]
+    codes = [getattr(method, "__code__", None) for method in methods if method.__name__ != "__init__"]
+    return frozenset(name for code in codes if code for name in code.co_names)
