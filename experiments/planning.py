@@ -12,6 +12,7 @@ from experiments.schema import Config
 from hies.alpha import PROTOCOLS, best_per_ratio, best_per_task
 from hies.attention import Site
 from hies.criteria import HIES, Criterion
+from hies.errors import HiesError
 from hies.selection import Groups, select_iteratively
 from hies.sites import Removed, SiteTensors, join
 from hies.statistics import Statistics
@@ -105,7 +106,14 @@ def _pruned(config: Config) -> list[float]:
 
 
 def group_sizes(sites: dict[str, Site]) -> Groups:
-    """How many query heads of each site share a key/value head."""
+    """How many query heads of each site share a key/value head.
+
+    Raises:
+        HiesError: a site whose groups are of unequal size.
+    """
+    for name, site in sites.items():
+        if site.heads % site.key_heads:
+            raise HiesError(f"sparsity.unit is kv_group, but the groups of site {name!r} are unequal; use unit=head.")
     return {name: site.heads // site.key_heads for name, site in sites.items()}
 
 

@@ -20,6 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from hies.errors import HiesError, UnsupportedModelError
 from hies.forwards import reads
 from hies.kept import Kept
+from hies.sites import listed
 
 PREFIX = "hies_"
 BASES = ("sdpa", "eager")
@@ -177,6 +178,18 @@ def _switch(configs: Iterable[Any]) -> None:
             config._attn_implementation_internal = Routed(PREFIX + base)
 
 
+@contextlib.contextmanager
+def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Eager attention inside the block; every configuration gets back what it had."""
+    before = [(config, config._attn_implementation_internal) for config in _configs(model)]
+    try:
+        model.set_attn_implementation(f"{PREFIX}eager" if is_routed(model) else "eager")
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
 def route(model: nn.Module, sites: Collection[str]) -> None:
     """Run the attention of a pruned model through `_attention` for good, since some sites need it.
 
@@ -249,7 +262,9 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
     def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
         before = sites.get(name)
-        found = Site(name, heads, call.key.shape[1], width, rows, queries, call.key.shape[2])
+        kept: Kept | None = getattr(call.module, Kept.NAME, None)
+        key_heads = len(kept.key_heads) if kept else call.key.shape[1]
+        found = Site(name, heads, key_heads, width, rows, queries, call.key.shape[2])
         sites[name] = replace(before, calls=before.calls + 1) if before else found
         return output
 
@@ -272,7 +287,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
         HiesError: a site or a head that the model does not have; raised by the forward pass, or on leaving the block,
             where only that can show it.
     """
-    gone = {site: sorted({int(head) for head in heads}) for site, heads in removed.items() if len(heads)}
+    gone = listed(removed)
     unknown = gone.keys() - dict(model.named_modules()).keys()
     if unknown:
         raise HiesError(f"{type(model).__name__} has no site {sorted(unknown)[0]!r}; hies.find_sites names its sites.")

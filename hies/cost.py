@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from hies.attention import Site, evaluating, find_sites
+from hies.attention import Site, evaluating, find_sites, in_eager_attention
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
 from hies.projections import HeadRows, Projections, find_projections, matrix
@@ -119,13 +119,7 @@ def _own(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
 
 @torch.no_grad()
 def _flops(model: PreTrainedModel, batch: Batch) -> int:
-    implementation = model.config._attn_implementation
     counter = FlopCounterMode(display=False)
-    try:
-        # Fused kernels on the CPU hide the attention products from the counter.
-        model.set_attn_implementation("hies_eager" if str(implementation).startswith("hies_") else "eager")
-        with evaluating(model), counter:
-            model(**batch)
-    finally:
-        model.set_attn_implementation(implementation)
+    with in_eager_attention(model), evaluating(model), counter:  # fused kernels on the CPU hide their products from it
+        model(**batch)
     return counter.get_total_flops()

@@ -88,14 +88,19 @@ def measure(
 
     Raises:
         UnsupportedModelError: the heads of the model, or their weights, are not found.
-        HiesError: fewer than one round or thread.
+        HiesError: fewer than one round or thread, or `small` was not made from `dense`.
     """
     if rounds < 1 or threads < 1:
         raise HiesError(f"rounds is {rounds} and threads {threads}; both must be 1 or more.")
     cost = measure_cost(dense, batch)
     if cost is None:
         raise UnsupportedModelError(f"The weights of the heads of a {type(dense).__name__} are not found.")
-    flops = (cost.dense.flops, cost.without(_cut_out(dense, small)).flops)
+    left = cost.without(_cut_out(dense, small))
+    if left.parameters != sum(parameter.numel() for parameter in small.parameters()):
+        raise HiesError(
+            "The small model is not what hies.prune or hies.load_pruned makes of the dense one; its FLOPs are unknown."
+        )
+    flops = (cost.dense.flops, left.flops)
     with _threads(threads), evaluating(dense), evaluating(small), torch.no_grad():
         seconds = _timed((dense, small), batch, rounds)
         before, after = (_running(*each, batch) for each in zip((dense, small), flops, seconds, strict=True))

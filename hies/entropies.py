@@ -50,7 +50,10 @@ class Entropy:
         """The name of its statistic in `hies.collect(need=...)`: `ae` for Shannon's, else for example `ae:renyi-2`."""
         if self == Entropy():
             return "ae"
-        return PREFIX + self.kind + ("" if self.order is None else f"-{self.order:g}")
+        if self.order is None:
+            return PREFIX + self.kind
+        short = f"{self.order:g}"
+        return f"{PREFIX}{self.kind}-{short if float(short) == self.order else repr(float(self.order))}"
 
     @property
     def renyi_order(self) -> float:

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+from collections.abc import Iterator
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -18,4 +20,12 @@ def _reads(kind: Any) -> frozenset[str]:
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = [inspect.unwrap(method) for base in own for method in vars(base).values() if inspect.isroutine(method)]
     codes = [getattr(method, "__code__", None) for method in methods if method.__name__ != "__init__"]
-    return frozenset(name for code in codes if code for name in code.co_names)
+    return frozenset(name for code in codes if code for name in _names(code))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Inner functions and comprehensions have code of their own."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -28,6 +28,10 @@ def default_loss(model: nn.Module) -> Loss:
     def loss(outputs: Any, batch: Mapping[str, Any]) -> Tensor:
         if "labels" not in batch:
             raise HiesError("A calibration batch has no 'labels'; head importance is the gradient of a loss.")
+        if not hasattr(outputs, "logits"):
+            raise HiesError(
+                "The model gives no logits; load it with a task's head, or pass loss=(outputs, batch) -> [batch]."
+            )
         logits, labels = outputs.logits, batch["labels"]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.dim() == 3:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from hies.attention import is_routed
+from hies.cache import digest
 from hies.errors import HiesError
 from hies.kept import Kept
 from hies.pruning import cut, pruned_heads
@@ -22,6 +24,8 @@ from hies.sites import Removed
 RECORD = "pruned_heads.json"
 FORMAT = 1
 COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+HUB = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
+OURS = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}
 
 
 def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
@@ -32,29 +36,50 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
     processor is saved by its own `save_pretrained`.
 
     Raises:
-        HiesError: nothing has been pruned, or the model's class is not one of transformers.
+        HiesError: nothing has been pruned, the model's class is not one of transformers, or the folder cannot be
+            written; an earlier model in it is replaced only when the new one is complete.
     """
     removed = pruned_heads(model)
     if not removed:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
     _class_named(type(model).__name__)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)  # a folder without a record is refused until all is written
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
+            _write(model, removed, Path(place))
+            _move(Path(place), folder)
+    except OSError as error:
+        raise HiesError(
+            f"{folder} cannot be written ({error.strerror or error}); what it held before is left."
+        ) from error
+
+
+def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
     plain = _plain_config(model)
     model.save_pretrained(folder)
     if plain is not None:
         plain.architectures = [type(model).__name__]
         plain.save_pretrained(folder)
-    record = {
-        "format": FORMAT,
-        "model_class": type(model).__name__,
-        "config": {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS},
-        "removed": removed,
-    }
-    partial = folder / (RECORD + ".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(folder / RECORD)
+    config = {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS}
+    record = {"format": FORMAT, "model_class": type(model).__name__, "config": config, "removed": removed}
+    record["digest"] = _digest(record)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _move(place: Path, folder: Path) -> None:
+    """Everything is written: put it in the place of an earlier model. Without its record a folder is refused."""
+    (folder / RECORD).unlink(missing_ok=True)
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    for file in sorted(place.iterdir(), key=lambda file: file.name == RECORD):  # the record last
+        file.replace(folder / file.name)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """What tells a record that was edited, or cut short, from one that was written here."""
+    content = {name: value for name, value in record.items() if name != "digest"}
+    return digest(content)
 
 
 def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
@@ -67,9 +92,12 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     Raises:
         HiesError: no record, a record that cannot be read, or one that does not fit the configuration or the tensors.
     """
-    record = _read_record(str(source), options.get("revision"))
+    if taken := sorted(OURS & options.keys()):
+        raise HiesError(f"{taken[0]} is no option of load_pruned, which decides it itself.")
+    where = {name: options[name] for name in HUB & options.keys()}
+    record = _read_record(str(source), where)
     base = _class_named(record["model_class"])
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **_only(options, "revision"))
+    config = _read_config(source, where)
     if not isinstance(config, base.config_class or PreTrainedConfig):
         raise HiesError(f"{source} is a {config.model_type} by its config.json, but a {base.__name__} by its {RECORD}.")
     for name, value in record["config"].items():
@@ -83,7 +111,7 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     options = {**options, "config": config, "use_safetensors": True, "trust_remote_code": False}
     try:
         model, report = smaller.from_pretrained(source, output_loading_info=True, **options)
-    except (RuntimeError, OSError, SafetensorError) as error:
+    except (RuntimeError, OSError, SafetensorError, ZeroDivisionError) as error:
         raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
     wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
     if wrong:
@@ -125,9 +153,16 @@ def _class_named(name: str) -> type[PreTrainedModel]:
     return found
 
 
-def _read_record(source: str, revision: str | None) -> dict[str, Any]:
+def _read_config(source: str | Path, where: dict[str, Any]) -> PreTrainedConfig:
     try:
-        path = cached_file(source, RECORD, revision=revision)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+    except (OSError, ValueError) as error:
+        raise HiesError(f"The config.json of {source} cannot be read: {_first_line(error)}") from error
+
+
+def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
+    try:
+        path = cached_file(source, RECORD, **where)
     except OSError as error:
         raise HiesError(f"{source} has no {RECORD}, so it is no model saved by hies.save_pruned.") from error
     try:
@@ -141,15 +176,13 @@ def _checked(record: Any) -> dict[str, Any]:
     """The record, where every value is of the kind that it should be."""
     if record["format"] != FORMAT:
         raise ValueError(f"its format is {record['format']!r}, this version reads {FORMAT}")
+    if record["digest"] != _digest(record):
+        raise ValueError("it was changed after it was written")
     removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}
     config = {name: value for name, value in record["config"].items() if name in COUNTS}
     if any(value is not None and type(value) is not int for value in config.values()):
         raise ValueError("its config holds a value that is no number")
     return {"model_class": str(record["model_class"]), "config": config, "removed": removed}
-
-
-def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if name in options}
 
 
 def _first_line(error: Exception) -> str:

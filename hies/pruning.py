@@ -1,6 +1,7 @@
 """Heads cut out for good: `prune` returns a smaller model that computes what the masked one does."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from hies.attention import route
 from hies.conventions import ALL_WIDTHS, BIASES, HEADS, KEY_HEADS, KEY_WIDTHS, OWN_BIAS
-from hies.errors import HiesError
+from hies.errors import HiesError, UnsupportedModelError
 from hies.forwards import reads
 from hies.kept import Kept, groups_of
 from hies.projections import HeadParameter, Projections, find_projections, matrix
-from hies.sites import Removed
+from hies.sites import Removed, listed
 
 UNITS = ("head", "kv_group")
 
@@ -39,9 +40,8 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     """
     if unit not in UNITS:
         raise HiesError(f"unit is {unit!r}; use {' or '.join(UNITS)}.")
-    for site, heads in removed.items():
-        if len(heads):
-            _plan(model, site, heads, unit)
+    removed = listed(removed)
+    _check_unshared(model, {site: _plan(model, site, heads, unit)[0] for site, heads in removed.items()})
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
@@ -55,7 +55,7 @@ def pruned_heads(model: nn.Module) -> Removed:
 
 def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     """Cut heads out of `model` itself; works on the meta device, where weights have shapes only."""
-    plans = {site: _plan(model, site, heads) for site, heads in removed.items() if len(heads)}
+    plans = {site: _plan(model, site, heads) for site, heads in listed(removed).items()}
     for site, plan in plans.items():
         _cut_site(model.get_submodule(site), *plan)
     biased = _is_biased(model)
@@ -78,7 +78,7 @@ def _plan(
     if before and not before.heads:
         raise HiesError(f"site {site!r} has no heads left; leave it out of what is removed.")
     found = find_projections(model, site)
-    gone = {int(head) for head in heads}
+    gone = set(heads)
     if not gone <= set(range(found.heads)):
         raise HiesError(
             f"site {site!r} has the heads 0 to {found.heads - 1}; {sorted(gone)} cannot be removed from it."
@@ -102,6 +102,17 @@ def _plan(
             groups_of(stay, key_stay, group),
         ),
     )
+
+
+def _check_unshared(model: nn.Module, sites: Mapping[str, Projections]) -> None:
+    """Refuse a projection that other modules use as well: they would lose its heads too."""
+    uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    for site, found in sites.items():
+        for part in (found.query, found.key, found.value, found.output, *found.gates):
+            if uses[part.module] > uses[part.owner]:
+                raise UnsupportedModelError(
+                    f"The heads of site {site!r} cannot be cut out: its {part.name} is shared with another module."
+                )
 
 
 def _check_unit(unit: str, site: str, stay: list[int], whole: list[int]) -> None:
@@ -206,8 +217,8 @@ class Zeros(nn.Module):
     def __init__(self, width: int, biased: bool = False) -> None:
         super().__init__()
         self.width = width
-        self.weight = nn.Parameter(torch.empty(0))
-        self.bias = nn.Parameter(torch.empty(0)) if biased else None
+        self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(0), requires_grad=False) if biased else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., inputs] -> zeros [..., width]."""

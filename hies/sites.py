@@ -1,12 +1,37 @@
 """Numbers per head, kept per site: the name of an attention module -> a tensor whose last dimension is its heads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hies.errors import HiesError
+
 SiteTensors = dict[str, Tensor]
 Removed = dict[str, list[int]]  # site -> sorted indices of the heads that go
+
+
+def listed(removed: Mapping[str, Any]) -> Removed:
+    """Heads that go, as sorted lists; sites that lose none are left out.
+
+    removed: site -> a list, set, array or tensor of indices.
+
+    Raises:
+        HiesError: something that is no index, such as a mask of booleans.
+    """
+    found = {site: _indices(site, heads) for site, heads in removed.items()}
+    return {site: heads for site, heads in found.items() if heads}
+
+
+def _indices(site: str, heads: Any) -> list[int]:
+    values = heads.tolist() if hasattr(heads, "tolist") else heads
+    iterable = isinstance(values, Iterable) and not isinstance(values, str)
+    values = list(values) if iterable else [values]
+    if not iterable or any(isinstance(one, bool) or not isinstance(one, Integral) for one in values):
+        raise HiesError(f"removed[{site!r}] is {heads!r}; give the indices of the heads that go, as in [0, 3].")
+    return sorted({int(one) for one in values})
 
 
 def join(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from hies.projections import weight_norms
 from hies.sites import SiteTensors
 
 STATISTICS = ("his", "his_token", "ae", "l2")  # and `Entropy.need` of every other entropy
+HALF_SCALE = 1024  # of the loss of a float16 model, whose small gradients would be rounded to zero
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def collect(
         HiesError: no example, a batch without labels, an unknown statistic, or a gradient that is not finite.
         UnsupportedModelError: the model's heads cannot be reached, or its layers cannot be computed again.
     """
+    if isinstance(batches, Mapping):
+        raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
     if unknown := {name for name in need if name not in STATISTICS and not name.startswith(PREFIX)}:
         raise HiesError(f"need names {sorted(unknown)[0]!r}; the statistics are {', '.join(STATISTICS)}.")
     gauge = _Gauge(set(need), getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -149,6 +152,7 @@ class _Gauge:
         self._batch = batch
         self._size = _batch_size(batch)
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
+        self._is_half = False
         self._relative: dict[tuple[str, str], list[Tensor]] = {}
         self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
 
@@ -163,6 +167,7 @@ class _Gauge:
         # Gates are at least float32: a half-precision sum over tokens and width would lose the gradient's digits.
         options: dict[str, Any] = {"device": output.device, "requires_grad": True}
         options["dtype"] = torch.promote_types(output.dtype, torch.float32)
+        self._is_half |= output.dtype == torch.float16
         rows, tokens, heads, _ = output.shape
         per_example = _rows_per_example(output, self._size, site)
         if self.wants_tokens:
@@ -209,10 +214,21 @@ class _Gauge:
             # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.
             gates = [gate for of_site in self._gates.values() for gate in of_site]
             self._recomputing = True
-            gradients = iter(torch.autograd.grad(losses.sum(), gates, materialize_grads=True))
+            scale = HALF_SCALE if self._is_half else 1
+            gradients = iter(torch.autograd.grad(scale * losses.sum(), gates, materialize_grads=True))
             for site, of_site in self._gates.items():
-                self._add_gradients(site, [next(gradients) for _ in of_site])
+                self._add_gradients(site, [next(gradients) / scale for _ in of_site])
+            self._check_felt()
         self.examples += self._size
+
+    def _check_felt(self) -> None:
+        """Refuse an example whose gradients float16 has rounded to zero: its scores would say nothing."""
+        felt = torch.cat([of_site[-1] for of_site in self.found["his"].values()], dim=1).any(dim=1)
+        if self._is_half and not felt.all():
+            raise HiesError(
+                f"All gradients of example {self.examples + int((~felt).nonzero()[0])} are zero in float16; score the "
+                "model in bfloat16 or float32."
+            )
 
     def _add_gradients(self, site: str, gradients: list[Tensor]) -> None:
         """gradients: of every gate of a site, [examples, heads] or [rows, tokens, heads]."""

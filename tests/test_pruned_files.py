@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 import hies
-from hies.pruned_files import RECORD
+from hies.pruned_files import RECORD, _digest
 
 DECODERS = ["llama", "llama_grouped"]
 
@@ -26,8 +26,9 @@ def logits(model, name):
 
 
 def edit(folder, **changes):
-    record = json.loads((folder / RECORD).read_text())
-    (folder / RECORD).write_text(json.dumps({**record, **changes}))
+    """A record that was written so, not one that was edited."""
+    record = {**json.loads((folder / RECORD).read_text()), **changes}
+    (folder / RECORD).write_text(json.dumps({**record, "digest": _digest(record)}))
 
 
 @pytest.fixture
@@ -81,6 +82,13 @@ def test_a_number_of_heads_that_the_configuration_does_not_take_keeps_the_dense_
     hies.save_pruned(small, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["num_attention_heads"] == 6
     assert torch.equal(logits(hies.load_pruned(tmp_path), "llama"), logits(small, "llama"))
+
+
+def test_one_pruned_layer_of_several_keeps_the_dense_configuration(tmp_path):
+    model = make("llama_grouped").eval()
+    first = next(iter(hies.find_sites(model, make_batch("llama_grouped"))))
+    hies.save_pruned(hies.prune(model, {first: [3, 4, 5]}), tmp_path)  # 3 heads of 48 units would be a valid number
+    assert json.loads((tmp_path / "config.json").read_text())["num_attention_heads"] == 6
 
 
 def test_different_numbers_in_the_layers_keep_the_dense_configuration(tmp_path):
@@ -171,12 +179,57 @@ def test_a_truncated_file_of_weights_is_refused(saved):
         hies.load_pruned(saved)
 
 
-def test_an_interrupted_save_leaves_a_folder_that_is_refused(saved, monkeypatch):
-    small = pruned("bert", "a layer")
-    monkeypatch.setattr(type(small), "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        hies.save_pruned(small, saved)
-    with pytest.raises(hies.HiesError, match=f"has no {RECORD}"):
+def test_an_interrupted_save_leaves_the_model_that_was_there(saved, monkeypatch):
+    small, before = pruned("bert", "a layer"), logits(hies.load_pruned(saved), "bert")
+    (saved / "notes.txt").write_text("mine")
+    save = type(small).save_pretrained
+
+    def half(model, folder):
+        save(model, folder)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(small), "save_pretrained", half)
+        with pytest.raises(hies.HiesError, match="No space left on device"):
+            hies.save_pruned(small, saved)
+    assert torch.equal(logits(hies.load_pruned(saved), "bert"), before)
+    hies.save_pruned(small, saved)
+    assert torch.equal(logits(hies.load_pruned(saved), "bert"), logits(small, "bert"))
+    assert (saved / "notes.txt").read_text() == "mine"
+    assert not [path for path in saved.iterdir() if path.name.startswith(".")]
+
+
+def test_shards_of_an_earlier_model_do_not_stay(saved):
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (saved / name).write_bytes((saved / "model.safetensors").read_bytes())
+    hies.save_pruned(pruned("bert", "all"), saved)
+    assert [path.name for path in saved.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_a_place_where_no_folder_can_be_is_refused(saved):
+    with pytest.raises(hies.HiesError, match="cannot be written"):
+        hies.save_pruned(pruned(), saved / "config.json")
+
+
+def test_a_record_that_was_edited_is_refused(saved):
+    record = json.loads((saved / RECORD).read_text())
+    site = next(iter(record["removed"]))
+    record["removed"][site] = [(head + 1) % 5 for head in record["removed"][site]]
+    (saved / RECORD).write_text(json.dumps(record))
+    with pytest.raises(hies.HiesError, match="changed after it was written"):
+        hies.load_pruned(saved)
+
+
+@pytest.mark.parametrize("option", ["config", "trust_remote_code", "use_safetensors", "output_loading_info"])
+def test_what_load_pruned_decides_cannot_be_given(saved, option):
+    with pytest.raises(hies.HiesError, match=option):
+        hies.load_pruned(saved, **{option: True})
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"model_type": "nothing"}'])
+def test_a_broken_configuration_is_refused(saved, text):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(hies.HiesError, match=r"config\.json"):
         hies.load_pruned(saved)
 
 

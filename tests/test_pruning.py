@@ -2,11 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from conftest import make, make_batch, some_heads
+from families import FAMILIES
 
 import hies
+from hies.attention import is_routed
 from hies.kept import groups_of
 
 GUARDED = ["llama_grouped", "t5", "swin"]
@@ -118,7 +121,7 @@ def test_whole_groups_leave_plain_attention():
     model = make("llama_grouped").eval()
     small = hies.prune(model, {site: [3, 4, 5] for site in sites_of("llama_grouped", model)}, unit="kv_group")
     expected = logits(small, "llama_grouped")
-    assert small.config._attn_implementation == "sdpa"
+    assert not is_routed(small)
     small.set_attn_implementation("eager")
     torch.testing.assert_close(logits(small, "llama_grouped"), expected, rtol=1e-4, atol=1e-5)
 
@@ -144,6 +147,49 @@ def test_a_split_group_is_refused_where_groups_were_asked_for():
 def test_what_the_model_does_not_have_is_refused(removed, says):
     with pytest.raises(hies.HiesError, match=says):
         hies.prune(make("bert"), removed)
+
+
+@pytest.mark.parametrize(
+    "heads", [[False, True], torch.tensor([False, True, False]), [0.9, 2.0], "13", 3, torch.tensor(3), [[1, 2]], None]
+)
+def test_what_is_no_index_is_refused(heads):
+    model, site = make("bert"), "bert.encoder.layer.0.attention.self"
+    with pytest.raises(hies.HiesError, match="indices of the heads"):
+        hies.prune(model, {site: heads})
+    with pytest.raises(hies.HiesError, match="indices of the heads"), hies.masked(model, {site: heads}):
+        pass
+
+
+@pytest.mark.parametrize("heads", [{1, 3}, (3, 1), np.array([1, 3]), torch.tensor([3, 1]), [np.int64(1), 3, 3]])
+def test_any_collection_of_indices_will_do(heads):
+    small = hies.prune(make("bert"), {"bert.encoder.layer.0.attention.self": heads})
+    assert hies.pruned_heads(small) == {"bert.encoder.layer.0.attention.self": [1, 3]}
+
+
+def test_a_projection_of_two_layers_is_refused():
+    model = make("llama")
+    first, second = (layer.self_attn for layer in model.model.layers)
+    second.q_proj = first.q_proj
+    with pytest.raises(hies.UnsupportedModelError, match="q_proj is shared"):
+        hies.prune(model, {"model.layers.0.self_attn": [0]})
+
+
+def test_a_pruned_site_tells_its_key_heads():
+    model = make("llama_grouped")
+    site = next(iter(sites_of("llama_grouped", model)))
+    found = sites_of("llama_grouped", hies.prune(model, {site: [0]}))[site]
+    assert (found.heads, found.key_heads) == (5, 2)
+
+
+def test_whole_groups_under_a_norm_over_all_heads():
+    model = FAMILIES["olmo2"].build().eval()
+    words = torch.arange(3, 14)[None]
+    sites = hies.find_sites(model, {"input_ids": words})
+    removed = {name: list(range(site.heads // site.key_heads)) for name, site in sites.items()}
+    with torch.no_grad():
+        found = hies.prune(model, removed)(input_ids=words).logits
+        with hies.masked(model, removed):
+            torch.testing.assert_close(found, model(input_ids=words).logits, rtol=0, atol=1e-5)
 
 
 def test_nothing_removed_is_a_copy():

@@ -335,6 +335,33 @@ def test_mistakes_are_named(name, change, options, message):
         collect(make(name), [change(make_batch(name))], **options)
 
 
+def test_a_single_batch_is_not_an_iterable_of_batches():
+    with pytest.raises(HiesError, match=r"\[batch\]"):
+        collect(make("bert"), make_batch("bert"))
+
+
+def test_a_model_without_a_head_for_a_task_is_refused():
+    with pytest.raises(HiesError, match="no logits"):
+        collect(make("bert").bert, [make_batch("bert")])
+
+
+@pytest.mark.parametrize(("gap", "says"), [(10, None), (40, "zero in float16")])
+def test_small_gradients_survive_float16_and_those_that_do_not_are_named(gap, says):
+    model, batch = make("bert", torch.float64), make_batch("bert")
+    batch["labels"] = torch.zeros_like(batch["labels"])
+    with torch.no_grad():
+        model.classifier.weight.mul_(0.1)
+        model.classifier.bias.copy_(torch.tensor([gap, 0.0, 0.0]))  # the loss is about 2 exp(-gap)
+    half = copy.deepcopy(model).half()
+    if says:
+        with pytest.raises(HiesError, match=says):
+            collect(half, [batch], need=("his",))
+        return
+    exact = collect(half.double(), [batch], need=("his",)).his
+    for site, found in collect(half.half(), [batch], need=("his",)).his.items():
+        torch.testing.assert_close(found, exact[site], rtol=0.1, atol=0)
+
+
 def test_no_example_is_an_error():
     with pytest.raises(HiesError, match="no example"):
         collect(make("bert"), [])

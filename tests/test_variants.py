@@ -74,6 +74,8 @@ def test_one_key_is_zero_all_keys_alike_are_one_and_a_single_key_tells_nothing(e
 @pytest.mark.parametrize("entropy", ENTROPIES, ids=NAMES)
 def test_an_entropy_has_a_name_that_finds_it(entropy):
     assert entropy_named(entropy.need) == entropy
+    close = Entropy("renyi", 2.0000001)
+    assert entropy_named(close.need) == close != Entropy("renyi", 2)
 
 
 @pytest.mark.parametrize(
