@@ -84,6 +84,8 @@ combination: setup ## scale and combination of HIES
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
 	$(if $(wildcard $(RESULTS)),$(DRAW))
 	$(call draw_glue,reports/glue-minilm)
+	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
+	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
