@@ -1,68 +1,115 @@
-"""Scoring time against a plain forward pass: `python -m benchmarks.scoring`.
+"""Scoring time against a forward pass, a training step and the classical way: `python -m benchmarks.scoring`.
 
-A MiniLM-shaped model with random weights, batches of 32 texts of 64 tokens, a quarter of the tokens padding. The ways
-are measured in turn, round after round, and each ratio is taken within its round.
+A MiniLM-shaped model with random weights; a quarter of the tokens are padding. The ways are timed in turn, round after
+round, and each ratio is taken within its round.
 """
 
+import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from tabulate import tabulate
 from transformers import BertConfig, BertForSequenceClassification
 
 import hies
+from benchmarks import classical
+from benchmarks.rounds import Ways, conditions, in_turn, ratio
+from hies.batching import Batch
 
-ROUNDS = 9
+FORWARD, STEP, SCORING = "one forward pass", "one training step", "HIS and AE, exact per example"
 
 
-def main() -> None:
-    """Print the median time of every way and its median ratio to one forward pass."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the median time of every way, and its median ratios."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--texts", type=int, default=32, help="in one batch")
+    parser.add_argument("--tokens", type=int, default=64, help="of the longest text, at most 512")
+    parser.add_argument("--rounds", type=int, default=7, help="of all ways in turn; one that warms up comes before")
+    options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-    model = BertForSequenceClassification(config).eval()
-    batch = _batch()
-    ways: dict[str, Callable[[], object]] = {
-        "one forward pass": lambda: _forward(model, batch),
-        "AE alone": lambda: hies.collect(model, [batch], need=("ae",)),
-        "HIS alone": lambda: hies.collect(model, [batch], need=("his",)),
-        "HIS and AE, exact per example": lambda: hies.collect(model, [batch]),
-        "one training step": lambda: _training_step(model, batch),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    base = seconds["one forward pass"][1:]  # the first round warms up
+    model = minilm()
+    batch = texts(options.texts, options.tokens)
+    seconds = in_turn(_ways(model, batch), options.rounds)
     rows = [
-        (name, statistics.median(times[1:]), statistics.median(t / b for t, b in zip(times[1:], base, strict=True)))
+        [name, statistics.median(times), *(ratio(times, seconds[base]) for base in (FORWARD, STEP, SCORING))]
         for name, times in seconds.items()
     ]
-    print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
-    print(tabulate(rows, headers=["", "seconds", "forward passes"], floatfmt=("", ".3f", ".2f")))
+    print(f"{options.texts} texts of {options.tokens} tokens, {conditions()}, median of {options.rounds} rounds")
+    print(tabulate(rows, headers=["", "seconds", "forward passes", "training steps", "scorings"], floatfmt=".2f"))
+    print(_agreement(model, batch))
 
 
-def _batch() -> dict[str, torch.Tensor]:
-    lengths = torch.linspace(32, 64, 32).long()
-    mask = (torch.arange(64)[None] < lengths[:, None]).long()
+def minilm(positions: int = 512) -> BertForSequenceClassification:
+    """The shape of MiniLM-L6, with random weights."""
+    config = BertConfig(
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=positions,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+def texts(count: int, tokens: int) -> Batch:
+    """Random words; the texts are between half the tokens and all of them long."""
+    lengths = torch.linspace(tokens // 2, tokens, count).long()
     return {
-        "input_ids": torch.randint(1000, 30000, (32, 64)),
-        "attention_mask": mask,
-        "labels": torch.randint(2, (32,)),
+        "input_ids": torch.randint(1000, 30000, (count, tokens)),
+        "attention_mask": (torch.arange(tokens)[None] < lengths[:, None]).long(),
+        "labels": torch.randint(2, (count,)),
+    }
+
+
+def _ways(model: BertForSequenceClassification, batch: Batch) -> Ways:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)  # the weights stay as they are
+    return {
+        FORWARD: lambda: forward(model, batch),
+        STEP: lambda: training_step(model, batch),
+        "one training step with AdamW": lambda: training_step(model, batch, optimizer),
+        "AE alone": lambda: hies.collect(model, [batch], need=("ae",)),
+        "HIS alone": lambda: hies.collect(model, [batch], need=("his",)),
+        SCORING: lambda: hies.collect(model, [batch]),
+        "the classical way": lambda: classical.collect(model, [batch]),
+        "the classical way, batch 1": lambda: classical.collect(model, singles(batch)),
     }
 
 
 @torch.no_grad()
-def _forward(model: BertForSequenceClassification, batch: dict[str, torch.Tensor]) -> None:
+def forward(model: BertForSequenceClassification, batch: Batch) -> None:
+    """A plain pass, without a loss."""
     model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
-def _training_step(model: BertForSequenceClassification, batch: dict[str, torch.Tensor]) -> None:
+def training_step(
+    model: BertForSequenceClassification, batch: Batch, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """The gradients of all weights and, if there is an optimizer, its step."""
     model(**batch).loss.backward()
+    if optimizer is not None:
+        optimizer.step()
     model.zero_grad(set_to_none=True)
+
+
+def singles(batch: Batch) -> list[Batch]:
+    """The same examples one by one."""
+    return [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(len(batch["labels"]))]
+
+
+def _agreement(model: BertForSequenceClassification, batch: Batch) -> str:
+    """How far the classical way is from the same numbers."""
+    found = hies.collect(model, [batch])
+    ours = [torch.stack(list(values.values())) for values in (found.his, found.ae)]
+    lines = []
+    for name, batches in {"batch 1": singles(batch), f"batch {len(batch['labels'])}": [batch]}.items():
+        his, ae = (
+            (one - other).abs().max() for one, other in zip(classical.collect(model, batches), ours, strict=True)
+        )
+        lines.append(
+            f"The classical way at {name}: HIS off by {his / ours[0].max():.1e} of its largest, AE by {ae:.1e}."
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,37 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hies import attention_entropy, entropy
 from hies.errors import HiesError
 
 BATCH, HEADS, KEY_HEADS, QUERIES, KEYS, WIDTH = 3, 10, 5, 11, 13, 7
 CAUSAL = torch.ones(QUERIES, KEYS, dtype=torch.bool).tril()
-PATHS = {"fused": {}, "chunked": {"bias": torch.zeros(1, 1, 1, 1)}}  # a bias of zero changes the path alone
+CHUNKED = {"bias": torch.zeros(1, 1, 1, 1)}  # a bias of zero changes the path alone
+PATHS = {"fused": {}, "chunked": CHUNKED}
+CHUNKS = [(5, 5), (2 * HEADS * QUERIES * KEYS, 64)]  # five queries of an example at a time; two examples at a time
+ORDERS = [1.0, 0.5, 2.0, math.inf]
 
 
-@pytest.fixture(params=PATHS)
-def path(request, monkeypatch):
-    monkeypatch.setattr(entropy, "CHUNK", 5)  # so that the chunked path needs several chunks
+@pytest.fixture
+def used(monkeypatch):
+    """The names of the paths that are taken, in order."""
     used = []
-    for name in ("_fused", "_chunked"):
-        original = getattr(entropy, name)
-        monkeypatch.setattr(entropy, name, lambda *a, f=original, n=name: used.append(n) or f(*a))
-    yield PATHS[request.param]
-    assert set(used) == {f"_{request.param}"}
+    for name in ("fused", "chunked"):
+        original = getattr(entropy, f"_{name}")
+        monkeypatch.setattr(entropy, f"_{name}", lambda *a, f=original, n=name: used.append(n) or f(*a))
+    return used
+
+
+@pytest.fixture(params=[(name, *size) for name in PATHS for size in CHUNKS], ids=str)
+def path(request, monkeypatch, used):
+    name, chunk, rows = request.param
+    monkeypatch.setattr(entropy, "CHUNK", chunk)
+    monkeypatch.setattr(entropy, "ROWS", rows)
+    yield PATHS[name]
+    orders = {request.node.callspec.params.get("order", 1.0)}
+    assert set(used) == {name if orders == {1.0} else "chunked"}
 
 
 def tensors(generator, keys=KEYS):
@@ -50,6 +63,8 @@ def naive(query, key, mask=None, scale=None, order=1.0, bias=None, softcap=None,
         weights = scores.softmax(0)
         if order == 1:
             result[b, h, t] = -(weights * weights.log()).sum()
+        elif order == math.inf:
+            result[b, h, t] = -weights.max().log()
         else:
             result[b, h, t] = (weights**order).sum().log() / (1 - order)
     return result
@@ -59,7 +74,7 @@ def close(actual, expected, tolerance=5e-6):
     torch.testing.assert_close(actual.double(), expected.double(), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("order", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["none", "padding", "rows", "heads", "full", "one_dimension"])
 def test_any_mask_and_order(generator, path, kind, order):
     query, key = tensors(generator)
@@ -83,7 +98,7 @@ def test_any_mask_and_order(generator, path, kind, order):
         close(found[2, :, 4], torch.zeros(HEADS))
 
 
-@pytest.mark.parametrize("order", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("order", ORDERS)
 def test_causal(generator, path, order):
     query, key = tensors(generator, QUERIES)
     found = attention_entropy(query, key, causal=True, order=order, scale=1.3, **path)
@@ -93,6 +108,7 @@ def test_causal(generator, path, order):
 
 def test_bias_softcap_and_sinks(generator, monkeypatch):
     monkeypatch.setattr(entropy, "CHUNK", 5)
+    monkeypatch.setattr(entropy, "ROWS", 5)
     query, key = tensors(generator)
     mask = torch.rand(BATCH, 1, QUERIES, KEYS, generator=generator) < 0.7
     extras = {
@@ -105,12 +121,16 @@ def test_bias_softcap_and_sinks(generator, monkeypatch):
         for order in (1.0, 2.0):
             found = attention_entropy(query, key, mask, order=order, **options)
             close(found, naive(query, key, mask, order=order, **options))
+    query, key = tensors(generator, QUERIES)
+    bias = extras["bias"][..., :QUERIES]
+    found = attention_entropy(query, key, causal=True, bias=bias)
+    close(found, naive(query, key, CAUSAL[:, :QUERIES], bias=bias))
 
 
-def test_one_key_has_no_entropy(generator, path):
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_key_has_no_entropy(generator, path, order):
     query, key = tensors(generator, 1)
-    for order in (1.0, 0.5, 2.0):
-        close(attention_entropy(query, key, order=order, **path), torch.zeros(BATCH, HEADS, QUERIES), 1e-6)
+    close(attention_entropy(query, key, order=order, **path), torch.zeros(BATCH, HEADS, QUERIES), 1e-6)
 
 
 def test_equal_scores_have_the_largest_entropy(generator, path):
@@ -127,6 +147,136 @@ def test_many_tokens_and_keys_far_from_the_origin(generator):
     visible = torch.ones(2048, 2048, dtype=torch.bool).tril()
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     close(attention_entropy(query, key, causal=True), torch.special.entr(weights).sum(-1), 2e-5)
+
+
+LONG = 2048
+PATTERNS = {
+    "all": lambda: None,
+    "random": lambda: torch.rand(LONG, LONG, generator=torch.Generator().manual_seed(3)) < 0.3,
+    "causal": lambda: torch.ones(LONG, LONG, dtype=torch.bool).tril(),
+    "window": lambda: torch.ones(LONG, LONG, dtype=torch.bool).tril().triu(-129),
+    "padding": lambda: (torch.arange(LONG) >= 701).expand(LONG, LONG),
+    "causal and padding": lambda: torch.ones(LONG, LONG, dtype=torch.bool).tril() & (torch.arange(LONG) >= 701),
+}
+
+
+def exact(query, key, visible=None):
+    """The entropy of a softmax in float64, all at once; zero where nothing is seen."""
+    key = key.double().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query.double() @ key.mT * query.shape[-1] ** -0.5
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    return torch.special.entr(scores.softmax(-1)).sum(-1).nan_to_num(0)
+
+
+def long_tensors(generator, size=1.0, width=33):
+    query = size * torch.randn(1, 2, LONG, width, generator=generator)
+    return query, torch.randn(1, 1, LONG, width, generator=generator)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_both_paths_agree_over_long_sequences(generator, used, pattern):
+    query, key = long_tensors(generator)
+    visible = PATTERNS[pattern]()
+    fused, chunked = (attention_entropy(query, key, visible, **options) for options in PATHS.values())
+    assert used == ["fused", "chunked"]
+    close(fused, chunked, 1e-4)
+    for found in (fused, chunked):
+        close(found, exact(query, key, visible), 1e-5)
+    if pattern == "causal":
+        for options in PATHS.values():
+            close(attention_entropy(query, key, causal=True, **options), fused, 1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 3, 15, 33, 80, 131])
+def test_any_width_of_heads(generator, path, width):
+    query = torch.randn(BATCH, HEADS, QUERIES, width, generator=generator)
+    key = torch.randn(BATCH, KEY_HEADS, KEYS, width, generator=generator)
+    close(attention_entropy(query, key, **path), exact(query, key), 1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 10, 30, 100, 300])
+def test_large_scores_keep_the_tolerance(generator, used, size):
+    query, key = long_tensors(generator, size)
+    fused, chunked = (attention_entropy(query, key, **options) for options in PATHS.values())
+    assert used == (["fused"] if size <= 30 else ["fused", "chunked"]) + ["chunked"]  # it falls back on the other path
+    close(fused, chunked, 1e-4)
+    close(chunked, exact(query, key), 1e-4)
+
+
+def test_the_fused_path_knows_what_it_loses(generator):
+    for size in (1, 10, 30, 100, 300):
+        query, key = long_tensors(generator, size)
+        found, rounding = entropy._fused(query, key, None, 33**-0.5, False)
+        error = float((found.double() - exact(query, key)).abs().max())
+        assert error <= rounding <= 30 * error
+    assert error > 2 * entropy.TOLERANCE  # so that it matters
+
+
+@pytest.mark.parametrize("order", [0.99, 1.01])
+def test_orders_near_one_keep_their_digits(generator, order):
+    query, key = (5 * tensor for tensor in tensors(generator))
+    close(attention_entropy(query, key, order=order), naive(query, key, order=order), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_over_long_sequences(generator, dtype):
+    query, key = (tensor.to(dtype) for tensor in long_tensors(generator))
+    for options in PATHS.values():
+        found = attention_entropy(query, key, **options)
+        assert torch.equal(found, attention_entropy(query.float(), key.float(), **options))
+        close(found, exact(query, key), 1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that an operation gave back."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+@pytest.mark.parametrize("options", [{}, CHUNKED], ids=["fused", "chunked"])
+@pytest.mark.parametrize("pattern", ["none", "causal", "padding", "expanded"])
+def test_memory_grows_with_the_tokens_and_not_with_their_square(generator, monkeypatch, pattern, options, order):
+    monkeypatch.setattr(entropy, "CHUNK", 1000)
+    monkeypatch.setattr(entropy, "ROWS", 8)
+    found = []
+    for tokens in (128, 256, 512):
+        query = torch.randn(2, 3, tokens, 5, generator=generator)
+        padding = (torch.arange(tokens) < tokens // 2).expand(2, 1, 1, tokens)
+        masks = {"padding": padding, "expanded": padding.expand(2, 3, tokens, tokens)}
+        with Largest() as largest:
+            attention_entropy(query, query, masks.get(pattern), causal=pattern == "causal", order=order, **options)
+        found.append(largest.size)
+    assert found[2] <= 2 * found[1] <= 4 * found[0]
+
+
+def test_a_mask_for_all_heads_is_not_written_down_for_each(generator):
+    query = torch.randn(2, 3, 100, 5, generator=generator)
+    for mask in (torch.ones(2, 1, 1, 100), torch.ones(2, 1, 100, 100)):
+        with Largest() as largest:
+            attention_entropy(query, query, mask.bool())
+        assert largest.size == 4 * max(query.numel(), mask.numel())
+
+
+def test_what_is_no_number_stays_no_number(generator, path):
+    query, key = tensors(generator)
+    query[1, 2, 3, 4] = torch.nan
+    found = attention_entropy(query, key, **path)
+    wrong = found.isnan()
+    assert wrong[1, 2, 3] and wrong.sum() == 1
+
+
+def test_no_gradient_flows(generator, path):
+    query, key = (tensor.requires_grad_() for tensor in tensors(generator))
+    assert not attention_entropy(query, key, **path).requires_grad
 
 
 def test_half_precision_is_computed_in_float32(generator, path):
