@@ -85,6 +85,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(if $(wildcard $(RESULTS)),$(DRAW))
 	$(call draw_glue,reports/glue-minilm)
 	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
+	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test: setup ## run the tests
