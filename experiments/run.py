@@ -76,6 +76,8 @@ def main() -> int:
 
 
 def _run_all(declared: Declared) -> int:
+    if out := next((job.config.out for job in declared.jobs if job.config.out), None):
+        raise HiesError(f"out is {out!r}, but experiments.run writes rows and no model; experiments.prune takes out.")
     if declared.sweep:
         write_grid(declared)
     jobs = declared.jobs

@@ -101,6 +101,12 @@ def test_a_finished_job_is_skipped_and_force_repeats_it(call, monkeypatch, capsy
     assert path.stat().st_mtime_ns > before
 
 
+def test_a_folder_for_a_pruned_model_is_refused(call):
+    status, errors = call("criterion=his", "out=small")
+    assert status == 2 and "out is 'small'" in errors
+    assert not list(call.results.rglob("*.jsonl"))
+
+
 def test_what_does_not_change_the_result_does_not_change_the_run_id(call):
     call("criterion=his")
     for same in ("model.batch_size=7", "device=cpu", "wandb.project=other"):
