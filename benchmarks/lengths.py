@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     headers = ["tokens", "forward (s)", *(f"{name} (forwards)" for name in others), *(f"{name} (MB)" for name in LOOKS)]
     print(tabulate(rows, headers=headers, floatfmt=("d", ".3f", ".2f", ".2f", ".0f", ".0f", ".0f"), missingval="-"))
     with mpl.rc_context(style.RC):
-        _draw(seconds, megabytes, f"{setting}. Memory: what one pass adds to that of the model.", options.figure)
+        _draw(seconds, megabytes, f"{setting}. Memory: what a pass adds to the model.", options.figure)
     print(f"Written: {options.figure}")
 
 

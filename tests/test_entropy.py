@@ -32,6 +32,7 @@ def path(request, monkeypatch, used):
     name, chunk, rows = request.param
     monkeypatch.setattr(entropy, "CHUNK", chunk)
     monkeypatch.setattr(entropy, "ROWS", rows)
+    monkeypatch.setattr(entropy, "WIDE", math.inf)  # whatever suits the machine
     yield PATHS[name]
     orders = {request.node.callspec.params.get("order", 1.0)}
     assert set(used) == {name if orders == {1.0} else "chunked"}
@@ -202,6 +203,14 @@ def test_large_scores_keep_the_tolerance(generator, used, size):
     assert used == (["fused"] if size <= 30 else ["fused", "chunked"]) + ["chunked"]  # it falls back on the other path
     close(fused, chunked, 1e-4)
     close(chunked, exact(query, key), 1e-4)
+
+
+@pytest.mark.parametrize(("width", "threads", "path"), [(63, 1, "fused"), (64, 2, "chunked"), (128, 3, "fused")])
+def test_wide_heads_on_few_threads_are_chunked(generator, monkeypatch, used, width, threads, path):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    query = torch.randn(BATCH, HEADS, QUERIES, width, generator=generator)
+    close(attention_entropy(query, query), exact(query, query), 1e-5)
+    assert used == [path]
 
 
 def test_the_fused_path_knows_what_it_loses(generator):
