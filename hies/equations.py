@@ -4,6 +4,8 @@ Words and symbols: m_h is a gate that multiplies the output A_h of head h; x is 
 weights of query token t over the n_t keys it can see. Entropies are in nats until they are divided by log n_t.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -229,6 +231,144 @@ def _check_alpha(alpha: float) -> None:
         raise HiesError(
             f"criterion.alpha is {alpha}; it must be at least 0 and below 1 (for HIS alone: criterion=his)."
         )
+
+
+def second_moment(signals: Sequence[Tensor]) -> Tensor:
+    """Uncentred second moment of a signal over tokens, C = 1/N sum_t x_t x_t^T (SliceGPT, Ashkboos et al. 2024).
+
+    The paper sums where this takes the mean; the eigenvectors are the same.
+
+    Args:
+        signals: the real tokens of each batch, [tokens, width]; N is the number of all of them.
+
+    Returns:
+        C, symmetric, float64, [width, width].
+
+    Raises:
+        HiesError: no token at all, or a signal that is not finite.
+    """
+    count = sum(len(signal) for signal in signals)
+    if not count:
+        raise HiesError("The calibration examples have no tokens, so there is no second moment; give at least one.")
+    total = torch.zeros(2 * signals[0].shape[1:], dtype=torch.float64, device=signals[0].device)
+    for signal in signals:
+        total += signal.double().T @ signal.double()
+    if not total.isfinite().all():
+        raise HiesError("A hidden state of a calibration example is not finite, so its principal axes are not defined.")
+    return total / count
+
+
+def principal_basis(moment: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Principal axes of a signal, C + damping * mean(diag C) * I = Q diag(l) Q^T (SliceGPT, Ashkboos et al. 2024).
+
+    Damping shifts all eigenvalues alike and leaves the axes; it keeps the decomposition well-behaved where a signal
+    does not fill its space. The entry of largest absolute value of each axis is made positive, since the equation
+    leaves the sign open. Axes of equal eigenvalue are arbitrary within the space that they span.
+
+    Args:
+        moment: C, symmetric, [width, width].
+        damping: share of the mean diagonal that is added, 0 or more.
+
+    Returns:
+        The eigenvalues l, largest first, [width], and Q, whose columns are the axes, [width, width].
+    """
+    added = damping * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    values, axes = torch.linalg.eigh(moment + added)
+    values, axes = values.flip(0), axes.flip(1)
+    peaks = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    return values, axes * torch.where(peaks < 0, -1.0, 1.0)
+
+
+TAYLOR = ("vectorised", "first", "second", "mixed")  # kinds of `taylor_salience`
+REDUCTIONS = ("sum", "mean", "max", "product")  # of `group_salience`
+
+
+def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: str) -> Tensor:
+    """What a weight adds to the change of the loss when it goes (LLM-Pruner, arXiv 2305.11627, section 3.2), by `kind`.
+
+    vectorised: W g, signed, so that the terms of a group may cancel before the absolute value of their sum is taken;
+    first: |W g|; second: |W^2 F / 2|; mixed: |W g - W^2 F / 2|. Up to terms of third order the loss changes by
+    -(W g - W^2 H / 2); F stands in for the diagonal H of the Hessian (Fisher's approximation).
+
+    Args:
+        weights: W, any shape.
+        gradient: g, of the mean loss over the examples, same shape.
+        squares: F, the mean over the examples of the squared gradient of each one's loss, same shape.
+        kind: one of `TAYLOR`.
+
+    Returns:
+        One number for every weight; the salience of several is their sum, same shape.
+    """
+    first, second = weights * gradient, weights.square() * squares / 2
+    if kind == "mixed":
+        return (first - second).abs()
+    return {"vectorised": first, "first": first.abs(), "second": second.abs()}[kind]
+
+
+def group_salience(saliences: Tensor, reduction: str) -> Tensor:
+    """One salience out of those of the matrices of a group (LLM-Pruner, section 3.2), non-negative, [groups].
+
+    sum, mean: the absolute value of the sum (mean) of signed saliences; max, product: of the absolute values.
+
+    Args:
+        saliences: [matrices, groups].
+        reduction: one of `REDUCTIONS`.
+    """
+    if reduction in ("sum", "mean"):
+        return (saliences.sum(dim=0) if reduction == "sum" else saliences.mean(dim=0)).abs()
+    return saliences.abs().amax(dim=0) if reduction == "max" else saliences.abs().prod(dim=0)
+
+
+def fisher_information(gradients: Tensor) -> Tensor:
+    """Diagonal of the empirical Fisher information of the gates (Kwon et al. 2022): F_h = E_x (dL(x) / dm_h)^2.
+
+    At m = 1; the labels are those of the data, not drawn from the model, which makes it the empirical one.
+
+    Args:
+        gradients: dL(x)/dm_h of single examples, signed, [examples, heads].
+
+    Returns:
+        Non-negative, [heads].
+    """
+    return gradients.square().mean(dim=0)
+
+
+def token_output_norm(output: Tensor) -> Tensor:
+    """Norm of a head's output at every token, appendix D.9: || A_ht ||_2 over the width of the head.
+
+    Args:
+        output: A_ht, attention weights times values, before the output projection, [..., width].
+
+    Returns:
+        At least float32, non-negative, [...].
+    """
+    return torch.linalg.vector_norm(output, dim=-1, dtype=torch.promote_types(output.dtype, torch.float32))
+
+
+def output_norm_of_examples(norms: Tensor) -> Tensor:
+    """O_h(x) = 1/n(x) sum_t || A_ht(x) ||_2, appendix D.9, the mean over the tokens of an example.
+
+    That it is a mean, over tokens here and over examples in `output_norm`, is our reading; the paper leaves it open.
+
+    Args:
+        norms: || A_ht ||_2, NaN at padding, [batch, heads, tokens].
+
+    Returns:
+        Non-negative, NaN for an example without any token, [batch, heads].
+    """
+    return norms.nanmean(dim=-1)
+
+
+def output_norm(examples: Tensor) -> Tensor:
+    """O_h = E_x O_h(x), appendix D.9, over the calibration examples that have a token.
+
+    Args:
+        examples: O_h(x), NaN where undefined, [examples, heads].
+
+    Returns:
+        Non-negative, [heads].
+    """
+    return examples.nanmean(dim=0)
 
 
 def removal_count(ratio: float, heads: int) -> int:

@@ -6,7 +6,7 @@ of every site. That is a few megabytes for the largest models, and every score i
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +20,16 @@ from hies.checkpointing import checkpointed
 from hies.entropies import PREFIX, Entropy, entropy_named
 from hies.entropy import attention_entropy
 from hies.errors import HiesError, UnsupportedModelError
+from hies.greedy import removal_order
 from hies.losses import IGNORED, Loss, default_loss
 from hies.projections import weight_norms
 from hies.sites import SiteTensors
+from hies.taylor import head_saliences
 
-STATISTICS = ("his", "his_token", "ae", "l2")  # and `Entropy.need` of every other entropy
+# What `collect` finds by a search or by backward passes of its own, (model, batches, loss, progress) -> what goes to
+# `Statistics.others`, under names that begin with that of the statistic and a slash if there are several.
+SEPARATE: dict[str, Callable[..., dict[str, SiteTensors]]] = {"taylor": head_saliences, "greedy": removal_order}
+STATISTICS = ("his", "his_token", "ae", "l2", "output_norm", *SEPARATE)  # and `Entropy.need` of every other entropy
 HALF_SCALE = 1024  # of the loss of a float16 model, whose small gradients would be rounded to zero
 
 
@@ -35,7 +40,9 @@ class Statistics:
     gradient: dL(x)/dm_h, signed, {site: [examples, heads]}. entropy: AE_h(x) in [0, 1], NaN where an example tells
     nothing, {site: [examples, heads]}. weight_norm: {site: [heads]}. heads: {site: number of heads}, always there.
     others: what only variants of the criteria need, by its name in `need`, {site: [examples, heads]}: `his_token`, the
-    sum over tokens of the absolute gradient of a gate per token, and entropies other than Shannon's, like `entropy`.
+    sum over tokens of the absolute gradient of a gate per token, and entropies other than Shannon's, like `entropy`;
+    `output_norm`, the mean over tokens of the norm of a head's output. What is one number per head, {site: [heads]}:
+    `taylor/...` (`hies.taylor`) and `greedy` (`hies.greedy`).
     seconds: what the pass took.
     """
 
@@ -73,7 +80,8 @@ class Statistics:
 
     def _collected(self, name: str, tensors: SiteTensors) -> SiteTensors:
         if not tensors:
-            raise HiesError(f"The statistic {name!r} was not collected; call hies.collect(..., need=({name!r},)).")
+            need = name.partition("/")[0]
+            raise HiesError(f"The statistic {need!r} was not collected; call hies.collect(..., need=({need!r},)).")
         return tensors
 
 
@@ -93,7 +101,7 @@ def collect(
     Args:
         model: any model that uses transformers' attention interface.
         batches: dicts that the model accepts, with `labels` where his is needed.
-        need: which of "his", "his_token", "ae" and "l2" to find; other entropies as `Entropy("renyi", 2).need`.
+        need: which of `hies.statistics.STATISTICS` to find; other entropies as `Entropy("renyi", 2).need`.
         loss: (outputs, batch) -> [batch]; by default what fits the model, see `hies.losses.default_loss`.
         progress: show a progress bar.
         checkpoint: compute the activations of each layer again in the backward pass instead of keeping them: about a
@@ -107,6 +115,7 @@ def collect(
         raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
     if unknown := {name for name in need if name not in STATISTICS and not name.startswith(PREFIX)}:
         raise HiesError(f"need names {sorted(unknown)[0]!r}; the statistics are {', '.join(STATISTICS)}.")
+    batches = list(batches) if SEPARATE.keys() & set(need) else batches  # they are read more than once
     gauge = _Gauge(set(need), getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     loss_of = loss or default_loss(model)
     started = time.perf_counter()
@@ -117,8 +126,11 @@ def collect(
     if not gauge.heads:
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, or there was no example.")
     norms = weight_norms(model, gauge.heads) if "l2" in need else {}
-    seconds = time.perf_counter() - started
     found = {name: _stack(parts) for name, parts in gauge.found.items()}
+    for name in sorted(SEPARATE.keys() & set(need)):
+        parts = SEPARATE[name](model, batches, loss_of, progress)
+        found |= {part: {site: values[site] for site in gauge.heads} for part, values in parts.items()}
+    seconds = time.perf_counter() - started
     gradient, entropy = (found.pop(name, {}) for name in ("his", "ae"))
     return Statistics(gauge.heads, gauge.examples, gradient, entropy, norms, found, seconds)
 
@@ -135,13 +147,14 @@ def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: 
 
 
 class _Gauge:
-    """The handler of a calibration pass: gates of one per example and head, and the entropy of every query.
+    """The handler of a calibration pass: gates of one per example and head, the entropy of every query, output norms.
 
     found: statistic -> site -> one tensor [examples, heads] for each batch, float64 on the CPU.
     """
 
     def __init__(self, need: set[str], reads_encoder: bool) -> None:
         self.wants_gradient, self.wants_tokens = bool(need & {"his", "his_token"}), "his_token" in need
+        self.wants_norm = "output_norm" in need
         self.entropies = {name: entropy_named(name) for name in sorted(need) if name.startswith("ae")}
         self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
         self.heads: dict[str, int] = {}
@@ -153,13 +166,15 @@ class _Gauge:
         self._size = _batch_size(batch)
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
-        self._relative: dict[tuple[str, str], list[Tensor]] = {}
+        self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
         self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
 
     def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
             self._measure_entropies(site, call)
+            if self.wants_norm:
+                self._measure_norm(site, call, output)
         return self._gated(site, output) if self.wants_gradient else output
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
@@ -191,21 +206,29 @@ class _Gauge:
                     bias=call.bias, softcap=call.softcap, sinks=call.sinks,
                 )  # fmt: skip
             relative = self._of_examples(site, call, kind.relative(by_order[kind.renyi_order], visible_keys(call)))
-            self._relative.setdefault((name, site), []).append(relative)
+            self._per_token.setdefault((name, site), []).append(relative)
 
-    def _of_examples(self, site: str, call: AttentionCall, relative: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _measure_norm(self, site: str, call: AttentionCall, output: Tensor) -> None:
+        """Note the norm of the output [rows, tokens, heads, width] at every token, NaN at padding."""
+        norms = self._of_examples(site, call, equations.token_output_norm(output).transpose(1, 2))
+        self._per_token.setdefault(("output_norm", site), []).append(norms)
+
+    def _of_examples(self, site: str, call: AttentionCall, values: Tensor) -> Tensor:
         """[rows, heads, queries] -> [batch, heads, tokens of the example], NaN at padding."""
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
         if real is not None:
-            relative = relative.masked_fill(~real, torch.nan)
-        per_example = _rows_per_example(relative, self._size, site)
-        return relative.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
+            values = values.masked_fill(~real, torch.nan)
+        per_example = _rows_per_example(values, self._size, site)
+        return values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
 
     def finish(self, losses: Tensor | None) -> None:
-        for (name, site), relative in self._relative.items():
-            mean = equations.attention_entropy_of_examples(torch.cat(relative, dim=-1).double())
-            self._add(name, site, mean)
+        for (name, site), values in self._per_token.items():
+            joined = torch.cat(values, dim=-1).double()
+            of_norms = name == "output_norm"
+            mean = equations.output_norm_of_examples if of_norms else equations.attention_entropy_of_examples
+            self._add(name, site, mean(joined))
         if losses is not None:
             if losses.shape != (self._size,):
                 raise HiesError(

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import make, make_batch
 
-from hies import HiesError, Statistics, collect, select
+from hies import HiesError, Statistics, collect, equations, select
 from hies.criteria import AD, AE, CRITERIA, HIES, HIS, L2, Random
 from hies.sites import join, rectangle, split
+from hies.statistics import STATISTICS
+from hies.taylor import GROUPS, MATRICES
 
 HEADS = {"a": 3, "b": 2}
 # HIS: a = 2, 6, 4; b = 10, 0. The signs would cancel if the mean came before the absolute value.
@@ -18,6 +20,7 @@ GRADIENT = {"a": [[1.0, -5.0, 4.0], [-3.0, 7.0, -4.0]], "b": [[-10.0, 0.0], [10.
 # AE: a = 0.3, 0.5, 0.9; b = 0.7, 0.4.
 ENTROPY = {"a": [[0.2, 0.6, 0.9], [0.4, 0.4, 0.9]], "b": [[0.7, math.nan], [0.7, 0.4]]}
 NORM = {"a": [3.0, 1.0, 2.0], "b": [5.0, 4.0]}
+PLACES = {"a": [2.0, 0.0, 4.0], "b": [1.0, 3.0]}
 
 
 def tensors(values):
@@ -26,7 +29,10 @@ def tensors(values):
 
 @pytest.fixture
 def statistics():
-    return Statistics(dict(HEADS), 2, tensors(GRADIENT), tensors(ENTROPY), tensors(NORM))
+    taylor = {f"taylor/{matrix}/{kind}": tensors(NORM) for matrix in MATRICES for kind in equations.TAYLOR}
+    groups = {GROUPS: tensors({"a": [0, 1, 2], "b": [0, 1]})}
+    others = {"output_norm": tensors(ENTROPY), "greedy": tensors(PLACES), **taylor, **groups}
+    return Statistics(dict(HEADS), 2, tensors(GRADIENT), tensors(ENTROPY), tensors(NORM), others)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def measured():
 def test_every_criterion_keeps_the_contract(name, statistics):
     criterion, before = CRITERIA[name](), copy.deepcopy(statistics)
     scores = criterion(statistics)
-    assert criterion.name == name and criterion.need <= {"his", "ae", "l2"}
+    assert criterion.name == name and criterion.need <= set(STATISTICS)
     assert {site: len(values) for site, values in scores.items()} == HEADS
     assert list(scores) == list(HEADS)
     assert all(values.dtype == torch.float64 and values.isfinite().all() for values in scores.values())

@@ -1,12 +1,19 @@
 """The contract of every criterion: statistics in, one score per head out, higher = keep."""
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from transformers import PreTrainedModel
+
+from hies.attention import masked
+from hies.criteria.method import Calibration
 from hies.errors import HiesError
-from hies.sites import SiteTensors
-from hies.statistics import Statistics
+from hies.selection import Groups, select
+from hies.sites import Removed, SiteTensors
+from hies.statistics import Statistics, collect
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,7 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    selects: ClassVar[bool] = False  # by rules of its own, see `select`, in the place of those of the sparsity group
 
     @property
     def need(self) -> frozenset[str]:
@@ -33,6 +41,23 @@ class Criterion(ABC):
     @abstractmethod
     def score(self, statistics: Statistics) -> SiteTensors:
         """Scores per site, higher = keep."""
+
+    def select(self, scores: SiteTensors, ratio: float, groups: Groups) -> Removed:
+        """The heads that go at a ratio, where the criterion `selects`; groups: see `hies.selection`."""
+        raise NotImplementedError(f"{self.name} leaves the selection to hies.select.")
+
+    def most(self, heads: Mapping[str, int]) -> float:
+        """The largest ratio that a model with these heads, {site: number}, can be pruned at."""
+        return 1.0
+
+    @contextlib.contextmanager
+    def pruned(self, model: PreTrainedModel, calibration: Calibration, ratio: float) -> Iterator[PreTrainedModel]:
+        """The model with the heads masked that go at a ratio, as `Method.pruned`."""
+        statistics = collect(model, calibration.batches, self.need)
+        scores = self(statistics)
+        removed = self.select(scores, ratio, {}) if self.selects else select(scores, ratio)
+        with masked(model, removed):
+            yield model
 
     def __call__(self, statistics: Statistics) -> SiteTensors:
         """Scores per site, higher = keep.
@@ -51,7 +76,13 @@ class Criterion(ABC):
         return scores
 
 
-PAPER: dict[str, Any] = {"entropy": "shannon", "order": None, "reduction": "example", "combination": "sum"}
+PAPER: dict[str, Any] = {
+    "entropy": "shannon",
+    "order": None,
+    "importance": "his",
+    "reduction": "example",
+    "combination": "sum",
+}
 
 
 def used(knobs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from hies import equations
 from hies.alpha import GRID, PROTOCOLS
 from hies.criteria.base import Criterion, used
-from hies.criteria.importance import check_reduction, importance, statistic_of
+from hies.criteria.importance import check_kind, check_reduction, importance, statistic_of
 from hies.criteria.normalization import NORMALIZATIONS, normalize
 from hies.entropies import Entropy
 from hies.errors import HiesError
@@ -28,7 +28,8 @@ class HIES(Criterion):
     (`hies.alpha.PROTOCOLS`), looking at `tuning_seeds` calibration draws and at most `tuning_examples` examples of the
     deciding split. normalize: what ^ stands for, `global` (the paper's), `layer`, `rank`. combination: `sum` (the
     paper's), `product` (a geometric mean), `printed` (what appendix D.8 prints, AE^ in the place of 1 - AE^).
-    reduction, reduction_batch: of HIS, see `HIS`. entropy, order: see `hies.entropies.Entropy`.
+    reduction, reduction_batch: of HIS, see `HIS`. entropy, order: see `hies.entropies.Entropy`. importance: what stands
+    for HIS, `his` (the paper's) or `output_norm` (appendix D.9, see `OutputNorm`), which has no reductions.
     """
 
     name: ClassVar[str] = "hies"
@@ -43,6 +44,7 @@ class HIES(Criterion):
     reduction_batch: int = 32
     entropy: str = "shannon"
     order: float | None = None
+    importance: str = "his"
 
     def __post_init__(self) -> None:
         words = f"at least 0 and below 1 (for HIS alone: criterion=his), or one of {', '.join(PROTOCOLS)}"
@@ -60,12 +62,13 @@ class HIES(Criterion):
         if self.combination not in COMBINATIONS:
             raise HiesError(f"criterion.combination is {self.combination!r}; use {', '.join(COMBINATIONS)}.")
         check_reduction(self.reduction, self.reduction_batch)
+        check_kind(self.importance, self.reduction)
         Entropy(self.entropy, self.order)
 
     @property
     def need(self) -> frozenset[str]:
-        """The gradients and the entropy asked for."""
-        return frozenset({statistic_of(self.reduction), Entropy(self.entropy, self.order).need})
+        """The importance and the entropy asked for."""
+        return frozenset({statistic_of(self.reduction, self.importance), Entropy(self.entropy, self.order).need})
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -86,7 +89,8 @@ class HIES(Criterion):
         """HIES_h in [0, 1]."""
         if isinstance(self.alpha, str):
             raise HiesError(f"alpha is {self.alpha!r}, which a job chooses; to score heads give a number: HIES(0.9).")
-        felt = normalize(importance(statistics, self.reduction, self.reduction_batch), self.normalize)
+        importances = importance(statistics, self.reduction, self.reduction_batch, self.importance)
+        felt = normalize(importances, self.normalize)
         spread = normalize(statistics.spread(Entropy(self.entropy, self.order)), self.normalize)
         combine = COMBINATIONS[self.combination]
         return {site: combine(felt[site], spread[site], self.alpha) for site in felt}

@@ -1,0 +1,74 @@
+"""What a model's layers are called with, so that they can be run again one by one on other hidden states."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hies.batching import Batch
+
+
+@dataclass
+class Calls:
+    """The calls of a calibration pass, one entry a batch.
+
+    starts: what the first module read, [batch, tokens, width]. real: which tokens are no padding, bool [batch, tokens].
+    attention: the arguments of each attention module after its hidden states, and those by name, without a cache.
+    """
+
+    starts: list[Tensor] = field(default_factory=list)
+    real: list[Tensor] = field(default_factory=list)
+    attention: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
+
+    def through(self, module: nn.Module, states: Sequence[Tensor]) -> list[Tensor]:
+        """What a module makes of these hidden states, one tensor [batch, tokens, ...] a batch.
+
+        An attention module gets what else it was called with; any other module gets the hidden states alone.
+        """
+        if module not in self.attention:
+            return [module(state) for state in states]
+        calls = zip(states, self.attention[module], strict=True)
+        return [module(state, *others, **options)[0] for state, (others, options) in calls]
+
+    def tokens(self, signals: Sequence[Tensor]) -> list[Tensor]:
+        """The real tokens of a signal [batch, tokens, width], [real tokens, width]."""
+        return [signal[real] for signal, real in zip(signals, self.real, strict=True)]
+
+
+@torch.no_grad()
+def record(model: nn.Module, first: nn.Module, attention: Sequence[nn.Module], batches: Sequence[Batch]) -> Calls:
+    """Run the batches through `model` and note the input of `first` and the calls of the attention modules."""
+    calls = Calls(attention={module: [] for module in attention})
+
+    def start(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls.starts.append(inputs[0])
+
+    def call(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        named = {name: value for name, value in options.items() if name not in ("hidden_states", "past_key_values")}
+        calls.attention[module].append((inputs[1:], named))
+
+    hooks = [first.register_forward_pre_hook(start)]
+    hooks += [module.register_forward_pre_hook(call, with_kwargs=True) for module in attention]
+    try:
+        for batch in batches:
+            model(**unlabelled(batch))
+            calls.real.append(real_tokens(batch, calls.starts[-1]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def unlabelled(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch without its labels, so that no loss is computed."""
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+def real_tokens(batch: Mapping[str, Any], hidden: Tensor) -> Tensor:
+    """Which tokens of `hidden` [batch, tokens, ...] are no padding, bool [batch, tokens]; all of them if not told."""
+    mask = batch.get("attention_mask")
+    if mask is None or mask.shape != hidden.shape[:2]:
+        return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    return mask.bool()

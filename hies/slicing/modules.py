@@ -1,0 +1,66 @@
+"""Modules that carry a sliced residual: they keep k coordinates of a signal of d dimensions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SlicedNorm(nn.Module):
+    """A norm without gain on k of d rotated coordinates: x / sqrt(|x|^2 / d + eps), in float32 or better.
+
+    The mean square is over the dense width d; what was cut off counts as zero.
+    """
+
+    def __init__(self, dense: int, eps: float) -> None:
+        super().__init__()
+        self.dense, self.eps = dense, eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., k] -> [..., k]."""
+        precise = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return (precise * (precise.square().sum(-1, keepdim=True) / self.dense + self.eps).rsqrt()).to(hidden.dtype)
+
+    def extra_repr(self) -> str:
+        """For printing."""
+        return f"dense={self.dense}, eps={self.eps}"
+
+
+class SlicedOutput(nn.Module):
+    """In place of BERT's attention.output and output: norm(dropout(dense(block)) + shortcut(residual)).
+
+    restore: after the last layer, from k coordinates to the hidden state of d dimensions; nothing elsewhere.
+    """
+
+    def __init__(self, dense: nn.Linear, shortcut: nn.Linear, norm: SlicedNorm, dropout: nn.Module) -> None:
+        super().__init__()
+        self.dense, self.shortcut, self.norm, self.dropout = dense, shortcut, norm, dropout
+        self.restore: nn.Module = nn.Identity()
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        """The block's output [..., inner width] and the residual [..., k] -> [..., k']."""
+        hidden = self.dropout(self.dense(hidden_states)) + self.shortcut(input_tensor)
+        return self.restore(self.norm(hidden))
+
+
+class SlicedDecoderLayer(nn.Module):
+    """In place of a pre-norm decoder layer, with a matrix in each of its two shortcuts.
+
+    enter: before the first layer, from the embeddings of d dimensions to k coordinates; nothing elsewhere.
+    """
+
+    def __init__(
+        self, norms: Sequence[SlicedNorm], attention: nn.Module, mlp: nn.Module, shortcuts: Sequence[nn.Linear]
+    ) -> None:
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = norms
+        self.self_attn, self.mlp = attention, mlp
+        self.attention_shortcut, self.mlp_shortcut = shortcuts
+        self.enter: nn.Module = nn.Identity()
+
+    def forward(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> Tensor:
+        """[..., k] -> [..., k'']; what else comes goes to the attention module."""
+        hidden = self.enter(hidden_states)
+        hidden = self.attention_shortcut(hidden) + self.self_attn(self.input_layernorm(hidden), *inputs, **options)[0]
+        return self.mlp_shortcut(hidden) + self.mlp(self.post_attention_layernorm(hidden))
