@@ -12,9 +12,10 @@ from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies import metrics, results
 from hies.cache import digest
+from hies.criteria import Method
 from hies.errors import HiesError, UnsupportedModelError
 from hies.sites import Removed
-from hies.workbench import Tally, Workbench
+from hies.workbench import Outcome, Tally, Workbench
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,15 @@ class Job:
 
     def run(self, bench: Workbench, tick: Tick = lambda: None) -> list[results.Row]:
         """Score, select, evaluate every ratio and write the rows; the unpruned model is the row of ratio 0."""
-        if bench.remove:
-            self._check_removable(bench)
+        self._check(bench)
         plan = make_plan(self.config, bench, tick)
         answers, rows = [], []
         for ratio, removed in plan.masks.items():
-            answers.append(bench.predictions(removed))
-            times = {"score_seconds": plan.seconds, "eval_seconds": bench.evaluation_seconds(removed)}
-            measured = self._measured(bench, ratio, removed, answers[-1], answers[0])
+            outcome = self._outcome(bench, ratio, removed)
+            answers.append(outcome.answers)
+            scored = plan.seconds if np.isnan(outcome.prune_seconds) else outcome.prune_seconds
+            times = {"score_seconds": scored, "eval_seconds": outcome.eval_seconds}
+            measured = self._measured(bench, ratio, removed, outcome, answers[0])
             rows.append({**measured, **plan.notes[ratio], **{key: round(value, 4) for key, value in times.items()}})
             tick()
         arrays = plan.arrays | {
@@ -93,6 +95,26 @@ class Job:
         }
         results.write_run(self.path, rows, arrays)
         return rows
+
+    def _outcome(self, bench: Workbench, ratio: float, removed: Removed) -> Outcome:
+        size = self.config.calibration.size
+        if ratio:
+            bench.tally.naive += size + 2 * len(bench.labels("report"))  # scored, unpruned answers, pruned answers
+        if ratio and isinstance(self.config.criterion, Method):
+            return bench.outcome_of(self.config.criterion, ratio, self.config.seed, size)
+        return bench.outcome(removed)
+
+    def _check(self, bench: Workbench) -> None:
+        """Refuse before any work what the model's structure does not allow."""
+        if isinstance(self.config.criterion, Method):
+            try:
+                bench.check(self.config.criterion)
+            except UnsupportedModelError as error:
+                raise HiesError(
+                    f"criterion={self.config.criterion.name} does not fit model={self.config.model.name}: {error}"
+                ) from None
+        elif bench.remove:
+            self._check_removable(bench)
 
     def _check_removable(self, bench: Workbench) -> None:
         try:
@@ -104,11 +126,10 @@ class Job:
             ) from None
 
     def _measured(
-        self, bench: Workbench, ratio: float, removed: Removed, answers: np.ndarray, unpruned: np.ndarray
+        self, bench: Workbench, ratio: float, removed: Removed, outcome: Outcome, unpruned: np.ndarray
     ) -> results.Row:
-        labels = bench.labels("report")
+        labels, answers, cost = bench.labels("report"), outcome.answers, outcome.cost
         value, quality = metrics.quality(self.config.task.metric, labels, answers)
-        cost = bench.cost.without(removed) if bench.cost else None
         return {
             **self._constant(bench),
             "ratio": ratio,

@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.schema import Config
 from hies.alpha import PROTOCOLS, best_per_ratio, best_per_task
 from hies.attention import Site
-from hies.criteria import HIES, Criterion
+from hies.criteria import HIES, Criterion, Method
 from hies.errors import HiesError
 from hies.selection import Groups, select_iteratively
 from hies.sites import Removed, SiteTensors, join
@@ -23,9 +23,10 @@ Tick = Callable[[], None]  # called for every mask that the model was asked abou
 
 @dataclass(frozen=True)
 class Plan:
-    """masks: ratio -> heads that go, 0 first. notes: ratio -> what a row says besides. arrays: scores and sites.
+    """masks: ratio -> heads that go, 0 first; ratios beyond what the criterion can remove are left out.
 
-    seconds: what the calibration pass took that the scores come from.
+    notes: ratio -> what a row says besides. arrays: scores and sites. seconds: what the calibration pass took that the
+    scores come from. A method that yields no scores removes no heads, and has no arrays but the sites.
     """
 
     masks: dict[float, Removed]
@@ -37,6 +38,9 @@ class Plan:
 def make_plan(config: Config, bench: Workbench, tick: Tick) -> Plan:
     """The masks of a job; the scores kept in `arrays` are those at the alpha of the ratio nearest to 1/2."""
     ratios = sorted({0.0, *config.sparsity.ratios})
+    if isinstance(config.criterion, Method):
+        nothing: dict[float, Removed] = {ratio: {} for ratio in ratios}
+        return Plan(nothing, {ratio: {} for ratio in ratios}, _sites_of(bench), 0.0)
     if not isinstance(config.criterion, HIES):
         scoring = Scoring(config, bench, config.criterion, config.seed)
         return Plan({0.0: {}} | scoring.masks(), {ratio: {} for ratio in ratios}, scoring.arrays(), scoring.seconds)
@@ -52,6 +56,11 @@ def make_plan(config: Config, bench: Workbench, tick: Tick) -> Plan:
         shown.arrays(),
         shown.seconds,
     )
+
+
+def _sites_of(bench: Workbench) -> dict[str, np.ndarray]:
+    heads = {name: site.heads for name, site in bench.sites.items()}
+    return {"sites": np.array(list(heads)), "heads": np.array(list(heads.values()))}
 
 
 def tuning_steps(config: Config) -> int:
@@ -86,9 +95,13 @@ def _values(config: Config, bench: Workbench, seed: int, ratios: list[float], ti
     for row, alpha in enumerate(criterion.alphas):
         masks = Scoring(config, bench, criterion.at(alpha), seed).masks()
         for column, ratio in enumerate(ratios):
+            bench.tally.naive += config.calibration.size
             if split is None:
+                bench.tally.naive += config.calibration.size
                 values[row, column] = -bench.calibration_loss(masks[ratio], seed, config.calibration.size)
             else:
+                there = len(bench.labels(split))
+                bench.tally.naive += min(there, criterion.tuning_examples or there)
                 quality = bench.quality(masks[ratio], split, criterion.tuning_examples)
                 values[row, column] = 0.0 if quality is None else quality  # undefined counts as worst
             tick()
@@ -129,10 +142,25 @@ class Scoring:
     def masks(self) -> dict[float, Removed]:
         """The heads that go at each ratio of the sparsity configuration, smallest ratio first."""
         sparsity = self.config.sparsity
-        groups = group_sizes(self.bench.sites) if sparsity.unit == "kv_group" else None
+        if self.criterion.selects:
+            groups = group_sizes(self.bench.sites)
+            ratios = self._possible(sorted(sparsity.ratios))
+            return {ratio: self.criterion.select(self.scores, ratio, groups) for ratio in ratios}
+        groups = group_sizes(self.bench.sites) if sparsity.unit == "kv_group" else {}
         if sparsity.schedule == "iterative":
             return select_iteratively(self._score, sparsity.ratios, sparsity.step, sparsity, groups)
         return {ratio: sparsity.select(self.scores, ratio, groups) for ratio in sorted(sparsity.ratios)}
+
+    def _possible(self, ratios: list[float]) -> list[float]:
+        """The ratios that the criterion can remove; HiesError if it is none of them."""
+        most = self.criterion.most(self.statistics.heads)
+        possible = [ratio for ratio in ratios if ratio <= most]
+        if not possible:
+            raise HiesError(
+                f"sparsity.ratios is {ratios}, but {self.criterion.name} can remove at most {most:.3f} of the heads of "
+                "this model; give smaller ratios, or keep fewer layers whole."
+            )
+        return possible
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Scores of all heads in order of depth, and how many heads each site has."""

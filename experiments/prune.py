@@ -25,6 +25,7 @@ from experiments.shell import command
 from hies import metrics
 from hies.cache import replacing
 from hies.cost import Cost
+from hies.criteria import CRITERIA, Method
 from hies.errors import HiesError
 from hies.pruned_files import RECORD
 from hies.sites import Removed
@@ -85,6 +86,11 @@ def checked_folder(config: Config) -> Path:
 
 def check_cut(config: Config, bench: Workbench) -> None:
     """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
+    if isinstance(config.criterion, Method):
+        raise HiesError(
+            f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes "
+            f"{', '.join(CRITERIA)}."
+        )
     sites = bench.prunable_sites()
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
     groups = group_sizes(sites) if config.sparsity.unit == "kv_group" else None

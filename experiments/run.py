@@ -67,7 +67,10 @@ def _summary(job: Job, rows: list[Row]) -> str:
         return f"{100 * row['ratio']:.0f} %: {quality} / {row['stability']:.1f}"
 
     curve = ", ".join(at(row) for row in rows)
-    return f"{job.run_id}: quality / stability at heads removed {curve}"
+    beyond = sorted(set(job.config.sparsity.ratios) - {row["ratio"] for row in rows})
+    left_out = ", ".join(f"{100 * ratio:.0f} %" for ratio in beyond)
+    said = f"; not at {left_out}, which is more than {job.config.criterion.name} can remove" if beyond else ""
+    return f"{job.run_id}: quality / stability at share removed {curve}{said}"
 
 
 def main() -> int:
@@ -92,8 +95,15 @@ def _run_all(declared: Declared) -> int:
     sweep.bar.close()
     if tally.asked:
         print(
-            f"{tally.asked} masks asked about, {len(tally.distinct)} distinct, {tally.evaluated} evaluated now "
+            f"{tally.asked} pruned models asked about, {len(tally.distinct)} distinct, {tally.evaluated} evaluated now "
             "(the others were in the cache).",
+            file=sys.stderr,
+        )
+    if tally.naive:
+        needed = sum(tally.needed.values())
+        print(
+            f"{needed:,} forward passes of an example, cached ones included; each cell of the grid on its own would "
+            f"take {tally.naive:,} ({100 * needed / tally.naive:.0f} %).",
             file=sys.stderr,
         )
     for failure in sweep.failures:

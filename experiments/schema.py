@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from hies.criteria import CRITERIA
+from hies.criteria import CRITERIA, METHODS, Criterion
 from hies.errors import HiesError
 from hies.models import Model, check_fit
 from hies.pruning import UNITS
@@ -130,7 +130,7 @@ def register() -> None:
     add("schema", Config)
     add("model", Model, "schema")
     add("sparsity", Sparsity, "schema")
-    for name, criterion in CRITERIA.items():
+    for name, criterion in {**CRITERIA, **METHODS}.items():
         add(name, criterion, "schema/criterion")
     for name, task in TASKS.items():
         add(name, task, "schema/task")
@@ -166,4 +166,18 @@ def to_config(node: Any) -> Config:
     if config.data_root is not None and not Path(config.data_root).is_dir():
         raise HiesError(f"data_root is {config.data_root!r}, which is no folder; name one that holds the data sets.")
     check_fit(config.model, config.task)
+    _check_own_selection(config)
     return config
+
+
+def _check_own_selection(config: Config) -> None:
+    """A criterion that has its own way to remove takes ratios from the sparsity group and nothing else."""
+    if isinstance(config.criterion, Criterion) and not config.criterion.selects:
+        return
+    usual = Sparsity(ratios=config.sparsity.ratios)
+    for name in ("unit", "schedule", "scope", "min_heads_per_layer"):
+        if (given := getattr(config.sparsity, name)) != getattr(usual, name):
+            raise HiesError(
+                f"sparsity.{name} is {given!r}, but criterion={config.criterion.name} has its own way to remove; "
+                f"leave it at {getattr(usual, name)!r}."
+            )

@@ -75,8 +75,12 @@ def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
         heads = {name: _site_cost(model, site) for name, site in sites.items()}
     except UnsupportedModelError:
         return None
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return CostModel(Cost(parameters, _flops(model, batch)), heads)
+    return CostModel(count(model, batch), heads)
+
+
+def count(model: PreTrainedModel, batch: Batch) -> Cost:
+    """The parameters that a model has, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), _flops(model, batch))
 
 
 def _site_cost(model: nn.Module, site: Site) -> SiteCost:

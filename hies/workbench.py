@@ -15,7 +15,8 @@ from hies import metrics, results
 from hies.attention import Site, find_sites, masked
 from hies.batching import Batch, Encoded, encode
 from hies.cache import cached, digest, read_arrays, write_arrays
-from hies.cost import CostModel, measure_cost
+from hies.cost import Cost, CostModel, count, measure_cost
+from hies.criteria.method import Calibration, Method
 from hies.errors import HiesError
 from hies.evaluation import example_losses, predict
 from hies.labels import found_label_order
@@ -30,11 +31,31 @@ from hies.training import finetune
 
 @dataclass
 class Tally:
-    """What was asked of workbenches: masks by task and split (asked, distinct) and how many of them were evaluated."""
+    """What was asked of workbenches: pruned models by task and split (asked, distinct), how many were evaluated now.
+
+    needed: what had to be computed at some time -> its forward passes, counted in examples. naive: how many it would
+    take if every cell of the grid (a ratio of a curve, or an alpha tried for it) scored and evaluated on its own.
+    """
 
     asked: int = 0
     distinct: set[str] = field(default_factory=set)
     evaluated: int = 0
+    needed: dict[str, int] = field(default_factory=dict)
+    naive: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A pruned model on the report split: answers [examples], what it is, and the seconds it took.
+
+    prune_seconds: calibration, pruning and tuning, of a method; NaN for masks, which share their calibration pass.
+    cost: None where it cannot be known.
+    """
+
+    answers: np.ndarray
+    cost: Cost | None
+    eval_seconds: float
+    prune_seconds: float = float("nan")
 
 
 class Workbench:
@@ -126,13 +147,17 @@ class Workbench:
         Raises:
             UnsupportedModelError: the weights of a site cannot be cut.
         """
-        made = self.task.name in self.model.checkpoint
-        made = made or checkpoint_path(self.model, self.task, self.data, self.cache_dir).exists()
-        network = self.network if made else self.model.build(self.task)
-        sites = self.sites if made else self._sites_of(network)
+        network = self._structure()
+        sites = self.sites if "network" in vars(self) else self._sites_of(network)
         for site in sites:
             find_projections(network, site)
         return sites
+
+    def _structure(self) -> PreTrainedModel:
+        """The model, or what it is built like as long as its checkpoint is not made."""
+        made = self.task.name in self.model.checkpoint
+        made = made or checkpoint_path(self.model, self.task, self.data, self.cache_dir).exists()
+        return self.network if made else self.model.build(self.task)
 
     def _sites_of(self, network: PreTrainedModel) -> dict[str, Site]:
         example = self.encoded("report", 1).batch([0])
@@ -155,6 +180,10 @@ class Workbench:
     @cached_property
     def cost(self) -> CostModel | None:
         """Parameters and FLOPs for one example of full length; None for an architecture whose weights are not found."""
+        return measure_cost(self.network, self._longest_example())
+
+    def _longest_example(self) -> Batch:
+        """One example of full length, without its label."""
         example: Batch = {
             name: value for name, value in self.encoded("report", 1).batch([0]).items() if name != "labels"
         }
@@ -165,16 +194,17 @@ class Workbench:
                 "input_ids": torch.zeros(shape, dtype=torch.int64),
                 "attention_mask": torch.ones(shape, dtype=torch.int64),
             }
-        return measure_cost(self.network, {name: value.to(self.device) for name, value in example.items()})
+        return {name: value.to(self.device) for name, value in example.items()}
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         asked = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
-        return _from_arrays(
-            self._kept("statistics", asked, lambda: _to_arrays(self._collect(need, seed, size, removed or {})))
+        found = self._kept(
+            "statistics", asked, lambda: _to_arrays(self._collect(need, seed, size, removed or {})), size
         )
+        return _from_arrays(found)
 
     def predictions(self, removed: Removed, split_name: str = "report", examples: int | None = None) -> np.ndarray:
         """The task's answers with the `removed` heads masked, [examples], kept by mask.
@@ -184,13 +214,50 @@ class Workbench:
         self.tally.asked += 1
         return self._evaluation(removed, split_name, examples)["predictions"]
 
-    def evaluation_seconds(self, removed: Removed) -> float:
-        """How long it took to get the answers on the report split, when they were computed."""
-        return float(self._evaluation(removed, "report", None)["seconds"])
+    def outcome(self, removed: Removed) -> Outcome:
+        """The model with the `removed` heads masked, its cost that of the model without them."""
+        self.tally.asked += 1
+        found = self._evaluation(removed, "report", None)
+        cost = self.cost.without(removed) if self.cost else None
+        return Outcome(found["predictions"], cost, float(found["seconds"]))
+
+    def outcome_of(self, method: Method, ratio: float, seed: int, size: int) -> Outcome:
+        """The model pruned by a method at `ratio`, with `size` calibration examples drawn with `seed`."""
+        asked = [self.identity, "report", method.name, method.knobs, ratio, seed, size]
+        self.tally.asked += 1
+        self.tally.distinct.add(digest(asked, 16))
+        passes = len(self.splits.report)
+        found = self._kept("predictions", asked, lambda: self._apply(method, ratio, seed, size), passes)
+        cost = Cost(int(found["parameters"]), int(found["flops"]))
+        return Outcome(found["predictions"], cost, float(found["seconds"]), float(found["prune_seconds"]))
+
+    def _apply(self, method: Method, ratio: float, seed: int, size: int) -> dict[str, np.ndarray]:
+        self.tally.evaluated += 1
+        train = self.encoded("train") if method.tunes else None
+        calibration = Calibration(self._calibration(seed, size), train, seed, self.model.precision)
+        self.encoded("report")  # model and tokens are loaded before the clock starts
+        started = time.perf_counter()
+        with method.pruned(self.network, calibration, ratio) as small:
+            ready = time.perf_counter()
+            answers = self.answers(small)
+            done = time.perf_counter()
+            cost = count(small, self._longest_example())
+        return {
+            "predictions": answers,
+            "parameters": np.array(cost.parameters),
+            "flops": np.array(cost.flops),
+            "prune_seconds": np.array(ready - started),
+            "seconds": np.array(done - ready),
+        }
+
+    def check(self, method: Method) -> None:
+        """Raise UnsupportedModelError where a method cannot be applied; known before a checkpoint is made."""
+        method.check(self._structure())
 
     def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         asked = [self.identity, split_name, examples, removed]
         self.tally.distinct.add(digest(asked, 16))
+        passes = min(len(self.labels(split_name)), examples or len(self.labels(split_name)))
 
         def build() -> dict[str, np.ndarray]:
             self.tally.evaluated += 1
@@ -199,7 +266,7 @@ class Workbench:
             answers = self._predict(removed, split_name, examples)
             return {"predictions": answers, "seconds": np.array(time.perf_counter() - started)}
 
-        return self._kept("predictions", asked, build)
+        return self._kept("predictions", asked, build, passes)
 
     def quality(self, removed: Removed, split_name: str, examples: int | None = None) -> float | None:
         """Quality in percent on (the first `examples` of) a split, the `removed` heads masked; None if undefined."""
@@ -218,11 +285,14 @@ class Workbench:
             with masked(self.network, removed):
                 return {"losses": example_losses(self.network, self._calibration(seed, size))}
 
-        return float(self._kept("losses", asked, build)["losses"].mean())
+        return float(self._kept("losses", asked, build, size)["losses"].mean())
 
-    def _kept(self, kind: str, asked: list[Any], build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Arrays from the cache, or built and put there."""
+    def _kept(
+        self, kind: str, asked: list[Any], build: Callable[[], dict[str, np.ndarray]], passes: int
+    ) -> dict[str, np.ndarray]:
+        """Arrays from the cache, or built (with so many forward passes of an example) and put there."""
         path = self.cache_dir / kind / f"{digest([self._setting, asked], 16)}.npz"
+        self.tally.needed[f"{kind}/{path.stem}"] = passes
         if self.fresh and path not in self._renewed:
             path.unlink(missing_ok=True)
         self._renewed.add(path)

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from experiments import schema
 from experiments.grid import declared_jobs
 from experiments.messages import CONF
-from hies.criteria import CRITERIA
+from hies.criteria import CRITERIA, METHODS
 from hies.errors import HiesError
 from hies.tasks import TASKS
 
@@ -39,11 +39,13 @@ def test_every_experiment_declares_jobs_under_its_own_name(name):
 
 @pytest.mark.parametrize("name", names("criterion"))
 def test_every_criterion_is_its_class(name):
-    assert type(config_of(f"criterion={name}").criterion) is CRITERIA[name.split("_")[0]]
+    kinds = {**CRITERIA, **METHODS}
+    longest = max((kind for kind in kinds if f"{name}_".startswith(f"{kind}_")), key=len)
+    assert type(config_of(f"criterion={name}").criterion) is kinds[longest]
 
 
 def test_every_criterion_and_task_has_a_configuration():
-    assert sorted(name for name in names("criterion") if "_" not in name) == sorted(CRITERIA)
+    assert {*CRITERIA, *METHODS} <= {*names("criterion")}
     assert {type(config_of(f"task={name}", f"model={fitting(name)}").task) for name in names("task")} == set(
         TASKS.values()
     )

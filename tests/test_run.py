@@ -361,7 +361,7 @@ def test_equal_masks_are_evaluated_once_and_the_log_says_so(call, cache, tmp_pat
     asked, distinct, evaluated = tally.asked, len(tally.distinct), tally.evaluated
     status, err = call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]",
                        "seed=7", "name=again", f"cache_dir={tmp_path}/own")  # fmt: skip
-    assert status == 0 and re.search(r"\d+ masks asked about, \d+ distinct, \d+ evaluated", err)
+    assert status == 0 and re.search(r"\d+ pruned models asked about, \d+ distinct, \d+ evaluated", err)
     assert tally.evaluated == evaluated and len(tally.distinct) == distinct and tally.asked > asked
     assert len(list((tmp_path / "own" / "predictions").glob("*.npz"))) == len(masks)
 
@@ -399,3 +399,60 @@ def test_further_mistakes_are_one_sentence_too(call, argument, words):
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert status != 0 and len(errors) == 1 and words in errors[0] and "Traceback" not in err
     assert not rows_of(call.results)
+
+
+def test_a_method_that_removes_no_heads_has_the_same_rows_and_its_own_cost(call, cache, monkeypatch):
+    status, _ = call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]")
+    rows = rows_of(call.results)
+    assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25, 0.5]
+    assert [row["heads_removed"] for row in rows] == [0, 0, 0] and [row["mask"] for row in rows] == [{}, {}, {}]
+    dense, quarter, half = rows
+    attention = 6 * 4 * 64 * 64  # weights; the output biases of the channels that nothing writes go as well
+    assert dense["parameters"] - quarter["parameters"] == attention // 4 + 6 * 16
+    assert dense["parameters"] - half["parameters"] == attention // 2 + 6 * 32
+    assert dense["flops"] - half["flops"] == 2 * (quarter["flops"] - half["flops"]) > 0
+    assert dense["stability"] == 100
+    assert all(row["score_seconds"] >= 0 and row["eval_seconds"] >= 0 for row in rows)
+    with np.load(next(call.results.rglob("*.npz"))) as arrays:
+        assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 6
+    monkeypatch.setattr(workbench_module.Workbench, "_apply", None)  # known by now
+    assert call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]", "name=again")[0] == 0
+    again = rows_of(call.results / "again")
+    assert [row["quality"] for row in again] == [row["quality"] for row in rows]
+
+
+def test_a_method_that_does_not_fit_is_refused_before_any_work(call, tmp_path):
+    status, log = call("criterion=slicegpt", f"cache_dir={tmp_path}/other", "model.finetune.epochs=1")
+    assert status == 1 and "criterion=slicegpt does not fit model=vit_tiny" in log
+    assert not list((tmp_path / "other").rglob("*.safetensors")) and rows_of(call.results) == []
+
+
+def test_ratios_beyond_what_a_criterion_can_remove_are_left_out_and_named(call):
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.25,0.9]")
+    rows = rows_of(call.results)
+    assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25]
+    assert "not at 90 %, which is more than llm_pruner_block can remove" in log
+    layers = [int(site.split(".")[-2]) for site in rows[1]["mask"]]
+    assert layers == [1, 2, 3, 4] and {len(heads) for heads in rows[1]["mask"].values()} == {3}
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.9]")
+    assert status == 1 and "llm_pruner_block can remove at most 0.667 of the heads" in log
+
+
+@pytest.mark.parametrize("criterion", ["llm_pruner_block", "llm_pruner_channel", "slicegpt"])
+@pytest.mark.parametrize("knob", ["sparsity.scope=layer", "sparsity.unit=kv_group", "sparsity.min_heads_per_layer=1"])
+def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, criterion, knob):
+    status, log = call(f"criterion={criterion}", knob)
+    name = knob.split("=")[0]
+    assert status != 0 and f"error: {name} is" in log and f"criterion={criterion} has its own way" in log
+
+
+def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "tally", job_module.tally.__class__())
+    monkeypatch.setattr(job_module, "tally", run.tally)
+    monkeypatch.setattr(job_module, "_benches", {})
+    status, log = call("-m", "criterion=his,ae", "sparsity.ratios=[0.5,1]", "name=counted")
+    cells = 2 * 2 * (32 + 2 * 101)
+    needed = 32 + 4 * 101  # one calibration pass; the unpruned model, two masks, and no head at all, once
+    assert status == 0
+    assert f"{needed} forward passes of an example, cached ones included; each cell" in log
+    assert f"would take {cells} ({100 * needed / cells:.0f} %)" in log
