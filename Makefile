@@ -13,16 +13,18 @@ RUN = $(BIN)/python -m experiments.run model=$(MODEL) $(if $(DATA),data_root=$(D
 DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
 
-FROM_GLUE := table1 table2 table7 table9 figure3 figure8 claims tasks
+FROM_GLUE := table7 table9 figure3 figure8 claims tasks
+FROM_METHODS := table1 table2 removed methods
 
 define draw_glue
-	$(BIN)/python -m analysis tasks table1 table2 table7 table9 claims significance heatmaps figure3 figure8 --experiment glue --results $(1) --out $(1)
+	$(BIN)/python -m analysis tasks table7 table9 claims significance heatmaps figure3 figure8 --experiment glue --results $(1) --out $(1)
+	$(BIN)/python -m analysis $(FROM_METHODS) --experiment methods --results $(1) --out $(1)
 	$(BIN)/python -m analysis figure12 alphas --experiment alpha --results $(1) --out $(1)
 	$(BIN)/python -m analysis table11 --experiment calibration --results $(1) --out $(1)
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run glue figures efficiency test lint benchmark clean $(FROM_GLUE) figure1 figure2 figure7 figure9 figure12 table11 reduction entropy combination
+.PHONY: help setup run glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) figure1 figure2 figure7 figure9 figure12 table11 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
@@ -39,9 +41,11 @@ run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickst
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
 
-# table1 table2 table7 table9 figure3 figure8 claims tasks: ## one table or figure (as for glue: MODEL, DATA)
+# table7 table9 figure3 figure8 claims tasks: ## one table or figure (as for glue: MODEL, DATA)
+# table1 table2 removed methods: ## the paper's nine methods and five more, and what each really removes
 glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder with nyu-mll/glue; without DATA: the Hub)
 	$(RUN) experiment=glue $(ARGS)
+	$(RUN) experiment=methods $(ARGS)
 	$(RUN) experiment=alpha $(ARGS)
 	$(RUN) experiment=calibration $(ARGS)
 	$(DIAGNOSE) experiment=glue criterion=his task=cola seed=0 $(ARGS)
@@ -51,6 +55,10 @@ glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder
 $(FROM_GLUE): setup # one of them, with the rows that it takes
 	$(RUN) experiment=glue $(ARGS)
 	$(DRAW) --experiment glue $@
+
+$(FROM_METHODS): setup
+	$(RUN) experiment=methods $(ARGS)
+	$(DRAW) --experiment methods $@
 
 figure2 figure7 figure9: setup ## heat maps of HIS, AE and HIES (as for glue: MODEL, DATA)
 	$(RUN) experiment=glue $(ARGS)
@@ -86,6 +94,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_glue,reports/glue-minilm)
 	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
+	$(BIN)/python -m analysis variants forest --experiment combination --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test: setup ## run the tests

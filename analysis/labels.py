@@ -6,12 +6,21 @@ from typing import Any
 
 import pandas as pd
 
-CRITERIA = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random"}
+CRITERIA = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random",
+            "output_norm": "Output norm", "fisher": "Fisher", "greedy": "Greedy", "slicegpt": "SliceGPT",
+            "llm_pruner_block": "LLM-Pruner (Block)", "llm_pruner_channel": "LLM-Pruner (Channel)"}  # fmt: skip
 # GLUE as people write it, in the paper's order.
 TASKS = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
          "mnli": "MNLI", "rte": "RTE"}  # fmt: skip
 DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
             "reduction": "example", "reduction_batch": 32, "entropy": "shannon", "combination": "sum"}  # fmt: skip
+# The same of criteria whose knobs have names and defaults of their own.
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llm_pruner_block": {"taylor": "first", "reduction": "sum", "local": True, "keep_last": 1},
+    "llm_pruner_channel": {"taylor": "first", "reduction": "sum"},
+    "slicegpt": {"damping": 0.01, "tune_epochs": 1, "tune_learning_rate": 1e-3, "tune_rank": 16,
+                 "tune_examples": 1000, "tune_batch_size": 32},
+}  # fmt: skip
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 SYMBOLS = {"alpha": ALPHA, "min_heads_per_layer": "min heads", "reduction_batch": "batch size"}
 # An alpha that a job chose instead of being told, by the word of its protocol.
@@ -23,11 +32,13 @@ CHOSEN = {
     "per_task_on_report": f"{ALPHA}* per task, chosen on the report split",
 }
 # The values of a knob that need no name of the knob beside them.
-WORDS = {
+WORDS: dict[str, dict[Any, str]] = {
     "alpha": CHOSEN,
     "reduction": {"batch": "per batch", "batch_l2": "per batch, layer L2", "token": "per token"},
     "entropy": {"gini": "Gini-Simpson", "min": "min-entropy", "support": "effective support"},
     "combination": {"product": "product", "printed": "as D.8 prints it"},
+    "importance": {"output_norm": "of the output norm"},
+    "tune": {True: "w/ tune", False: "w/o tune"},
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
@@ -64,7 +75,8 @@ def ordered_tasks(tasks: pd.Series) -> list[str]:
 
 def label(criterion: str, knobs: dict[str, Any]) -> str:
     """For example `HIES (alpha = 0.5, scope = layer)`, alpha as a Greek letter; other knobs only off their default."""
-    told = {name: value for name, value in knobs.items() if _is_told(name, value)}
+    defaults = {**DEFAULTS, **OWN_DEFAULTS.get(criterion, {})}
+    told = {name: value for name, value in knobs.items() if not pd.isna(value) and defaults.get(name) != value}
     ordered = WITH_ORDER.get(told.get("entropy", "")) if "order" in told else None
     names = sorted(told, key=lambda name: (name != "alpha", name))
     parts = [_part(name, told[name]) for name in names if not (ordered and name in ("entropy", "order"))]
@@ -111,10 +123,6 @@ def ordered_curves(rows: pd.DataFrame) -> list[str]:
 def _part(name: str, value: Any) -> str:
     words = WORDS.get(name, {})
     return words[value] if value in words else f"{SYMBOLS.get(name, name)} = {_text(value)}"
-
-
-def _is_told(name: str, value: Any) -> bool:
-    return not pd.isna(value) and DEFAULTS.get(name) != value
 
 
 def _several(kinds: pd.DataFrame, column: str) -> list[bool]:

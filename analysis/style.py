@@ -21,8 +21,14 @@ LOOKS = {
     "ad": ("#CC79A7", "v"),
     "l2": ("#E69F00", "D"),
     "random": ("#7F7F7F", "X"),
+    "output_norm": ("#56B4E9", "P"),
+    "fisher": ("#332288", "*"),
+    "greedy": ("#000000", ">"),
+    "slicegpt": ("#999933", "<"),
+    "llm_pruner_block": ("#882255", "h"),
+    "llm_pruner_channel": ("#44AA99", "p"),
 }
-SPARE = (("#56B4E9", "P"), ("#332288", "*"), ("#882255", "h"), ("#44AA99", "p"), ("#999933", "<"), ("#000000", ">"))
+SPARE = (("#B2182B", "d"), ("#5E3C99", "H"), ("#8C510A", "8"), ("#4D4D4D", "|"))
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 # Shade, marker and dash of HIES by the way its alpha was chosen; those chosen on the reported split are the palest.
 VARIANTS: dict[str, tuple[str, Any, Any]] = {

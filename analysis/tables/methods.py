@@ -15,8 +15,10 @@ from analysis.tables.beside import AVERAGE, BLANK, OURS, PAPER, at_ratios, avera
 from analysis.tables.beside import one_calibration_size as checked
 
 RATIOS = (0.1, 0.3, 0.5)
-# Our curve -> the name of the method in the paper.
-METHODS = {CRITERIA[name]: CRITERIA[name] for name in ("random", "l2", "his", "ad")}
+# Our curve -> the name of the method in the paper, in the paper's order.
+NAMED = ("random", "ad", "his", "l2", "llm_pruner_channel", "llm_pruner_block")
+METHODS = {CRITERIA[name]: CRITERIA[name] for name in NAMED}
+METHODS |= {label("slicegpt", {"tune": tune}): label("slicegpt", {"tune": tune}) for tune in (False, True)}
 METHODS[label("hies", {"alpha": "per_ratio"})] = "HIES"
 UNPRUNED, UNPRUNED_IN_PAPER = "unpruned", "BERT"
 

@@ -1,0 +1,58 @@
+"""Every method against every other: quality and stability by what was asked to go, and by what that saves."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis import style
+from analysis.captions import caption
+from analysis.errors import Unavailable
+from analysis.figures.curves import PANELS, draw_panel
+from analysis.figures.tasks import mean_over_tasks
+from analysis.registry import figure
+from analysis.statistics import summarise
+
+LEFT = "left"
+
+
+@figure(
+    "methods",
+    about="Quality and stability, mean over tasks, against the share of attention removed and against the FLOPs left.",
+    needs="rows of at least two criteria at a pruned ratio, with FLOPs",
+    per=("experiment", "model"),
+)
+def draw(rows: pd.DataFrame) -> list[Axes]:
+    """Quality above stability; the same points on the left by ratio, on the right by FLOPs in percent of the dense."""
+    rows = with_flops_left(rows)
+    if rows["curve"].nunique() < 2 or not ((rows["ratio"] > 0) & rows[LEFT].notna()).any():
+        raise Unavailable("it takes two criteria with rows of a pruned ratio and their FLOPs")
+    canvas = style.new_figure(style.WIDTH, 7.6)
+    grid = canvas.subplots(2, 2, sharex="col", sharey="row")
+    looks = style.smaller(style.looks(rows))
+    cost = mean_over_tasks(rows, LEFT).groupby(["curve", "ratio"])[LEFT].mean()
+    for (by_ratio, by_cost), column in zip(grid, PANELS, strict=True):
+        mean = mean_over_tasks(rows, column)
+        draw_panel(by_ratio, mean, column, looks)
+        points = summarise(mean, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
+        for curve, part in points.groupby("curve"):
+            x = [cost.get((curve, ratio), np.nan) for ratio in part["ratio"]]
+            by_cost.plot(x, part["mean"], markeredgecolor="white", markeredgewidth=0.5, **looks[str(curve)])
+        by_cost.grid(axis="y")
+        by_ratio.set_ylabel(PANELS[column])
+    grid[1][0].set_xlabel("attention weights removed (%)")
+    grid[1][1].set_xlabel("FLOPs left (% of the dense model)")
+    grid[1][1].invert_xaxis()
+    handles, names = grid[0][0].get_legend_handles_labels()
+    canvas.legend(handles, [style.wrapped(name) for name in names], loc="outside right center")
+    tasks = rows["task"].nunique()
+    text = f"{caption(rows)}. Mean over {tasks} task{'s' * (tasks > 1)}, absent where one has no number; band: 95 % "
+    text += "bootstrap interval over seeds. FLOPs: of one example of full length."
+    style.headline(canvas, f"{rows['model'].iloc[0]}: what each method keeps, and what it saves", text)
+    return [axes for line in grid for axes in line]
+
+
+def with_flops_left(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the column `left`: FLOPs in percent of those of the run's unpruned model, NaN if unknown."""
+    dense = rows[rows["ratio"] == 0].set_index("path")["flops"]
+    flops = pd.to_numeric(rows["flops"])
+    return rows.assign(**{LEFT: 100 * flops / rows["path"].map(pd.to_numeric(dense))})
