@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import transformers as tf
+from conftest import make, make_batch
 from hydra import initialize_config_dir
 from small_folders import GROUPED, SIZES, write_folder
 
@@ -98,3 +99,19 @@ def test_a_repository_name_loads_what_was_pushed(told, monkeypatch, tmp_path):
         monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path))
     pushed, local = hies.load_pruned("you/sst2-small"), hies.load_pruned(folder / "sst2-small")
     assert hies.pruned_heads(pushed) == hies.pruned_heads(local) != {}
+
+
+def test_the_python_of_the_methods_page_runs_and_leaves_the_model_alone():
+    model, batch = make("bert"), make_batch("bert")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    text = (PAGE.parent / "methods.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    names = {"model": model, "batches": [batch], "batch": batch}
+    exec(compile(code, "methods.md", "exec"), names)
+    assert names["narrow"] is not model and names["masked"] is model
+    assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
+
+
+def test_the_methods_page_names_every_criterion():
+    text = (PAGE.parent / "methods.md").read_text()
+    assert all(f"`{name}`" in text for name in {**hies.criteria.CRITERIA, **hies.criteria.METHODS})

@@ -296,10 +296,12 @@ def test_dropout_is_off():
 # --- losses and batches -----------------------------------------------------------------------------------------------
 
 
-def test_a_model_does_not_see_labels_that_its_own_loss_could_not_read():
-    model, batch = make("bert_regression"), make_batch("bert_regression")
-    batch["labels"] = batch["labels"].long()
-    assert len(found_by(model, [batch])) == 2
+@pytest.mark.parametrize("name", ["single", "t5"])
+def test_a_model_sees_labels_only_where_its_decoder_reads_them(name):
+    model, seen = built(name), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append("labels" in kwargs), with_kwargs=True)
+    found_by(model, batches_of(name))
+    assert set(seen) == {name == "t5"}
 
 
 def test_a_loss_of_ones_own_may_read_what_the_model_makes_of_labels():

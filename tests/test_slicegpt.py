@@ -462,8 +462,8 @@ def test_settings_of_a_tuning_count_only_where_there_is_one():
     assert SliceGPT(tune_rank=3).knobs == {"tune": False, "damping": 0.01} and not SliceGPT().tunes
     assert SliceGPT(tune=True, tune_rank=3).tunes
     assert SliceGPT(tune=True, tune_rank=3).knobs == {
-        **{"tune": True, "damping": 0.01, "tune_epochs": 1, "tune_learning_rate": 1e-3},
-        **{"tune_rank": 3, "tune_examples": 1000, "tune_batch_size": 32},
+        **{"tune": True, "damping": 0.01, "tune_epochs": 2, "tune_learning_rate": 1e-3},
+        **{"tune_rank": 3, "tune_examples": 6000, "tune_batch_size": 32},
     }
 
 

@@ -34,10 +34,10 @@ class SliceGPT(Method):
 
     tune: bool = False
     damping: float = 0.01
-    tune_epochs: int = 1
+    tune_epochs: int = 2
     tune_learning_rate: float = 1e-3
     tune_rank: int = 16
-    tune_examples: int = 1000
+    tune_examples: int = 6000
     tune_batch_size: int = 32
 
     def __post_init__(self) -> None:
