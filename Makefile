@@ -7,14 +7,19 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 RESULTS ?= results
 MODEL ?= minilm
+LLAMA ?= llama2_7b
+VIT ?= vit_large
+LLAVA ?= llava_1_5_7b
 SHAPE ?= minilm
 DATA ?= $(HIES_DATA)
-RUN = $(BIN)/python -m experiments.run model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
+RUN_MODEL = $(BIN)/python -m experiments.run model=$(1) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
+RUN = $(call RUN_MODEL,$(MODEL))
 DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
 
 FROM_GLUE := table7 table9 figure3 figure8 claims tasks
 FROM_METHODS := table1 table2 removed methods
+FROM_LANGUAGE := figure4 figure10 figure13 table8 table10
 
 define draw_glue
 	$(BIN)/python -m analysis tasks table7 table9 claims significance heatmaps figure3 figure8 --experiment glue --results $(1) --out $(1)
@@ -24,7 +29,7 @@ define draw_glue
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) figure1 figure2 figure7 figure9 figure12 table11 reduction entropy combination
+.PHONY: help setup run glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
@@ -76,6 +81,29 @@ figure12: setup ## how much alpha matters
 table11: setup ## how many calibration examples it takes
 	$(RUN) experiment=calibration $(ARGS)
 	$(DRAW) --experiment calibration table11
+
+# figure4 figure10 figure13: ## accuracy and stability of LLaMA-2-7B, or of another language model (MODEL)
+# table8 table10: ## the same models: orthogonality of HIS and AE, spread over seeds
+$(FROM_LANGUAGE) table12: MODEL = $(LLAMA)
+
+$(FROM_LANGUAGE): setup
+	$(RUN) experiment=language_models $(ARGS)
+	$(DRAW) --experiment language_models $@
+
+table12: setup ## how many calibration examples it takes there
+	$(RUN) experiment=language_calibration $(ARGS)
+	$(DRAW) --experiment language_calibration $@
+
+figure11: MODEL = $(VIT)
+figure11: setup ## accuracy and stability of ViT-Large, or of another vision transformer (MODEL)
+	$(RUN) experiment=vision $(ARGS)
+	$(DRAW) --experiment vision $@
+
+table3: setup ## HIS and HIES of ViT-Large and LLaVA-1.5, or of others (VIT, LLAVA)
+	$(call RUN_MODEL,$(VIT)) experiment=vision $(ARGS)
+	$(call RUN_MODEL,$(LLAVA)) experiment=vision_language $(ARGS)
+	$(DRAW) --experiment vision $@
+	$(DRAW) --experiment vision_language $@
 
 reduction: setup ## over what the absolute value in HIS is taken: an example, a batch, a token
 	$(RUN) experiment=reduction $(ARGS)

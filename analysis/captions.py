@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.labels import ordered_tasks, task_name
+from analysis.labels import ordered_curves, ordered_tasks, task_name
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -20,6 +20,18 @@ def caption(rows: pd.DataFrame) -> str:
 def percent(ratio: float) -> str:
     """A ratio as people read it: 0.3 -> 30 %."""
     return f"{100 * ratio:g} %"
+
+
+def without_heads(rows: pd.DataFrame) -> list[str]:
+    """The curves of methods that remove no heads: a ratio asks for some, and at no ratio does one go."""
+    asked = (rows["ratio"] * rows["heads_total"]).round() > 0  # of few heads a small ratio may ask for none
+    most = rows[asked].groupby("curve")["heads_removed"].max()
+    return [curve for curve in ordered_curves(rows) if most.get(curve, 1) == 0]
+
+
+def removed_words(rows: pd.DataFrame) -> str:
+    """What an axis of ratios counts, in percent: heads, or attention weights where methods remove no heads."""
+    return f"{'attention weights' if without_heads(rows) else 'heads'} removed (%)"
 
 
 def _tasks(tasks: pd.Series) -> str:

@@ -21,9 +21,17 @@ def word(row: Mapping[Hashable, Any]) -> str | None:
     return alpha if isinstance(alpha, str) else None
 
 
+def of_his(rows: pd.DataFrame) -> pd.Series:
+    """Whether a row's importance is HIS, as the paper has it, or its criterion knows no other (boolean)."""
+    told = rows["importance"] if "importance" in rows else pd.Series(index=rows.index, dtype=object)
+    return told.isna() | (told == "his")
+
+
 def plainest(rows: pd.DataFrame, criterion: str) -> str | None:
-    """The curve of a criterion that shows its usual form: preferred alpha, default calibration, fewest knobs."""
-    curves = rows[rows["criterion"] == criterion].drop_duplicates("curve").to_dict("records")
+    """The curve of a criterion in its usual form: of HIS, preferred alpha, default calibration, fewest knobs."""
+    mine = rows[rows["criterion"] == criterion]
+    usual = of_his(mine)
+    curves = (mine[usual] if usual.any() else mine).drop_duplicates("curve").to_dict("records")
     return min(curves, key=_plainness)["curve"] if curves else None
 
 
@@ -33,10 +41,14 @@ def with_word(rows: pd.DataFrame, alpha: str) -> str | None:
 
 
 def fixed_alphas(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of HIES with a number for alpha, one curve a task and alpha (the plainest)."""
+    """The rows of HIES with a number for alpha, one curve a task and alpha (the plainest), for figures of quality.
+
+    A task whose quality is undefined throughout is left out.
+    """
     if "alpha" not in rows:
         return rows[:0].assign(alpha=[])
     fixed = rows[(rows["criterion"] == "hies") & rows["alpha"].map(is_number)]
+    fixed = fixed[fixed.groupby("task")["quality"].transform("count") > 0]
     chosen = [part[part["curve"] == plainest(part, "hies")] for _, part in fixed.groupby(["task", "alpha"])]
     return pd.concat([fixed[:0], *chosen]).astype({"alpha": float})
 

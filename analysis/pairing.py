@@ -7,7 +7,7 @@ from analysis.labels import ordered_curves
 
 # What a HIES job and a HIS job must share to be compared.
 PAIR = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
-        "calibration_size", "examples", "seed", "ratio"]  # fmt: skip
+        "sites", "calibration_size", "examples", "seed", "ratio"]  # fmt: skip
 MEASURES = ("quality", "stability")
 
 

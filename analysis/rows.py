@@ -22,7 +22,8 @@ OTHERS = ("schema", "min_heads_per_layer", "mask", "score_seconds", "eval_second
 REQUIRED = (*TEXTS, *NUMBERS, *MEASURES, *OTHERS)
 DRAWN = ("scope", "schedule", "min_heads_per_layer")  # knobs of the selection, which are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
-FOUND = ("alpha_used", "label_order")  # what a job came to, which is no knob of it; a row may lack these
+# What a job came to or started from, which is no knob of it; a row may lack these.
+FOUND = ("alpha_used", "label_order", "quality_norm", "calibration_source")
 
 
 class BadRows(Exception):

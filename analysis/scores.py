@@ -17,7 +17,7 @@ class Scores:
 
     sites: list[str]  # names of the attention modules, in order of depth
     heads: list[int]  # number of heads of each site
-    values: dict[str, np.ndarray]  # scores (higher = keep) and, where collected, his and ae: [sum of heads]
+    values: dict[str, np.ndarray]  # where there are any: scores (higher = keep), his and ae: [sum of heads]
 
     def rectangle(self, name: str) -> np.ndarray:
         """`values[name]` as [sites, most heads]; NaN where a site has fewer heads."""
@@ -39,6 +39,8 @@ class Scores:
 def load_scores(row: Mapping[str, Any]) -> Scores:
     """The scores of the job that a row belongs to (any row of `load`), in single precision.
 
+    A method that removes no heads has none, and `values` is empty.
+
     Raises:
         Unavailable: the score file is not there, or cannot be read.
     """
@@ -47,7 +49,7 @@ def load_scores(row: Mapping[str, Any]) -> Scores:
         raise Unavailable(f"the score file of {row['path']} cannot be read")
     sites, heads = [str(site) for site in arrays.pop("sites")], [int(count) for count in arrays.pop("heads")]
     values = {name: flat.astype(float) for name, flat in arrays.items()}
-    if "scores" not in values or any(len(flat) != sum(heads) for flat in values.values()):
+    if any(len(flat) != sum(heads) for flat in values.values()):
         raise Unavailable(f"the score file of {row['path']} does not hold one score for each head")
     return Scores(sites, heads, values)
 

@@ -79,10 +79,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.06))
 
 
-def small_multiples(count: int, columns: int, height: float, lines: int = 1) -> tuple[Figure, list[list[Axes]]]:
-    """Panels of a page's width, `height` inches each: `lines` blocks of `count` panels, `columns` in a row."""
+def small_multiples(
+    count: int, columns: int, height: float, lines: int = 1, width: float = WIDTH
+) -> tuple[Figure, list[list[Axes]]]:
+    """Panels `height` inches each: `lines` blocks of `count` panels, `columns` in a row; `width` of all of them."""
     rows = ceil(count / columns)
-    canvas = new_figure(WIDTH, lines * rows * height + 1.2)
+    canvas = new_figure(width, lines * rows * height + 1.2)
     grid = canvas.subplots(lines * rows, min(columns, count), squeeze=False)
     blocks = [list(grid[i * rows : (i + 1) * rows].flat) for i in range(lines)]
     for block in blocks:

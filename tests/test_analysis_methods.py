@@ -33,10 +33,10 @@ def frame(folder: Path) -> pd.DataFrame:
 def test_methods_are_named_as_in_the_paper_and_knobs_show_only_off_their_default() -> None:
     assert label("slicegpt", SLICED) == "SliceGPT (w/o tune)"
     tuned = {
-        "tune_epochs": 1,
+        "tune_epochs": 2,
         "tune_learning_rate": 1e-3,
         "tune_rank": 16,
-        "tune_examples": 1000,
+        "tune_examples": 6000,
         "tune_batch_size": 32,
     }
     assert label("slicegpt", {**SLICED, "tune": True, **tuned}) == "SliceGPT (w/ tune)"

@@ -10,7 +10,8 @@ from test_analysis_builder import command_of, run_name, write_grid, write_run
 from analysis import load, load_arrays, load_scores, missing_jobs
 from analysis.captions import caption
 from analysis.errors import RowsWarning, Unavailable
-from analysis.labels import label, ordered_curves
+from analysis.labels import label, ordered_curves, ordered_tasks, task_name
+from analysis.pairing import paired
 from analysis.statistics import _resamples, mean_interval, summarise
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -74,7 +75,7 @@ def test_knobs_that_differ_make_curves_that_differ_and_missing_alpha_is_kept(tmp
 def test_words_come_before_numbers_and_what_a_job_found_is_no_knob(tmp_path: Path) -> None:
     tuning = {"alphas": [0.1, 0.9], "tuning_seeds": 3, "tuning_examples": None}
     for alpha in ("auto", 0.5, "per_task", 0.25, "per_ratio_on_report", "per_ratio"):
-        found = {"alpha_used": 0.9, "label_order": [1, 0]}
+        found = {"alpha_used": 0.9, "label_order": [1, 0], "quality_norm": 70.0, "calibration_source": "train"}
         write_run(tmp_path / "exp", "hies", alpha=alpha, **found, **(tuning if isinstance(alpha, str) else {}))
     write_run(tmp_path / "exp", "his")
     rows = load(tmp_path)
@@ -121,10 +122,24 @@ def test_curves_of_several_calibration_sizes_are_in_the_order_of_their_sizes(tmp
 def test_a_caption_names_tasks_as_people_do_in_the_papers_order(tmp_path: Path) -> None:
     for task in ("toy", "rte", "cola"):
         write_run(tmp_path / "exp", "his", task=task)
+    mixed = pd.Series(["toy", "digit_questions", "mmvet", "vizwiz", "imagenet1k", "gsm8k", "docs", "piqa", "rte"])
+    names = ["RTE", "PIQA", "Docs", "GSM8K", "ImageNet-1k", "VizWiz", "MM-Vet", "Digit questions", "toy"]
+    assert [task_name(task) for task in ordered_tasks(mixed)] == names
     assert caption(load(tmp_path)).startswith("model tiny, tasks CoLA, RTE, toy, 50 examples, 1 seed (0)")
     rows = load(tmp_path)
     rows.loc[rows["task"] == "rte", "examples"] = 139
     assert caption(rows).startswith("model tiny, tasks CoLA, RTE, toy, 50 to 139 examples a task, 1 seed (0)")
+
+
+def test_sites_are_a_knob_and_pairs_share_them(tmp_path: Path) -> None:
+    for sites in (["decoder"], None):
+        write_run(tmp_path / "exp", "his", sites=sites, name=f"his-{sites}")
+        write_run(tmp_path / "exp", "hies", sites=sites, alpha=0.5, name=f"hies-{sites}")
+    rows = load(tmp_path)
+    hies = f"HIES ({ALPHA} = 0.5"
+    assert ordered_curves(rows) == [f"{hies})", f'{hies}, sites = ["decoder"])', "HIS", 'HIS (sites = ["decoder"])']
+    pairs = paired(rows)
+    assert len(pairs) == 2 and all(Path(row.path).stem[4:] == Path(row.path_his).stem[3:] for row in pairs.itertuples())
 
 
 def cut(path: Path) -> None:
@@ -297,6 +312,9 @@ def test_load_arrays_gives_predictions_that_fit_ratios_and_labels(tmp_path: Path
     write_run(tmp_path / "exp", "his", arrays={**whole, "labels": np.array([0, 1])})
     with pytest.raises(Unavailable, match="one prediction for each ratio and example"):
         load_arrays(load(tmp_path).iloc[0])
+    texts = {"predictions": np.array([["12", ""], ["7", "7"]]), "labels": np.array(["12", "7"])}
+    write_run(tmp_path / "exp", "his", arrays=texts)
+    assert load_arrays(load(tmp_path).iloc[0])["predictions"].tolist() == [["12", ""], ["7", "7"]]
     write_run(tmp_path / "exp", "his")
     with pytest.raises(Unavailable, match="has no predictions and no labels"):
         load_arrays(load(tmp_path).iloc[0])

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.captions import caption, percent
+from analysis.captions import caption, percent, without_heads
 from analysis.errors import Unavailable
 from analysis.labels import ordered_curves, task_name
 from analysis.registry import figure
@@ -26,11 +26,16 @@ T = TypeVar("T")
     needs="rows and score files of at least two criteria, at the ratio 0.3 or 0.5",
 )
 def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
-    """A matrix for each ratio and one for the scores; means over the seeds that both criteria have."""
+    """A matrix for each ratio and one for the scores; means over the seeds that both criteria have.
+
+    Methods that remove no heads have no part in it.
+    """
+    left_out = without_heads(rows)
+    rows = rows[~rows["curve"].isin(left_out)]
     curves = ordered_curves(rows)
     ratios = tuple(ratio for ratio in ratios if np.isclose(rows["ratio"], ratio).any())
     if len(curves) < 2 or not ratios:
-        raise Unavailable("it takes two criteria with rows at one of its ratios")
+        raise Unavailable("it takes two criteria that remove heads, with rows at one of its ratios")
     side = max(2.8, 0.52 * len(curves) + 0.6)
     canvas = style.new_figure((len(ratios) + 1) * side + 1.4, side + 2)
     panels = list(canvas.subplots(1, len(ratios) + 1, sharey=True))
@@ -43,6 +48,7 @@ def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
         _matrix(axes, overlaps(rows, ratio, curves), title, "Blues", low=0)
     _matrix(panels[-1], correlations(rows, curves), "Scores: Spearman\n(chance: 0)", "RdBu_r", low=-1)
     text = f"{caption(rows)}. Mean over seeds; 1: the same heads, or the same ranking."
+    text += f" Left out, since they remove no heads: {', '.join(left_out)}." if left_out else ""
     style.headline(
         canvas, f"Agreement of the criteria: {rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", text
     )
@@ -62,12 +68,13 @@ def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
 
 
 def correlations(rows: pd.DataFrame, curves: list[str]) -> np.ndarray:
-    """Mean Spearman correlation of the scores for each pair of curves: [curves, curves]; NaN if one is constant."""
+    """Mean Spearman correlation of the scores for each pair of curves: [curves, curves].
+
+    NaN where one of the two is constant, or a score file holds no scores.
+    """
     runs = rows.drop_duplicates(["curve", "seed"]).to_dict("records")
-    ranks = {
-        (row["curve"], row["seed"]): pd.Series(load_scores({"path": row["path"]}).values["scores"]).rank()
-        for row in runs
-    }
+    files = {(row["curve"], row["seed"]): load_scores({"path": row["path"]}).values for row in runs}
+    ranks = {run: pd.Series(values["scores"]).rank() for run, values in files.items() if "scores" in values}
     return _mean_over_seeds(ranks, curves, _correlation)
 
 

@@ -31,7 +31,7 @@ def draw(rows: pd.DataFrame) -> list[Axes]:
         task for task in labels.ordered_tasks(rows["task"]) if fixed.loc[fixed["task"] == task, "alpha"].nunique() > 2
     ]
     if not tasks:
-        raise Unavailable("no task has rows of hies with three numbers for alpha")
+        raise Unavailable("no task has rows of hies with three numbers for alpha and with a quality")
     looks = _looks(sorted(fixed["ratio"].unique()))
     canvas, (panels,) = style.small_multiples(len(tasks), COLUMNS, height=2.4)
     for axes, task in zip(panels, tasks, strict=True):

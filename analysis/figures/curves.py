@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.captions import caption
+from analysis.captions import caption, removed_words
 from analysis.errors import Unavailable
 from analysis.labels import task_name
 from analysis.registry import figure
@@ -31,21 +31,27 @@ def draw(rows: pd.DataFrame) -> list[Axes]:
     panels = list(canvas.subplots(1, 2, sharex=True))
     for axes, (column, words) in zip(panels, PANELS.items(), strict=True):
         draw_panel(axes, rows, column, style.looks(rows))
-        axes.set(xlabel="heads removed (%)", ylabel=words)
+        axes.set(xlabel=removed_words(rows), ylabel=words)
     panels[0].set_title(f"Quality: {', '.join(METRICS.get(name, name) for name in sorted(rows['metric'].unique()))}")
     panels[1].set_title("Stability: agreement with the unpruned model")
-    handles, names = panels[0].get_legend_handles_labels()
+    handles, names = panels[1].get_legend_handles_labels()  # stability is defined where quality is not
     canvas.legend(handles, [style.wrapped(name) for name in names], loc="outside right center")
     style.headline(canvas, f"{rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", _caption(rows))
     return panels
 
 
 def draw_panel(axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]]) -> None:
-    """A line for each curve of `looks` that has rows, with its band over seeds, and the level of the unpruned model."""
+    """A line for each curve of `looks` that has rows, with its band over seeds, and the level of the unpruned model.
+
+    Where no row has a number for `column`, the panel says so.
+    """
     points = summarise(rows, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
     for curve, look in looks.items():
         if (points["curve"] == curve).any():
             _line(axes, points[points["curve"] == curve], curve, look)
+    if points["mean"].isna().all():
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", va="center", color=style.MUTED)
+        axes.set_ylim(0, 100)
     unpruned = rows.loc[rows["ratio"] == 0, column].mean()
     if pd.notna(unpruned):
         axes.axhline(unpruned, color=style.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label="unpruned")

@@ -33,7 +33,7 @@ def draw(rows: pd.DataFrame) -> list[Axes]:
         task for task in labels.ordered_tasks(rows["task"]) if fixed.loc[fixed["task"] == task, "alpha"].nunique() > 2
     ]
     if not tasks:
-        raise Unavailable("no task has rows of hies with three numbers for alpha")
+        raise Unavailable("no task has rows of hies with three numbers for alpha and with a quality")
     canvas, (panels,) = style.small_multiples(len(tasks), COLUMNS, height=2.7)
     for axes, task in zip(panels, tasks, strict=True):
         _panel(axes, fixed[fixed["task"] == task], rows[rows["task"] == task])

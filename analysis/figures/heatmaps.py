@@ -34,7 +34,10 @@ def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
     if len(lines) == 1:
         raise Unavailable(f"no rows of his, ae or hies at the ratios {', '.join(map(str, ratios))}")
     scores = {name: load_scores(run.iloc[0]) for name, run in runs.items()}
-    canvas = style.new_figure(3.1 * len(runs) + 0.5, len(lines) * _height(next(iter(scores.values()))) + 1.6)
+    runs = {name: run for name, run in runs.items() if COLUMNS[name][0] in scores[name].values}
+    if not runs:
+        raise Unavailable("the score files of his, ae and hies do not hold what it draws of them")
+    canvas = style.new_figure(3.1 * len(runs) + 0.5, len(lines) * _height(scores[next(iter(runs))]) + 1.6)
     grid = canvas.subplots(len(lines), len(runs), sharex=True, sharey=True, squeeze=False)
     for column, name in zip(grid.T, runs, strict=True):
         _column(column, name, runs[name], scores[name], lines)
@@ -56,8 +59,6 @@ def _run(rows: pd.DataFrame, criterion: str) -> pd.DataFrame:
 
 def _column(column: np.ndarray, criterion: str, run: pd.DataFrame, scores: Scores, lines: list[float]) -> None:
     array, end = COLUMNS[criterion]
-    if array not in scores.values:
-        raise Unavailable(f"the score file of {run['run_id'].iloc[0]} has no {array}")
     values = scores.rectangle(array)
     # HIS spans orders of magnitude: on a linear scale a few heads would hide all others.
     norm = PowerNorm(0.5, 0, np.nanmax(values)) if array == "his" else Normalize(np.nanmin(values), np.nanmax(values))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 FOLDER = Path(__file__).parent
+TASKS = {"vizwiz_vqa": "vizwiz", "mm_vet": "mmvet"}  # what the files call a task -> what everything else does
 
 
 def read(name: str) -> pd.DataFrame:
@@ -22,4 +23,5 @@ def names() -> list[str]:
 def _read(name: str) -> pd.DataFrame:
     if name not in names():
         raise ValueError(f"the paper has no table {name!r}; there are {', '.join(names())}")
-    return pd.read_csv(FOLDER / f"{name}.csv")
+    found = pd.read_csv(FOLDER / f"{name}.csv")
+    return found.assign(task=found["task"].replace(TASKS))

@@ -7,6 +7,8 @@ from analysis.labels import ordered_curves
 from analysis.registry import Table, table
 from analysis.statistics import Interval, summarise
 
+UNDEFINED = "undefined"  # in the place of a number that no seed has
+
 
 @table(
     "quality",
@@ -30,9 +32,9 @@ def stability(rows: pd.DataFrame) -> Table:
 
 
 def interval_text(interval: Interval, seeds: int) -> str:
-    """`mean [low, high]`; blank where undefined, and n where some seeds are undefined or missing."""
+    """`mean [low, high]`, or that it is undefined, and n where some seeds are undefined or missing."""
     if interval.n == 0:
-        return ""
+        return UNDEFINED
     bounds = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.n > 1 else ""
     return f"{interval.mean:.2f}{bounds}" + (f" (n = {interval.n})" if interval.n < seeds else "")
 

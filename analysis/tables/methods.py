@@ -8,10 +8,10 @@ import pandas as pd
 from analysis import choice
 from analysis.captions import caption, percent
 from analysis.errors import Unavailable
-from analysis.labels import CRITERIA, TASKS, label, ordered_curves, task_name
+from analysis.labels import CRITERIA, GLUE, label, ordered_curves, task_name
 from analysis.registry import Table
 from analysis.statistics import summarise
-from analysis.tables.beside import AVERAGE, BLANK, OURS, PAPER, at_ratios, average, missing_tasks, number
+from analysis.tables.beside import AVERAGE, BLANK, OURS, PAPER, at_ratios, average, averages_note, missing_tasks, number
 from analysis.tables.beside import one_calibration_size as checked
 
 RATIOS = (0.1, 0.3, 0.5)
@@ -42,8 +42,8 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     Raises:
         Unavailable: several calibration sizes, or no row that the paper's table has a place for.
     """
-    rows = checked(rows[rows["task"].isin(TASKS)])
-    pruned = at_ratios(rows, RATIOS)
+    rows = checked(rows[rows["task"].isin(GLUE)])
+    pruned = at_ratios(rows, RATIOS, GLUE)
     if not pruned["curve"].isin(METHODS).any():
         raise Unavailable(f"there are no rows of GLUE at 10, 30 or 50 % for any of {', '.join(METHODS)}")
     ours = _ours(pruned, rows, measure)
@@ -54,10 +54,10 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     if (0.0, UNPRUNED_IN_PAPER, AVERAGE) in paper:
         lines = [(0.0, UNPRUNED), *lines]
     data = pd.DataFrame(
-        [_record(ratio, curve, task, paper, ours) for ratio, curve in lines for task in (*TASKS, AVERAGE)]
+        [_record(ratio, curve, task, paper, ours) for ratio, curve in lines for task in (*GLUE, AVERAGE)]
     )
     used = rows[rows["curve"].isin([curve for _, curve in lines])]
-    return Table(_shown(data), data, f"{title}: {caption(used)}. {_note(data)}{missing_tasks(pruned)}")
+    return Table(_shown(data), data, f"{title}: {caption(used)}. {_note(data)}{missing_tasks(pruned, GLUE)}")
 
 
 def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[tuple[float, str, str], Cell]:
@@ -87,9 +87,9 @@ def _record(
     method = UNPRUNED_IN_PAPER if curve == UNPRUNED else METHODS.get(curve, "")
     cell = ours.get((ratio, curve, task), NOTHING)
     if task == AVERAGE:
-        cells = {name: ours.get((ratio, curve, name), NOTHING) for name in TASKS}
+        cells = {name: ours.get((ratio, curve, name), NOTHING) for name in GLUE}
         seeds = min(one.seeds for one in cells.values())
-        cell = Cell(average({name: one.mean for name, one in cells.items()}), seeds, seeds)
+        cell = Cell(average({name: one.mean for name, one in cells.items()}, GLUE), seeds, seeds)
     told = paper.get((ratio, method, task), np.nan)
     return {
         "ratio": ratio,
@@ -127,4 +127,4 @@ def _note(data: pd.DataFrame) -> str:
         for row in undefined.itertuples(name="Cell")
     ]
     told = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
-    return f"Paper: BERT-base. Ours: mean over seeds. {BLANK}{told}"
+    return f"Paper: BERT-base. Ours: mean over seeds. {BLANK}; {averages_note([*GLUE])}.{told}"

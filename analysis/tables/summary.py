@@ -8,7 +8,7 @@ from analysis.labels import ordered_curves, ordered_tasks, task_name
 from analysis.pairing import MEASURES, paired
 from analysis.registry import Table, table
 from analysis.statistics import Interval, mean_interval
-from analysis.tables.measures import interval_note
+from analysis.tables.measures import UNDEFINED, interval_note
 
 
 @table(
@@ -46,7 +46,7 @@ def _line(key: tuple[str, str, str, float], group: pd.DataFrame) -> dict[str, ob
     for measure in MEASURES:
         interval = mean_interval(group[f"{measure}_gain"].to_numpy())
         line |= {f"{measure}_{name}": value for name, value in interval._asdict().items()}
-        line[f"{measure}_verdict"] = verdict(interval)
+        line[f"{measure}_verdict"] = verdict(interval) if interval.n else UNDEFINED
     return line
 
 
@@ -63,7 +63,7 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
 def _gain_text(line: pd.Series, measure: str) -> str:
     mean, low, high = (line[f"{measure}_{name}"] for name in ("mean", "low", "high"))
     if np.isnan(mean):
-        return ""
+        return UNDEFINED
     return signed(mean) + ("" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]")
 
 
