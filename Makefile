@@ -18,7 +18,7 @@ DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),dat
 DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
 
 FROM_GLUE := table7 table9 figure3 figure8 claims tasks
-FROM_METHODS := table1 table2 removed methods
+FROM_METHODS := table1 table2 against removed methods
 FROM_LANGUAGE := figure4 figure10 figure13 table8 table10
 
 define draw_glue
@@ -47,7 +47,7 @@ run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickst
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
 
 # table7 table9 figure3 figure8 claims tasks: ## one table or figure (as for glue: MODEL, DATA)
-# table1 table2 removed methods: ## the paper's nine methods and five more, and what each really removes
+# table1 table2 against removed methods: ## the paper's nine methods and five more, and what each really removes
 glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder with nyu-mll/glue; without DATA: the Hub)
 	$(RUN) experiment=glue $(ARGS)
 	$(RUN) experiment=methods $(ARGS)

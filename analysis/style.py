@@ -38,6 +38,7 @@ VARIANTS: dict[str, tuple[str, Any, Any]] = {
     "per_ratio_on_report": ("#F0BE96", (3, 1, 0), DASHES[3]),
     "per_task_on_report": ("#F0BE96", (5, 1, 0), DASHES[2]),
 }
+COMBINED = "with entropy"  # in the place of how alpha was chosen
 OTHER_VARIANT = ("#A65A2A", (6, 1, 0), DASHES[3])
 # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
 STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
@@ -122,7 +123,8 @@ def plain_box(axes: Axes) -> None:
 def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """The line style of every curve: colour and marker of its criterion, shade and dash of its knobs.
 
-    HIES with a chosen alpha has a shade, a dash and a marker for each way to choose it, whatever else is drawn.
+    HIES with a chosen alpha has a shade, a dash and a marker for each way to choose it, whatever else is drawn; HIES
+    of another importance is a dashed line in the colour of that.
     """
     curves = {row["curve"]: row for row in rows.drop_duplicates("curve").to_dict("records")}
     unknown = sorted({row["criterion"] for row in curves.values()} - set(LOOKS))
@@ -130,11 +132,19 @@ def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     families: dict[tuple[str, str | None], list[str]] = {}
     order = ordered_curves(rows)
     for curve in order:
-        families.setdefault((curves[curve]["criterion"], choice.word(curves[curve])), []).append(curve)
+        row = curves[curve]
+        own = (
+            (row["criterion"], choice.word(row))
+            if row.get("importance") not in LOOKS
+            else (row["importance"], COMBINED)
+        )
+        families.setdefault(own, []).append(curve)
     variants = sum(criterion == "hies" for criterion, _ in families)
     styles: dict[str, dict[str, Any]] = {}
     for (criterion, word), family in families.items():
-        if word is not None:
+        if word == COMBINED:
+            styles |= _shades(family, *table[criterion], DASHES[1])
+        elif word is not None:
             styles |= _shades(family, *VARIANTS.get(word, OTHER_VARIANT))
         else:  # beside a variant, a fixed alpha leaves the full colour to it
             styles |= _shades(family, *table[criterion], "-", crowded=criterion == "hies" and variants > 1)
