@@ -23,7 +23,7 @@ REQUIRED = (*TEXTS, *NUMBERS, *MEASURES, *OTHERS)
 DRAWN = ("scope", "schedule", "min_heads_per_layer")  # knobs of the selection, which are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
 # What a job came to or started from, which is no knob of it; a row may lack these.
-FOUND = ("alpha_used", "label_order", "quality_norm", "calibration_source")
+FOUND = ("alpha_used", "label_order", "quality_norm", "quality_strict", "calibration_source")
 
 
 class BadRows(Exception):

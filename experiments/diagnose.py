@@ -190,8 +190,7 @@ def _classes(answers: np.ndarray) -> np.ndarray:
 
 
 def _tokens(bench: Workbench, batch: Batch) -> list[str]:
-    assert bench.tokenizer is not None
-    return [str(token) for token in bench.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
+    return [str(token) for token in bench.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
 
 
 def _name_of(config: Config, answer: Any) -> str:

@@ -15,6 +15,7 @@ from hies.cache import digest
 from hies.criteria import Method
 from hies.errors import HiesError, UnsupportedModelError
 from hies.sites import Removed
+from hies.tasks.base import PromptTask
 from hies.workbench import Outcome, Tally, Workbench
 
 
@@ -38,6 +39,8 @@ class Job:
             "sparsity": config.sparsity.knobs,
             "calibration": asdict(config.calibration),
             "seed": config.seed,
+            **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **({} if (judge := getattr(config.task, "judge", None)) is None else {"judge": judge}),
         }
 
     @cached_property
@@ -129,7 +132,7 @@ class Job:
         self, bench: Workbench, ratio: float, removed: Removed, outcome: Outcome, unpruned: np.ndarray
     ) -> results.Row:
         labels, answers, cost = bench.labels("report"), outcome.answers, outcome.cost
-        value, quality = metrics.quality(self.config.task.metric, labels, answers)
+        value, quality = bench.measure(answers)
         return {
             **self._constant(bench),
             "ratio": ratio,
@@ -141,6 +144,10 @@ class Job:
             "examples": len(labels),
             "parameters": cost and cost.parameters,
             "flops": cost and cost.flops,
+            **{
+                f"quality_{rule}": metrics.quality(self.config.task.metric, labels, answers)[1]
+                for rule, answers in outcome.others.items()
+            },
         }
 
     def _constant(self, bench: Workbench) -> results.Row:
@@ -165,7 +172,13 @@ class Job:
             "versions": results.versions(),
             "revision": results.revision(),
             "command": self.command,
+            **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **self._task_notes(),
         }
+
+    def _task_notes(self) -> dict[str, Any]:
+        data_root = None if self.config.data_root is None else Path(self.config.data_root)
+        return self.config.task.notes(data_root) if isinstance(self.config.task, PromptTask) else {}
 
     def _knobs(self) -> dict[str, Any]:
         return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
@@ -180,7 +193,7 @@ def workbench(config: Config) -> Workbench:
     device = torch.device(_device(config.device))
     data_root = None if config.data_root is None else Path(config.data_root)
     bench = Workbench(config.model, config.task, data_root, Path(config.cache_dir), device, tally)
-    key = digest([bench.identity, str(device), config.model.batch_size, config.cache_dir])
+    key = digest([bench.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
     if key not in _benches:
         _benches.clear()
         _benches[key] = bench

@@ -113,9 +113,9 @@ def save(small: PreTrainedModel, bench: Workbench, folder: Path) -> None:
 
 
 def _processor(bench: Workbench) -> Any:
-    """The tokenizer; for images the image processor that the checkpoint comes with, or None."""
-    if bench.tokenizer is not None:
-        return bench.tokenizer
+    """The tokenizer or processor; for prepared images the image processor that the checkpoint comes with, or None."""
+    if bench.processor is not None:
+        return bench.processor
     try:
         return AutoImageProcessor.from_pretrained(bench.checkpoint)
     except (OSError, ValueError, ImportError):

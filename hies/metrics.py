@@ -8,6 +8,8 @@ import numpy as np
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from hies import vqa
+
 Measure = Callable[[np.ndarray, np.ndarray], float]  # (labels, predictions) -> raw value, NaN where undefined
 
 
@@ -31,6 +33,9 @@ METRICS: dict[str, Metric] = {
     "f1": Metric(partial(f1_score, zero_division=0.0), lambda value: 100 * value),
     "matthews": Metric(matthews_corrcoef, lambda value: 50 * (value + 1)),
     "pearson": Metric(_pearson, lambda value: 50 * (value + 1)),
+    "vqa": Metric(vqa.accuracy, lambda value: 100 * value),
+    "judged": Metric(lambda labels, grades: float(np.mean(grades)), lambda value: 100 * value),  # NaN without a judge
+    "exact_match": Metric(lambda labels, predictions: np.mean(labels == predictions), lambda value: 100 * value),
 }
 
 

@@ -12,31 +12,57 @@ from typing import Any
 import safetensors
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hies.cache import digest
 from hies.errors import HiesError
 from hies.evaluation import PRECISIONS
-from hies.tasks.base import Task
+from hies.tasks import TASKS
+from hies.tasks.base import PromptTask, Task
 from hies.training import Finetuning
 
-IDENTIFYING = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*")  # files that results depend on
-HEADS = {"text": transformers.AutoModelForSequenceClassification, "image": transformers.AutoModelForImageClassification}
+# Files that results depend on.
+IDENTIFYING = (
+    "config.json",
+    "*.safetensors",
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "*processor_config.json",
+    "chat_template*",
+)
+HEADS = {
+    "text": transformers.AutoModelForSequenceClassification,
+    "image": transformers.AutoModelForImageClassification,
+    "language": transformers.AutoModelForCausalLM,
+    "vision_language": transformers.AutoModelForImageTextToText,
+}
+PROCESSORS = {
+    "text": AutoTokenizer,
+    "image": transformers.AutoImageProcessor,
+    "language": AutoTokenizer,
+    "vision_language": transformers.AutoProcessor,
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Model:
     """A model and how it is brought to a task; the fields are the knobs of `conf/model/<name>.yaml`.
 
-    name: what rows and figures call it; if empty, the last part of the source. modality: `text` or `image`. source: Hub
-    name or local folder of the weights. package: an installed Python package that carries the same weights and is
-    preferred, since it needs no network. architecture: instead of a source, a configuration to build with random
-    weights (`model_type` and its options). checkpoint: task -> Hub name or folder of a model that is already fine-tuned
-    for it. label_order: task -> the output of that checkpoint for each label of the task (found from names or answers
-    if not given). finetune: how a missing checkpoint is made. max_length: tokens at which texts are cut. precision:
-    `float32`, or `bfloat16` for the matrix products of fine-tuning and evaluation (heads are scored in float32 all the
-    same). batch_size: for scoring and evaluation; no result depends on it. checkpointing: score heads in less memory
-    and more time (`hies.collect(checkpoint=)`); no result depends on it.
+    name: what rows and figures call it; if empty, the last part of the source. modality: a key of `HEADS`; `text` and
+    `image` models classify, `language` and `vision_language` models answer prompts and are not fine-tuned for a task.
+    source: Hub name or local folder of the weights. package: an installed Python package that carries the same weights
+    and is preferred, since it needs no network. architecture: instead of a source, a configuration to build with
+    random weights (`model_type` and its options). checkpoint: task -> Hub name or folder of a model that is already
+    fine-tuned for it. label_order: task -> the output of that checkpoint for each label of the task (found from names
+    or answers if not given). finetune: how a missing checkpoint is made. max_length: tokens at which texts are cut.
+    precision: `float32`, or `bfloat16` for the matrix products of fine-tuning and evaluation (heads are scored in
+    float32 all the same). batch_size: for scoring and evaluation; no result depends on it. checkpointing: score heads
+    in less memory and more time (`hies.collect(checkpoint=)`); no result depends on it. dtype: of the weights,
+    `float32` or `bfloat16` (large models). home: the task that an `architecture` is trained on where the task at hand
+    trains nothing. sites: a regular expression; only heads of sites whose names it is found in are scored and removed,
+    and ratios count them alone.
     """
 
     name: str = ""
@@ -51,6 +77,9 @@ class Model:
     precision: str = "float32"
     batch_size: int = 64
     checkpointing: bool = False
+    dtype: str = "float32"
+    home: str | None = None
+    sites: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -61,6 +90,10 @@ class Model:
             raise HiesError(f"model.precision is {self.precision!r}; use {' or '.join(PRECISIONS)}.")
         if self.modality not in HEADS:
             raise HiesError(f"model.modality is {self.modality!r}; use {' or '.join(HEADS)}.")
+        if self.dtype not in DTYPES:
+            raise HiesError(f"model.dtype is {self.dtype!r}; use {' or '.join(DTYPES)}.")
+        if self.sites is not None and not _is_pattern(self.sites):
+            raise HiesError(f"model.sites is {self.sites!r}, which is no regular expression; try model.sites=language.")
         if not (self.source or self.package or self.architecture or self.checkpoint):
             raise HiesError(f"model {self.name!r} has no weights; set model.source to a Hub name or a local folder.")
         if self.max_length < 2 or self.batch_size < 1:
@@ -79,13 +112,30 @@ class Model:
 
     def identity(self, task: Task) -> dict[str, Any]:
         """What decides the weights for `task`: equal identities give equal results, wherever the files lie."""
-        common = {"max_length": self.max_length, "precision": self.precision}
+        common: dict[str, Any] = {"max_length": self.max_length, "precision": self.precision}
+        common |= {} if self.dtype == "float32" else {"dtype": self.dtype}
         if task.name in self.checkpoint:
             order = self.label_order.get(task.name)
             return {"checkpoint": identity_of(self.checkpoint[task.name]), "order": order, **common}
+        if isinstance(task, PromptTask) and self.architecture is None:
+            return {"weights": self._weights_identity(), **common}
+        if isinstance(task, PromptTask) and (home := self.home_of(task)) is not task:
+            return {**self.identity(home), "home": [home.name, home.fingerprint(None)]}
         weights = self.architecture or self._weights_identity()
         after = {} if task.after is None else {"after": [task.after.name, self.identity(task.after)]}
         return {"weights": weights, "finetune": vars(self.finetuning(task)), **after, **common}
+
+    def home_of(self, task: PromptTask) -> Task:
+        """The task that a model built from `architecture` is trained on before it is asked `task`.
+
+        Raises:
+            HiesError: `home` names no task.
+        """
+        if self.home in (None, task.name):
+            return task
+        if self.home not in TASKS:
+            raise HiesError(f"model.home is {self.home!r}; it names the task that trains the model: docs, for example.")
+        return TASKS[self.home]()
 
     def _weights_identity(self) -> str:
         if self.package is not None and _installed(self.package):
@@ -100,12 +150,15 @@ class Model:
             raise HiesError(f"model {self.name!r} needs the package {self.package!r}: pip install 'hies[{self.name}]'.")
         return self.source
 
-    def build(self, task: Task, start: str | None = None) -> PreTrainedModel:
+    def build(self, task: Task, start: str | None = None, processor: Any = None) -> PreTrainedModel:
         """The model before fine-tuning, with an output for each of the task's labels, and the rest from its weights.
 
-        start: a checkpoint of another task; its classifier is replaced.
+        start: a checkpoint of another task; its classifier is replaced. processor: what a model that answers prompts
+        reads its tokens with.
         """
         check_fit(self, task)
+        if isinstance(task, PromptTask):
+            return self._language_model(task, processor)
         labels = task.label_names()
         options: dict[str, Any] = {"num_labels": 1}  # a regression task
         if labels:
@@ -118,6 +171,17 @@ class Model:
                 return self._new(self.architecture, options)
             return load_weights(HEADS[self.modality], self.folder_of_weights(), **options)
 
+    def _language_model(self, task: PromptTask, processor: Any) -> PreTrainedModel:
+        if self.architecture is None:
+            return self.load(self.folder_of_weights())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.finetuning(task).seed)
+            return self._new(self.architecture, task.options(self.architecture, processor))
+
+    def load(self, source: str) -> PreTrainedModel:
+        """The weights of a checkpoint, in the model's dtype."""
+        return load_weights(HEADS[self.modality], source, dtype=DTYPES[self.dtype])
+
     def _new(self, architecture: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
         kind = architecture.get("model_type")
         if kind not in transformers.CONFIG_MAPPING:
@@ -128,10 +192,23 @@ class Model:
             )
         return HEADS[self.modality].from_config(AutoConfig.for_model(**architecture, **options))
 
-    def tokenizer(self, task: Task) -> PreTrainedTokenizerBase | None:
-        """The tokenizer of the checkpoint for `task`, or of the pretrained weights; None for images."""
+    def processor(self, task: Task) -> Any:
+        """What prepares inputs: the tokenizer, image processor or both of the checkpoint for `task`, or of the weights.
+
+        None for a model that is built from `architecture`.
+        """
         source = self.checkpoint.get(task.name)
-        return None if self.modality == "image" else load_weights(AutoTokenizer, source or self.folder_of_weights())
+        if source is None and self.architecture is not None:
+            return None
+        return load_weights(PROCESSORS[self.modality], source or self.folder_of_weights())
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def check_fit(model: Model, task: Task) -> None:
@@ -142,7 +219,7 @@ def check_fit(model: Model, task: Task) -> None:
 
 def load_weights(kind: Any, source: str, **options: Any) -> Any:
     """`kind.from_pretrained(source)`, with one sentence where it cannot be had."""
-    safe = {} if kind is AutoTokenizer else {"use_safetensors": True}
+    safe = {} if kind in PROCESSORS.values() else {"use_safetensors": True}
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **safe, **options)
     except (OSError, ValueError, safetensors.SafetensorError) as error:

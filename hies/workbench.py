@@ -1,15 +1,16 @@
 """A model on a task: what does not depend on the criterion is computed once, and kept on disk for other jobs."""
 
+import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from hies import metrics, results
 from hies.attention import Site, find_sites, masked
@@ -17,45 +18,20 @@ from hies.batching import Batch, Encoded, encode
 from hies.cache import cached, digest, read_arrays, write_arrays
 from hies.cost import Cost, CostModel, count, measure_cost
 from hies.criteria.method import Calibration, Method
-from hies.errors import HiesError
+from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation import example_losses, predict
 from hies.labels import found_label_order
-from hies.models import HEADS, Model, check_fit, checkpoint_path, identity_of, load_weights
+from hies.models import PROCESSORS, Model, check_fit, checkpoint_path, identity_of, load_weights
+from hies.outcomes import Outcome, Tally, others
 from hies.projections import find_projections
 from hies.pruning import prune
-from hies.sites import Removed, join, split
+from hies.sites import Removed
 from hies.statistics import Statistics, collect
-from hies.tasks.base import Split, Splits, Task
+from hies.statistics_arrays import KINDS, from_arrays, to_arrays
+from hies.tasks.base import PromptTask, Split, Splits, Task
 from hies.training import finetune
 
-
-@dataclass
-class Tally:
-    """What was asked of workbenches: pruned models by task and split (asked, distinct), how many were evaluated now.
-
-    needed: what had to be computed at some time -> its forward passes, counted in examples. naive: how many it would
-    take if every cell of the grid (a ratio of a curve, or an alpha tried for it) scored and evaluated on its own.
-    """
-
-    asked: int = 0
-    distinct: set[str] = field(default_factory=set)
-    evaluated: int = 0
-    needed: dict[str, int] = field(default_factory=dict)
-    naive: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A pruned model on the report split: answers [examples], what it is, and the seconds it took.
-
-    prune_seconds: calibration, pruning and tuning, of a method; NaN for masks, which share their calibration pass.
-    cost: None where it cannot be known.
-    """
-
-    answers: np.ndarray
-    cost: Cost | None
-    eval_seconds: float
-    prune_seconds: float = float("nan")
+Chosen = TypeVar("Chosen")
 
 
 class Workbench:
@@ -96,15 +72,38 @@ class Workbench:
         return replace(splits, report=splits.report.take(shown))
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """What turns texts into tokens; None for images."""
-        return self.model.tokenizer(self.task)
+    def processor(self) -> Any:
+        """What turns texts and pictures into a model's inputs; None for images that are prepared already."""
+        if "pixel_values" in self.splits.train.inputs:
+            return None
+        if not isinstance(self.task, PromptTask) or self.model.architecture is None:
+            return self.model.processor(self.task)
+        if self._home is not self:
+            return self._home.processor
+        path = checkpoint_path(self.model, self.task, self.data, self.cache_dir)
+        if path.exists():
+            return load_weights(PROCESSORS[self.model.modality], str(path))
+        return self.task.make_processor(self.splits.train, self.model.architecture, self.model.max_length)
+
+    @cached_property
+    def _home(self) -> "Workbench":
+        """Where the weights of a model for prompts are trained that is built from an architecture."""
+        assert isinstance(self.task, PromptTask)
+        home = self.model.home_of(self.task)
+        if home is self.task:
+            return self
+        return Workbench(self.model, home, self.data_root, self.cache_dir, self.device, self.tally)
 
     @cached_property
     def checkpoint(self) -> str:
         """Hub name or folder of the model fine-tuned for the task; made here if the model names none."""
         if self.task.name in self.model.checkpoint:
             return self.model.checkpoint[self.task.name]
+        if isinstance(self.task, PromptTask):
+            if self.model.architecture is None:
+                return self.model.folder_of_weights()
+            if self._home is not self:
+                return self._home.checkpoint
         path = checkpoint_path(self.model, self.task, self.data, self.cache_dir)
         return cached(path, self._finetuned, self._save, str)
 
@@ -118,7 +117,7 @@ class Workbench:
 
     def _raw_answers(self) -> np.ndarray:
         """What the model's outputs say on the selection split, not yet brought into the order of the task's labels."""
-        tokens = encode(self.splits.selection, self.tokenizer, self.model.max_length)
+        tokens = encode(self.splits.selection, self.processor, self.model.max_length)
         return predict(self.network, tokens, self.model.batch_size, self.model.precision)
 
     @cached_property
@@ -138,7 +137,7 @@ class Workbench:
 
     @cached_property
     def sites(self) -> dict[str, Site]:
-        """The sites of the model, found on one example."""
+        """The sites of the model that heads may be removed from (`model.sites`), found on one example."""
         return self._sites_of(self.network)
 
     def prunable_sites(self) -> dict[str, Site]:
@@ -157,25 +156,38 @@ class Workbench:
         """The model, or what it is built like as long as its checkpoint is not made."""
         made = self.task.name in self.model.checkpoint
         made = made or checkpoint_path(self.model, self.task, self.data, self.cache_dir).exists()
-        return self.network if made else self.model.build(self.task)
+        if isinstance(self.task, PromptTask):
+            made = made or self.model.architecture is None or self._home is not self
+        return self.network if made else self.model.build(self.task, processor=self.processor)
 
     def _sites_of(self, network: PreTrainedModel) -> dict[str, Site]:
         example = self.encoded("report", 1).batch([0])
-        return find_sites(network, {name: value.to(network.device) for name, value in example.items()})
+        found = find_sites(network, {name: value.to(network.device) for name, value in example.items()})
+        return self._chosen(found)
+
+    def _chosen(self, by_site: dict[str, Chosen]) -> dict[str, Chosen]:
+        """What concerns the sites that `model.sites` chooses."""
+        pattern = self.model.sites
+        chosen = {name: value for name, value in by_site.items() if pattern is None or re.search(pattern, name)}
+        if not chosen:
+            raise HiesError(f"model.sites is {pattern!r}, which is found in no site; there are {', '.join(by_site)}.")
+        return chosen
 
     @cached_property
     def network(self) -> PreTrainedModel:
         """The fine-tuned model on its device, in evaluation mode."""
-        network = load_weights(HEADS[self.model.modality], self.checkpoint)
+        network = self.model.load(self.checkpoint)
+        if isinstance(self.task, PromptTask):
+            return network.to(self.device).eval()  # type: ignore[arg-type]
         outputs, labels = network.config.num_labels, max(len(self.task.label_names()), 1)
         if outputs != labels:
             raise HiesError(
                 f"The checkpoint {self.checkpoint!r} has {outputs} outputs, but task={self.task.name} has {labels} "
                 "labels; give one that was fine-tuned for this task."
             )
-        if self.tokenizer is not None and network.config.pad_token_id is None:
-            network.config.pad_token_id = self.tokenizer.pad_token_id or 0  # as the batches are padded
-        return network.to(self.device).eval()
+        if self.model.modality == "text" and network.config.pad_token_id is None:
+            network.config.pad_token_id = self.processor.pad_token_id or 0  # as the batches are padded
+        return network.to(self.device).eval()  # type: ignore[arg-type]
 
     @cached_property
     def cost(self) -> CostModel | None:
@@ -187,7 +199,7 @@ class Workbench:
         example: Batch = {
             name: value for name, value in self.encoded("report", 1).batch([0]).items() if name != "labels"
         }
-        if self.model.modality == "text":
+        if self.model.modality in ("text", "language"):
             longest = getattr(self.network.config, "max_position_embeddings", None) or self.model.max_length
             shape = (1, min(self.model.max_length, longest))
             example = {
@@ -198,13 +210,20 @@ class Workbench:
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
+        if self.model.sites is not None and "greedy" in need:
+            raise HiesError("criterion=greedy searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         asked = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
-        found = self._kept(
-            "statistics", asked, lambda: _to_arrays(self._collect(need, seed, size, removed or {})), size
-        )
-        return _from_arrays(found)
+        found = self._kept("statistics", asked, lambda: to_arrays(self._collect(need, seed, size, removed or {})), size)
+        return self._of_chosen(from_arrays(found))
+
+    def _of_chosen(self, found: Statistics) -> Statistics:
+        if self.model.sites is None:
+            return found
+        gradient, entropy, norm = (getattr(found, kind) and self._chosen(getattr(found, kind)) for kind in KINDS)
+        rest = {name: self._chosen(tensors) for name, tensors in found.others.items()}
+        return Statistics(self._chosen(found.heads), found.examples, gradient, entropy, norm, rest, found.seconds)
 
     def predictions(self, removed: Removed, split_name: str = "report", examples: int | None = None) -> np.ndarray:
         """The task's answers with the `removed` heads masked, [examples], kept by mask.
@@ -219,7 +238,7 @@ class Workbench:
         self.tally.asked += 1
         found = self._evaluation(removed, "report", None)
         cost = self.cost.without(removed) if self.cost else None
-        return Outcome(found["predictions"], cost, float(found["seconds"]))
+        return Outcome(found["predictions"], cost, float(found["seconds"]), others=others(found))
 
     def outcome_of(self, method: Method, ratio: float, seed: int, size: int) -> Outcome:
         """The model pruned by a method at `ratio`, with `size` calibration examples drawn with `seed`."""
@@ -229,7 +248,8 @@ class Workbench:
         passes = len(self.splits.report)
         found = self._kept("predictions", asked, lambda: self._apply(method, ratio, seed, size), passes)
         cost = Cost(int(found["parameters"]), int(found["flops"]))
-        return Outcome(found["predictions"], cost, float(found["seconds"]), float(found["prune_seconds"]))
+        seconds = float(found["seconds"]), float(found["prune_seconds"])
+        return Outcome(found["predictions"], cost, *seconds, others=others(found))
 
     def _apply(self, method: Method, ratio: float, seed: int, size: int) -> dict[str, np.ndarray]:
         self.tally.evaluated += 1
@@ -239,11 +259,11 @@ class Workbench:
         started = time.perf_counter()
         with method.pruned(self.network, calibration, ratio) as small:
             ready = time.perf_counter()
-            answers = self.answers(small)
+            answers = self._answers(small)
             done = time.perf_counter()
             cost = count(small, self._longest_example())
         return {
-            "predictions": answers,
+            **answers,
             "parameters": np.array(cost.parameters),
             "flops": np.array(cost.flops),
             "prune_seconds": np.array(ready - started),
@@ -252,6 +272,8 @@ class Workbench:
 
     def check(self, method: Method) -> None:
         """Raise UnsupportedModelError where a method cannot be applied; known before a checkpoint is made."""
+        if self.model.sites is not None:
+            raise UnsupportedModelError("it cuts what all layers share; leave model.sites out.")
         method.check(self._structure())
 
     def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
@@ -264,14 +286,20 @@ class Workbench:
             self.encoded(split_name, examples)  # model and tokens are loaded before the clock starts
             started = time.perf_counter()
             answers = self._predict(removed, split_name, examples)
-            return {"predictions": answers, "seconds": np.array(time.perf_counter() - started)}
+            return {**answers, "seconds": np.array(time.perf_counter() - started)}
 
         return self._kept("predictions", asked, build, passes)
 
     def quality(self, removed: Removed, split_name: str, examples: int | None = None) -> float | None:
         """Quality in percent on (the first `examples` of) a split, the `removed` heads masked; None if undefined."""
-        answers = self.predictions(removed, split_name, examples)
-        return metrics.quality(self.task.metric, self.labels(split_name)[: len(answers)], answers)[1]
+        return self.measure(self.predictions(removed, split_name, examples), split_name)[1]
+
+    def measure(self, answers: np.ndarray, split_name: str = "report") -> tuple[float | None, float | None]:
+        """The raw metric and the quality in percent of answers to a split's first examples; None where undefined."""
+        labels = self.labels(split_name)[: len(answers)]
+        if isinstance(self.task, PromptTask):
+            answers = self.task.graded(self._first(split_name, len(answers)), answers, self.cache_dir)
+        return metrics.quality(self.task.metric, labels, answers)
 
     def labels(self, split_name: str) -> np.ndarray:
         """The right answers of a split, [examples]."""
@@ -313,42 +341,60 @@ class Workbench:
             self._batches = {(seed, size): batches}
         return self._batches[seed, size]
 
-    def _predict(self, removed: Removed, split_name: str, examples: int | None) -> np.ndarray:
+    def _predict(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         if self.remove and removed:
-            return self.answers(prune(self.network, removed), split_name, examples)
+            return self._answers(prune(self.network, removed), split_name, examples)
         with masked(self.network, removed):
-            return self.answers(self.network, split_name, examples)
+            return self._answers(self.network, split_name, examples)
 
     def answers(self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None) -> np.ndarray:
         """What a network with the outputs of this one answers on (the first `examples` of) a split, [examples]."""
+        return self._answers(network, split_name, examples)["predictions"]
+
+    def _answers(
+        self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None
+    ) -> dict[str, np.ndarray]:
+        if isinstance(self.task, PromptTask):
+            asked = self._first(split_name, examples)
+            settings = (self.model.batch_size, self.model.precision)
+            return self.task.answers(network, self.processor, asked, *settings)
         encoded = self.encoded(split_name, examples)
         answers = predict(network, encoded, self.model.batch_size, self.model.precision)
-        return answers if self.label_order is None else np.argsort(self.label_order)[answers]
+        return {"predictions": answers if self.label_order is None else np.argsort(self.label_order)[answers]}
 
     def encoded(self, split_name: str, examples: int | None = None) -> Encoded:
         """(The first `examples` of) a split as the model takes it, its labels in the order of the model's outputs."""
         key = (split_name, examples)
         if key not in self._encoded:
-            split = getattr(self.splits, split_name)
-            self._encoded[key] = self._encode(split.take(range(min(len(split), examples or len(split)))))
+            self._encoded[key] = self._encode(self._first(split_name, examples))
         return self._encoded[key]
 
+    def _first(self, split_name: str, examples: int | None) -> Split:
+        split = getattr(self.splits, split_name)
+        return split.take(range(min(len(split), examples or len(split))))
+
     def _encode(self, examples: Split) -> Encoded:
+        if isinstance(self.task, PromptTask):
+            return self.task.encode(examples, self.processor, self.model.max_length)
         if self.label_order is not None:
             examples = replace(examples, labels=np.array(self.label_order)[examples.labels])
-        return encode(examples, self.tokenizer, self.model.max_length)
+        return encode(examples, self.processor, self.model.max_length)
 
     @property
     def _before(self) -> "Workbench":
         return Workbench(self.model, self.task.after, self.data_root, self.cache_dir, self.device, self.tally)
 
     def _finetuned(self) -> PreTrainedModel:
-        network = self.model.build(self.task, None if self.task.after is None else self._before.checkpoint)
+        start = None if self.task.after is None else self._before.checkpoint
+        network = self.model.build(self.task, start, self.processor)
         network.to(self.device)  # type: ignore[arg-type]
         selection, labels = self.encoded("selection"), self.labels("selection")
 
         def validate(trained: torch.nn.Module) -> float:
-            answers = predict(trained, selection, self.model.batch_size, self.model.precision)
+            if isinstance(self.task, PromptTask):
+                answers = self._answers(trained, "selection")["predictions"]
+            else:
+                answers = predict(trained, selection, self.model.batch_size, self.model.precision)
             return metrics.quality(self.task.metric, labels, answers)[1] or 0.0
 
         title = f"fine-tuning {self.model.name} on {self.task.name}"
@@ -358,35 +404,5 @@ class Workbench:
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
         network.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-
-
-KINDS = ("gradient", "entropy", "weight_norm")  # of Statistics, in the order of its fields
-OTHER = "other/"
-
-
-def _to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
-    arrays = {
-        "sites": np.array(list(statistics.heads)),
-        "heads": np.array(list(statistics.heads.values())),
-        "examples": np.array(statistics.examples),
-        "seconds": np.array(statistics.seconds),
-    }
-    kinds = {kind: getattr(statistics, kind) for kind in KINDS}
-    kinds |= {OTHER + name: tensors for name, tensors in statistics.others.items()}
-    return arrays | {kind: join(tensors).numpy() for kind, tensors in kinds.items() if tensors}
-
-
-def _from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
-    heads = {str(site): int(count) for site, count in zip(arrays["sites"], arrays["heads"], strict=True)}
-    like = {site: torch.empty(count) for site, count in heads.items()}
-    found = {kind: split(torch.from_numpy(array), like) for kind, array in arrays.items() if _is_statistic(kind)}
-    others = {kind.removeprefix(OTHER): tensors for kind, tensors in found.items() if kind.startswith(OTHER)}
-    gradient, entropy, weight_norm = (found.get(kind, {}) for kind in KINDS)
-    seconds = float(arrays["seconds"])
-    return Statistics(heads, int(arrays["examples"]), gradient, entropy, weight_norm, others, seconds)
-
-
-def _is_statistic(name: str) -> bool:
-    return name in KINDS or name.startswith(OTHER)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)

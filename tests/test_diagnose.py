@@ -131,7 +131,7 @@ class Bench:
     checkpoint_identity = "c"
 
     def __init__(self, task, examples: int = 40) -> None:
-        self.task, self.tokenizer, self.network = task, Words(), make("bert").eval()
+        self.task, self.processor, self.network = task, Words(), make("bert").eval()
         generator = torch.Generator().manual_seed(3)
         lengths = torch.randint(4, 12, (examples,), generator=generator).tolist()
         words = [torch.randint(3, 52, (length,), generator=generator) for length in lengths]

@@ -11,7 +11,7 @@ from hies import HiesError, Statistics, attention_entropy, collect, equations
 from hies.attention import handling
 from hies.criteria import AD, AE, HIES, HIS
 from hies.entropies import KINDS, Entropy, entropy_named
-from hies.workbench import _from_arrays, _to_arrays
+from hies.statistics_arrays import from_arrays, to_arrays
 
 ENTROPIES = [
     Entropy(),
@@ -239,7 +239,7 @@ def test_a_variant_is_named_in_the_knobs_and_the_paper_is_not(criterion, knobs):
 
 def test_statistics_of_variants_survive_the_cache():
     found = collect(make("bert"), [make_batch("bert")], need=("his_token", "ae:min", "ae:renyi-2", "l2"))
-    back = _from_arrays(_to_arrays(found))
+    back = from_arrays(to_arrays(found))
     assert back.heads == found.heads and back.others.keys() == found.others.keys()
     for name, tensors in found.others.items():
         for site, values in tensors.items():

@@ -226,7 +226,7 @@ def test_texts_are_tokenised_truncated_padded_and_answered(text_bench):
 
 
 def encode_one(bench, index):
-    return encode(bench.splits.report.take([index]), bench.tokenizer, bench.model.max_length)
+    return encode(bench.splits.report.take([index]), bench.processor, bench.model.max_length)
 
 
 def test_another_tokenizer_is_another_identity(text_bench, text_model, tmp_path):

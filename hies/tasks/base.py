@@ -18,8 +18,10 @@ from hies.errors import HiesError
 class Split:
     """The examples of one split.
 
-    inputs: columns of equal length by name, either `text` (and `text_pair`), lists of strings, or `pixel_values`,
-    float32 [examples, channels, height, width]. labels: int64 class indices or float32 targets, [examples].
+    inputs: columns of equal length by name: `text` (and `text_pair`), lists of strings; or `pixel_values`, float32
+    [examples, channels, height, width]; or `image`, a list of encoded files (PNG or JPEG) as bytes; or what a
+    `PromptTask` puts to a model, lists of whatever JSON can hold. labels: int64 class indices, float32 targets, or the
+    right answers as strings, [examples].
     """
 
     inputs: dict[str, Any]
@@ -51,8 +53,16 @@ class Splits:
         found = hashlib.sha256()
         for split in (self.train, self.selection, self.report):
             for column in (*split.inputs.values(), split.labels):
-                found.update(column.tobytes() if isinstance(column, np.ndarray) else json.dumps(column).encode())
+                found.update(_bytes_of(column))
         return found.hexdigest()[:12]
+
+
+def _bytes_of(column: Any) -> bytes:
+    if isinstance(column, np.ndarray):
+        return column.tobytes()
+    if column and isinstance(column[0], bytes):
+        return b"".join(hashlib.sha256(one).digest() for one in column)
+    return json.dumps(column).encode()
 
 
 @dataclass(frozen=True)
@@ -92,3 +102,53 @@ class Task(ABC):
     @abstractmethod
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """All splits, whole; `data_root` holds local copies of Hub data sets, `cache_dir` what is costly to make."""
+
+
+@dataclass(frozen=True)
+class PromptTask(Task):
+    """A task that is put to a language model as it stands: no classifier, and no fine-tuning for it.
+
+    A home task (`Model.home`) also trains the models that are built from an architecture, on its `train` split.
+    """
+
+    def label_names(self) -> tuple[str, ...]:
+        """None: answers are what the model says."""
+        return ()
+
+    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
+        """The tokenizer (or processor) of a model that is trained here.
+
+        Raises:
+            HiesError: the task trains no model.
+        """
+        raise HiesError(f"task={self.name} trains no model; set model.home to a task that does, such as docs.")
+
+    def options(self, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """What a configuration takes from the processor, such as the number of words."""
+        return {}
+
+    @abstractmethod
+    def encode(self, examples: Split, processor: Any, max_length: int) -> Any:
+        """Labelled inputs (`hies.batching.Encoded`) to calibrate on or to train on; padding has the label -100."""
+
+    @abstractmethod
+    def answers(
+        self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str
+    ) -> dict[str, np.ndarray]:
+        """What the model answers: `predictions`, [examples], of the kind of the labels.
+
+        Further arrays may hold the answers by other rules, such as `norm` (likelihood by length of the option).
+        """
+
+    @property
+    def judge(self) -> str | None:
+        """The model that grades answers now, part of a run's identity; None where a rule does or no judge is there."""
+        return None
+
+    def graded(self, examples: Split, answers: np.ndarray, cache_dir: Path) -> np.ndarray:
+        """What the metric is computed from, [examples]: the answers themselves, or a judge's grades of them."""
+        return answers
+
+    def notes(self, data_root: Path | None) -> dict[str, Any]:
+        """What rows say besides, such as where calibration examples come from."""
+        return {}
