@@ -192,6 +192,7 @@ def test_which_curves_remove_no_heads(tmp_path: Path) -> None:
     write(tmp_path / "some", "his", "docs", masks=({}, {}, {"first": [0]}))
     rows = load(tmp_path)
     assert without_heads(rows) == ["SliceGPT (w/o tune)"]
+    assert without_heads(load(tmp_path, "few")) == without_heads(load(tmp_path, "some")) == []
     assert removed_words(rows) == "attention weights removed (%)"
     assert removed_words(rows[rows["criterion"] == "his"]) == "heads removed (%)"
 

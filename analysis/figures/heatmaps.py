@@ -109,4 +109,4 @@ def _grey(axes: Axes, at_ratio: pd.DataFrame, scores: Scores) -> None:
 
 def _height(scores: Scores) -> float:
     """Inches of one heat map: cells about square, within what fits a page."""
-    return float(np.clip(2.6 * len(scores.sites) / max(scores.heads), 0.9, 2.6))
+    return float(np.clip(2.6 * len(scores.sites) / max(scores.heads), 1.2, 2.6))
