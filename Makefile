@@ -123,6 +123,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment combination --results reports/glue-minilm --out reports/glue-minilm
+	$(BIN)/python -m analysis curves quality stability summary --results reports/small-models --out reports/small-models
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test: setup ## run the tests
