@@ -11,6 +11,7 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError, UnsupportedModelError
+from hies.forwards import wrapped
 
 
 @contextlib.contextmanager
@@ -23,17 +24,8 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     Raises:
         UnsupportedModelError: the model has no layer that transformers knows how to compute again.
     """
-    layers = _layers(model)
-    before = [vars(layer).get("forward") for layer in layers]  # of its own where a library has wrapped it, else None
-    try:
-        for layer in layers:
-            vars(layer)["forward"] = partial(_recomputable, layer.forward)
+    with wrapped(_layers(model), _recomputable):
         yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            vars(layer).pop("forward", None)
-            if forward is not None:
-                vars(layer)["forward"] = forward
 
 
 def _layers(model: nn.Module) -> list[GradientCheckpointingLayer]:
@@ -48,7 +40,7 @@ def _layers(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return inner
 
 
-def _recomputable(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _recomputable(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     args = tuple(map(_uncached, args))
     kwargs = {name: _uncached(value) for name, value in kwargs.items()}
     return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)

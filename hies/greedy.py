@@ -8,7 +8,6 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.attention import AttentionCall, evaluating, find_sites, handling
 from hies.errors import HiesError
+from hies.forwards import wrapped
 from hies.losses import Loss, default_loss
 from hies.selection import Head
 from hies.sites import SiteTensors
@@ -90,7 +90,7 @@ class _Passes:
     def opened(self) -> Iterator[None]:
         """The model answers with its heads masked, and its layers can be left out, inside the block."""
         layers = list(dict.fromkeys(layer for layer in self.layer_of.values() if layer is not None))
-        with evaluating(self.model), handling(self.model, self._silence), _wrapped(layers, self._call), torch.no_grad():
+        with evaluating(self.model), handling(self.model, self._silence), wrapped(layers, self._call), torch.no_grad():
             self.layers = self._in_order(layers)
             if not self.layers:
                 self._kept = [{} for _ in self.batches]
@@ -193,18 +193,3 @@ def _layer_of(model: nn.Module, site: str) -> nn.Module | None:
     layers = [module for module in above.values() if isinstance(module, GradientCheckpointingLayer)]
     listed = [module for name, module in above.items() if isinstance(above.get(name.rpartition(".")[0]), nn.ModuleList)]
     return next(iter([*layers, *listed]), None)
-
-
-@contextlib.contextmanager
-def _wrapped(layers: Sequence[nn.Module], call: Callable[..., Any]) -> Iterator[None]:
-    """Every layer runs as call(layer, its own forward, ...) inside the block."""
-    before = [vars(layer).get("forward") for layer in layers]  # of its own where a library has wrapped it, else None
-    try:
-        for layer in layers:
-            vars(layer)["forward"] = partial(call, layer, layer.forward)
-        yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            vars(layer).pop("forward", None)
-            if forward is not None:
-                vars(layer)["forward"] = forward

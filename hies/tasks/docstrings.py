@@ -48,6 +48,15 @@ class Sentence:
 
 def sentences(folder: Path) -> Iterator[Sentence]:
     """Every docstring's first sentence below a package's folder, files in the order of their names."""
+    for docstring, file in docstrings(folder):
+        match = SENTENCE.match(docstring.strip().split("\n\n")[0])
+        if match is not None:
+            text = clean(match.group())
+            yield Sentence(text, file, _key(text))
+
+
+def docstrings(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every docstring below a package's folder, and the file that it stands in; files in the order of their names."""
     for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
         parts = path.relative_to(folder).parts
         if not SKIPPED.isdisjoint(parts) or parts[-1].startswith("test_"):
@@ -57,10 +66,7 @@ def sentences(folder: Path) -> Iterator[Sentence]:
         except (SyntaxError, UnicodeDecodeError, ValueError):
             continue
         for docstring in _docstrings(tree):
-            match = SENTENCE.match(docstring.strip().split("\n\n")[0])
-            if match is not None:
-                text = clean(match.group())
-                yield Sentence(text, "/".join(parts), _key(text))
+            yield docstring, "/".join(parts)
 
 
 def clean(sentence: str) -> str:

@@ -1,13 +1,12 @@
 """Prose of the docstrings of installed packages, read from their source files and never by importing them."""
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hies.tasks.docstrings import MARKUP, SKIPPED, _docstrings
+from hies.tasks.docstrings import MARKUP, docstrings
 
 RULE = re.compile(r"^[ \t]*[-=~^*+]{3,}[ \t]*$", re.MULTILINE)  # the line under a heading
 PROSE = 0.8  # share of letters and spaces from which a paragraph is no table, formula or program
@@ -23,16 +22,8 @@ class Document:
 
 def documents(folder: Path) -> Iterator[Document]:
     """The prose of every docstring below a package's folder, files in the order of their names."""
-    for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
-        parts = path.relative_to(folder).parts
-        if not SKIPPED.isdisjoint(parts) or parts[-1].startswith("test_"):
-            continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError, ValueError):
-            continue
-        for docstring in _docstrings(tree):
-            yield Document(prose(docstring), "/".join(parts))
+    for docstring, file in docstrings(folder):
+        yield Document(prose(docstring), file)
 
 
 def prose(docstring: str) -> str:
