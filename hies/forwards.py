@@ -1,4 +1,4 @@
-"""The forwards of modules: what they look up by name, read off their code, and how another function takes their place."""
+"""The forwards of modules: what they look up by name, read off their code, and how another takes their place."""
 
 import contextlib
 import functools
