@@ -20,9 +20,10 @@ def found_label_order(
 ) -> list[int] | None:
     """Which output stands for each label, [labels]; None where the outputs are in the order of the labels.
 
-    What `given` says counts; else the names in the checkpoint's configuration, if they are the task's own and the
-    answers do not speak against them; else the order under which the unpruned model is right most often, if it leaves
-    no doubt. Either is judged at two standard errors, for every two labels exchanged.
+    What `given` says counts; else the names in the checkpoint's configuration, if they are the task's own (or the
+    numbers of a `numbered` task) and the answers do not speak against them; else the order under which the unpruned
+    model is right most often, if it leaves no doubt. Either is judged at two standard errors, for every two labels
+    exchanged.
 
     Args:
         task: a task with classes, or a regression task (None).
@@ -41,14 +42,20 @@ def found_label_order(
         raise HiesError(f"model.label_order gives {given} for task={task.name}; it must be an order of {own}.")
     if not names:
         return None
-    found = given or _confirmed(task, _by_name(names, network), answers(), labels)
+    named = own if task.numbered else _by_name(names, network)
+    found = given or _confirmed(task, named, answers(), labels)
     return None if found == own else found
 
 
 def _by_name(names: list[str], network: PreTrainedModel) -> list[int] | None:
-    by_id = {int(index): str(name).lower() for index, name in dict(network.config.id2label or {}).items()}
+    by_id = {int(index): _plain(str(name)) for index, name in dict(network.config.id2label or {}).items()}
     outputs = [by_id[index] for index in sorted(by_id)]
-    return [outputs.index(name.lower()) for name in names] if {*outputs} == {name.lower() for name in names} else None
+    wanted = [_plain(name) for name in names]
+    return [outputs.index(name) for name in wanted] if {*outputs} == {*wanted} else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ")
 
 
 def _confirmed(task: Task, named: list[int] | None, answers: np.ndarray, labels: np.ndarray) -> list[int]:

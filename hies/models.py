@@ -169,7 +169,7 @@ class Model:
                 return load_weights(HEADS[self.modality], start, ignore_mismatched_sizes=True, **options)
             if self.architecture is not None:
                 return self._new(self.architecture, options)
-            return load_weights(HEADS[self.modality], self.folder_of_weights(), **options)
+            return _with_new_classifier(HEADS[self.modality], self.folder_of_weights(), options)
 
     def _language_model(self, task: PromptTask, processor: Any) -> PreTrainedModel:
         if self.architecture is None:
@@ -227,6 +227,21 @@ def load_weights(kind: Any, source: str, **options: Any) -> Any:
             f"{source!r} is neither a folder with a model in safetensors nor to be had from the Hugging Face Hub now; "
             "give a local folder (model.source=DIR), or connect to the Hub once."
         ) from error
+
+
+def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
+    """Pretrained weights; a classifier for other classes that they come with, such as ImageNet's, is replaced.
+
+    Raises:
+        HiesError: other weights do not fit either, and would be drawn at random.
+    """
+    network, found = load_weights(kind, source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    body = f"{network.base_model_prefix}."
+    if strange := sorted(name for name, *_ in found["mismatched_keys"] if name.startswith(body)):
+        raise HiesError(
+            f"The weights {strange[0]!r} in {source!r} do not fit its configuration; give a whole checkpoint."
+        )
+    return network
 
 
 def identity_of(source: str) -> str:

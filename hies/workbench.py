@@ -378,7 +378,8 @@ class Workbench:
             return self.task.encode(examples, self.processor, self.model.max_length)
         if self.label_order is not None:
             examples = replace(examples, labels=np.array(self.label_order)[examples.labels])
-        return encode(examples, self.processor, self.model.max_length)
+        size = (self.model.architecture or {}).get("image_size")  # where no image processor knows it
+        return encode(examples, self.processor, self.model.max_length, size)
 
     @property
     def _before(self) -> "Workbench":

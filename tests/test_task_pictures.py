@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import datasets
@@ -16,6 +17,7 @@ from hies import batching
 from hies.batching import Pictures, encode
 from hies.errors import HiesError
 from hies.evaluation import predict
+from hies.labels import found_label_order
 from hies.metrics import METRICS
 from hies.models import Model
 from hies.tasks import TASKS
@@ -299,3 +301,45 @@ def test_an_architecture_is_trained_on_the_files_as_they_are(tmp_path):
     assert bench.quality({}, "report") > 80  # of images that it was not trained on; chance is 33 %
     assert bench.network.config._attn_implementation == "sdpa"
     assert sum(bench.statistics(frozenset({"his"}), 0, 8).heads.values()) == 6
+
+
+def test_weights_with_a_classifier_of_their_own_are_fine_tuned_for_other_classes(tmp_path):
+    root, folder = write_copy(tmp_path, CIFAR10), tmp_path / "weights"
+    weights = tiny(num_labels=7)
+    weights.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    model = Model(modality="image", source=str(folder), finetune=Finetuning(epochs=1, batch_size=16))
+    bench = bench_of(model, root, tmp_path / "cache")
+    assert bench.network.config.num_labels == 10 and bench.predictions({}).shape == (23,)
+    start = model.build(CIFAR10())
+    assert torch.equal(start.vit.embeddings.cls_token, weights.vit.embeddings.cls_token)
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused_and_not_drawn(tmp_path):
+    tiny(num_labels=7).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] + 1}))
+    with pytest.raises(HiesError, match=r"'vit\..*' in .* do not fit its configuration"):
+        Model(modality="image", source=str(tmp_path)).build(CIFAR10())
+
+
+def test_the_outputs_of_an_imagenet_checkpoint_stand_in_the_order_of_the_numbers(tmp_path):
+    root, folder = write_copy(tmp_path, ImageNet1k), tmp_path / "checkpoint"
+    tiny(id2label={i: "crane" if i in (134, 517) else f"thing {i}" for i in range(1000)}).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    bench = bench_of(Model(modality="image", checkpoint={"imagenet1k": str(folder)}), root, tmp_path, ImageNet1k())
+    assert bench.label_order is None and bench.predictions({}).max() > 10
+
+
+def test_images_are_brought_to_the_size_that_an_architecture_names(tmp_path):
+    root = write_copy(tmp_path, CIFAR10)
+    model = Model(name="small", modality="image", architecture={"model_type": "vit", "image_size": 12, **TINY})
+    bench = bench_of(model, root, tmp_path / "cache")
+    assert bench.encoded("report").batch([0, 3])["pixel_values"].shape == (2, 3, 12, 12)
+
+
+def test_names_of_outputs_may_be_written_with_spaces():
+    network = ViTForImageClassification(ViTConfig(**TINY, image_size=8, num_labels=100))
+    network.config.id2label = {i: name.replace("_", " ").title() for i, name in enumerate(reversed(CIFAR100.labels))}
+    answers = np.arange(100)
+    assert found_label_order(CIFAR100(), network, lambda: answers[::-1], answers) == list(range(99, -1, -1))

@@ -77,6 +77,7 @@ class Task(ABC):
     name: ClassVar[str]
     modality: ClassVar[str]  # "text" or "image"
     metric: ClassVar[str] = "accuracy"  # a key of hies.metrics.METRICS
+    numbered: ClassVar[bool] = False  # classes go by their numbers, which checkpoints keep whatever they call them
 
     max_examples: int | None = None
     finetune: dict[str, Any] = field(default_factory=dict)

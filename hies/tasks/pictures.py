@@ -94,7 +94,7 @@ def _check_names(kind: type[PictureTask], name: str, path: Path) -> None:
     written = (pyarrow.parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}")
     features = json.loads(written).get("info", {}).get("features", {})
     names = features.get(kind.label, {}).get("names")
-    if names and not kind.labels[0].isdecimal() and tuple(names) != kind.labels:
+    if names and not kind.numbered and tuple(names) != kind.labels:
         raise HiesError(
             f"The split {name!r} of {kind.repository} names its classes {', '.join(names[:3])}, ..., but "
             f"task={kind.name} has {', '.join(kind.labels[:3])}, ... in another order or under other names; give a "
@@ -190,6 +190,7 @@ class ImageNet1k(PictureTask):
     repository = "ILSVRC/imagenet-1k"
     reported = "validation"
     labels = tuple(map(str, range(1000)))
+    numbered = True
     trained = "train-0000[01]"
 
 
