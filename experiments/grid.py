@@ -2,8 +2,7 @@
 
 import copy
 import json
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,20 @@ from experiments.job import Job
 from experiments.schema import to_config
 from hies.cache import replacing
 
-COMMAND = "python -m experiments.run"
 SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
-
-
-def command_for(overrides: list[str]) -> str:
-    """The command line that runs one job with these overrides."""
-    return " ".join([COMMAND, *(shlex.quote(override) for override in overrides)])
 
 
 @dataclass(frozen=True)
 class Declared:
-    """jobs: all that a command line asks for. sweep: it is a grid. whole: the grid is the experiment's own."""
+    """jobs: all that a command line asks for. sweep: it is a grid. whole: the grid is the experiment's own.
+
+    common: the overrides that all of the jobs share.
+    """
 
     jobs: list[Job]
     sweep: bool
     whole: bool
+    common: list[str] = field(default_factory=list)
 
 
 def declared_jobs(arguments: list[str], multirun: bool) -> Declared:
@@ -48,8 +45,8 @@ def declared_jobs(arguments: list[str], multirun: bool) -> Declared:
     plain = [str(override.input_line) for override in given if not override.is_sweep_override()]
     base: Any = compose("config", plain, return_hydra_config=True)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
-        job = Job(to_config(compose("config", arguments)), command_for(arguments))
-        return Declared([job], sweep=False, whole=False)
+        job = Job(to_config(compose("config", arguments)), _own(arguments))
+        return Declared([job], sweep=False, whole=False, common=plain)
     params = base.hydra.sweeper.params or {}
     swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     batches = BasicSweeper.split_arguments([*swept, *given], None)
@@ -58,7 +55,7 @@ def declared_jobs(arguments: list[str], multirun: bool) -> Declared:
     own = bool(params) and not any(
         override.is_sweep_override() or override.get_key_element() in params for override in given
     )
-    return Declared(jobs, sweep=True, whole=own)
+    return Declared(jobs, sweep=True, whole=own, common=plain)
 
 
 def write_grid(declared: Declared) -> None:
@@ -100,7 +97,12 @@ class _Composer:
         node = copy.deepcopy(self._composed[chosen])
         for override in values:
             OmegaConf.update(node, override.key_or_group, override.value())
-        return Job(to_config(node), command_for(overrides))
+        return Job(to_config(node), _own(overrides))
+
+
+def _own(overrides: list[str]) -> tuple[str, ...]:
+    """What makes the job itself: how and where Hydra runs it (hydra/launcher=...) is no part of it."""
+    return tuple(override for override in overrides if not override.startswith(("hydra.", "hydra/")))
 
 
 def _is_value(override: Override) -> bool:

@@ -1,13 +1,16 @@
 """One job is one curve: a model, a task, a criterion and a seed over a list of ratios."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 
+from analysis.rows import BadRows, read_run
 from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies import metrics, results
@@ -18,13 +21,20 @@ from hies.sites import Removed
 from hies.tasks.base import PromptTask
 from hies.workbench import Outcome, Tally, Workbench
 
+COMMAND = "python -m experiments.run"
+
 
 @dataclass(frozen=True)
 class Job:
-    """A checked configuration and the command that repeats it."""
+    """A checked configuration and the overrides that make it, none of them a sweep or one of Hydra's own settings."""
 
     config: Config
-    command: str
+    overrides: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats this job."""
+        return " ".join([COMMAND, *(shlex.quote(override) for override in self.overrides)])
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -56,9 +66,44 @@ class Job:
         return results.run_path(Path(self.config.results_dir), self.config.name, self.run_id)
 
     @property
+    def lock(self) -> filelock.BaseFileLock:
+        """Held by the process that is at this job; it goes with the process, however that ends."""
+        folder = self.path.parent / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(folder / self.run_id)
+
+    def lock_is_held(self) -> bool:
+        """Whether a process is at this job."""
+        try:
+            with self.lock.acquire(blocking=False):
+                return False
+        except filelock.Timeout:
+            return True
+
+    @property
     def finished(self) -> bool:
-        """Whether the row file is there; it appears only when it is complete."""
-        return self.path.exists()
+        """Whether the rows are there, and as they were written."""
+        return self.path.exists() and self.damage() is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is finished or has left a record of its failure."""
+        return self.finished or results.failure_path(self.path).exists()
+
+    def damage(self) -> str | None:
+        """What is wrong with the row file, in words that follow its name; None if nothing is."""
+        try:
+            read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
+        except BadRows as problem:
+            return str(problem)
+        except FileNotFoundError:
+            return "is not there"
+        return None
+
+    def put_aside_damaged(self) -> None:
+        """Rename a row file that cannot be trusted, so that nothing is lost that a person may want to look at."""
+        if self.path.exists() and self.damage() is not None:
+            self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
 
     def describe(self) -> dict[str, Any]:
         """What names this job in a grid."""

@@ -4,9 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-import huggingface_hub
 import hydra
-import transformers
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments import schema
 from experiments.grid import Declared, declared_jobs
 from experiments.messages import CONF, sentence
+from experiments.quiet import quiet
 from hies.errors import HiesError
 
 schema.register()
@@ -25,17 +24,14 @@ def command(work: Callable[[Declared], int], help_of: Callable[[], None]) -> int
     help_of answers Hydra's own flags (--help, --cfg, --info, ...).
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    huggingface_hub.logging.set_verbosity_error()
+    quiet()
     arguments = get_args_parser().parse_args()
     if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)):
         help_of()
         return 0
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            declared = declared_jobs(arguments.overrides, arguments.multirun)
-        return work(declared)
+            return work(declared_jobs(arguments.overrides, arguments.multirun))
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
     except HiesError as error:

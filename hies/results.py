@@ -5,9 +5,11 @@ min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_rem
 metric, value (raw), quality and stability (percent), examples, score_seconds (of the calibration pass, which several
 criteria share), eval_seconds (of this mask's evaluation, when it was computed), parameters, flops (one example of the
 model's full length), checkpoint and data (digests of the weights and of all examples), label_order, versions, revision,
-command; for HIES also alpha_used (what made the mask, where alpha names a protocol).
+command, rows (how many the file has), digest (of the text of the line before it); for HIES also alpha_used (what made
+the mask, where alpha names a protocol).
 """
 
+import hashlib
 import importlib.metadata
 import json
 import subprocess
@@ -32,12 +34,18 @@ def run_path(results_dir: Path, experiment: str, run_id: str) -> Path:
 
 def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> None:
     """Write arrays, then rows: a run is finished exactly when its row file has its name."""
-    lines = [json.dumps({"schema": SCHEMA, **row}, allow_nan=False) for row in rows]
+    lines = [_sealed({"schema": SCHEMA, **row, "rows": len(rows)}) for row in rows]
     with replacing(path.with_suffix(".npz")) as temporary:
-        write_arrays(temporary, arrays)
+        write_arrays(temporary, {**arrays, "run_id": np.array(path.stem)})
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     failure_path(path).unlink(missing_ok=True)
+
+
+def _sealed(row: Row) -> str:
+    """A row as one line that ends with a digest of the text before it, so that a change by hand is seen."""
+    text = json.dumps(row, allow_nan=False)
+    return f'{text[:-1]}, "digest": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'
 
 
 def failure_path(path: Path) -> Path:
@@ -45,10 +53,21 @@ def failure_path(path: Path) -> Path:
     return path.with_suffix(".failed.json")
 
 
-def write_failure(path: Path, error: str, command: str) -> None:
+def write_failure(path: Path, error: str, command: str, trace: str | None = None) -> None:
     """Record that a run failed, beside where its rows would be; they replace the record once the run succeeds."""
+    record = {"run_id": path.stem, "error": error, "command": command, **({"traceback": trace} if trace else {})}
     with replacing(failure_path(path)) as temporary:
-        temporary.write_text(json.dumps({"run_id": path.stem, "error": error, "command": command}), encoding="utf-8")
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def read_failure(path: Path) -> str | None:
+    """Why the run of this row file failed, in a sentence; None where it left no record."""
+    try:
+        return str(json.loads(failure_path(path).read_text(encoding="utf-8"))["error"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return f"{failure_path(path)} cannot be read"
 
 
 @cache

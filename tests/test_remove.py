@@ -182,4 +182,4 @@ def test_runs_from_before_mode_and_unit_keep_their_identity(arguments, changes):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = schema.to_config(compose("config", [*DIGITS, "sparsity.ratios=[0.5]", *arguments]))
-    assert job_module.Job(config, "").identity["sparsity"] == {**EARLIER, **changes}
+    assert job_module.Job(config, ()).identity["sparsity"] == {**EARLIER, **changes}

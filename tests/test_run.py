@@ -20,7 +20,7 @@ from hies.criteria import CRITERIA
 from hies.models import HEADS, load_weights
 
 FAST = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "wandb.mode=disabled"]
-TIMES = ("score_seconds", "eval_seconds")
+TIMES = ("score_seconds", "eval_seconds", "digest")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,6 @@ def call(cache, tmp_path, monkeypatch, capsys):
 
     def call(*arguments, fast=True):
         folders = [f"results_dir={tmp_path}/results", f"cache_dir={cache}"]
-        monkeypatch.setattr(run, "sweep", run.Sweep())
         flags = [word for word in arguments if word == "-m"]
         words = [*(FAST if fast else []), *folders, *(word for word in arguments if word != "-m")]
         monkeypatch.setattr("sys.argv", ["run", *flags, *words])
@@ -149,7 +148,7 @@ def test_a_later_part_does_not_shrink_the_grid(call):
 def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call):
     def declare(name, criteria):
         config = schema.to_config(compose_small(name))
-        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), "") for kind in criteria]
+        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), ()) for kind in criteria]
         write_grid(Declared(jobs, sweep=True, whole=True))
         grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
         return sorted((job["model"], job["criterion"]) for job in grid)

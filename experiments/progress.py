@@ -1,0 +1,76 @@
+"""What a person sees of a running sweep: a bar with an estimate, and a line for every curve that is done."""
+
+import sys
+import threading
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.job import Job
+from hies.results import Row
+
+EVERY = 1.0  # seconds between two looks at the results folder
+
+
+class Progress:
+    """Counts masks where the jobs run in this process; finished jobs where other processes run them."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def start(self, jobs: list[Job], here: bool) -> None:
+        """Show a bar for the jobs that are to be done; `here`: this process does them."""
+        total, unit = (sum(job.steps for job in jobs), "mask") if here else (len(jobs), "job")
+        self._bar = tqdm(total=total, unit=unit, disable=None, smoothing=0.05)
+        self._left = threading.Event()
+        if not here:
+            threading.Thread(target=self._watch, args=(jobs,), daemon=True).start()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._left.set()
+            self._bar.close()
+            self._bar = None
+
+    def at(self, job: Job) -> None:
+        """Say which job is worked at."""
+        if self._bar is not None:
+            self._bar.set_description(f"{job.config.task.name} {job.config.criterion.name} seed {job.config.seed}")
+
+    def tick(self) -> None:
+        """Count a mask that the model was asked about."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def done(self, job: Job, rows: list[Row]) -> None:
+        """The curve of a job that is done, in a line."""
+        if self._bar is not None:
+            say(_curve(job, rows))
+
+    def _watch(self, jobs: list[Job]) -> None:
+        waiting = list(jobs)
+        while waiting and not self._left.wait(EVERY):
+            still = [job for job in waiting if not job.ended]
+            self._bar.update(len(waiting) - len(still))
+            waiting = still
+
+
+progress = Progress()
+
+
+def say(text: str) -> None:
+    """A line above the bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _curve(job: Job, rows: list[Row]) -> str:
+    def at(row: Row) -> str:
+        quality = "undefined" if row["quality"] is None else f"{row['quality']:.1f}"
+        return f"{100 * row['ratio']:.0f} %: {quality} / {row['stability']:.1f}"
+
+    curve = ", ".join(at(row) for row in rows)
+    beyond = sorted(set(job.config.sparsity.ratios) - {row["ratio"] for row in rows})
+    left_out = ", ".join(f"{100 * ratio:.0f} %" for ratio in beyond)
+    said = f"; not at {left_out}, which is more than {job.config.criterion.name} can remove" if beyond else ""
+    return f"{job.run_id}: quality / stability at share removed {curve}{said}"
