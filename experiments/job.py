@@ -14,7 +14,7 @@ from analysis.rows import BadRows, read_run
 from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies import metrics, results
-from hies.cache import digest
+from hies.cache import digest, safe
 from hies.criteria import Method
 from hies.errors import HiesError, UnsupportedModelError
 from hies.sites import Removed
@@ -58,7 +58,7 @@ class Job:
         """A readable name that begins with a letter, and a digest of the identity."""
         config = self.config
         words = f"{config.model.name}-{config.task.name}-{config.criterion.name}-s{config.seed}"
-        return "run-" + "".join(c if c.isalnum() or c in "-_." else "_" for c in words) + f"-{digest(self.identity)}"
+        return f"run-{safe(words)}-{digest(self.identity)}"
 
     @property
     def path(self) -> Path:

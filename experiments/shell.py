@@ -13,6 +13,7 @@ from experiments import schema
 from experiments.grid import Declared, declared_jobs
 from experiments.messages import CONF, sentence
 from experiments.quiet import quiet
+from experiments.worker import Stopped
 from hies.errors import HiesError
 
 schema.register()
@@ -36,6 +37,12 @@ def command(work: Callable[[Declared], int], help_of: Callable[[], None]) -> int
         print(f"error: {sentence(error)}", file=sys.stderr)
     except HiesError as error:
         print(f"error: {error}", file=sys.stderr)
+    except Stopped as error:
+        print(
+            f"error: {error.filename or 'A file'} cannot be written ({error.strerror}); make room and give the same "
+            "command again, which goes on from here: finished jobs are kept.",
+            file=sys.stderr,
+        )
     except OSError as error:
         print(
             f"error: {error.filename or 'a file'} cannot be read or written ({error.strerror or error}); check "

@@ -43,7 +43,7 @@ def work(node: DictConfig) -> None:
     except filelock.Timeout:
         return
     except OSError as error:
-        _stop(error)
+        raise _stopping(error) from error
 
 
 def _work(job: Job) -> None:
@@ -58,7 +58,7 @@ def _work(job: Job) -> None:
         results.write_failure(job.path, redacted(str(error)), job.command)
     except Exception as error:
         if _is_hopeless(error):
-            raise
+            raise _stopping(error) from error
         said = redacted(f"{type(error).__name__}: {error}")
         results.write_failure(job.path, said, job.command, redacted(traceback.format_exc()))
     else:
@@ -71,7 +71,10 @@ def _is_hopeless(error: Exception) -> bool:
     return getattr(error, "errno", None) in HOPELESS or os.strerror(errno.ENOSPC) in str(error)
 
 
-def _stop(error: OSError) -> None:
-    stopped = Stopped(error.errno, error.strerror or str(error), error.filename)
-    _stopped.append(stopped)
-    raise stopped from error
+def _stopping(error: Exception) -> Stopped:
+    """What ends this process's part of the sweep."""
+    if not isinstance(error, Stopped):
+        number, file = getattr(error, "errno", None) or errno.ENOSPC, getattr(error, "filename", None)
+        error = Stopped(number, getattr(error, "strerror", None) or str(error), file)
+    _stopped.append(error)
+    return error

@@ -1,13 +1,12 @@
 """Files that are either whole or absent, and computed once however many processes ask for them."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import filelock
 import numpy as np
 
+KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
 Built = TypeVar("Built")
 Read = TypeVar("Read")
 
@@ -23,6 +23,11 @@ def digest(value: Any, length: int = 12) -> str:
     """First hexadecimal digits of the SHA-256 of a JSON-able value; equal values give equal digests anywhere."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def safe(name: str) -> str:
+    """A name from a configuration as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
 @contextlib.contextmanager
@@ -49,19 +54,42 @@ def cached(
 ) -> Read:
     """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds.
 
-    A file that cannot be read is made again, with a warning that names it.
+    A file that cannot be read is made again, with a warning that names it. What a killed process left half-written is
+    removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             try:
                 return read(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-                warnings.warn(f"{path} cannot be read and is made again.", stacklevel=2)
+            except Exception as error:  # damaged bytes raise errors of many kinds
+                warnings.warn(f"{path} cannot be read and is made again ({error}).", stacklevel=2)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_partials(path)
         with replacing(path) as temporary:
             write(temporary, build())
     return read(path)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what processes that were killed left of `path`; for the one process that may write it."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def cached_arrays(path: Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`cached` for named arrays; a file that was written under another name is made again."""
+
+    def write(place: Path, arrays: dict[str, np.ndarray]) -> None:
+        write_arrays(place, {**arrays, KEY: np.array(path.stem)})
+
+    def read(place: Path) -> dict[str, np.ndarray]:
+        arrays = read_arrays(place)
+        if (name := str(arrays.pop(KEY, path.stem))) != path.stem:
+            raise ValueError(f"it was written as {name!r}")
+        return arrays
+
+    return cached(path, build, write, read)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

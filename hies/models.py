@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from hies.cache import digest
+from hies.cache import digest, safe
 from hies.errors import HiesError
 from hies.evaluation import PRECISIONS
 from hies.tasks import TASKS
@@ -258,7 +258,7 @@ def identity_of(source: str) -> str:
 
 def checkpoint_path(model: Model, task: Task, data: str, cache_dir: Path) -> Path:
     """Where the checkpoint lies that is fine-tuned here; `data` is the task's identity."""
-    return cache_dir / "checkpoints" / f"{model.name}-{task.name}-{digest([model.identity(task), data])}"
+    return cache_dir / "checkpoints" / f"{safe(model.name)}-{safe(task.name)}-{digest([model.identity(task), data])}"
 
 
 def _installed(package: str) -> Path | None:

@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 
 from hies.attention import is_routed
 from hies.cache import digest
+from hies.checksums import SUMS, check_checksums, write_checksums
 from hies.errors import HiesError
 from hies.kept import Kept
 from hies.pruning import cut, pruned_heads
@@ -58,6 +59,7 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
 def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
     plain = _plain_config(model)
     model.save_pretrained(folder)
+    write_checksums(folder)
     if plain is not None:
         plain.architectures = [type(model).__name__]
         plain.save_pretrained(folder)
@@ -90,12 +92,14 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         options: of transformers' `from_pretrained`, such as dtype, device_map, revision.
 
     Raises:
-        HiesError: no record, a record that cannot be read, or one that does not fit the configuration or the tensors.
+        HiesError: no record, a record that cannot be read, one that does not fit the configuration or the tensors, or
+            weights in a folder that were changed after they were written.
     """
     if taken := sorted(OURS & options.keys()):
         raise HiesError(f"{taken[0]} is no option of load_pruned, which decides it itself.")
     where = {name: options[name] for name in HUB & options.keys()}
     record = _read_record(str(source), where)
+    _check_weights(Path(source))
     base = _class_named(record["model_class"])
     config = _read_config(source, where)
     if not isinstance(config, base.config_class or PreTrainedConfig):
@@ -119,6 +123,14 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {names[0]}.")
     model.__class__ = base
     return model
+
+
+def _check_weights(folder: Path) -> None:
+    """Bytes of weights that were changed load as well as others."""
+    try:
+        check_checksums(folder)
+    except ValueError as error:
+        raise HiesError(f"In {folder} {error}; get it again, or remove {SUMS} if the change was meant.") from error
 
 
 def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hies.cache import replacing, write_arrays
+from hies.cache import remove_partials, replacing, write_arrays
 
 SCHEMA = 1
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "scikit-learn")
@@ -33,8 +33,10 @@ def run_path(results_dir: Path, experiment: str, run_id: str) -> Path:
 
 
 def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays, then rows: a run is finished exactly when its row file has its name."""
+    """Write arrays, then rows: a run is finished exactly when its row file has its name. One process at a time."""
     lines = [_sealed({"schema": SCHEMA, **row, "rows": len(rows)}) for row in rows]
+    for file in (path, path.with_suffix(".npz")):
+        remove_partials(file)
     with replacing(path.with_suffix(".npz")) as temporary:
         write_arrays(temporary, {**arrays, "run_id": np.array(path.stem)})
     with replacing(path) as temporary:

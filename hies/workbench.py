@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 from hies import metrics, results
 from hies.attention import Site, find_sites, masked
 from hies.batching import Batch, Encoded, encode
-from hies.cache import cached, digest, read_arrays, write_arrays
+from hies.cache import cached, cached_arrays, digest
+from hies.checksums import check_checksums, write_checksums
 from hies.cost import Cost, CostModel, count, measure_cost
 from hies.criteria.method import Calibration, Method
 from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation import example_losses, predict
 from hies.labels import found_label_order
+from hies.memory import Batches, is_out_of_memory
 from hies.models import PROCESSORS, Model, check_fit, checkpoint_path, identity_of, load_weights
 from hies.outcomes import Outcome, Tally, others
 from hies.projections import find_projections
@@ -32,6 +34,7 @@ from hies.tasks.base import PromptTask, Split, Splits, Task
 from hies.training import finetune
 
 Chosen = TypeVar("Chosen")
+Result = TypeVar("Result")
 
 
 class Workbench:
@@ -50,7 +53,8 @@ class Workbench:
         self.model, self.task, self.device = model, task, device
         self.tally = tally or Tally()
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
-        self._batches: dict[tuple[int, int], list[Batch]] = {}  # the last calibration set alone
+        self._calibrated: dict[tuple[int, int, int], list[Batch]] = {}  # the last calibration set alone
+        self._batches = Batches(model.batch_size)
         self.data_root, self.cache_dir = data_root, cache_dir
         self.data = task.fingerprint(data_root)
         self._setting = [results.SCHEMA, results.versions(), device.type]  # what else computed arrays depend on
@@ -105,7 +109,7 @@ class Workbench:
             if self._home is not self:
                 return self._home.checkpoint
         path = checkpoint_path(self.model, self.task, self.data, self.cache_dir)
-        return cached(path, self._finetuned, self._save, str)
+        return cached(path, self._finetuned, self._save, _intact)
 
     @cached_property
     def label_order(self) -> list[int] | None:
@@ -118,7 +122,7 @@ class Workbench:
     def _raw_answers(self) -> np.ndarray:
         """What the model's outputs say on the selection split, not yet brought into the order of the task's labels."""
         tokens = encode(self.splits.selection, self.processor, self.model.max_length)
-        return predict(self.network, tokens, self.model.batch_size, self.model.precision)
+        return self._batches.fitting(lambda size: predict(self.network, tokens, size, self.model.precision))
 
     @cached_property
     def checkpoint_identity(self) -> str:
@@ -253,8 +257,11 @@ class Workbench:
 
     def _apply(self, method: Method, ratio: float, seed: int, size: int) -> dict[str, np.ndarray]:
         self.tally.evaluated += 1
+        return self._on_calibration(seed, size, lambda batches: self._applied(method, ratio, seed, batches))
+
+    def _applied(self, method: Method, ratio: float, seed: int, batches: list[Batch]) -> dict[str, np.ndarray]:
         train = self.encoded("train") if method.tunes else None
-        calibration = Calibration(self._calibration(seed, size), train, seed, self.model.precision)
+        calibration = Calibration(batches, train, seed, self.model.precision)
         self.encoded("report")  # model and tokens are loaded before the clock starts
         started = time.perf_counter()
         with method.pruned(self.network, calibration, ratio) as small:
@@ -311,7 +318,7 @@ class Workbench:
 
         def build() -> dict[str, np.ndarray]:
             with masked(self.network, removed):
-                return {"losses": example_losses(self.network, self._calibration(seed, size))}
+                return {"losses": self._on_calibration(seed, size, partial(example_losses, self.network))}
 
         return float(self._kept("losses", asked, build, size)["losses"].mean())
 
@@ -324,22 +331,29 @@ class Workbench:
         if self.fresh and path not in self._renewed:
             path.unlink(missing_ok=True)
         self._renewed.add(path)
-        return cached(path, build, write_arrays, read_arrays)
+        return cached_arrays(path, build)
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
-        with masked(self.network, removed):
-            return collect(self.network, self._calibration(seed, size), need, checkpoint=self.model.checkpointing)
+        def scored(batches: list[Batch]) -> Statistics:
+            return collect(self.network, batches, need, checkpoint=self.model.checkpointing)
 
-    def _calibration(self, seed: int, size: int) -> list[Batch]:
+        with masked(self.network, removed):
+            return self._on_calibration(seed, size, scored)
+
+    def _on_calibration(self, seed: int, size: int, work: Callable[[list[Batch]], Result]) -> Result:
+        """What `work` makes of the calibration set, in batches that fit into the memory."""
+        return self._batches.fitting(lambda together: work(self._calibration(seed, size, together)))
+
+    def _calibration(self, seed: int, size: int, together: int) -> list[Batch]:
         train = self.splits.train
         if not 1 <= size <= len(train):
             raise HiesError(f"calibration.size is {size}; for task={self.task.name} it can be 1 to {len(train)}.")
-        if (seed, size) not in self._batches:  # choosing alpha asks for the same set once a mask
+        if (seed, size, together) not in self._calibrated:  # choosing alpha asks for the same set once a mask
             chosen = np.random.default_rng(seed).permutation(len(train))[:size]
             examples = self._encode(train.take(chosen))
-            batches = [batch for _, batch in examples.batches(self.model.batch_size, self.device)]
-            self._batches = {(seed, size): batches}
-        return self._batches[seed, size]
+            batches = [batch for _, batch in examples.batches(together, self.device)]
+            self._calibrated = {(seed, size, together): batches}
+        return self._calibrated[seed, size, together]
 
     def _predict(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         if self.remove and removed:
@@ -355,11 +369,12 @@ class Workbench:
         self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None
     ) -> dict[str, np.ndarray]:
         if isinstance(self.task, PromptTask):
-            asked = self._first(split_name, examples)
-            settings = (self.model.batch_size, self.model.precision)
-            return self.task.answers(network, self.processor, asked, *settings)
+            task, asked = self.task, self._first(split_name, examples)
+            return self._batches.fitting(
+                lambda size: task.answers(network, self.processor, asked, size, self.model.precision)
+            )
         encoded = self.encoded(split_name, examples)
-        answers = predict(network, encoded, self.model.batch_size, self.model.precision)
+        answers = self._batches.fitting(lambda size: predict(network, encoded, size, self.model.precision))
         return {"predictions": answers if self.label_order is None else np.argsort(self.label_order)[answers]}
 
     def encoded(self, split_name: str, examples: int | None = None) -> Encoded:
@@ -395,15 +410,30 @@ class Workbench:
             if isinstance(self.task, PromptTask):
                 answers = self._answers(trained, "selection")["predictions"]
             else:
-                answers = predict(trained, selection, self.model.batch_size, self.model.precision)
+                answers = self._batches.fitting(lambda size: predict(trained, selection, size, self.model.precision))
             return metrics.quality(self.task.metric, labels, answers)[1] or 0.0
 
         title = f"fine-tuning {self.model.name} on {self.task.name}"
         settings = self.model.finetuning(self.task)
-        finetune(network, self.encoded("train"), validate, settings, title, self.model.precision)
+        try:
+            finetune(network, self.encoded("train"), validate, settings, title, self.model.precision)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HiesError(
+                f"Out of memory while {title}; model.finetune.batch_size is {settings.batch_size}, give a smaller one "
+                "(it is not halved for you, since the fine-tuned model depends on it)."
+            ) from error
         return network
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
         network.save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
+        write_checksums(folder)
+
+
+def _intact(checkpoint: Path) -> str:
+    """The folder of a checkpoint whose weights are those that were written; ValueError where they are not."""
+    check_checksums(checkpoint)
+    return str(checkpoint)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 import hies
+from hies.checksums import SUMS
 from hies.pruned_files import RECORD, _digest
 
 DECODERS = ["llama", "llama_grouped"]
@@ -162,6 +163,7 @@ def test_a_tensor_that_is_missing_too_much_or_of_another_shape_is_refused(saved)
     file = saved / "model.safetensors"
     weights = load_file(file)
     name = f"{SITE}.query.weight"
+    (saved / SUMS).unlink()
     for broken in (
         {n: t for n, t in weights.items() if n != name},
         {**weights, "extra": torch.zeros(3)},
@@ -175,7 +177,19 @@ def test_a_tensor_that_is_missing_too_much_or_of_another_shape_is_refused(saved)
 def test_a_truncated_file_of_weights_is_refused(saved):
     file = saved / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(hies.HiesError, match=r"model\.safetensors.*SHA256SUMS"):
+        hies.load_pruned(saved)
+    (saved / SUMS).unlink()
     with pytest.raises(hies.HiesError, match=r"disagree|cannot"):
+        hies.load_pruned(saved)
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(saved):
+    file = saved / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(hies.HiesError, match=r"model\.safetensors.*SHA256SUMS"):
         hies.load_pruned(saved)
 
 
