@@ -100,12 +100,22 @@ def _values(config: Config, bench: Workbench, seed: int, ratios: list[float], ti
                 bench.tally.naive += config.calibration.size
                 values[row, column] = -bench.calibration_loss(masks[ratio], seed, config.calibration.size)
             else:
-                there = len(bench.labels(split))
-                bench.tally.naive += min(there, criterion.tuning_examples or there)
-                quality = bench.quality(masks[ratio], split, criterion.tuning_examples)
-                values[row, column] = 0.0 if quality is None else quality  # undefined counts as worst
+                values[row, column] = _quality(config, bench, masks[ratio], split)
             tick()
     return values
+
+
+def _quality(config: Config, bench: Workbench, removed: Removed, split: str) -> float:
+    """What a mask is worth on the split that alpha is chosen on; where pruning leaves it undefined, it is worth 0."""
+    examples, there = config.criterion.tuning_examples, len(bench.labels(split))
+    bench.tally.naive += min(there, examples or there)
+    quality = bench.quality(removed, split, examples)
+    if quality is None and bench.quality({}, split, examples) is None:
+        raise HiesError(
+            f"criterion.alpha is {config.criterion.alpha!r}, which chooses by quality, but task={config.task.name} has "
+            "none here even without pruning; give a number, as in criterion.alpha=0.9."
+        )
+    return 0.0 if quality is None else quality
 
 
 def _tuning_seeds(config: Config) -> list[int]:

@@ -561,7 +561,6 @@ def test_a_command_ends_in_rows(checkpoint, tmp_path, monkeypatch, capsys):
     from experiments import run
 
     root = copy_of(tmp_path / "data", "hellaswag", without=["train"])
-    monkeypatch.setattr(run, "sweep", run.Sweep())
     words = ["model=language", f"model.source={checkpoint}", "task=hellaswag", f"data_root={root}", "criterion=hies",
              "sparsity.ratios=[0.5]", "calibration.size=8", f"results_dir={tmp_path}/results",
              f"cache_dir={tmp_path}/cache", "wandb.mode=disabled", "device=cpu"]  # fmt: skip

@@ -209,17 +209,16 @@ def places(tmp_path_factory):
 
 @pytest.fixture
 def call(places, tmp_path, monkeypatch, capsys):
-    def call(name="run"):
+    def call(name="run", criterion="l2"):
         words = [
             "model=any", f"model.source={places}/llava", "model.modality=vision_language", "model.sites=language_model",
             "task=mmvet", f"data_root={places}/data", f"cache_dir={places}/cache", f"results_dir={tmp_path}/{name}",
-            "criterion=l2", "sparsity.ratios=[0.5]", "calibration.size=4", "wandb.mode=disabled",
+            f"criterion={criterion}", "sparsity.ratios=[0.5]", "calibration.size=4", "wandb.mode=disabled",
         ]  # fmt: skip
         monkeypatch.setattr(MMVet, "max_new_tokens", 4)
         monkeypatch.setattr(vizwiz, "CALIBRATION", 7)
         monkeypatch.setattr(vizwiz, "SELECTION", 3)
         monkeypatch.setattr("sys.argv", ["run", *words])
-        monkeypatch.setattr(run, "sweep", run.Sweep())
         status = run.main()
         err = capsys.readouterr().err
         rows = [json.loads(line) for path in (tmp_path / name).rglob("*.jsonl") for line in path.open()]
@@ -246,6 +245,11 @@ def test_without_a_judge_there_are_answers_and_stability_and_no_quality(call):
     assert arrays["predictions"].shape == (2, 7) and len(set(arrays["predictions"][0])) > 2
     agreement = 100 * (arrays["predictions"][1] == arrays["predictions"][0]).mean()
     assert rows[0]["stability"] == 100 and rows[1]["stability"] == pytest.approx(agreement)
+
+
+def test_without_a_judge_alpha_is_not_chosen_by_quality(call):
+    status, rows, _, err = call(criterion="hies_per_ratio")
+    assert status == 1 and not rows and "criterion.alpha is 'per_ratio'" in err and "task=mmvet" in err
 
 
 def test_a_judge_grades_the_answers_that_are_there_in_a_run_of_its_own(call, stub, places, monkeypatch, tmp_path):

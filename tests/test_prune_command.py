@@ -46,7 +46,6 @@ def rows_of(call, tmp_path, monkeypatch):
     """The rows that experiments.run writes for the same arguments."""
 
     def rows_of(*arguments):
-        monkeypatch.setattr(run, "sweep", run.Sweep())
         folder = tmp_path / "results"
         status, _, errors = call(*arguments, "wandb.mode=disabled", f"results_dir={folder}", main=run.main)
         assert status == 0, errors

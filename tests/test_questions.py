@@ -205,7 +205,6 @@ def test_the_loop_trains_scores_and_prunes_the_heads_that_are_chosen(tmp_path, m
     def rows(name, *words):
         arguments = [*SMALL, f"results_dir={tmp_path}/{name}", f"cache_dir={tmp_path}/cache", *words]
         monkeypatch.setattr("sys.argv", ["run", *arguments])
-        monkeypatch.setattr(run, "sweep", run.Sweep())
         job_module._benches.clear()  # which are not told apart by model.sites
         assert run.main() == 0, capsys.readouterr().err
         return [json.loads(line) for path in (tmp_path / name).rglob("*.jsonl") for line in path.open()]

@@ -37,7 +37,6 @@ def call(cache, tmp_path, monkeypatch, capsys):
     """Run the command; gives the rows of its runs by run id, the exit status and standard error."""
 
     def call(results, *arguments):
-        monkeypatch.setattr(run, "sweep", run.Sweep())
         job_module._benches.clear()  # as in a process of its own
         folders = [f"results_dir={tmp_path / results}", f"cache_dir={cache}"]
         monkeypatch.setattr("sys.argv", ["run", *folders, *arguments])
