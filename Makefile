@@ -28,8 +28,10 @@ define draw_glue
 	$(BIN)/python -m analysis table11 --experiment calibration --results $(1) --out $(1)
 endef
 
+draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup run sync glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +47,9 @@ $(SETUP): pyproject.toml constraints.txt
 run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickstart, ARGS='seed=0,1')
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
+
+sync: setup ## upload the runs that W&B has not got yet (RESULTS)
+	$(BIN)/python -m experiments.sync $(RESULTS)
 
 # table7 table9 figure3 figure8 claims tasks: ## one table or figure (as for glue: MODEL, DATA)
 # table1 table2 against removed methods: ## the paper's nine methods and five more, and what each really removes
@@ -123,7 +128,10 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment combination --results reports/glue-minilm --out reports/glue-minilm
-	$(BIN)/python -m analysis curves quality stability summary --results reports/small-models --out reports/small-models
+	$(call draw_small,digit_questions,curves quality stability summary)
+	$(call draw_small,cifar10,curves quality stability summary)
+	$(call draw_small,language,curves quality stability summary)
+	$(call draw_small,language_models,figure4 figure10 summary)
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test: setup ## run the tests
