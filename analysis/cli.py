@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where the rows are")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="gets figures/ and tables/")
     parser.add_argument("--experiment", metavar="NAME", help="only this experiment (default: all)")
+    parser.add_argument(
+        "--from", dest="source", choices=("local", "wandb"), default="local", help="where rows come from"
+    )
+    parser.add_argument("--project", metavar="ENTITY/NAME", help="for --from wandb: its runs are added to --results")
     parser.add_argument("--list", action="store_true", help="name all figures and tables")
     return parser
 
@@ -62,9 +66,10 @@ def _print_list() -> int:
 
 def _build(options: argparse.Namespace) -> int:
     chosen = _chosen(options.names)
-    check_experiment(options.results, options.experiment)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RowsWarning)
+        _fetch(options)
+        check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
         missing = [] if jobs is None else grid.missing_jobs(options.results, jobs, options.experiment)
@@ -84,6 +89,23 @@ def _build(options: argparse.Namespace) -> int:
     if jobs is not None:
         _print_completeness(options.results, jobs, missing, options.experiment)
     return 0 if written else 1
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    """Add what W&B has to --results, if that is asked for."""
+    if options.source == "local":
+        if options.project is not None:
+            raise UsageError(f"--project={options.project} is for --from=wandb; give both or none.")
+        return
+    if options.project is None:
+        raise UsageError("--from=wandb lacks --project; give --project=ENTITY/NAME.")
+    from analysis.wandb_rows import NotFetched, fetch
+
+    try:
+        new = fetch(options.project, options.results, options.experiment)
+    except NotFetched as problem:
+        raise UsageError(str(problem)) from None
+    print(f"{new} runs of --project={options.project} were not in {options.results} yet and are written there.")
 
 
 def _chosen(names: list[str]) -> list[Entry]:

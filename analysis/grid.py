@@ -1,15 +1,18 @@
 """Which jobs an experiment declares, which of them have rows, and the command that fills each gap."""
 
-import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from analysis import efficiency, runs
-from analysis.errors import RowsWarning
+from analysis.errors import RowsWarning, printable
+
+TEXTS = ("run_id", "model", "task", "criterion", "command")
+FOUND = (*TEXTS, "seed")  # what the rows of a job without a declaration say of it
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Job:
     def __str__(self) -> str:
         """The cell that this job fills, in words."""
         knobs = [f"{name}={value}" for name, value in self.parameters.items() if value is not None]
-        return ", ".join([self.model, self.task, self.criterion, *knobs, f"seed {self.seed}"])
+        return printable(", ".join([self.model, self.task, self.criterion, *knobs, f"seed {self.seed}"]))
 
 
 def experiments(results_dir: Path) -> list[str]:
@@ -45,13 +48,18 @@ def declared_jobs(results_dir: Path, experiment: str) -> list[Job]:
     if not path.exists():
         return []
     try:
-        jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        declared = orjson.loads(path.read_bytes())["jobs"]
         failed = failures(path.parent)
-        return [_job(experiment, job, failed) for job in jobs]
-    except (ValueError, KeyError, TypeError):
+        jobs = [_job(experiment, job, failed) for job in declared]
+    except (OSError, ValueError, KeyError, TypeError):
         message = f"{path} is no list of jobs and is not used, so missing jobs cannot be named."
         warnings.warn(message, RowsWarning, stacklevel=2)
         return []
+    named = [job for job in jobs if runs.is_name(job.run_id)]
+    if left := len(jobs) - len(named):
+        message = f"{path} declares {left} jobs with a name that is no run id; they are left out."
+        warnings.warn(message, RowsWarning, stacklevel=2)
+    return named
 
 
 def jobs(results_dir: Path, experiment: str, rows: pd.DataFrame) -> list[Job]:
@@ -59,11 +67,8 @@ def jobs(results_dir: Path, experiment: str, rows: pd.DataFrame) -> list[Job]:
     declared = declared_jobs(results_dir, experiment)
     if declared:
         return declared
-    finished = rows[rows["experiment"] == experiment].drop_duplicates("run_id")
-    found = [
-        Job(experiment, row["run_id"], row["model"], row["task"], row["criterion"], {}, row["seed"], row["command"])
-        for row in finished.to_dict("records")
-    ]
+    finished = rows.loc[rows["experiment"] == experiment, list(FOUND)].drop_duplicates("run_id")
+    found = [_job(experiment, {**row, "parameters": {}}, failed=set()) for row in finished.to_dict("records")]
     failed = sorted(failures(results_dir / experiment) - set(finished["run_id"]))
     return found + [Job(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
 
@@ -79,7 +84,8 @@ def missing_jobs(results_dir: Path, rows: pd.DataFrame, experiment: str | None =
 def failures(folder: Path) -> set[str]:
     """The run ids that left a record of their failure."""
     suffix = ".failed.json"
-    return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")}
+    run_ids = (path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+    return {run_id for run_id in run_ids if runs.is_name(run_id)}
 
 
 def _is_experiment(folder: Path) -> bool:
@@ -89,8 +95,13 @@ def _is_experiment(folder: Path) -> bool:
 
 
 def _job(experiment: str, job: dict[str, Any], failed: set[str]) -> Job:
-    cell = (job["run_id"], job["model"], job["task"], job["criterion"], job["parameters"], job["seed"])
-    return Job(experiment, *cell, command=job["command"], failed=job["run_id"] in failed)
+    texts = [job[name] for name in TEXTS]
+    if not (all(isinstance(text, str) for text in texts) and isinstance(job["parameters"], dict)):
+        raise TypeError("a job of other types")
+    run_id, model, task, criterion, command = texts
+    # Commands come from files that may have come from anywhere, and are printed for a terminal.
+    shown = printable(command)
+    return Job(experiment, run_id, model, task, criterion, job["parameters"], job["seed"], shown, run_id in failed)
 
 
 def _forced(job: Job) -> Job:

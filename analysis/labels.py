@@ -102,7 +102,8 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     """The rows with a column `curve`, which names criterion, knobs and whatever else sets rows apart."""
     rows = rows.copy()
     for knob in knobs:
-        rows[knob] = rows[knob].map(_hashable)
+        if rows[knob].dtype == object:
+            rows[knob] = rows[knob].map(_hashable)
     tuning = {name: words for name, words in TUNING.items() if name in rows and "alpha" in rows}
     protocol = {**PROTOCOL, **tuning}
     named = [knob for knob in knobs if knob not in tuning]
@@ -144,9 +145,8 @@ def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
     counted, within = pd.Series(True, index=kinds.index), SETTING
     if column in TUNING:
         counted, within = kinds["alpha"].map(lambda alpha: isinstance(alpha, str)), [*SETTING, "alpha"]
-    values = kinds[counted].groupby(within)[column].nunique(dropna=False)
-    settings = zip(*(kinds[name] for name in within), strict=True)
-    return [bool(one) and values[setting] > 1 for one, setting in zip(counted, settings, strict=True)]
+    values = kinds[counted].groupby(within)[column].transform("nunique", dropna=False)
+    return values.reindex(kinds.index, fill_value=0).gt(1).tolist()
 
 
 def _extra(words: str, value: Any) -> str:

@@ -14,14 +14,14 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from analysis import runs
+from analysis import grid, runs
 from analysis.cli import Parser, UsageError, check_experiment, no_rows
+from analysis.contract import BadRows, Row, sealed
 from analysis.errors import RowsWarning
-from analysis.rows import BadRows, read_run
+from analysis.rows import read_run
 
 ELSEWHERE = ("results_dir=", "cache_dir=", "wandb.", "device=")  # what of a command concerns one machine alone
 DATA_ROOT = "data_root=$HIES_DATA"
@@ -83,15 +83,16 @@ def pack(source: Path, target: Path) -> list[Path]:
         except BadRows as problem:
             warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
             continue
-        rows += [json.dumps(_without_path(json.loads(line))) for line in text.splitlines()]
+        rows += [sealed(_without_path(json.loads(line))) for line in text.splitlines()]
         arrays |= {f"{path.stem}/{name}": array for name, array in found.items()}
-    target.mkdir(parents=True, exist_ok=True)
     files = {runs.ARRAYS: _npz(arrays), runs.ROWS: gzip.compress("".join(f"{row}\n" for row in rows).encode(), mtime=0)}
-    if (source / runs.GRID).exists():
-        jobs = json.loads((source / runs.GRID).read_text(encoding="utf-8"))["jobs"]
+    if jobs := _declarations(source):
         files[runs.GRID] = json.dumps({"jobs": [_without_path(job) for job in jobs]}, indent=1).encode()
+    target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (target / name).write_bytes(content)
+        temporary = target / f".{name}.partial"
+        temporary.write_bytes(content)
+        temporary.replace(target / name)
     return [target / name for name in files]
 
 
@@ -100,13 +101,23 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return runs.read_arrays(path)
     except FileNotFoundError:
         return {}
-    except runs.BadFile:
-        raise BadRows(f"has a score file ({path.stem}.npz) that cannot be read") from None
+    except runs.BadFile as problem:
+        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
 
 
-def _without_path(row: dict[str, Any]) -> dict[str, Any]:
+def _declarations(source: Path) -> list[Row]:
+    """The jobs that the grid declares, in full; none where it cannot be used, which is told."""
+    usable = {job.run_id for job in grid.declared_jobs(source.parent, source.name)}
+    jobs = json.loads((source / runs.GRID).read_text(encoding="utf-8"))["jobs"] if usable else []
+    return [job for job in jobs if job["run_id"] in usable]
+
+
+def _without_path(row: Row) -> Row:
     """The row or job with a command that names no place of the machine it ran on."""
-    words = [word for word in shlex.split(row["command"]) if not word.startswith(ELSEWHERE)]
+    try:
+        words = [word for word in shlex.split(row["command"]) if not word.startswith(ELSEWHERE)]
+    except ValueError:  # a quotation mark too few, and so no command
+        return {**row, "command": ""}
     kept = [DATA_ROOT if word.startswith("data_root=") else shlex.quote(word) for word in words]
     return {**row, "command": " ".join(kept)}
 

@@ -1,147 +1,146 @@
 """Row files -> one tidy frame: one line per evaluated ratio, with the name of its curve."""
 
-import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import grid, runs
+from analysis.columns import table_of, without_collecting
+from analysis.contract import MEASURES, REQUIRED, SEAL, BadRows, Row, read_row
 from analysis.errors import RowsWarning
 from analysis.labels import SETTING, add_labels
+from analysis.versions import warn_of_versions
 
-SCHEMA = 1
-NUMBERS = ("seed", "calibration_size", "ratio", "heads_total", "heads_removed", "examples")
-MEASURES = ("value", "quality", "stability")  # numbers, or null where the metric is undefined
-TEXTS = ("run_id", "experiment", "model", "task", "split", "criterion", "scope", "schedule", "metric", "command")
-OTHERS = ("schema", "min_heads_per_layer", "mask", "score_seconds", "eval_seconds", "parameters", "flops",
-          "checkpoint", "data", "versions", "revision")  # fmt: skip
-REQUIRED = (*TEXTS, *NUMBERS, *MEASURES, *OTHERS)
+__all__ = ["ADDED", "REQUIRED", "BadRows", "load", "read_run"]
+
 DRAWN = ("scope", "schedule", "min_heads_per_layer")  # knobs of the selection, which are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
 # What a job came to or started from, which is no knob of it; a row may lack these.
 FOUND = ("alpha_used", "label_order", "quality_norm", "quality_strict", "calibration_source")
 
 
-class BadRows(Exception):
-    """A row file that cannot be trusted; the message says why, in words that follow the file's name."""
-
-
 def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
     """All rows under `results_dir`, or those of one experiment, tidy and in a fixed order.
 
-    A file with a garbled line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
+    A file with a garbled or changed line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
     Columns beyond the row's keys: path (of the row file), curve (its name), jobs_finished and jobs_declared
     (of the row's experiment, model and task).
     """
     results_dir = Path(results_dir)
-    names = [experiment] if experiment else grid.experiments(results_dir)
-    records = [row for name in names for row in _records(results_dir / name)]
-    if not records:
-        return pd.DataFrame(columns=[*REQUIRED, *ADDED])
-    rows = pd.DataFrame(records)
-    rows["ratio"] = rows["ratio"].astype(float).round(6)
-    rows[list(MEASURES)] = rows[list(MEASURES)].astype(float)
-    rows = add_labels(rows, [*DRAWN, *(name for name in rows if name not in (*REQUIRED, *ADDED, *FOUND))])
-    rows = _one_run_a_seed(rows, results_dir)
-    rows = rows.sort_values([*SETTING, "curve", "seed", "ratio"], kind="stable", ignore_index=True)
-    return _add_completeness(rows, results_dir)
+    with without_collecting():
+        return _load(results_dir, [experiment] if experiment else grid.experiments(results_dir))
 
 
-def read_run(path: Path, text: str) -> list[dict[str, Any]]:
+def read_run(path: Path, text: str) -> list[Row]:
     """The rows of one finished job from the text of its row file.
 
     Raises:
-        BadRows: a garbled line, a missing key, a wrong type, or ratios other than those of the score file.
+        BadRows: a garbled or changed line, a missing key, a wrong type or value, or other ratios than were written.
     """
-    rows = [_parse(line, number) for number, line in enumerate(text.splitlines(), start=1)]
+    if not runs.is_name(run_id := path.stem):
+        raise BadRows("has a name that is no run id")
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise BadRows("is not in UTF-8")
+    rows = [read_row(line, number) for number, line in enumerate(text.splitlines(), start=1)]
     if not rows or rows[0]["ratio"] != 0:
         raise BadRows("does not begin with the unpruned model (ratio 0)")
-    if any(row["run_id"] != path.stem for row in rows):
+    if any(row["run_id"] != run_id for row in rows):
         raise BadRows("holds a run id that is not its name")
-    _check_ratios(path, [row["ratio"] for row in rows])
+    _check_ratios(path, rows)
     # The folder's name counts: it is what --experiment and the names of the outputs speak of.
-    return [{**row, "experiment": path.parent.name, "path": str(path)} for row in rows]
+    added = {"experiment": path.parent.name, "path": str(path)}
+    for row in rows:
+        row.update(added)
+        for key in SEAL:
+            row.pop(key, None)
+    return rows
 
 
-def _records(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a folder; what cannot be trusted is left out with a warning."""
+def _load(results_dir: Path, names: list[str]) -> pd.DataFrame:
+    table = table_of(run for name in names for run in _runs(results_dir, name))
+    if not table.names:
+        return pd.DataFrame(columns=[*REQUIRED, *ADDED])
+    found = add_labels(table.runs, [*DRAWN, *(name for name in table.runs if name not in (*REQUIRED, *ADDED, *FOUND))])
+    found = _one_run_a_seed(found, results_dir)
+    warn_of_versions(found)
+    found = _add_completeness(found, results_dir)
+    rows = table.with_runs(found).whole([*SETTING, "curve", "seed"], "ratio")
+    rows["ratio"] = rows["ratio"].astype(float).round(6)
+    return rows.astype(dict.fromkeys(MEASURES, float))
+
+
+def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:
+    """The runs of an experiment; what cannot be trusted is left out with a warning."""
+    if not runs.is_name(name):
+        warnings.warn(f"{name!r} is no name of an experiment and is left out.", RowsWarning, stacklevel=2)
+        return
+    folder = results_dir / name
     if left := runs.unread(folder):
         warnings.warn(f"{folder} is packed, so {left} single row files beside are left out.", RowsWarning, stacklevel=2)
     try:
         for path, text in runs.texts(folder):
             try:
-                yield from read_run(path, text)
+                yield read_run(path, text)
             except BadRows as problem:
                 warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
-    except runs.BadFile as file:
-        warnings.warn(f"{file} cannot be read and is left out.", RowsWarning, stacklevel=2)
+    except runs.BadFile as problem:
+        warnings.warn(f"{problem} and is left out.", RowsWarning, stacklevel=2)
 
 
-def _parse(line: str, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise BadRows(f"has a garbled line ({number})") from None
-    missing = [key for key in REQUIRED if not isinstance(row, dict) or key not in row]
-    if missing:
-        raise BadRows(f"lacks {', '.join(missing)} in line {number}")
-    if row["schema"] != SCHEMA:
-        raise BadRows(f"has schema {row['schema']} where {SCHEMA} is read")
-    wrong = [key for key in (*TEXTS, *NUMBERS, *MEASURES, "mask") if not _has_its_type(key, row[key])]
-    if wrong:
-        raise BadRows(f"has a value of the wrong type for {', '.join(wrong)} in line {number}")
-    return row
+def _check_ratios(path: Path, rows: list[Row]) -> None:
+    """A file cut off between two lines still parses; every row, or else the score file, knows how many there were."""
+    ratios = [row["ratio"] for row in rows]
+    if any(low >= high for low, high in pairwise(ratios)):
+        raise BadRows("has ratios that do not rise from row to row")
+    if not any("rows" in row for row in rows):
+        _check_score_file(path, ratios)
+    elif wrong := [row for row in rows if row.get("rows") != len(rows)]:
+        raise BadRows(f"has {len(rows)} rows where {wrong[0].get('rows')} were written")
 
 
-def _has_its_type(key: str, value: Any) -> bool:
-    if key in TEXTS:
-        return isinstance(value, str)
-    if key == "mask":
-        return isinstance(value, dict)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number or (key in MEASURES and value is None)
-
-
-def _check_ratios(path: Path, ratios: list[float]) -> None:
-    """A file cut off between two lines still parses; the score file knows how many rows there were."""
+def _check_score_file(path: Path, ratios: list[float]) -> None:
     try:
         expected = runs.read_arrays(path, ("ratios",))["ratios"]
     except FileNotFoundError:
         return
-    except (runs.BadFile, KeyError):
-        raise BadRows(f"has a score file ({path.stem}.npz) that cannot be read") from None
-    if len(expected) != len(ratios) or not np.allclose(expected, ratios, atol=1e-6):
-        raise BadRows(f"has {len(ratios)} ratios where its score file has {len(expected)}, or others")
+    except runs.BadFile as problem:
+        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
+    except KeyError:
+        raise BadRows(f"has a score file ({path.stem}.npz) without ratios") from None
+    if expected.shape != (len(ratios),) or not np.allclose(expected, ratios, atol=1e-6):
+        raise BadRows(f"has {len(ratios)} ratios where its score file has {expected.size}, or others")
 
 
-def _one_run_a_seed(rows: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
+def _one_run_a_seed(found: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
     """Two runs of one curve and seed must not count as two seeds: keep the declared one, else the first."""
-    found = rows.drop_duplicates(["experiment", "run_id"])
     same = [*SETTING, "curve", "seed"]
-    found = found[found.duplicated(same, keep=False)]
-    dropped = []
-    for (experiment, *_), group in found.groupby(same, dropna=False):
-        declared = {job.run_id for job in grid.declared_jobs(results_dir, experiment)}
-        kept = min(group["run_id"], key=lambda run_id: (run_id not in declared, run_id))
-        others = sorted(set(group["run_id"]) - {kept})
-        dropped += [(experiment, run_id) for run_id in others]
-        message = f"{experiment}: {', '.join(others)} has the knobs and the seed of {kept} and is left out."
-        warnings.warn(message, RowsWarning, stacklevel=3)
-    keys = pd.Series(list(zip(rows["experiment"], rows["run_id"], strict=True)), index=rows.index)
-    return rows[~keys.isin(dropped)]
+    dropped: list[int] = []
+    declared: dict[str, set[str]] = {}
+    for (experiment, *_), group in found[found.duplicated(same, keep=False)].groupby(same):
+        if experiment not in declared:
+            declared[experiment] = {job.run_id for job in grid.declared_jobs(results_dir, experiment)}
+        kept = min(group["run_id"], key=lambda run_id: (run_id not in declared[experiment], run_id))
+        others = group[group["run_id"] != kept]
+        dropped += others.index.tolist()
+        if not others.empty:
+            names = ", ".join(sorted(set(others["run_id"])))
+            message = f"{experiment}: {names} has the knobs and the seed of {kept} and is left out."
+            warnings.warn(message, RowsWarning, stacklevel=3)
+    return found.drop(index=dropped)
 
 
-def _add_completeness(rows: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
-    """Put the counts on the rows, so that every figure of a part of the frame can state them."""
-    for experiment, part in rows.groupby("experiment"):
-        jobs = grid.jobs(results_dir, str(experiment), part)
-        finished = set(part["run_id"])
-        for (model, task), cell in part.groupby(["model", "task"]):
-            mine = [job for job in jobs if (job.model, job.task) == (model, task)]
-            rows.loc[cell.index, "jobs_declared"] = len(mine)
-            rows.loc[cell.index, "jobs_finished"] = sum(job.run_id in finished for job in mine)
-    return rows.astype({"jobs_declared": int, "jobs_finished": int})
+def _add_completeness(found: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
+    """Put the counts on the runs, so that every figure of a part of the frame can state them."""
+    jobs = [job for name in found["experiment"].unique() for job in grid.jobs(results_dir, name, found)]
+    there = set(zip(found["experiment"], found["run_id"], strict=True))
+    declared = Counter((job.experiment, job.model, job.task) for job in jobs)
+    finished = Counter((job.experiment, job.model, job.task) for job in jobs if (job.experiment, job.run_id) in there)
+    cells = [*zip(*(found[name] for name in SETTING), strict=True)]
+    return found.assign(
+        jobs_declared=[declared[cell] for cell in cells], jobs_finished=[finished[cell] for cell in cells]
+    )

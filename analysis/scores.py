@@ -76,5 +76,5 @@ def _read(row: Mapping[str, Any], names: tuple[str, ...] | None = None) -> dict[
         return runs.read_arrays(Path(row["path"]), names)
     except FileNotFoundError:
         raise Unavailable(f"the score file of {row['path']} is missing") from None
-    except runs.BadFile as file:
-        raise Unavailable(f"the score file {file} cannot be read") from None
+    except runs.BadFile as problem:
+        raise Unavailable(f"the score file {problem}") from None

@@ -1,8 +1,9 @@
 """What a command line declares: the jobs of its grid, known before the first of them runs."""
 
-import copy
 import json
+import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.job import Job
 from experiments.schema import to_config
-from hies.cache import replacing
+from hies.cache import remove_partials, replacing
 
 SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
 
@@ -70,18 +71,33 @@ def write_grid(declared: Declared) -> None:
     replaced = {job.config.model.name for job in declared.jobs} if declared.whole else set()
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(".grid.json.lock")):
-        known = json.loads(path.read_text(encoding="utf-8"))["jobs"] if path.exists() else []
-        jobs = {job["run_id"]: job for job in known if job["model"] not in replaced} | jobs
+        jobs = {job["run_id"]: job for job in _known(path) if job["model"] not in replaced} | jobs
+        remove_partials(path)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps({"jobs": list(jobs.values())}, indent=1), encoding="utf-8")
 
 
+def _known(path: Path) -> list[dict[str, Any]]:
+    """The jobs of a grid that is there; one that is no list of jobs is put aside."""
+    if not path.exists():
+        return []
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        if all(isinstance(job["run_id"], str) and isinstance(job["model"], str) for job in known):
+            return known
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    warnings.warn(f"{path} is no list of jobs; it is kept as {path.name}.damaged and begun anew.", stacklevel=3)
+    path.replace(path.with_name(f"{path.name}.damaged"))
+    return []
+
+
 class _Composer:
-    """Composes the jobs of a sweep: Hydra does it once for each choice of groups; values are set on copies."""
+    """Composes the jobs of a sweep: Hydra does it once for each choice of groups; then values alone are set."""
 
     def __init__(self) -> None:
-        self._parser = OverridesParser.create()
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._parse = lru_cache(maxsize=None)(OverridesParser.create().parse_override)
+        self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
 
     def job(self, overrides: list[str]) -> Job:
         """The job that these overrides make, none of them a sweep.
@@ -89,20 +105,22 @@ class _Composer:
         Raises:
             HiesError: a value that its option cannot take.
         """
-        values = [override for override in self._parser.parse_overrides(overrides) if _is_value(override)]
+        values = [override for override in map(self._parse, overrides) if _is_value(override)]
         late = {str(override.input_line) for override in values}
         chosen = tuple(override for override in overrides if override not in late)
-        if chosen not in self._composed:
-            self._composed[chosen] = compose("config", list(chosen))
-        node = copy.deepcopy(self._composed[chosen])
+        # Jobs that share a node set the same keys, so that none of them sees a value of another.
+        shared = chosen, tuple(override.key_or_group for override in values)
+        if shared not in self._composed:
+            self._composed[shared] = compose("config", list(chosen))
+        node = self._composed[shared]
         for override in values:
             OmegaConf.update(node, override.key_or_group, override.value())
         return Job(to_config(node), _own(overrides))
 
 
 def _own(overrides: list[str]) -> tuple[str, ...]:
-    """What makes the job itself: how and where Hydra runs it (hydra/launcher=...) is no part of it."""
-    return tuple(override for override in overrides if not override.startswith(("hydra.", "hydra/")))
+    """What makes the job itself: how and where it runs (hydra/launcher=..., resources.gpus=...) is no part of it."""
+    return tuple(override for override in overrides if not override.startswith(("hydra.", "hydra/", "resources.")))
 
 
 def _is_value(override: Override) -> bool:

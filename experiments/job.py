@@ -1,5 +1,6 @@
 """One job is one curve: a model, a task, a criterion and a seed over a list of ratios."""
 
+import contextlib
 import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,7 +11,9 @@ import filelock
 import numpy as np
 import torch
 
+from analysis import runs
 from analysis.rows import BadRows, read_run
+from experiments.devices import own_device
 from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies import metrics, results
@@ -68,17 +71,22 @@ class Job:
     @property
     def lock(self) -> filelock.BaseFileLock:
         """Held by the process that is at this job; it goes with the process, however that ends."""
-        folder = self.path.parent / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(folder / self.run_id)
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(self._lock_file)
 
     def lock_is_held(self) -> bool:
-        """Whether a process is at this job."""
+        """Whether a process is at this job; where none ever was, nothing is written to find out."""
+        if not self._lock_file.exists():
+            return False
         try:
             with self.lock.acquire(blocking=False):
                 return False
         except filelock.Timeout:
             return True
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path.parent / ".locks" / self.run_id
 
     @property
     def finished(self) -> bool:
@@ -90,10 +98,25 @@ class Job:
         """Whether the job is finished or has left a record of its failure."""
         return self.finished or results.failure_path(self.path).exists()
 
+    def rows(self) -> list[results.Row]:
+        """The rows as they were written.
+
+        Raises:
+            FileNotFoundError: the job has none yet.
+            BadRows: they, or the arrays beside them, cannot be trusted.
+        """
+        rows = read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
+        try:
+            with contextlib.suppress(FileNotFoundError):  # rows that came from elsewhere may lack it
+                runs.read_arrays(self.path, ("ratios",))
+        except runs.BadFile as problem:
+            raise BadRows(f"has a score file ({self.run_id}.npz) that {problem.what}") from None
+        return rows
+
     def damage(self) -> str | None:
         """What is wrong with the row file, in words that follow its name; None if nothing is."""
         try:
-            read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
+            self.rows()
         except BadRows as problem:
             return str(problem)
         except FileNotFoundError:
@@ -249,7 +272,7 @@ def workbench(config: Config) -> Workbench:
 
 def _device(name: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return own_device()
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):

@@ -14,7 +14,7 @@ CONF = Path(__file__).parent.parent / "conf"
 def sentence(error: BaseException) -> str:
     """What a person needs of an error that Hydra or OmegaConf raised."""
     text = str(error)
-    if match := re.search(r"Could not find '(?:.*/)?(\w+)/([^'/]+)'", text):
+    if match := re.search(r"Could not find '(?:(?!hydra/).*/)?((?:hydra/)?\w+)/([^'/]+)'", text):
         group, name = match.groups()
         return f"{group}={name} is not known; {_choices(group, name)}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
@@ -41,7 +41,9 @@ def _closest_key(key: str) -> str:
 
 
 def _all_keys() -> list[str]:
-    keys = [*list(OmegaConf.structured(Config).keys()), "calibration.size", "wandb.mode", "wandb.project"]
+    schema = OmegaConf.structured(Config)
+    keys = [str(key) for key in schema]
+    keys += [f"{section}.{key}" for section in ("calibration", "wandb", "resources") for key in schema[section]]
     for file in sorted(CONF.glob("*/*.yaml")):
         node = OmegaConf.load(file)
         if OmegaConf.is_dict(node) and file.parent.name != "experiment":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
 from hies.criteria import CRITERIA, METHODS, Criterion
@@ -21,6 +22,7 @@ from hies.tasks import TASKS
 SCHEDULES = ("oneshot", "iterative")
 MODES = ("mask", "remove")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")  # the files of conf/hydra/launcher
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,26 @@ class Wandb:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a job asks a cluster for (hydra/launcher=submitit_slurm); no part of the result.
+
+    gpus: None asks for none; a job takes one at most. cpus: cores. memory_gb: of the node, not of the GPU.
+    minutes: after so many a job is stopped, and goes on in a new place of the queue.
+    """
+
+    gpus: int | None = None
+    cpus: int = 4
+    memory_gb: int = 16
+    minutes: int = 240
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                none = " (null for none)" if name == "gpus" else ""
+                raise HiesError(f"resources.{name} is {value}; it must be at least 1{none}.")
+
+
+@dataclass(frozen=True)
 class Config:
     """One job. name: the experiment, a folder of `results_dir`. data_root: local copies of Hub data sets.
 
@@ -110,6 +132,7 @@ class Config:
     sparsity: Any = MISSING  # Sparsity
     calibration: Calibration = field(default_factory=Calibration)
     wandb: Wandb = field(default_factory=Wandb)
+    resources: Resources = field(default_factory=Resources)
     seed: int = 0
     name: str = "single"
     results_dir: str = "results"
@@ -134,6 +157,14 @@ def register() -> None:
         add(name, criterion, "schema/criterion")
     for name, task in TASKS.items():
         add(name, task, "schema/task")
+    _leave_launchers_to_files(store)
+
+
+def _leave_launchers_to_files(store: ConfigStore) -> None:
+    """Take back the plugins' own settings, or Hydra checks the files in conf/hydra/launcher against them and warns."""
+    Plugins.instance()  # makes theirs known
+    for name in LAUNCHERS:
+        store.repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
 
 
 def _writable(node: Any) -> Any:

@@ -17,6 +17,7 @@ from experiments.worker import Stopped
 from hies.errors import HiesError
 
 schema.register()
+os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
 
 
 def command(work: Callable[[Declared], int], help_of: Callable[[], None]) -> int:
@@ -24,15 +25,19 @@ def command(work: Callable[[Declared], int], help_of: Callable[[], None]) -> int
 
     help_of answers Hydra's own flags (--help, --cfg, --info, ...).
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
     quiet()
     arguments = get_args_parser().parse_args()
     if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)):
         help_of()
         return 0
+    return in_sentences(lambda: work(declared_jobs(arguments.overrides, arguments.multirun)))
+
+
+def in_sentences(work: Callable[[], int]) -> int:
+    """Do `work` with Hydra ready for it; what goes wrong is said in one sentence. The exit status."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return work(declared_jobs(arguments.overrides, arguments.multirun))
+            return work()
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
     except HiesError as error:

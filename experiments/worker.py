@@ -20,6 +20,9 @@ from hies.errors import HiesError
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what every other job would meet as well
 
 
+MOMENT = 0.2  # seconds: whoever looks whether a job is taken holds its lock for less
+
+
 class Stopped(OSError):
     """A disk that takes no more: this process goes on with no other job."""
 
@@ -38,7 +41,7 @@ def work(node: DictConfig) -> None:
     quiet()
     try:
         job = Job(to_config(node), tuple(HydraConfig.get().overrides.task))
-        with job.lock.acquire(blocking=False):
+        with job.lock.acquire(timeout=MOMENT):
             _work(job)
     except filelock.Timeout:
         return

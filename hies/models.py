@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +252,16 @@ def identity_of(source: str) -> str:
         return source
     hashed = hashlib.sha256()
     for file in sorted(file for name in IDENTIFYING for file in folder.glob(name)):
-        with file.open("rb") as stream:
-            hashed.update(hashlib.file_digest(stream, "sha256").digest())
+        state = file.stat()
+        hashed.update(_digest_of(file, state.st_mtime_ns, state.st_size))
     return hashed.hexdigest()[:12]
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(file: Path, changed: int, size: int) -> bytes:
+    """SHA-256 of a file, which every job of a sweep asks for; one that was written since is read anew."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def checkpoint_path(model: Model, task: Task, data: str, cache_dir: Path) -> Path:

@@ -1,6 +1,7 @@
 """The results folder that the other analysis tests read, and a check that it keeps the contract of rows."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_run(
     total = sum(heads.values())
     fields = {"model": "tiny", "task": "toy", **{k: v for k, v in keys.items() if k in ("model", "task")}}
     knobs = {key: value for key, value in keys.items() if key not in fields}
-    name = name or run_name(criterion, seed, **fields, **knobs).replace("/", "-")
+    name = re.sub(r"[^\w.-]", "_", name or run_name(criterion, seed, **fields, **knobs))
     common = {
         "schema": 1, "run_id": name, "experiment": folder.name, **fields, "split": "report", "criterion": criterion,
         "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0, "seed": seed, "calibration_size": 32,

@@ -290,27 +290,6 @@ def test_a_broken_mirror_costs_no_result(call, monkeypatch):
     assert status == 0 and len(rows_of(call.results)) == 2
 
 
-def test_a_server_that_does_not_answer_is_asked_once_and_the_runs_are_kept_offline(call, monkeypatch):
-    import wandb
-
-    from experiments import mirror
-
-    asked, init = [], wandb.init
-
-    def unreachable(**options):
-        asked.append(options["mode"])
-        if options["mode"] == "online":
-            raise wandb.errors.CommError("no answer")
-        return init(**options)
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(mirror, "_unreachable", set())
-    monkeypatch.setattr(wandb, "init", unreachable)
-    call("-m", "wandb.mode=online", "criterion=his", "seed=0,1", "sparsity.ratios=[0.5]")
-    assert asked == ["online", "offline", "offline"]
-    assert len(list((call.results / "wandb").glob("offline-run-*"))) == 2
-
-
 TUNED = ["criterion=hies", "criterion.alphas=[0.9,0.5,0.1]", "criterion.tuning_seeds=2", "sparsity.ratios=[0.3,0.6]"]
 
 

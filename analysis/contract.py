@@ -1,0 +1,116 @@
+"""What a row must hold: its keys, their types and ranges, and the digest that shows a change made by hand."""
+
+import hashlib
+import json
+from array import array
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
+from types import NoneType
+from typing import Any
+
+import orjson
+
+SCHEMA = 1
+COUNTS = ("seed", "calibration_size", "heads_total", "heads_removed", "examples")
+MEASURES = ("value", "quality", "stability")  # the first two are null where the metric is undefined
+TEXTS = ("run_id", "experiment", "model", "task", "split", "criterion", "scope", "schedule", "metric", "command")
+SHOWN = TEXTS[:-1]  # what figures, tables and messages show as it is
+OTHERS = ("schema", "min_heads_per_layer", "score_seconds", "eval_seconds", "parameters", "flops", "checkpoint",
+          "data", "revision")  # fmt: skip
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(TEXTS, (str,)),
+    **dict.fromkeys(COUNTS, (int,)),
+    "ratio": (int, float),
+    **dict.fromkeys(MEASURES, (int, float, NoneType)),
+    "stability": (int, float),
+    "mask": (dict,),
+    "versions": (dict,),
+}
+REQUIRED = (*TYPES, *OTHERS)
+# What differs from row to row of a run; the last three are in some rows alone.
+PER_RATIO = ("ratio", "heads_removed", "mask", *MEASURES, "score_seconds", "eval_seconds", "parameters", "flops",
+             "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
+ROUNDING = 1e-6
+RANGES = tuple((key, -ROUNDING, high + ROUNDING) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100)))
+SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
+
+Row = dict[str, Any]
+
+_required = itemgetter(*REQUIRED)
+_shown = itemgetter(*SHOWN)
+
+
+class BadRows(Exception):
+    """A row file that cannot be trusted; the message says why, in words that follow the file's name."""
+
+
+def read_row(line: str, number: int) -> Row:
+    """The row in a line of a row file.
+
+    Raises:
+        BadRows: a line that is garbled or was changed, a missing key, a wrong type, or a value outside its range.
+    """
+    try:
+        row: Row = orjson.loads(line)
+        types = tuple(map(type, _required(row)))
+    except ValueError:  # NaN and Infinity too, which are no JSON
+        raise BadRows(f"has a garbled line ({number})") from None
+    except (KeyError, TypeError, IndexError):
+        missing = [key for key in REQUIRED if not isinstance(row, dict) or key not in row]
+        raise BadRows(f"lacks {', '.join(missing)} in line {number}") from None
+    if row["schema"] != SCHEMA:
+        raise BadRows(f"has schema {str(row['schema'])[:20]} where {SCHEMA} is read")
+    if ("rows" in row or "digest" in row) and not _fits_its_digest(line):
+        raise BadRows(f"was changed after it was written (line {number})")
+    if wrong := _of_wrong_type(types) or _wrong_values(row) or _hidden(line, row):
+        raise BadRows(f"has {wrong} in line {number}")
+    return row
+
+
+def sealed(row: Row) -> str:
+    """A row as a line; one that carries a digest gets that of its new text."""
+    text = json.dumps({key: value for key, value in row.items() if key != "digest"}, allow_nan=False)
+    return f'{text[:-1]}, "digest": "{_digest(text)}"}}' if "digest" in row else text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _fits_its_digest(line: str) -> bool:
+    end = -len(', "digest": "0123456789abcdef"}')
+    text = f"{line[:end]}}}"
+    return line[end:] == f', "digest": "{_digest(text)}"}}'
+
+
+@lru_cache
+def _of_wrong_type(types: tuple[type, ...]) -> str:
+    """What is wrong with the types of a row's REQUIRED, in words; few sets of types occur, and there are many rows."""
+    wrong = [key for key, found in zip(REQUIRED, types, strict=True) if found not in TYPES.get(key, (found,))]
+    return f"a value of the wrong type for {', '.join(wrong)}" if wrong else ""
+
+
+def _wrong_values(row: Row) -> str:
+    """What is wrong with the values of a row whose types are right, in words."""
+    for key, low, high in RANGES:
+        value = row[key]
+        if value is not None and not low <= value <= high:
+            return f"{key} {value:g}, which is not between 0 and {high:.0f},"
+    if not 0 <= row["heads_removed"] <= row["heads_total"]:
+        return f"{row['heads_removed']} removed heads of {row['heads_total']}"
+    return "" if _is_mask(row["mask"]) else "a mask that is no list of heads for each site"
+
+
+def _hidden(line: str, row: Row) -> str:
+    """Whether a text that is shown holds what steers a terminal; JSON in ASCII writes that with a backslash."""
+    suspect = "\\" in line or not line.isascii() or "\x7f" in line
+    return "characters that cannot be shown" if suspect and not "".join(_shown(row)).isprintable() else ""
+
+
+def _is_mask(mask: dict[str, Any]) -> bool:
+    try:
+        array("I", chain.from_iterable(mask.values()))  # refuses whatever is no whole number from 0 on
+    except (TypeError, OverflowError):
+        return False
+    return {*map(type, mask.values())} <= {list}

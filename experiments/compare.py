@@ -1,0 +1,100 @@
+"""What differs between two computations of one run: masks, measures, answers and scores; times do not count."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hies.results import Row
+
+# Not results of a run: when and where it was computed, by what, and how its file is kept.
+ASIDE = ("score_seconds", "eval_seconds", "revision", "versions", "command", "rows", "digest", "path", "experiment")
+SCORES = ("scores", "his", "ae")
+ANSWERS = "predictions"
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """rows: one a ratio. arrays: as `analysis.runs.read_arrays` gives them; empty where the run has none."""
+
+    rows: list[Row]
+    arrays: Arrays
+
+
+def differences(before: Run, now: Run) -> list[str]:
+    """A line for each ratio, array or list of ratios that is not the same; empty where all is."""
+    ratios, others = ([row["ratio"] for row in run.rows] for run in (before, now))
+    found = [] if ratios == others else [f"ratios: {ratios} before, {others} now"]
+    for place, row in enumerate(before.rows):
+        if row["ratio"] in others:
+            again = others.index(row["ratio"])
+            said = [*_of_rows(row, now.rows[again]), *_of_answers(before.arrays, now.arrays, place, again)]
+            found += [f"ratio {row['ratio']:g}: {'; '.join(said)}"] if said else []
+    return found + _of_arrays(before.arrays, now.arrays)
+
+
+def cautions(before: Row, now: Row) -> list[str]:
+    """A sentence for each version that is another, and one for another state of the code."""
+    theirs, ours = (row["versions"] if isinstance(row["versions"], dict) else {} for row in (before, now))
+    found = [
+        f"{package} is {ours.get(package, 'not there')}, and the rows were computed with "
+        f"{theirs.get(package, 'another environment')}."
+        for package in sorted({*theirs, *ours})
+        if theirs.get(package) != ours.get(package)
+    ]
+    if before["revision"] != now["revision"]:
+        found.append(f"The code is at revision {now['revision']}, and the rows were computed at {before['revision']}.")
+    if str(before["revision"]).endswith("+"):
+        found.append(f"Revision {before['revision']} was a changed tree, so the code of the rows may be in no commit.")
+    return found
+
+
+def _of_rows(before: Row, now: Row) -> list[str]:
+    said = []
+    if moved := _moved(before["mask"], now.get("mask", {})):
+        said.append(f"{moved} heads are in one mask and not in the other")
+    for key in before:
+        if key not in (*ASIDE, "mask", "ratio") and before[key] != now.get(key):
+            said.append(f"{key} {before[key]} before, {now.get(key)} now")
+    return said
+
+
+def _moved(before: dict[str, list[int]], now: dict[str, list[int]]) -> int:
+    one, other = ({(site, head) for site, heads in mask.items() for head in heads} for mask in (before, now))
+    return len(one ^ other)
+
+
+def _of_answers(before: Arrays, now: Arrays, place: int, again: int) -> list[str]:
+    if ANSWERS not in before or ANSWERS not in now:
+        return []
+    one, other = before[ANSWERS][place], now[ANSWERS][again]
+    if one.shape != other.shape:
+        return [f"{len(one)} answers before, {len(other)} now"]
+    changed = int(_unequal(one, other).sum())
+    return [f"{changed} of {len(one)} answers changed"] if changed else []
+
+
+def _of_arrays(before: Arrays, now: Arrays) -> list[str]:
+    found = []
+    for name in sorted({*before, *now} - {ANSWERS, "ratios"} if before else ()):
+        if name not in before or name not in now:
+            found.append(f"{name}: only there {'before' if name in before else 'now'}")
+        elif before[name].shape != now[name].shape:
+            found.append(f"{name}: shape {before[name].shape} before, {now[name].shape} now")
+        elif _unequal(before[name], now[name]).any():
+            found.append(f"{name}: {_largest(before[name], now[name]) if name in SCORES else 'not the same'}")
+    return found
+
+
+def _largest(before: np.ndarray, now: np.ndarray) -> str:
+    difference = np.abs(before.astype(np.float64) - now.astype(np.float64)).max()
+    return f"largest difference {difference:.2g}, where the largest is {np.abs(before).max():.2g}"
+
+
+def _unequal(one: np.ndarray, other: np.ndarray) -> Any:
+    """Element by element; answers that are no numbers on both sides are equal."""
+    unequal = one != other
+    if one.dtype.kind == other.dtype.kind == "f":
+        unequal &= ~(np.isnan(one) & np.isnan(other))
+    return unequal
