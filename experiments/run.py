@@ -38,7 +38,10 @@ def _run_all(declared: Declared) -> int:
         return 0
     _say_damaged(todo)
     say(f"{len(todo)} of {len(jobs)} jobs to do, rows go to {where}.")
-    _run_todo(todo, Launcher(declared.common))
+    launcher = Launcher(declared.common)
+    _run_todo(todo, launcher)
+    if not launcher.here:  # what jobs said came to other terminals, or none
+        say(f"{sum(job.finished for job in todo)} of {len(todo)} jobs finished.")
     _say_passes()
     return _say_failures(todo)
 

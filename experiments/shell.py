@@ -43,9 +43,10 @@ def in_sentences(work: Callable[[], int]) -> int:
     except HiesError as error:
         print(f"error: {error}", file=sys.stderr)
     except Stopped as error:
+        where = error.filename or "A file in results_dir or cache_dir"
         print(
-            f"error: {error.filename or 'A file'} cannot be written ({error.strerror}); make room and give the same "
-            "command again, which goes on from here: finished jobs are kept.",
+            f"error: {where} cannot be written ({error.strerror}); make room and give the same command again, which "
+            "goes on from here: finished jobs are kept.",
             file=sys.stderr,
         )
     except OSError as error:
