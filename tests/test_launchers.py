@@ -129,8 +129,12 @@ def test_ctrl_c_ends_the_workers(call, no_workers):  # noqa: F811
     def interrupt(_):
         os.kill(os.getpid(), signal.SIGINT)
 
-    with once(lambda: at_work(call.results), interrupt):
-        status, err = call(*SWEEP, *JOBLIB)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with once(lambda: at_work(call.results), interrupt):
+            status, err = call(*SWEEP, *JOBLIB)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert status == 130 and "goes on from there" in err and "Traceback" not in err
     assert not workers() and not list(call.results.rglob("*.failed.json"))
 
