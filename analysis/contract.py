@@ -16,14 +16,15 @@ COUNTS = ("seed", "calibration_size", "heads_total", "heads_removed", "examples"
 MEASURES = ("value", "quality", "stability")  # the first two are null where the metric is undefined
 TEXTS = ("run_id", "experiment", "model", "task", "split", "criterion", "scope", "schedule", "metric", "command")
 SHOWN = TEXTS[:-1]  # what figures, tables and messages show as it is
-OTHERS = ("schema", "min_heads_per_layer", "score_seconds", "eval_seconds", "parameters", "flops", "checkpoint",
-          "data", "revision")  # fmt: skip
+OTHERS = ("schema", "min_heads_per_layer", "parameters", "flops")
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(TEXTS, (str,)),
     **dict.fromkeys(COUNTS, (int,)),
     "ratio": (int, float),
     **dict.fromkeys(MEASURES, (int, float, NoneType)),
     "stability": (int, float),
+    **dict.fromkeys(("score_seconds", "eval_seconds"), (int, float)),
+    **dict.fromkeys(("checkpoint", "data", "revision"), (str, NoneType)),
     "mask": (dict,),
     "versions": (dict,),
 }

@@ -17,7 +17,7 @@ from analysis.rows import BadRows, read_run
 ROW_FILE = "row_file"  # in a run's config: the text of its row file
 ARTIFACT = "scores"  # the type of the artifact that holds its arrays
 PROJECT = re.compile(r"[\w.-]+/[\w.-][\w. -]*")
-LONGEST = 200  # letters of an experiment or a run id; a file system may take no more
+LONGEST = 200  # bytes of an experiment or a run id; a file system may take no more
 TAKEN = ("wandb", "figures", "tables", efficiency.FOLDER)  # folders of results that are no experiments
 PAGE = 100  # runs in one request
 # W&B tries for hours by default; a person at a terminal is told soon.
@@ -94,11 +94,15 @@ def _take(run: Any, results_dir: Path, here: dict[str, dict[str, str]]) -> bool:
         raise BadRows(f"has no row file (config.{ROW_FILE})")
     experiment, run_id = _names(text)
     folder = results_dir / experiment
+    if folder.exists() and not folder.is_dir():
+        raise BadRows(f"names {experiment} as its experiment, which is a file,")
     if experiment not in here:
         here[experiment] = {path.stem: held for path, held in _texts(folder)}
     path, held = folder / f"{run_id}.jsonl", here[experiment]
     if run_id in held:
         _compare(path, held[run_id], text)
+        if not runs.is_packed(folder) and held[run_id] == text and not path.with_suffix(".npz").exists():
+            _write(run, path, text)  # the scores could not be had before
         return False
     if runs.is_packed(folder):
         raise BadRows(f"belongs to {folder}, which is packed,")
@@ -114,7 +118,7 @@ def _names(text: str) -> tuple[str, str]:
         experiment, run_id = row["experiment"], row["run_id"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadRows("has a row file that cannot be read") from None
-    if not all(runs.is_name(name) and len(name) <= LONGEST for name in (experiment, run_id)):
+    if not all(runs.is_name(name) and len(name.encode()) <= LONGEST for name in (experiment, run_id)):
         raise BadRows("has an experiment or a run id that is no plain name")
     if experiment in TAKEN:
         raise BadRows(f"names {experiment} as its experiment, a folder that holds other files,")
@@ -151,7 +155,6 @@ def _write(run: Any, path: Path, text: str) -> None:
         try:
             _fetch_arrays(run, new, [row["ratio"] for row in rows])
         except Exception as error:  # of W&B, of the network, of whoever wrote the file: rows do without
-            path.with_suffix(".npz").unlink(missing_ok=True)  # of a job that was killed before it had rows
             _warn(f"{path.stem}: its scores cannot be had from W&B ({first_line(error)}); heat maps leave it out.")
         else:
             new.with_suffix(".npz").replace(path.with_suffix(".npz"))

@@ -105,13 +105,23 @@ class Job:
             FileNotFoundError: the job has none yet.
             BadRows: they, or the arrays beside them, cannot be trusted.
         """
-        rows = read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
         try:
+            rows = read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
             with contextlib.suppress(FileNotFoundError):  # rows that came from elsewhere may lack it
                 runs.read_arrays(self.path, ("ratios",))
+        except FileNotFoundError:
+            raise
+        except OSError as problem:
+            raise BadRows(f"cannot be read ({problem.strerror})") from None
         except runs.BadFile as problem:
             raise BadRows(f"has a score file ({self.run_id}.npz) that {problem.what}") from None
         return rows
+
+    @property
+    def written(self) -> list[int]:
+        """When the rows and the record of a failure were written, in nanoseconds; empty if neither is there."""
+        files = self.path, results.failure_path(self.path)
+        return [file.stat().st_mtime_ns for file in files if file.exists()]
 
     def damage(self) -> str | None:
         """What is wrong with the row file, in words that follow its name; None if nothing is."""

@@ -23,8 +23,7 @@ from experiments.devices import local_workers
 from experiments.job import Job
 from experiments.orphans import work_under
 from experiments.progress import say
-from experiments.worker import Stopped, work
-from hies import results
+from experiments.worker import TAKEN, Stopped, work
 from hies.errors import HiesError
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -45,23 +44,27 @@ class Launcher:
         self._node = self.config.hydra.launcher
         self._name = str(self.config.hydra.runtime.choices["hydra/launcher"])
         self._check_installed()
-        if "n_jobs" in self._node and self._node.n_jobs is None:
-            self._node.n_jobs = local_workers(self.config.device)
+        if "n_jobs" in self._node:
+            self._node.n_jobs = self._processes(self._node.n_jobs)
 
     @property
     def here(self) -> bool:
         """Whether the jobs run in this process."""
         return bool(self._node._target_ == BASIC or self._node.get("n_jobs") == 1)
 
-    def launch(self, jobs: Sequence[Job]) -> None:
+    def launch(self, jobs: Sequence[Job]) -> list[Job]:
         """Run jobs that are not finished; what they came to is on the disk.
+
+        Returns:
+            Those that were left to other processes, which are at them.
 
         Raises:
             Stopped: a disk that takes no more.
             HiesError: the launcher cannot start a job, or finished jobs that `force` repeats were not computed again.
         """
-        before = {job.run_id: _written(job) for job in jobs}
+        before = {job.run_id: job.written for job in jobs}
         early = False
+        self._taken: list[Job] = []
         for start in range(0, len(jobs), self._at_once):
             early |= self._launch(jobs[start : start + self._at_once], before)
         old = [job for job in jobs if early and job.config.force and job.finished and _is_undone(job, before)]
@@ -70,12 +73,16 @@ class Launcher:
                 f"{len(old)} of {len(jobs)} jobs were not computed again as force=true asks, since a process ended "
                 f"early; the older rows are still there, those of {old[0].run_id} among them."
             )
+        return self._taken
 
     @property
     def _at_once(self) -> int:
         """How many jobs a launcher is given together; submitit alone starts all of them at the same time."""
         default = cpu_count() if self._node._target_.endswith(".LocalLauncher") else ARRAY
-        return int(self.config.hydra.sweeper.max_batch_size or default)
+        asked = self.config.hydra.sweeper.max_batch_size
+        if asked is not None and asked < 1:
+            raise HiesError(f"hydra.sweeper.max_batch_size is {asked}; it must be at least 1 (null for the default).")
+        return int(asked or default)
 
     def _launch(self, jobs: Sequence[Job], before: dict[str, Any]) -> bool:
         """Run jobs; whether a process ended early.
@@ -107,10 +114,21 @@ class Launcher:
         )
         with self._heeding() as early:
             returned = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
-        for job in returned:
-            if isinstance(job._return_value, Stopped):
-                raise job._return_value
+        for job, came in zip(jobs, returned, strict=True):
+            if isinstance(came._return_value, Stopped):
+                raise came._return_value
+            if came._return_value == TAKEN:
+                self._taken.append(job)
         return bool(early)
+
+    def _processes(self, asked: Any) -> int:
+        if asked is None:
+            return local_workers(self.config.device)
+        if not isinstance(asked, int) or asked == 0:
+            raise HiesError(
+                f"hydra.launcher.n_jobs is {asked!r}; it is a number of processes, -1 for as many as cores, or null."
+            )
+        return asked
 
     def _check_installed(self) -> None:
         for package, extra in EXTRAS.items():
@@ -174,12 +192,6 @@ def _loky() -> Iterator[list[str]]:
         raise
 
 
-def _written(job: Job) -> list[int]:
-    """When the rows or the record of a failure were written; empty if neither is there."""
-    files = job.path, results.failure_path(job.path)
-    return [file.stat().st_mtime_ns for file in files if file.exists()]
-
-
 def _is_undone(job: Job, before: dict[str, Any]) -> bool:
     """Whether a job has left nothing new; a record of an earlier failure is not an end of this one."""
-    return _written(job) in ([], before[job.run_id])
+    return job.written in ([], before[job.run_id])

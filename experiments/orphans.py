@@ -12,11 +12,11 @@ from experiments.worker import work
 EVERY = 1.0  # seconds between two looks
 
 
-def work_under(command: int, node: DictConfig) -> None:
+def work_under(command: int, node: DictConfig) -> str | None:
     """`work`, in a process that ends when the process with the id `command` has ended."""
     if os.getpid() != command:
         end_with(command)
-    work(node)
+    return work(node)
 
 
 @cache

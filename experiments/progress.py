@@ -49,9 +49,10 @@ class Progress:
             say(_curve(job, rows))
 
     def _watch(self, jobs: list[Job]) -> None:
+        before = {job.run_id: job.written for job in jobs}
         waiting = list(jobs)
         while waiting and not self._left.wait(EVERY):
-            still = [job for job in waiting if not job.ended]
+            still = [job for job in waiting if job.written in ([], before[job.run_id])]
             self._bar.update(len(waiting) - len(still))
             waiting = still
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from analysis import runs
 from analysis.errors import printable
 from analysis.rows import BadRows, read_run
-from experiments.compare import Arrays, Run, cautions, differences
+from experiments.compare import ANSWERS, Arrays, Run, cautions, differences
 from experiments.job import Job, workbench
 from experiments.progress import progress
 from experiments.quiet import quiet
@@ -68,7 +68,10 @@ def find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
     if path is None:
         raise HiesError(f"RUN_ID is {run_id!r}, but {results_dir} holds no such run; {_closest(results_dir, run_id)}.")
     try:
-        return path, Run(read_run(path, text), _arrays(path))
+        run = Run(read_run(path, text), _arrays(path))
+        if (there := len(run.arrays.get(ANSWERS, run.rows))) != len(run.rows):
+            raise BadRows(f"has {len(run.rows)} rows and arrays beside it for {there}")
+        return path, run
     except BadRows as problem:
         raise HiesError(f"{path} {problem}, so there is nothing to compare with; run its command again.") from None
 

@@ -5,6 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from analysis.errors import printable
 from experiments.grid import Declared, write_grid
 from experiments.job import Job, tally
 from experiments.launch import Launcher
@@ -48,15 +49,15 @@ def _run_all(declared: Declared) -> int:
 
 def _run_todo(todo: list[Job], launcher: Launcher) -> None:
     """Launch the jobs, wait for those that other processes are at, and launch again what these left undone."""
+    before = {job.run_id: job.written for job in todo}
     progress.start(todo, launcher.here)
     try:
-        launcher.launch(todo)
-        while taken := [job for job in todo if not job.ended and job.lock_is_held()]:
+        left = todo
+        while left and (taken := launcher.launch(left)):
             for job in taken:
                 with job.lock:
                     pass
-            if left := [job for job in taken if not job.ended]:
-                launcher.launch(left)
+            left = [job for job in taken if job.written in ([], before[job.run_id])]
     finally:
         progress.close()
 
@@ -64,7 +65,11 @@ def _run_todo(todo: list[Job], launcher: Launcher) -> None:
 def _say_damaged(todo: list[Job]) -> None:
     for job in todo:
         if job.path.exists() and not job.config.force:
-            say(f"{job.path} {job.damage()}; it is computed again (the file is kept as {job.path.name}.damaged).")
+            say(
+                printable(
+                    f"{job.path} {job.damage()}; it is computed again (the file is kept as {job.path.name}.damaged)."
+                )
+            )
 
 
 def _say_passes() -> None:
@@ -93,7 +98,7 @@ def _say_failures(todo: list[Job]) -> int:
             error = "The job ended without rows and without an error; its process was killed, or ran out of time."
         if error is not None:
             failed = 1
-            print(f"error: {error}  [{job.command}]", file=sys.stderr)
+            print(printable(f"error: {error}  [{job.command}]"), file=sys.stderr)
     return failed
 
 

@@ -34,6 +34,12 @@ def main(arguments: list[str]) -> int:
     except NotUploaded as problem:
         print(f"error: {redacted(str(problem))}", file=sys.stderr)
         return 1
+    except OSError as problem:
+        print(f"error: {problem.filename or results_dir} cannot be used ({problem.strerror}).", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; what is not uploaded stays where it is.", file=sys.stderr)
+        return 130
     print(f"{uploaded} runs uploaded." if uploaded else f"No run in {results_dir}/wandb is left to upload.")
     return 0
 
@@ -130,7 +136,7 @@ def _wait(process: subprocess.Popen[bytes], results_dir: Path) -> None:
 
 def _confirm(runs: list[Path], results_dir: Path) -> None:
     """Take the mark off runs that the server has in part alone: `wandb sync` marks them when it has tried."""
-    notes = {run: json.loads((run / NOTE).read_text(encoding="utf-8")) for run in runs if (run / NOTE).exists()}
+    notes = {run: found for run in runs if (found := _note(run))}
     whole: set[Path] = set()
     try:
         for project in {note["project"] for note in notes.values()}:
@@ -141,6 +147,15 @@ def _confirm(runs: list[Path], results_dir: Path) -> None:
             log.write(f"wandb: ERROR {first_line(error)}\n")
     for run in notes.keys() - whole:
         _mark(run / f"run-{_wandb_id(run)}.wandb").unlink(missing_ok=True)
+
+
+def _note(run: Path) -> dict[str, str] | None:
+    """What `note` left; None where it is not there, or not as it was written."""
+    try:
+        found = json.loads((run / NOTE).read_text(encoding="utf-8"))
+        return {"project": str(found["project"]), "row_file": str(found["row_file"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _whole(project: str, runs: dict[str, Path], row_files: dict[Path, Path]) -> set[Path]:

@@ -36,9 +36,10 @@ class Upload:
 
     def finish(self) -> None:
         """Start on what is left, wait a little, and say how many runs are not uploaded yet."""
-        if not self._waits() and waiting(self._results) and not self._failed:
+        until = time.monotonic() + LAST
+        if not self._waits(until) and waiting(self._results) and not self._failed:
             self._start()
-            self._waits()
+            self._waits(until)
         if left := len(waiting(self._results)):
             where = f"{self._results}/wandb"
             tqdm.write(f"W&B: {left} runs in {where} are not uploaded yet; `make sync` uploads them.", file=sys.stderr)
@@ -67,11 +68,11 @@ class Upload:
             tqdm.write(why[-1] if why else f"The upload to W&B ended with status {status}.", file=sys.stderr)
         return False
 
-    def _waits(self) -> bool:
-        """Wait for the process if it is at work; whether it still is."""
+    def _waits(self, until: float) -> bool:
+        """Wait for the process if it is at work, at most to a time of the monotonic clock; whether it still is."""
         if self._process is not None and self._busy():
             try:
-                self._process.wait(LAST)
+                self._process.wait(max(until - time.monotonic(), 0.01))
             except subprocess.TimeoutExpired:
                 return True
         return self._busy()

@@ -20,6 +20,7 @@ from hies.errors import HiesError
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what every other job would meet as well
 
 
+TAKEN = "taken"
 MOMENT = 0.2  # seconds: whoever looks whether a job is taken holds its lock for less
 
 
@@ -30,8 +31,11 @@ class Stopped(OSError):
 _stopped: list[Stopped] = []
 
 
-def work(node: DictConfig) -> None:
+def work(node: DictConfig) -> str | None:
     """Compute a job, or leave it to the process that is at it; what goes wrong is left in a record beside the rows.
+
+    Returns:
+        TAKEN where another process is at it.
 
     Raises:
         Stopped: the disk is full or cannot be written to.
@@ -43,8 +47,9 @@ def work(node: DictConfig) -> None:
         job = Job(to_config(node), tuple(HydraConfig.get().overrides.task))
         with job.lock.acquire(timeout=MOMENT):
             _work(job)
+        return None
     except filelock.Timeout:
-        return
+        return TAKEN
     except OSError as error:
         raise _stopping(error) from error
 

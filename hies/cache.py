@@ -63,6 +63,8 @@ def cached(
             try:
                 return read(path)
             except Exception as error:  # damaged bytes raise errors of many kinds
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                    raise  # the machine's, not the file's
                 warnings.warn(f"{path} cannot be read and is made again ({error}).", stacklevel=2)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_partials(path)

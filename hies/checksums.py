@@ -1,4 +1,4 @@
-"""Checksums of a folder's weights, in the file that `sha256sum -c SHA256SUMS` reads."""
+"""Checksums of a folder's files, in the file that `sha256sum -c SHA256SUMS` reads."""
 
 import hashlib
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 SUMS = "SHA256SUMS"
 
 
-def write_checksums(folder: Path) -> None:
-    """Record what the folder's safetensors hold now."""
-    lines = [f"{_sum(file)}  {file.name}\n" for file in sorted(folder.glob("*.safetensors"))]
+def write_checksums(folder: Path, which: str = "*") -> None:
+    """Record what the folder's files hold now, those alone whose names fit the pattern `which`."""
+    files = sorted(file for file in folder.glob(which) if file.is_file() and file.name != SUMS)
+    lines = [f"{_sum(file)}  {file.name}\n" for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 

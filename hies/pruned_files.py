@@ -59,7 +59,7 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
 def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
     plain = _plain_config(model)
     model.save_pretrained(folder)
-    write_checksums(folder)
+    write_checksums(folder, "*.safetensors")
     if plain is not None:
         plain.architectures = [type(model).__name__]
         plain.save_pretrained(folder)

@@ -140,7 +140,26 @@ def _finish_later(lock_file, path, text, ready):
     with filelock.FileLock(lock_file):
         ready.set()
         time.sleep(1)
-        path.write_text(text)
+        if text:
+            path.write_text(text)
+
+
+@pytest.mark.parametrize("force", ["force=false", "force=true"])
+def test_a_job_that_another_process_gave_up_is_done_after_all(call, monkeypatch, force):  # noqa: F811
+    call("criterion=his", "sparsity.ratios=[0.5]")
+    (path,) = call.results.rglob("*.jsonl")
+    before = path.stat().st_mtime_ns
+    if force == "force=false":
+        path.unlink()
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    lock = next(file for file in call.results.rglob(".locks/*"))
+    other = fork.Process(target=_finish_later, args=(lock, path, "", ready))
+    other.start()
+    assert ready.wait(30)
+    status, _ = call("criterion=his", "sparsity.ratios=[0.5]", force)
+    other.join()
+    assert status == 0 and path.stat().st_mtime_ns > before
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_result(call, monkeypatch):  # noqa: F811

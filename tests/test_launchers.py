@@ -261,6 +261,8 @@ class Stand:
     def finished(self):
         return self.path.exists()
 
+    written = job_module.Job.written
+
 
 @pytest.fixture
 def deadly(tmp_path, monkeypatch):
