@@ -21,7 +21,7 @@ from analysis import grid, runs
 from analysis.cli import Parser, UsageError, check_experiment, no_rows
 from analysis.contract import BadRows, Row, sealed
 from analysis.errors import RowsWarning
-from analysis.rows import read_run
+from analysis.rows import read_arrays, read_run
 
 ELSEWHERE = ("results_dir=", "cache_dir=", "wandb.", "device=")  # what of a command concerns one machine alone
 DATA_ROOT = "data_root=$HIES_DATA"
@@ -79,7 +79,7 @@ def pack(source: Path, target: Path) -> list[Path]:
     for path, text in runs.texts(source):
         try:
             read_run(path, text)
-            found = _arrays(path)
+            found = read_arrays(path)
         except BadRows as problem:
             warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
             continue
@@ -94,15 +94,6 @@ def pack(source: Path, target: Path) -> list[Path]:
         temporary.write_bytes(content)
         temporary.replace(target / name)
     return [target / name for name in files]
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return runs.read_arrays(path)
-    except FileNotFoundError:
-        return {}
-    except runs.BadFile as problem:
-        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
 
 
 def _declarations(source: Path) -> list[Row]:

@@ -61,6 +61,20 @@ def read_run(path: Path, text: str) -> list[Row]:
     return rows
 
 
+def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a run by the path of its row file, as `runs.read_arrays` gives them; none where it has no file.
+
+    Raises:
+        BadRows: they cannot be trusted.
+    """
+    try:
+        return runs.read_arrays(path, names)
+    except FileNotFoundError:
+        return {}
+    except runs.BadFile as problem:
+        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
+
+
 def _load(results_dir: Path, names: list[str]) -> pd.DataFrame:
     table = table_of(run for name in names for run in _runs(results_dir, name))
     if not table.names:

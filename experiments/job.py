@@ -1,6 +1,5 @@
 """One job is one curve: a model, a task, a criterion and a seed over a list of ratios."""
 
-import contextlib
 import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,8 +10,7 @@ import filelock
 import numpy as np
 import torch
 
-from analysis import runs
-from analysis.rows import BadRows, read_run
+from analysis.rows import BadRows, read_arrays, read_run
 from experiments.devices import own_device
 from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
@@ -93,11 +91,6 @@ class Job:
         """Whether the rows are there, and as they were written."""
         return self.path.exists() and self.damage() is None
 
-    @property
-    def ended(self) -> bool:
-        """Whether the job is finished or has left a record of its failure."""
-        return self.finished or results.failure_path(self.path).exists()
-
     def rows(self) -> list[results.Row]:
         """The rows as they were written.
 
@@ -107,14 +100,11 @@ class Job:
         """
         try:
             rows = read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
-            with contextlib.suppress(FileNotFoundError):  # rows that came from elsewhere may lack it
-                runs.read_arrays(self.path, ("ratios",))
+            read_arrays(self.path, ("ratios",))
         except FileNotFoundError:
             raise
         except OSError as problem:
             raise BadRows(f"cannot be read ({problem.strerror})") from None
-        except runs.BadFile as problem:
-            raise BadRows(f"has a score file ({self.run_id}.npz) that {problem.what}") from None
         return rows
 
     @property
@@ -122,6 +112,10 @@ class Job:
         """When the rows and the record of a failure were written, in nanoseconds; empty if neither is there."""
         files = self.path, results.failure_path(self.path)
         return [file.stat().st_mtime_ns for file in files if file.exists()]
+
+    def left_something_since(self, before: list[int]) -> bool:
+        """Whether there are rows, or the record of a failure, that were not there at a look (`written`) before."""
+        return self.written not in ([], before)
 
     def damage(self) -> str | None:
         """What is wrong with the row file, in words that follow its name; None if nothing is."""

@@ -67,7 +67,11 @@ class Launcher:
         self._taken: list[Job] = []
         for start in range(0, len(jobs), self._at_once):
             early |= self._launch(jobs[start : start + self._at_once], before)
-        old = [job for job in jobs if early and job.config.force and job.finished and _is_undone(job, before)]
+        old = [
+            job
+            for job in jobs
+            if early and job.config.force and job.finished and not job.left_something_since(before[job.run_id])
+        ]
         if old:
             raise HiesError(
                 f"{len(old)} of {len(jobs)} jobs were not computed again as force=true asks, since a process ended "
@@ -96,7 +100,7 @@ class Launcher:
                 return self._once(left) or early
             except BrokenProcessPool:
                 early = True
-                undone = [job for job in reversed(left) if _is_undone(job, before)]
+                undone = [job for job in reversed(left) if not job.left_something_since(before[job.run_id])]
                 vain = vain + 1 if len(undone) == len(left) else 0
                 left = undone if vain < 2 else []
                 then = f"{len(left)} jobs are launched again." if left else f"{len(undone)} jobs are left undone."
@@ -190,8 +194,3 @@ def _loky() -> Iterator[list[str]]:
     except KeyboardInterrupt:
         get_reusable_executor(reuse=True).shutdown(kill_workers=True)
         raise
-
-
-def _is_undone(job: Job, before: dict[str, Any]) -> bool:
-    """Whether a job has left nothing new; a record of an earlier failure is not an end of this one."""
-    return job.written in ([], before[job.run_id])

@@ -52,7 +52,7 @@ class Progress:
         before = {job.run_id: job.written for job in jobs}
         waiting = list(jobs)
         while waiting and not self._left.wait(EVERY):
-            still = [job for job in waiting if job.written in ([], before[job.run_id])]
+            still = [job for job in waiting if not job.left_something_since(before[job.run_id])]
             self._bar.update(len(waiting) - len(still))
             waiting = still
 

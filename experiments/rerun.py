@@ -7,7 +7,6 @@ and command, 1 where something does, 2 where the run could not be repeated.
 """
 
 import difflib
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from analysis import runs
 from analysis.errors import printable
-from analysis.rows import BadRows, read_run
-from experiments.compare import ANSWERS, Arrays, Run, cautions, differences
+from analysis.rows import BadRows, read_arrays, read_run
+from experiments.compare import ANSWERS, Run, cautions, differences
 from experiments.job import Job, workbench
 from experiments.progress import progress
 from experiments.quiet import quiet
@@ -25,7 +24,6 @@ from experiments.record import job_of
 from experiments.shell import in_sentences
 from hies.errors import HiesError
 
-RUN_ID = re.compile(r"\w[\w.-]*")
 COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that a repetition does not share
 
 
@@ -60,7 +58,7 @@ def find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
     Raises:
         HiesError: there is no such run, or it cannot be trusted.
     """
-    if not RUN_ID.fullmatch(run_id):
+    if not runs.is_name(run_id):
         raise HiesError(f"RUN_ID is {run_id!r}; give the run_id of a row, which is a name and no path.")
     folders = [folder for folder in _folders(results_dir) if _may_hold(folder, run_id)]
     every = (found for folder in folders for found in _texts(folder))
@@ -68,7 +66,7 @@ def find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
     if path is None:
         raise HiesError(f"RUN_ID is {run_id!r}, but {results_dir} holds no such run; {_closest(results_dir, run_id)}.")
     try:
-        run = Run(read_run(path, text), _arrays(path))
+        run = Run(read_run(path, text), read_arrays(path))
         if (there := len(run.arrays.get(ANSWERS, run.rows))) != len(run.rows):
             raise BadRows(f"has {len(run.rows)} rows and arrays beside it for {there}")
         return path, run
@@ -95,15 +93,6 @@ def _closest(results_dir: Path, run_id: str) -> str:
     known = {path.stem for folder in _folders(results_dir) for path, _ in _texts(folder)}
     close = difflib.get_close_matches(run_id, known, 1, cutoff=0.0)
     return f"the closest is {close[0]}" if close else "it holds none at all, and results_dir=DIR names another folder"
-
-
-def _arrays(path: Path) -> Arrays:
-    try:
-        return runs.read_arrays(path)
-    except FileNotFoundError:
-        return {}
-    except runs.BadFile as file:
-        raise BadRows(f"has arrays beside it ({file}) that cannot be read") from None
 
 
 def repeat(job: Job) -> Run:

@@ -57,7 +57,7 @@ def _run_todo(todo: list[Job], launcher: Launcher) -> None:
             for job in taken:
                 with job.lock:
                     pass
-            left = [job for job in taken if job.written in ([], before[job.run_id])]
+            left = [job for job in taken if not job.left_something_since(before[job.run_id])]
     finally:
         progress.close()
 

@@ -262,6 +262,7 @@ class Stand:
         return self.path.exists()
 
     written = job_module.Job.written
+    left_something_since = job_module.Job.left_something_since
 
 
 @pytest.fixture
