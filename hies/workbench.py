@@ -20,7 +20,7 @@ from hies.checksums import check_checksums, write_checksums
 from hies.cost import Cost, CostModel, count, measure_cost
 from hies.criteria.method import Calibration, Method
 from hies.errors import HiesError, UnsupportedModelError
-from hies.evaluation import example_losses, predict
+from hies.evaluation import computing, example_losses, predict
 from hies.labels import found_label_order
 from hies.memory import Batches, is_out_of_memory
 from hies.models import PROCESSORS, Model, check_fit, checkpoint_path, identity_of, load_weights
@@ -334,8 +334,12 @@ class Workbench:
         return cached_arrays(path, build)
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
+        # A greedy search is evaluations, of thousands of masks, on the calibration set.
+        precision = self.model.precision if need == {"greedy"} else "float32"
+
         def scored(batches: list[Batch]) -> Statistics:
-            return collect(self.network, batches, need, checkpoint=self.model.checkpointing)
+            with computing(precision, self.device):
+                return collect(self.network, batches, need, checkpoint=self.model.checkpointing)
 
         with masked(self.network, removed):
             return self._on_calibration(seed, size, scored)

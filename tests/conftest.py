@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as tf
 from architectures import ARCHITECTURES, CLASSES, ENCODER, WORDS  # noqa: F401 - the tests take them from here
+from command_line import cache, call, new_process  # noqa: F401 - the tests take them from here
 from families import FAMILIES
 from refused import UNPRUNABLE
 from senses import SENSES

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from analysis_runs import write_run
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from test_analysis_builder import write_run
 
 from analysis import load, weighted
 from analysis.errors import Unavailable

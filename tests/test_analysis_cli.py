@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_analysis_builder import command_of, run_name, write_grid, write_run
+from analysis_runs import command_of, run_name, write_grid, write_run
 
 from analysis import registry, style
 from analysis.cli import main

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_analysis_builder import write_run
+from analysis_runs import write_run
 
 from analysis import efficiency, grid, rows, style
 from analysis.cli import main

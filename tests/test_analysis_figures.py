@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from analysis_runs import write_grid, write_run
 from matplotlib.collections import PatchCollection, QuadMesh
-from test_analysis_builder import write_grid, write_run
 
 from analysis import load, style
 from analysis.errors import Unavailable

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from analysis_runs import HEADS, write_run
 from matplotlib.collections import QuadMesh
-from test_analysis_builder import HEADS, write_run
 
 from analysis import choice, load, style
 from analysis.diagnosis import file_name, load_diagnosis

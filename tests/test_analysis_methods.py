@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_analysis_builder import write_run
+from analysis_runs import write_run
 
 from analysis import load
 from analysis.errors import Unavailable

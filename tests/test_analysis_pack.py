@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_analysis_builder import run_name, write_grid, write_run
+from analysis_runs import run_name, write_grid, write_run
 
 from analysis import cli as analysis_cli
 from analysis import load, load_arrays, load_scores, missing_jobs

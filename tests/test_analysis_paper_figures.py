@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from analysis_runs import write_run
 from matplotlib.collections import QuadMesh
-from test_analysis_builder import write_run
 from test_analysis_glue_figures import caption_of, hies, lines
 
 from analysis import load, paper

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_analysis_builder import write_run
+from analysis_runs import write_run
 from test_analysis_paper_tables import line
 
 from analysis import load, paper

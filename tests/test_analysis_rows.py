@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_analysis_builder import command_of, run_name, write_grid, write_run
+from analysis_runs import command_of, run_name, write_grid, write_run
 
 from analysis import load, load_arrays, load_scores, missing_jobs
 from analysis.captions import caption
 from analysis.errors import RowsWarning, Unavailable
 from analysis.labels import label, ordered_curves, ordered_tasks, task_name
 from analysis.pairing import paired
+from analysis.rows import REQUIRED
 from analysis.statistics import _resamples, mean_interval, summarise
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -333,3 +334,10 @@ def test_loading_clean_rows_warns_of_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(load(tmp_path), pd.DataFrame)
+
+
+def test_builder_writes_the_rows_of_the_contract(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "exp", "hies", alpha=0.5)
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [set(REQUIRED) - set(row) for row in written] == [set(), set()]
+    assert load(tmp_path)["quality"].tolist() == [90.0, 80.0]

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from test_analysis_builder import write_run
+from analysis_runs import write_run
 
 from analysis import load
 from analysis.errors import Unavailable

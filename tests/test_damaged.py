@@ -9,8 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_failures import new_process  # noqa: F401
-from test_run import FAST, rows_of, without_times
+from command_line import FAST, rows_of, without_times
 
 import hies
 from analysis import rows as rows_module
@@ -19,6 +18,8 @@ from analysis.errors import RowsWarning
 from experiments import job as job_module
 from experiments import run
 from hies.errors import HiesError
+
+pytestmark = pytest.mark.usefixtures("new_process")
 
 SWEEP = ["-m", *FAST, "criterion=his,random", "sparsity.ratios=[0.25,0.5]"]
 SHOWN = ["run_id", "ratio", "value", "quality", "stability", "heads_removed", "seed", "curve"]
@@ -218,7 +219,7 @@ CACHE_DAMAGES = {
 
 @pytest.mark.parametrize("folder", ["statistics", "predictions"])
 @pytest.mark.parametrize("kind", CACHE_DAMAGES)
-def test_a_cache(kind, folder, sound, copy, monkeypatch, new_process):  # noqa: F811
+def test_a_cache(kind, folder, sound, copy, monkeypatch):
     files = sorted((copy / "cache" / folder).glob("*.npz"))
     if kind == "another" and len(files) == 1:
         shutil.copy(files[0], files[0].with_name("0" * 16 + ".npz"))
@@ -245,7 +246,7 @@ CHECKPOINT_DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", CHECKPOINT_DAMAGES)
-def test_a_checkpoint(kind, sound, copy, monkeypatch, capsys, new_process):  # noqa: F811
+def test_a_checkpoint(kind, sound, copy, monkeypatch, capsys):
     name, damage = CHECKPOINT_DAMAGES[kind]
     damage(next((copy / "cache" / "checkpoints").rglob(name)))
     for folder in (copy / "results", copy / "cache" / "statistics", copy / "cache" / "predictions"):

@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from test_run import FAST, cache, call, rows_of, without_times  # noqa: F401
+from command_line import FAST, rows_of, without_times  # noqa: F401
 
 from experiments import job as job_module
 from experiments import worker
@@ -22,12 +22,7 @@ from hies.memory import Batches, is_out_of_memory
 SWEEP = ["-m", "criterion=his,random,l2", "sparsity.ratios=[0.5]"]
 
 
-@pytest.fixture(autouse=True)
-def new_process(monkeypatch):
-    monkeypatch.setattr(worker, "_stopped", [])
-    job_module._benches.clear()
-    yield
-    job_module._benches.clear()
+pytestmark = pytest.mark.usefixtures("new_process")
 
 
 def failing(monkeypatch, error, criterion="random"):
@@ -43,7 +38,7 @@ def failing(monkeypatch, error, criterion="random"):
 
 
 @pytest.mark.parametrize("error", [HiesError("It cannot be."), RuntimeError("shape mismatch"), ZeroDivisionError()])
-def test_a_job_that_raises_leaves_a_record_and_the_sweep_goes_on(call, monkeypatch, error):  # noqa: F811
+def test_a_job_that_raises_leaves_a_record_and_the_sweep_goes_on(call, monkeypatch, error):
     with monkeypatch.context() as patch:
         failing(patch, error)
         status, err = call(*SWEEP)
@@ -57,7 +52,7 @@ def test_a_job_that_raises_leaves_a_record_and_the_sweep_goes_on(call, monkeypat
     assert len(list(call.results.rglob("*.jsonl"))) == 3
 
 
-def test_a_failure_record_does_not_hold_a_secret(call, monkeypatch):  # noqa: F811
+def test_a_failure_record_does_not_hold_a_secret(call, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "verysecret1")
     with monkeypatch.context() as patch:
         failing(patch, RuntimeError("401 for https://host/?key=verysecret1"))
@@ -69,7 +64,7 @@ def test_a_failure_record_does_not_hold_a_secret(call, monkeypatch):  # noqa: F8
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("No space left on device")]
 )
-def test_a_full_disk_ends_the_sweep_with_a_sentence_and_keeps_what_is_finished(call, monkeypatch, error):  # noqa: F811
+def test_a_full_disk_ends_the_sweep_with_a_sentence_and_keeps_what_is_finished(call, monkeypatch, error):
     write = job_module.results.write_run
 
     def full(path, *arguments):
@@ -87,7 +82,7 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_keeps_what_is_finished(c
     assert status == 0 and "2 of 3 jobs to do" in err
 
 
-def test_a_results_folder_that_takes_no_files_is_named(call, tmp_path):  # noqa: F811
+def test_a_results_folder_that_takes_no_files_is_named(call, tmp_path):
     (tmp_path / "file").write_text("")
     status, err = call("criterion=his", f"results_dir={tmp_path}/file")
     assert status == 2 and f"{tmp_path}/file" in err and "Traceback" not in err
@@ -102,7 +97,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_row_file_is_named_put_aside_and_computed_again(call, kind):  # noqa: F811
+def test_a_damaged_row_file_is_named_put_aside_and_computed_again(call, kind):
     call("criterion=his", "sparsity.ratios=[0.5]")
     (path,) = call.results.rglob("*.jsonl")
     before, damaged = path.read_text(), DAMAGES[kind](path.read_text())
@@ -115,7 +110,7 @@ def test_a_damaged_row_file_is_named_put_aside_and_computed_again(call, kind):  
     assert path.with_name(f"{path.name}.damaged").read_text() == damaged
 
 
-def test_a_job_that_another_process_is_at_is_waited_for_and_not_done_twice(call, monkeypatch):  # noqa: F811
+def test_a_job_that_another_process_is_at_is_waited_for_and_not_done_twice(call, monkeypatch):
     run, started = job_module.Job.run, []
     monkeypatch.setattr(job_module.Job, "run", lambda job, *given: started.append(job) or run(job, *given))
     call("criterion=his", "sparsity.ratios=[0.5]")
@@ -145,7 +140,7 @@ def _finish_later(lock_file, path, text, ready):
 
 
 @pytest.mark.parametrize("force", ["force=false", "force=true"])
-def test_a_job_that_another_process_gave_up_is_done_after_all(call, monkeypatch, force):  # noqa: F811
+def test_a_job_that_another_process_gave_up_is_done_after_all(call, monkeypatch, force):
     call("criterion=his", "sparsity.ratios=[0.5]")
     (path,) = call.results.rglob("*.jsonl")
     before = path.stat().st_mtime_ns
@@ -162,7 +157,7 @@ def test_a_job_that_another_process_gave_up_is_done_after_all(call, monkeypatch,
     assert status == 0 and path.stat().st_mtime_ns > before
 
 
-def test_out_of_memory_halves_the_batch_and_changes_no_result(call, monkeypatch):  # noqa: F811
+def test_out_of_memory_halves_the_batch_and_changes_no_result(call, monkeypatch):
     call("criterion=hies", "sparsity.ratios=[0.5]", "model.batch_size=64")
     before = rows_of(call.results)
     job_module._benches.clear()
@@ -196,7 +191,7 @@ def test_a_single_example_that_does_not_fit_is_an_error_and_other_errors_pass():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_the_calibration_set_is_cut_smaller_too(call, monkeypatch):  # noqa: F811
+def test_the_calibration_set_is_cut_smaller_too(call, monkeypatch):
     call("criterion=his", "sparsity.ratios=[0.5]", "model.batch_size=32")
     before = read_arrays(next(call.results.rglob("*.npz")))
     job_module._benches.clear()
@@ -216,7 +211,7 @@ def test_the_calibration_set_is_cut_smaller_too(call, monkeypatch):  # noqa: F81
     np.testing.assert_allclose(after["his"], before["his"], rtol=1e-5)
 
 
-def test_training_that_does_not_fit_names_its_batch_size(call, monkeypatch, tmp_path):  # noqa: F811
+def test_training_that_does_not_fit_names_its_batch_size(call, monkeypatch, tmp_path):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -226,7 +221,7 @@ def test_training_that_does_not_fit_names_its_batch_size(call, monkeypatch, tmp_
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".partial"]
 
 
-def test_weights_with_a_flipped_bit_are_made_again(call, tmp_path):  # noqa: F811
+def test_weights_with_a_flipped_bit_are_made_again(call, tmp_path):
     own = f"cache_dir={tmp_path}/cache"
     call("criterion=his", "sparsity.ratios=[0.5]", own)
     before = rows_of(call.results)

@@ -15,10 +15,10 @@ import psutil
 import pytest
 import submitit
 import torch
+from command_line import FAST, rows_of, without_times
 from hydra import initialize_config_dir
 from joblib.externals.loky import get_reusable_executor
 from omegaconf import OmegaConf
-from test_run import FAST, cache, call, rows_of, without_times  # noqa: F401
 
 from experiments import devices, launch, orphans, schema
 from experiments import job as job_module
@@ -31,7 +31,7 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
 @pytest.fixture(scope="module")
-def expected(cache, tmp_path_factory):  # noqa: F811
+def expected(cache, tmp_path_factory):
     """Run id -> rows of the sweep in this process, less what differs from folder to folder."""
     results = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def no_workers():
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_loses_nothing_and_rows_are_those_of_one_process(call, expected, no_workers):  # noqa: F811
+def test_a_worker_that_is_killed_loses_nothing_and_rows_are_those_of_one_process(call, expected, no_workers):
     with once(lambda: at_work(call.results), lambda found: found[0].kill()):
         status, err = call(*SWEEP, *JOBLIB)
     assert status == 0 and "A worker process ended early" in err and "launched again" in err
@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_rows_are_those_of_one_process
 
 
 @pytest.mark.slow
-def test_a_job_of_submitit_that_is_killed_is_named_and_the_rest_is_done(call, expected, monkeypatch):  # noqa: F811
+def test_a_job_of_submitit_that_is_killed_is_named_and_the_rest_is_done(call, expected, monkeypatch):
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
 
     def first():
@@ -125,7 +125,7 @@ def test_a_job_of_submitit_that_is_killed_is_named_and_the_rest_is_done(call, ex
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_workers(call, no_workers):  # noqa: F811
+def test_ctrl_c_ends_the_workers(call, no_workers):
     def interrupt(_):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -139,7 +139,7 @@ def test_ctrl_c_ends_the_workers(call, no_workers):  # noqa: F811
     assert not workers() and not list(call.results.rglob("*.failed.json"))
 
 
-def test_an_unknown_launcher_is_named_with_those_there_are(call):  # noqa: F811
+def test_an_unknown_launcher_is_named_with_those_there_are(call):
     status, err = call("criterion=his", "hydra/launcher=jolib")
     assert status == 2 and "hydra/launcher=jolib is not known; did you mean joblib?" in err
     assert all(name in err for name in schema.LAUNCHERS)
@@ -147,7 +147,7 @@ def test_an_unknown_launcher_is_named_with_those_there_are(call):  # noqa: F811
 
 
 @pytest.mark.parametrize("name, extra", [("joblib", "parallel"), ("submitit_slurm", "slurm")])
-def test_a_launcher_that_is_not_installed_is_named_with_its_extra(call, monkeypatch, name, extra):  # noqa: F811
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(call, monkeypatch, name, extra):
     def missing(package):
         raise ModuleNotFoundError(package)
 
@@ -176,7 +176,7 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
-def test_slurm_jobs_ask_for_the_resources_and_those_that_run_out_of_time_are_named(call, slurm, tmp_path):  # noqa: F811
+def test_slurm_jobs_ask_for_the_resources_and_those_that_run_out_of_time_are_named(call, slurm, tmp_path):
     asked = ["resources.gpus=1", "resources.cpus=3", "resources.memory_gb=7", "resources.minutes=11"]
     own = ["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=2", "hydra.launcher.partition=long"]
     status, err = call(*SWEEP, *asked, *own)
@@ -188,12 +188,12 @@ def test_slurm_jobs_ask_for_the_resources_and_those_that_run_out_of_time_are_nam
     assert err.count("ended without rows") == 4
 
 
-def test_arrays_are_no_longer_than_asked_for(call, slurm, tmp_path, monkeypatch):  # noqa: F811
+def test_arrays_are_no_longer_than_asked_for(call, slurm, tmp_path, monkeypatch):
     call(*SWEEP, "hydra/launcher=submitit_slurm", "hydra.sweeper.max_batch_size=3")
     assert "--array" not in (tmp_path / "submitted.sh").read_text()  # the fourth job, alone
 
 
-def test_a_cluster_that_refuses_is_said_in_a_sentence(call, slurm):  # noqa: F811
+def test_a_cluster_that_refuses_is_said_in_a_sentence(call, slurm):
     put(slurm, "sbatch", "echo sbatch: error: invalid partition specified: nope >&2; exit 1")
     status, err = call(*SWEEP, "hydra/launcher=submitit_slurm", "hydra.launcher.partition=nope")
     assert status == 2 and "invalid partition specified: nope" in err and "Traceback" not in err
@@ -202,7 +202,7 @@ def test_a_cluster_that_refuses_is_said_in_a_sentence(call, slurm):  # noqa: F81
     assert status == 2 and "hydra/launcher=submitit_slurm cannot start jobs" in err and "srun" in err
 
 
-def test_resources_are_checked_and_change_no_run_id(call):  # noqa: F811
+def test_resources_are_checked_and_change_no_run_id(call):
     for wrong in ("gpus=0", "cpus=0", "memory_gb=-1", "minutes=0"):
         status, err = call("criterion=his", f"resources.{wrong}")
         assert status == 2 and f"resources.{wrong.replace('=', ' is ')}; it must be at least 1" in err

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import FAST, rows_of, without_times
 from hydra import compose, initialize_config_dir
 
 from experiments import job as job_module
@@ -18,38 +19,6 @@ from experiments.messages import CONF
 from hies import workbench as workbench_module
 from hies.criteria import CRITERIA
 from hies.models import HEADS, load_weights
-
-FAST = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "wandb.mode=disabled"]
-TIMES = ("score_seconds", "eval_seconds", "digest")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def call(cache, tmp_path, monkeypatch, capsys):
-    """Run the command with a fresh results folder; gives (exit status, standard error)."""
-
-    def call(*arguments, fast=True):
-        folders = [f"results_dir={tmp_path}/results", f"cache_dir={cache}"]
-        flags = [word for word in arguments if word == "-m"]
-        words = [*(FAST if fast else []), *folders, *(word for word in arguments if word != "-m")]
-        monkeypatch.setattr("sys.argv", ["run", *flags, *words])
-        status = run.main()
-        return status, capsys.readouterr().err
-
-    call.results = tmp_path / "results"
-    return call
-
-
-def rows_of(folder):
-    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
-
-
-def without_times(rows):
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_analysis_builder import write_run
-from test_run import FAST, cache, call  # noqa: F401
+from analysis_runs import write_run
+from command_line import FAST  # noqa: F401
 from wandb_stub import ENTITY, PROJECT, Stub
 
 from analysis import cli, load, wandb_rows
@@ -226,7 +226,7 @@ def test_the_command_line_draws_from_wandb(stub, tmp_path, capsys):
     assert "cannot be read from W&B" in capsys.readouterr().err
 
 
-def test_a_real_run_comes_back_as_it_was(call, stub, tmp_path, monkeypatch):  # noqa: F811
+def test_a_real_run_comes_back_as_it_was(call, stub, tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, MARKER)
     assert call("wandb.mode=offline", "criterion=hies", "sparsity.ratios=[0.5]")[0] == 0
@@ -250,7 +250,7 @@ def test_a_real_run_comes_back_as_it_was(call, stub, tmp_path, monkeypatch):  # 
     pd.testing.assert_frame_equal(frame(tmp_path / "fetched"), frame(call.results))
 
 
-def test_a_server_that_hangs_holds_no_job_up(call, hanging, own_upload, monkeypatch, capsys):  # noqa: F811
+def test_a_server_that_hangs_holds_no_job_up(call, hanging, own_upload, monkeypatch, capsys):
     for name, value in {**QUICK, "WANDB_BASE_URL": hanging, "WANDB_API_KEY": KEY}.items():
         monkeypatch.setenv(name, value)
     assert call("wandb.mode=online", "criterion=his", "sparsity.ratios=[0.5]")[0] == 0

@@ -107,6 +107,17 @@ def test_bfloat16_answers_nearly_always_the_same_and_is_another_identity(bench, 
     assert (same == bench.predictions({})).mean() > 0.95
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_a_greedy_search_is_made_in_the_precision_of_answers(cache, precision):
+    bench, seen = workbench(cache, precision=precision), []
+    bench.network.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    bench.statistics(frozenset({"his", "ae"}), 3, 11)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    bench.statistics(frozenset({"greedy"}), 3, 11)
+    assert set(seen) == {getattr(torch, precision)}
+
+
 def permuted(bench, folder, order, names=None):
     """A checkpoint whose output order[i] stands for label i."""
     network = workbench(bench.cache_dir).network

@@ -1,4 +1,4 @@
-"""The results folder that the other analysis tests read, and a check that it keeps the contract of rows."""
+"""The results folder that the tests of analysis read."""
 
 import json
 import re
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from analysis.rows import REQUIRED, load
 
 HEADS = {"first": 2, "second": 3}
 
@@ -78,10 +76,3 @@ def write_grid(folder: Path, *cells: tuple[str, int]) -> None:
         for criterion, seed in cells
     ]  # fmt: skip
     (folder / "grid.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
-
-
-def test_builder_writes_the_rows_of_the_contract(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "exp", "hies", alpha=0.5)
-    written = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [set(REQUIRED) - set(row) for row in written] == [set(), set()]
-    assert load(tmp_path)["quality"].tolist() == [90.0, 80.0]

@@ -1,0 +1,49 @@
+"""What tests of the command line share: a quick job, its rows, and fixtures that `conftest` offers to all."""
+
+import json
+
+import pytest
+
+from experiments import job as job_module
+from experiments import run, worker
+
+FAST = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "wandb.mode=disabled"]
+TIMES = ("score_seconds", "eval_seconds", "digest")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def call(cache, tmp_path, monkeypatch, capsys):
+    """Run the command with a fresh results folder; gives (exit status, standard error)."""
+
+    def call(*arguments, fast=True):
+        folders = [f"results_dir={tmp_path}/results", f"cache_dir={cache}"]
+        flags = [word for word in arguments if word == "-m"]
+        words = [*(FAST if fast else []), *folders, *(word for word in arguments if word != "-m")]
+        monkeypatch.setattr("sys.argv", ["run", *flags, *words])
+        status = run.main()
+        return status, capsys.readouterr().err
+
+    call.results = tmp_path / "results"
+    return call
+
+
+def rows_of(folder):
+    return [json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+@pytest.fixture
+def new_process(monkeypatch):
+    """As in a process that has done no job yet."""
+    monkeypatch.setattr(worker, "_stopped", [])
+    job_module._benches.clear()
+    yield
+    job_module._benches.clear()
