@@ -172,11 +172,12 @@ class Job:
         return rows
 
     def _outcome(self, bench: Workbench, ratio: float, removed: Removed) -> Outcome:
-        size = self.config.calibration.size
-        if ratio:
-            bench.tally.naive += size + 2 * len(bench.labels("report"))  # scored, unpruned answers, pruned answers
-        if ratio and isinstance(self.config.criterion, Method):
-            return bench.outcome_of(self.config.criterion, ratio, self.config.seed, size)
+        criterion, size = self.config.criterion, self.config.calibration.size
+        need = frozenset() if isinstance(criterion, Method) else criterion.need
+        if ratio:  # scored, unpruned answers, pruned answers
+            bench.tally.naive += bench.scoring_passes(need, size) + 2 * len(bench.labels("report"))
+        if ratio and isinstance(criterion, Method):
+            return bench.outcome_of(criterion, ratio, self.config.seed, size)
         return bench.outcome(removed)
 
     def _check(self, bench: Workbench) -> None:

@@ -24,6 +24,11 @@ from hies.selection import Head
 from hies.sites import SiteTensors
 
 
+def searched(heads: int) -> int:
+    """How many passes over the calibration set a search among so many heads takes."""
+    return heads * (heads + 1) // 2 - 1
+
+
 def removal_order(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], loss: Loss, progress: bool = False
 ) -> dict[str, SiteTensors]:
@@ -48,8 +53,7 @@ def removal_order(
     passes = _Passes(model, list(batches), loss)
     left = [(site, head) for site, heads in passes.heads.items() for head in range(heads)]
     order: list[Head] = []
-    tries = sum(range(2, len(left) + 1))
-    bar = tqdm(total=tries, desc="greedy removal", unit="head", disable=None if progress else True)
+    bar = tqdm(total=searched(len(left)), desc="greedy removal", unit="head", disable=None if progress else True)
     with bar, passes.opened():
         while len(left) > 1:
             passes.settle()

@@ -21,6 +21,7 @@ from hies.cost import Cost, CostModel, count, measure_cost
 from hies.criteria.method import Calibration, Method
 from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation import computing, example_losses, predict
+from hies.greedy import searched
 from hies.labels import found_label_order
 from hies.memory import Batches, is_out_of_memory
 from hies.models import PROCESSORS, Model, check_fit, checkpoint_path, identity_of, load_weights
@@ -219,8 +220,16 @@ class Workbench:
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         asked = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
-        found = self._kept("statistics", asked, lambda: to_arrays(self._collect(need, seed, size, removed or {})), size)
-        return self._of_chosen(from_arrays(found))
+        passes = self.scoring_passes(need, size)
+
+        def build() -> dict[str, np.ndarray]:
+            return to_arrays(self._collect(need, seed, size, removed or {}))
+
+        return self._of_chosen(from_arrays(self._kept("statistics", asked, build, passes)))
+
+    def scoring_passes(self, need: frozenset[str], size: int) -> int:
+        """Forward passes of an example that these statistics of `size` calibration examples take."""
+        return size * (searched(self.heads_total) if "greedy" in need else 1)
 
     def _of_chosen(self, found: Statistics) -> Statistics:
         if self.model.sites is None:

@@ -393,13 +393,15 @@ def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, c
     assert status != 0 and f"error: {name} is" in log and f"criterion={criterion} has its own way" in log
 
 
-def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, cache, tmp_path, monkeypatch):
+# one pass gives what his and ae need; greedy tries each of 48 heads, then of 47, down to 2
+@pytest.mark.parametrize(("criteria", "scored"), [(("his", "ae"), 32), (("greedy",), 32 * sum(range(2, 49)))])
+def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, monkeypatch, criteria, scored):
     monkeypatch.setattr(run, "tally", job_module.tally.__class__())
     monkeypatch.setattr(job_module, "tally", run.tally)
     monkeypatch.setattr(job_module, "_benches", {})
-    status, log = call("-m", "criterion=his,ae", "sparsity.ratios=[0.5,1]", "name=counted")
-    cells = 2 * 2 * (32 + 2 * 101)
-    needed = 32 + 4 * 101  # one calibration pass; the unpruned model, two masks, and no head at all, once
+    status, log = call("-m", f"criterion={','.join(criteria)}", "sparsity.ratios=[0.5,1]", "name=counted")
+    cells = len(criteria) * 2 * (scored + 2 * 101)
+    needed = scored + (2 + len(criteria)) * 101  # the unpruned model, a mask a criterion, and no head at all, once
     assert status == 0
-    assert f"{needed} forward passes of an example, cached ones included; each cell" in log
-    assert f"would take {cells} ({100 * needed / cells:.0f} %)" in log
+    assert f"{needed:,} forward passes of an example, cached ones included; each cell" in log
+    assert f"would take {cells:,} ({100 * needed / cells:.0f} %)" in log

@@ -112,7 +112,7 @@ def test_only_a_greedy_search_is_made_in_the_precision_of_answers(cache, precisi
     bench, seen = workbench(cache, precision=precision), []
     bench.network.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     bench.statistics(frozenset({"his", "ae"}), 3, 11)
-    assert set(seen) == {torch.float32}
+    assert set(seen) == {torch.float32} and bench.heads_total == 14
     seen.clear()
     bench.statistics(frozenset({"greedy"}), 3, 11)
     assert set(seen) == {getattr(torch, precision)}
