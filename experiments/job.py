@@ -181,7 +181,8 @@ class Job:
         return bench.outcome(removed)
 
     def _check(self, bench: Workbench) -> None:
-        """Refuse before any work what the model's structure does not allow."""
+        """Refuse before any work what the data or the model's structure do not allow."""
+        bench.check_size(self.config.calibration.size)
         if isinstance(self.config.criterion, Method):
             try:
                 bench.check(self.config.criterion)

@@ -20,6 +20,15 @@ def sentence(error: BaseException) -> str:
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = match.group(1) or match.group(2)
         return f"There is no option {key!r}{_closest_key(key)}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match.group(1)!r} has several values; put -m before the options to run a job for each."
+    if match := re.search(r"Error parsing override '([\w.]+)'", text):
+        return f"{match.group(1)!r} is no option; options are given as NAME=VALUE."
+    if match := re.search(
+        r"Error merging override ([^=\s]+)=(\S+)[\s\S]*is not a ListConfig", f"{text} {error.__cause__}"
+    ):
+        key, value = match.groups()
+        return f"{key}={value} is no list; write {key}=[{value}]."
     cause = error.__cause__ or error.__context__
     reason = f": {_first_line(str(cause))}" if cause is not None and text.startswith("Error merging") else ""
     return f"{_first_line(text)}{reason}".rstrip(".") + "."
@@ -33,7 +42,10 @@ def _choices(group: str, name: str) -> str:
 
 
 def _closest_key(key: str) -> str:
-    """The most similar option of the whole configuration, by the last word of the key first."""
+    """Which choice of its group has this option; else the most similar one, by the last word of the key first."""
+    group, _, name = key.partition(".")
+    if having := [file.stem for file in sorted((CONF / group).glob("*.yaml")) if name in OmegaConf.load(file)]:
+        return f" here; {group}={having[0]} has it."
     known = _all_keys()
     same_word = [option for option in known if option.split(".")[-1] == key.split(".")[-1]]
     close = same_word[:1] or difflib.get_close_matches(key, known, 1, cutoff=0.5)

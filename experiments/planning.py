@@ -10,10 +10,10 @@ from torch import Tensor
 
 from experiments.schema import Config
 from hies.alpha import PROTOCOLS, best_per_ratio, best_per_task
-from hies.attention import Site
 from hies.criteria import HIES, Criterion, Method
+from hies.equations import removal_count
 from hies.errors import HiesError
-from hies.selection import Groups, select_iteratively
+from hies.selection import group_sizes, select_iteratively
 from hies.sites import Removed, SiteTensors, join
 from hies.statistics import Statistics
 from hies.workbench import Workbench
@@ -128,18 +128,6 @@ def _pruned(config: Config) -> list[float]:
     return sorted({ratio for ratio in config.sparsity.ratios if ratio > 0})
 
 
-def group_sizes(sites: dict[str, Site]) -> Groups:
-    """How many query heads of each site share a key/value head.
-
-    Raises:
-        HiesError: a site whose groups are of unequal size.
-    """
-    for name, site in sites.items():
-        if site.heads % site.key_heads:
-            raise HiesError(f"sparsity.unit is kv_group, but the groups of site {name!r} are unequal; use unit=head.")
-    return {name: site.heads // site.key_heads for name, site in sites.items()}
-
-
 class Scoring:
     """The scores of a criterion for one calibration draw, and the masks that follow from them."""
 
@@ -163,8 +151,9 @@ class Scoring:
 
     def _possible(self, ratios: list[float]) -> list[float]:
         """The ratios that the criterion can remove; HiesError if it is none of them."""
-        most = self.criterion.most(self.statistics.heads)
-        possible = [ratio for ratio in ratios if ratio <= most]
+        heads = self.statistics.heads
+        most, total = self.criterion.most(heads), sum(heads.values())
+        possible = [ratio for ratio in ratios if removal_count(ratio, total) <= round(most * total)]
         if not possible:
             raise HiesError(
                 f"sparsity.ratios is {ratios}, but {self.criterion.name} can remove at most {most:.3f} of the heads of "

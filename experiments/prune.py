@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 import hies
 from experiments.grid import Declared
 from experiments.job import Job, workbench
-from experiments.planning import group_sizes, make_plan
+from experiments.planning import make_plan
 from experiments.schema import Config
 from experiments.shell import command
 from hies import metrics
@@ -28,6 +28,7 @@ from hies.cost import Cost
 from hies.criteria import CRITERIA, Method
 from hies.errors import HiesError
 from hies.pruned_files import RECORD
+from hies.selection import group_sizes
 from hies.sites import Removed
 from hies.workbench import Workbench
 
@@ -93,9 +94,10 @@ def check_cut(config: Config, bench: Workbench) -> None:
         )
     sites = bench.prunable_sites()
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
-    groups = group_sizes(sites) if config.sparsity.unit == "kv_group" else None
+    rules = config.criterion if config.criterion.selects else config.sparsity
+    groups = group_sizes(sites) if config.criterion.selects or config.sparsity.unit == "kv_group" else {}
     (ratio,) = config.sparsity.ratios
-    if not config.sparsity.select(equal, ratio, groups):
+    if not rules.select(equal, ratio, groups):
         heads = sum(site.heads for site in sites.values())
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 

@@ -238,6 +238,19 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
             _active.remove(entry)
 
 
+def check_not_handled(model: nn.Module, doing: str) -> None:
+    """Refuse to copy a model inside `handling` or `masked`: the copy would not know of it and keep the routing.
+
+    Raises:
+        HiesError: a context of this module is open for the model; doing: what was asked for, as in `hies.prune`.
+    """
+    if any(module in names for names, _ in _active for module in model.modules()):
+        raise HiesError(
+            f"{doing} inside a `with hies.masked(...)` block would forget the mask; leave the block first, and cut the "
+            "masked heads as well if they are to go."
+        )
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block (no dropout); every module gets its own training flag back."""

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hies.attention import AttentionCall, evaluating, find_sites, handling
 from hies.errors import HiesError
 from hies.forwards import wrapped
-from hies.losses import Loss, default_loss
+from hies.losses import Loss, default_loss, reads_encoder
 from hies.selection import Head
 from hies.sites import SiteTensors
 
@@ -184,8 +184,7 @@ def _inputs(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str,
     """What the model reads of a batch: labels only where its decoder, or a loss of one's own, may need them."""
     if any(isinstance(value, Cache) for value in batch.values()):
         raise HiesError("A batch has past_key_values, which would grow in each of the many passes; leave them out.")
-    reads_encoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    keep_labels = reads_encoder or getattr(loss, "__module__", None) != default_loss.__module__
+    keep_labels = reads_encoder(model) or getattr(loss, "__module__", None) != default_loss.__module__
     return {name: value for name, value in batch.items() if keep_labels or name != "labels"}
 
 

@@ -21,13 +21,15 @@ def default_loss(model: nn.Module) -> Loss:
     Cross-entropy for classes, squared error for one regression output, mean negative log-likelihood over the labelled
     tokens for language models (labels shifted by one where the model generates from left to right).
     """
-    config = getattr(model, "config", None)
-    generates = isinstance(model, PreTrainedModel) and model.can_generate()
-    shifted = generates and not getattr(config, "is_encoder_decoder", False)
+    inner = _unwrapped(model)
+    shifted = isinstance(inner, PreTrainedModel) and inner.can_generate() and not reads_encoder(model)
 
     def loss(outputs: Any, batch: Mapping[str, Any]) -> Tensor:
         if "labels" not in batch:
-            raise HiesError("A calibration batch has no 'labels'; head importance is the gradient of a loss.")
+            raise HiesError(
+                "A calibration batch has no 'labels', and head importance is the gradient of a loss; add them, pass "
+                "loss=(outputs, batch) -> [batch], or ask for need=('ae',) alone."
+            )
         if not hasattr(outputs, "logits"):
             raise HiesError(
                 "The model gives no logits; load it with a task's head, or pass loss=(outputs, batch) -> [batch]."
@@ -35,22 +37,51 @@ def default_loss(model: nn.Module) -> Loss:
         logits, labels = outputs.logits, batch["labels"]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.dim() == 3:
-            return _token_loss(logits, labels, shifted)
+            return _token_loss(logits, batch, shifted)
         if logits.shape[-1] == 1:
             return (logits.squeeze(-1) - labels.reshape(-1).to(logits.dtype)) ** 2
         if labels.is_floating_point():
             raise HiesError(
                 "The labels are fractions but the model has several outputs; pass loss=(outputs, batch) -> [batch]."
             )
-        return F.cross_entropy(logits, labels, reduction="none")
+        return _class_loss(logits, labels)
 
     return loss
 
 
-def _token_loss(logits: Tensor, labels: Tensor, shifted: bool) -> Tensor:
-    """Mean negative log-likelihood over each example's labelled tokens; logits [batch, tokens, words] -> [batch]."""
+def reads_encoder(model: nn.Module) -> bool:
+    """Whether it has a decoder that reads from an encoder, and whose inputs come from labels."""
+    return bool(getattr(getattr(_unwrapped(model), "config", None), "is_encoder_decoder", False))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what only wraps it (LoRA, torch.compile, data parallelism): modules with a single child."""
+    while not isinstance(model, PreTrainedModel) and len(children := list(model.children())) == 1:
+        (model,) = children
+    return model
+
+
+def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy; logits [batch, classes], labels [batch] -> [batch]."""
+    outside = (labels < 0) | (labels >= logits.shape[-1])  # -100 among them: every example counts
+    if outside.any():
+        raise HiesError(
+            f"A calibration example has the label {int(labels[outside][0])}, outside the model's classes 0 to "
+            f"{logits.shape[-1] - 1}."
+        )
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _token_loss(logits: Tensor, batch: Mapping[str, Any], shifted: bool) -> Tensor:
+    """Mean negative log-likelihood over each example's labelled tokens; logits [batch, tokens, words] -> [batch].
+
+    Shifted: a token that only padding comes before is asked of nothing, as it would be without the padding.
+    """
+    labels = batch["labels"]
     if shifted:
-        logits, labels = logits[:, :-1], labels[:, 1:]
+        logits, asked = logits[:, :-1], batch.get("attention_mask")
+        padding = asked[:, :-1] == 0 if asked is not None and asked.shape == labels.shape else None
+        labels = labels[:, 1:] if padding is None else labels[:, 1:].masked_fill(padding, IGNORED)
     each = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
     counted = (labels != IGNORED).sum(dim=-1)
     if (counted == 0).any():

@@ -60,10 +60,11 @@ class Model:
     or answers if not given). finetune: how a missing checkpoint is made. max_length: tokens at which texts are cut.
     precision: `float32`, or `bfloat16` for the matrix products of fine-tuning, evaluation and the search of
     criterion=greedy (other criteria score heads in float32 all the same). batch_size: for scoring and evaluation; no
-    result depends on it. checkpointing: score heads in less memory and more time (`hies.collect(checkpoint=)`); no
-    result depends on it. dtype: of the weights, `float32` or `bfloat16` (large models). home: the task that an
-    `architecture` is trained on where the task at hand trains nothing. sites: a regular expression; only heads of sites
-    whose names it is found in are scored and removed, and ratios count them alone.
+    result depends on it, but for the rounding of bfloat16 (which may swap heads that a greedy search finds alike).
+    checkpointing: score heads in less memory and more time (`hies.collect(checkpoint=)`); no result depends on it.
+    dtype: of the weights, `float32` or `bfloat16` (large models). home: the task that an `architecture` is trained on
+    where the task at hand trains nothing. sites: a regular expression; only heads of sites whose names it is found in
+    are scored and removed, and ratios count them alone.
     """
 
     name: str = ""

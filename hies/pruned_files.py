@@ -19,7 +19,7 @@ from hies.cache import digest
 from hies.checksums import SUMS, check_checksums, write_checksums
 from hies.errors import HiesError
 from hies.kept import Kept
-from hies.pruning import cut, pruned_heads
+from hies.pruning import check_no_adapters, cut, pruned_heads
 from hies.sites import Removed
 
 RECORD = "pruned_heads.json"
@@ -37,9 +37,11 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
     processor is saved by its own `save_pretrained`.
 
     Raises:
-        HiesError: nothing has been pruned, the model's class is not one of transformers, or the folder cannot be
-            written; an earlier model in it is replaced only when the new one is complete.
+        HiesError: nothing has been pruned, the model has adapters (merge them first), its class is not one of
+            transformers, or the folder cannot be written; an earlier model in it is replaced only when the new one is
+            complete.
     """
+    check_no_adapters(model)
     removed = pruned_heads(model)
     if not removed:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
@@ -89,7 +91,8 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
 
     Args:
         source: a folder, or a repository on the Hub.
-        options: of transformers' `from_pretrained`, such as dtype, device_map, revision.
+        options: of transformers' `from_pretrained`, such as dtype, device_map, attn_implementation, revision; none that
+            changes the configuration, which is that of the folder.
 
     Raises:
         HiesError: no record, a record that cannot be read, one that does not fit the configuration or the tensors, or
@@ -112,11 +115,14 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         cut(self, record["removed"])
 
     smaller: Any = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
+    given = ", ".join(sorted(options))
     options = {**options, "config": config, "use_safetensors": True, "trust_remote_code": False}
     try:
         model, report = smaller.from_pretrained(source, output_loading_info=True, **options)
     except (RuntimeError, OSError, SafetensorError, ZeroDivisionError) as error:
         raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
+    except TypeError as error:
+        raise HiesError(f"load_pruned cannot take one of the options {given}: {_first_line(error)}.") from error
     wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
     if wrong:
         kind, names = next(iter(wrong.items()))
@@ -176,7 +182,10 @@ def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
     try:
         path = cached_file(source, RECORD, **where)
     except OSError as error:
-        raise HiesError(f"{source} has no {RECORD}, so it is no model saved by hies.save_pruned.") from error
+        raise HiesError(
+            f"{source} has no {RECORD}, so it is no model saved by hies.save_pruned, which alone saves a pruned one; "
+            "from_pretrained loads a model with all its heads."
+        ) from error
     try:
         record = json.loads(Path(str(path)).read_text())
         return _checked(record)

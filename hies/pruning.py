@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hies.attention import route
+from hies.attention import check_not_handled, route
 from hies.conventions import ALL_WIDTHS, BIASES, HEADS, KEY_HEADS, KEY_WIDTHS, OWN_BIAS
 from hies.errors import HiesError, UnsupportedModelError
 from hies.forwards import reads
@@ -35,9 +35,12 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
             grouped-query attention.
 
     Raises:
-        UnsupportedModelError: the weights of a site cannot be cut; nothing was copied or changed.
-        HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`.
+        UnsupportedModelError: the weights of a site cannot be cut, or adapters wrap them; nothing was changed.
+        HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
+            `hies.masked` block, which the copy would not know of.
     """
+    check_not_handled(model, "hies.prune")
+    check_no_adapters(model)
     if unit not in UNITS:
         raise HiesError(f"unit is {unit!r}; use {' or '.join(UNITS)}.")
     removed = listed(removed)
@@ -45,6 +48,19 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
+
+
+def check_no_adapters(model: nn.Module) -> None:
+    """Refuse a model whose matrices are wrapped by LoRA or its like: what is cut, or saved, would be half of it.
+
+    Raises:
+        UnsupportedModelError: peft's layers are in it.
+    """
+    if any(hasattr(module, "base_layer") for module in model.modules()):
+        raise UnsupportedModelError(
+            f"This {type(model).__name__} has adapters (LoRA or its like); merge them first, as peft's "
+            "merge_and_unload() does, or unload them."
+        )
 
 
 def pruned_heads(model: nn.Module) -> Removed:

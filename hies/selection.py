@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from hies import equations
+from hies.attention import Site
 from hies.errors import HiesError
 from hies.sites import Removed, SiteTensors
 
@@ -158,3 +159,18 @@ def _as_removed(heads: Sequence[Head]) -> Removed:
     for site, head in heads:
         removed.setdefault(site, []).append(head)
     return {site: sorted(chosen) for site, chosen in removed.items()}
+
+
+def group_sizes(sites: Mapping[str, Site]) -> Groups:
+    """How many query heads of each site share a key/value head.
+
+    Raises:
+        HiesError: a site whose groups are of unequal size.
+    """
+    for name, site in sites.items():
+        if site.heads % site.key_heads:
+            raise HiesError(
+                f"The {site.heads} heads of site {name!r} share {site.key_heads} key/value heads unequally, so they "
+                "cannot go in whole groups; use sparsity.unit=head, and a criterion that removes single heads."
+            )
+    return {name: site.heads // site.key_heads for name, site in sites.items()}

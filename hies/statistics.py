@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from hies.checkpointing import checkpointed
 from hies.entropies import PREFIX, Entropy, entropy_named
 from hies.entropy import attention_entropy
 from hies.errors import HiesError, UnsupportedModelError
+from hies.gradients import gradients
 from hies.greedy import removal_order
-from hies.losses import IGNORED, Loss, default_loss
+from hies.losses import IGNORED, Loss, default_loss, reads_encoder
 from hies.projections import weight_norms
 from hies.sites import SiteTensors
 from hies.taylor import head_saliences
@@ -30,7 +32,6 @@ from hies.taylor import head_saliences
 # `Statistics.others`, under names that begin with that of the statistic and a slash if there are several.
 SEPARATE: dict[str, Callable[..., dict[str, SiteTensors]]] = {"taylor": head_saliences, "greedy": removal_order}
 STATISTICS = ("his", "his_token", "ae", "l2", "output_norm", *SEPARATE)  # and `Entropy.need` of every other entropy
-HALF_SCALE = 1024  # of the loss of a float16 model, whose small gradients would be rounded to zero
 
 
 @dataclass(frozen=True)
@@ -113,22 +114,29 @@ def collect(
     """
     if isinstance(batches, Mapping):
         raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
+    if isinstance(need, str):
+        raise HiesError(f"need is the string {need!r}; give a tuple of names, such as ({need!r},).")
     if unknown := {name for name in need if name not in STATISTICS and not name.startswith(PREFIX)}:
         raise HiesError(f"need names {sorted(unknown)[0]!r}; the statistics are {', '.join(STATISTICS)}.")
     batches = list(batches) if SEPARATE.keys() & set(need) else batches  # they are read more than once
-    gauge = _Gauge(set(need), getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    gauge = _Gauge(set(need), reads_encoder(model))
     loss_of = loss or default_loss(model)
+    if gauge.wants_gradient and torch.is_inference_mode_enabled():
+        raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
     started = time.perf_counter()
-    again = checkpointed(model) if checkpoint else contextlib.nullcontext()
-    with evaluating(model), _frozen(model), handling(model, gauge), again:
+    again = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
+    with evaluating(model), _frozen(model), handling(model, gauge), again():
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
             _measure(model, batch, gauge, loss_of, keep_labels=loss is not None)
+    if not gauge.examples:
+        raise HiesError("There is no calibration example; give at least one batch.")
     if not gauge.heads:
-        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, or there was no example.")
+        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
     norms = weight_norms(model, gauge.heads) if "l2" in need else {}
     found = {name: _stack(parts) for name, parts in gauge.found.items()}
     for name in sorted(SEPARATE.keys() & set(need)):
-        parts = SEPARATE[name](model, batches, loss_of, progress)
+        with again():
+            parts = SEPARATE[name](model, batches, loss_of, progress)
         found |= {part: {site: values[site] for site in gauge.heads} for part, values in parts.items()}
     seconds = time.perf_counter() - started
     gradient, entropy = (found.pop(name, {}) for name in ("his", "ae"))
@@ -164,6 +172,8 @@ class _Gauge:
     def start(self, batch: Mapping[str, Any]) -> None:
         self._batch = batch
         self._size = _batch_size(batch)
+        if not self._size:
+            raise HiesError("A calibration batch has no example; leave it out.")
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
@@ -205,23 +215,31 @@ class _Gauge:
                     call.query, call.key, call.mask, call.scale, call.causal, kind.renyi_order,
                     bias=call.bias, softcap=call.softcap, sinks=call.sinks,
                 )  # fmt: skip
-            relative = self._of_examples(site, call, kind.relative(by_order[kind.renyi_order], visible_keys(call)))
-            self._per_token.setdefault((name, site), []).append(relative)
+            visible = visible_keys(call)  # a query that sees one key has no relative entropy
+            relative = kind.relative(by_order[kind.renyi_order], visible)
+            self._note(name, site, call, relative, visible > 1)
 
     @torch.no_grad()
     def _measure_norm(self, site: str, call: AttentionCall, output: Tensor) -> None:
         """Note the norm of the output [rows, tokens, heads, width] at every token, NaN at padding."""
-        norms = self._of_examples(site, call, equations.token_output_norm(output).transpose(1, 2))
-        self._per_token.setdefault(("output_norm", site), []).append(norms)
+        self._note("output_norm", site, call, equations.token_output_norm(output).transpose(1, 2))
 
-    def _of_examples(self, site: str, call: AttentionCall, values: Tensor) -> Tensor:
-        """[rows, heads, queries] -> [batch, heads, tokens of the example], NaN at padding."""
+    def _note(self, name: str, site: str, call: AttentionCall, values: Tensor, defined: Tensor | None = None) -> None:
+        """Keep values [rows, heads, queries] as [batch, heads, tokens of the example], NaN at padding.
+
+        defined: where a value is a number, broadcastable to the values; None: everywhere.
+        """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
-        if real is not None:
-            values = values.masked_fill(~real, torch.nan)
         per_example = _rows_per_example(values, self._size, site)
-        return values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
+        strange = ~values.isfinite() if defined is None else ~values.isfinite() & defined
+        if real is not None:
+            values, strange = values.masked_fill(~real, torch.nan), strange & real
+        if strange.any():
+            example = self.examples + int(strange.flatten(1).any(dim=1).nonzero()[0]) // per_example
+            raise HiesError(f"Example {example} has hidden states that are not finite at site {site!r}.")
+        of_examples = values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
+        self._per_token.setdefault((name, site), []).append(of_examples)
 
     def finish(self, losses: Tensor | None) -> None:
         for (name, site), values in self._per_token.items():
@@ -237,10 +255,9 @@ class _Gauge:
             # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.
             gates = [gate for of_site in self._gates.values() for gate in of_site]
             self._recomputing = True
-            scale = HALF_SCALE if self._is_half else 1
-            gradients = iter(torch.autograd.grad(scale * losses.sum(), gates, materialize_grads=True))
+            found = iter(gradients(losses.sum(), gates, self._is_half))
             for site, of_site in self._gates.items():
-                self._add_gradients(site, [next(gradients) / scale for _ in of_site])
+                self._add_gradients(site, [next(found) for _ in of_site])
             self._check_felt()
         self.examples += self._size
 
@@ -253,14 +270,14 @@ class _Gauge:
                 "model in bfloat16 or float32."
             )
 
-    def _add_gradients(self, site: str, gradients: list[Tensor]) -> None:
-        """gradients: of every gate of a site, [examples, heads] or [rows, tokens, heads]."""
+    def _add_gradients(self, site: str, found: list[Tensor]) -> None:
+        """found: the gradients of every gate of a site, [examples, heads] or [rows, tokens, heads]."""
         if self.wants_tokens:
-            per_token = torch.cat([g.double().unflatten(0, (self._size, -1)).flatten(1, 2) for g in gradients], dim=1)
+            per_token = torch.cat([g.double().unflatten(0, (self._size, -1)).flatten(1, 2) for g in found], dim=1)
             self._add("his_token", site, self._finite(site, per_token.abs().sum(dim=1)))
             self._add("his", site, per_token.sum(dim=1))
         else:
-            self._add("his", site, self._finite(site, gradients[0]))
+            self._add("his", site, self._finite(site, found[0]))
 
     def _add(self, name: str, site: str, values: Tensor) -> None:
         self.found.setdefault(name, {}).setdefault(site, []).append(values.double().cpu())
@@ -268,7 +285,8 @@ class _Gauge:
     def _finite(self, site: str, gradient: Tensor) -> Tensor:
         if (bad := ~gradient.isfinite()).any():
             row = int(bad.any(dim=1).nonzero()[0])
-            raise HiesError(f"Example {self.examples + row} has a gradient that is not finite at site {site!r}.")
+            hint = "; score the model in bfloat16 or float32" if self._is_half else ""
+            raise HiesError(f"Example {self.examples + row} has a gradient that is not finite at site {site!r}{hint}.")
         return gradient
 
 
@@ -321,6 +339,8 @@ def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | No
 
 
 def _batch_size(batch: Mapping[str, Any]) -> int:
+    if not batch:
+        raise HiesError("A calibration batch is an empty dict; give what the model reads.")
     first = batch["labels"] if "labels" in batch else next(iter(batch.values()))
     return len(first)
 

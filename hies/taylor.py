@@ -18,15 +18,15 @@ from transformers.pytorch_utils import Conv1D
 from hies import equations
 from hies.attention import evaluating, find_sites
 from hies.errors import HiesError
+from hies.gradients import gradients
 from hies.kept import Kept
-from hies.losses import Loss, default_loss
+from hies.losses import Loss, default_loss, reads_encoder
 from hies.projections import HeadRows, Projections, find_projections
 from hies.sites import SiteTensors
 
 MATRICES = ("query", "key", "value", "output")
 GROUPS = "taylor/groups"  # the key/value head of each query head
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
-HALF_SCALE = 1024  # of the loss of a float16 model, whose small gradients would be rounded to zero
 
 Batches = Iterable[Mapping[str, Any]]
 Example = dict[str, Any]
@@ -58,9 +58,11 @@ def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: boo
         HiesError: no example, a loss that is not one number an example, or a gradient that is not finite.
         UnsupportedModelError: the weights of a site are not found.
     """
-    examples = _examples(batches)
-    sites = {site: find_projections(model, site) for site in find_sites(model, _inputs(model, examples[0], loss))}
-    moments = _moments(model, sites, examples, loss, progress)
+    batches = list(batches)
+    firsts = [_examples([batch])[0] for batch in batches]  # one batch may reach sites that another does not
+    names = {site: None for example in firsts for site in find_sites(model, _inputs(model, example, loss))}
+    sites = {site: find_projections(model, site) for site in names}
+    moments = _moments(model, sites, _examples(batches), loss, progress)
     found: dict[str, SiteTensors] = {}
     for site, projections in sites.items():
         found.setdefault(GROUPS, {})[site] = torch.tensor(projections.groups, dtype=torch.float64)
@@ -82,8 +84,13 @@ def channel_saliences(
     """
     moments = _moments(model, sites, _examples(batches), loss, progress)
     found: dict[str, Tensor] = {}
+    counted: set[tuple[int, bytes]] = set()  # weights that several sites share are cut once
     for projections in sites.values():
         for name, part in projections_of(projections):
+            rows = (id(part.module.weight), part.rows.cpu().numpy().tobytes())
+            if rows in counted:
+                continue
+            counted.add(rows)
             for kind in equations.TAYLOR:
                 values = _elements(part, part is projections.output, moments, kind).sum(dim=(0, 1)).cpu()
                 found[f"{name}/{kind}"] = found.get(f"{name}/{kind}", torch.zeros_like(values)) + values
@@ -138,18 +145,22 @@ def _moments(
     owners: dict[Any, str] = {part.module.weight: site for site, part in parts}
     dtypes = [torch.promote_types(weight.dtype, torch.float32) for weight in owners]
     sums, squares = ([torch.zeros_like(w, dtype=d) for w, d in zip(owners, dtypes, strict=True)] for _ in range(2))
-    scale = HALF_SCALE if any(weight.dtype == torch.float16 for weight in owners) else 1
+    is_half = any(weight.dtype == torch.float16 for weight in owners)
     bar = tqdm(examples, "taylor", unit="example", disable=None if progress else True)
     with evaluating(model), _requiring(model, owners), torch.enable_grad():
         for count, example in enumerate(bar):
             losses = loss(model(**_inputs(model, example, loss)), example)
             if losses.shape != (1,):
                 raise HiesError(f"The loss has the shape {tuple(losses.shape)} for 1 example, not one each.")
-            gradients = torch.autograd.grad(scale * losses.sum(), list(owners), materialize_grads=True)
-            for site, total, square, found in zip(owners.values(), sums, squares, gradients, strict=True):
-                gradient = found.to(total.dtype) / scale
+            each = gradients(losses.sum(), list(owners), is_half)
+            if is_half and not any(gradient.any() for gradient in each):
+                raise HiesError(
+                    f"All gradients of example {count} are zero in float16; score the model in bfloat16 or float32."
+                )
+            for site, total, square, gradient in zip(owners.values(), sums, squares, each, strict=True):
                 if not gradient.isfinite().all():
-                    raise HiesError(f"Example {count} has a gradient that is not finite at site {site!r}.")
+                    hint = "; score the model in bfloat16 or float32" if is_half else ""
+                    raise HiesError(f"Example {count} has a gradient that is not finite at site {site!r}{hint}.")
                 total += gradient
                 square += gradient.square()
     size = len(examples)
@@ -173,7 +184,7 @@ def _requiring(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[None]:
 def _inputs(model: nn.Module, example: Example, loss: Loss) -> Example:
     """What the model is called with: without labels it computes no loss of its own, which ours do not read."""
     reads_labels = loss.__module__ != default_loss.__module__  # a callable of the user may read `outputs.loss`
-    if reads_labels or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    if reads_labels or reads_encoder(model):
         return example  # the inputs of a decoder come from its labels
     return {name: value for name, value in example.items() if name != "labels"}
 

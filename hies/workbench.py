@@ -357,10 +357,15 @@ class Workbench:
         """What `work` makes of the calibration set, in batches that fit into the memory."""
         return self._batches.fitting(lambda together: work(self._calibration(seed, size, together)))
 
+    def check_size(self, size: int) -> None:
+        """Raise HiesError where there are not so many training examples to calibrate on."""
+        there = len(self.splits.train)
+        if not 1 <= size <= there:
+            raise HiesError(f"calibration.size is {size}; for task={self.task.name} it can be 1 to {there}.")
+
     def _calibration(self, seed: int, size: int, together: int) -> list[Batch]:
         train = self.splits.train
-        if not 1 <= size <= len(train):
-            raise HiesError(f"calibration.size is {size}; for task={self.task.name} it can be 1 to {len(train)}.")
+        self.check_size(size)
         if (seed, size, together) not in self._calibrated:  # choosing alpha asks for the same set once a mask
             chosen = np.random.default_rng(seed).permutation(len(train))[:size]
             examples = self._encode(train.take(chosen))

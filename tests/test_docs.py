@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import transformers as tf
 from conftest import make, make_batch
 from hydra import initialize_config_dir
@@ -75,6 +76,16 @@ def test_the_page_fine_tunes_what_it_saves(told):
     start = tf.AutoModelForSequenceClassification.from_pretrained(folder / "model-0")
     assert all((a == b).all() for a, b in zip(saved.parameters(), names["small"].parameters(), strict=True))
     assert (saved.classifier.weight != start.classifier.weight).any()
+
+
+def test_another_head_on_the_page_reads_the_same_pruned_layers(told):
+    names, _, _ = told
+    assert hies.pruned_heads(names["tagger"]) == hies.pruned_heads(names["fewer"]) == names["chosen"]
+    inputs = {key: value for key, value in names["batch"].items() if key != "labels"}
+    with torch.no_grad():
+        hidden, other = (names[name].eval().base_model(**inputs).last_hidden_state for name in ("fewer", "tagger"))
+    assert torch.equal(hidden, other)
+    torch.testing.assert_close(names["answers"], names["fewer"](**inputs).logits)
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines() if "python -m" in line])

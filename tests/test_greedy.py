@@ -312,6 +312,15 @@ def test_a_loss_of_ones_own_may_read_what_the_model_makes_of_labels():
     assert as_lists(opposite) != as_lists(found)
 
 
+def test_a_large_loss_does_not_hide_those_of_other_examples():
+    model, batch = built("deep").float(), make_batch("bert")
+
+    def beside(large):
+        return lambda outputs, batch: torch.cat([outputs.logits[:2, 0], torch.tensor([large])])
+
+    assert as_lists(found_by(model, [batch], beside(1e9))) == as_lists(found_by(model, [batch], beside(0.0)))
+
+
 @pytest.mark.parametrize(
     ("loss", "says"),
     [

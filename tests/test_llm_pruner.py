@@ -163,6 +163,21 @@ def test_saliences_do_not_depend_on_how_examples_are_batched(name):
             near(apart[part][site], values)
 
 
+def test_an_example_may_have_several_pictures():
+    """Two for each text, which has nine tokens for each: one and its mirror image."""
+    model, batch = make("llava", DOUBLE), batch_of("llava")
+    one = batch.pop("pixel_values")
+    pictures = torch.stack([one, one.flip(-1)], 1)  # [examples, 2, ...]
+    texts = {key: torch.cat([value[:, :9], value], 1) for key, value in batch.items()}
+    together = saliences(model, [{**texts, "pixel_values": pictures.flatten(0, 1)}])
+    singles = [{key: value[i : i + 1] for key, value in texts.items()} for i in (2, 0, 1)]
+    pairs = (pictures[i] for i in (2, 0, 1))
+    apart = saliences(model, [{**text, "pixel_values": pair} for text, pair in zip(singles, pairs, strict=True)])
+    for part, of_sites in together.items():
+        for site, values in of_sites.items():
+            near(apart[part][site], values)
+
+
 def test_the_heads_of_a_group_add_up_to_the_salience_of_their_key():
     model, batch = make("llama_grouped", DOUBLE), batch_of("llama_grouped")
     found, gradients = saliences(model, [batch]), example_gradients(model, batch)
@@ -264,6 +279,23 @@ def test_a_loss_of_ones_own_may_read_the_models_loss():
     ours = saliences(model, [batch])
     theirs = head_saliences(model, [batch], lambda outputs, example: outputs.loss[None])
     near(theirs["taylor/key/mixed"][SITES["bert"][0]], ours["taylor/key/mixed"][SITES["bert"][0]], 1e-9)
+
+
+def test_an_example_that_does_not_reach_a_site_counts_there_as_zero():
+    model, batch = make("bert", DOUBLE), {**batch_of("bert"), "output_hidden_states": True}
+    batch["labels"] = torch.tensor([0, 0, 2])
+
+    def loss(outputs, example):
+        """Of what the first layer gives; only the last example's is of the logits, which the second layer reaches."""
+        return (outputs.logits if example["labels"] == 2 else outputs.hidden_states[1]).square().mean()[None]
+
+    first, second = SITES["bert"]
+    last = {key: value[2:] if torch.is_tensor(value) else value for key, value in batch.items()}
+    others = {key: value[:2] if torch.is_tensor(value) else value for key, value in batch.items()}
+    found, alone, without = (head_saliences(model, [one], loss) for one in (batch, last, others))
+    for part in found.keys() - {"taylor/groups"}:
+        near(found[part][second], alone[part][second] / 3)
+        assert (without[part][second] == 0).all() and (without[part][first] != 0).all()
 
 
 def test_what_cannot_be_told_apart_is_refused():
@@ -435,7 +467,8 @@ def test_layers_of_different_size_count_by_their_heads():
 
 @pytest.mark.parametrize("ratio", [0.68, 0.9, 1])
 def test_more_than_there_is_to_prune_is_refused(ratio, generator):
-    with pytest.raises(HiesError, match=rf"^ratio is {ratio}, but llm_pruner_block can remove at most 0\.6667 of"):
+    words = rf"^ratio is {ratio}, \d+ of \d+ heads, but llm_pruner_block can remove at most 40 of"
+    with pytest.raises(HiesError, match=words):
         LLMPrunerBlock().select(random_layers(generator, 12), ratio, {})
 
 

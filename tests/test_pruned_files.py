@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from conftest import make, make_batch, some_heads
@@ -36,6 +37,20 @@ def edit(folder, **changes):
 def saved(tmp_path):
     hies.save_pruned(pruned(), tmp_path)
     return tmp_path
+
+
+def test_a_model_with_adapters_does_not_take_the_place_of_one_that_was_saved(saved):
+    small = hies.load_pruned(saved)
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    small.add_adapter(peft.LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(hies.UnsupportedModelError, match="has adapters"):
+        hies.save_pruned(small, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_an_option_that_changes_the_configuration_is_refused(saved):
+    with pytest.raises(hies.HiesError, match=r"cannot take one of the options num_labels: .*num_labels"):
+        hies.load_pruned(saved, num_labels=5)
 
 
 @pytest.mark.parametrize("case", ["some", "a layer", "all"])

@@ -3,12 +3,14 @@
 import copy
 
 import numpy as np
+import peft
 import pytest
 import torch
 from conftest import make, make_batch, some_heads
 from families import FAMILIES
 
 import hies
+from hies import HiesError, UnsupportedModelError
 from hies.attention import is_routed
 from hies.kept import groups_of
 
@@ -38,6 +40,30 @@ def test_pruning_twice_is_pruning_once(name):
         assert left == right
         assert torch.equal(a, b)
     assert torch.equal(logits(twice, name), logits(once, name))
+
+
+def test_a_copy_inside_a_mask_would_forget_it():
+    model = make("bert").eval()
+    (first, *_), other = sites_of("bert", model), make("bert").eval()
+    with hies.masked(model, {first: [0]}):
+        with pytest.raises(HiesError, match=r"hies\.prune inside a `with hies\.masked"):
+            hies.prune(model, {first: [1]})
+        calibration = hies.criteria.Calibration([make_batch("bert")])
+        with pytest.raises(HiesError, match="Slicing inside"), hies.criteria.SliceGPT().pruned(model, calibration, 0.3):
+            pass
+        hies.prune(other, {first: [1]})  # another model is not masked
+    assert model.config._attn_implementation == "sdpa"
+    hies.prune(model, {first: [1]})
+
+
+def test_a_model_with_adapters_is_refused_until_they_are_merged():
+    model = make("bert").eval()
+    site = next(iter(sites_of("bert", model)))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(UnsupportedModelError, match=r"PeftModel has adapters .* merge_and_unload"):
+        hies.prune(wrapped, {f"base_model.model.{site}": [0]})
+    small = hies.prune(wrapped.merge_and_unload(), {site: [0]})
+    assert hies.pruned_heads(small) == {site: [0]}
 
 
 def test_the_last_heads_of_a_pruned_layer_can_go_too():

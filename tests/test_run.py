@@ -193,6 +193,10 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["+criterion.beta=0.5"], ["beta"]),
         (["criterion.normalize=max"], ["criterion.normalize", "max", "global, layer, rank"]),
         (["criterion=hiss"], ["criterion=hiss", "did you mean his"]),
+        (["criterion=his", "criterion.alpha=0.5"], ["no option 'criterion.alpha' here", "criterion=hies has it"]),
+        (["criterion=his,hies"], ["'criterion=his,hies' has several values", "-m"]),
+        (["criterion"], ["'criterion' is no option", "NAME=VALUE"]),
+        (["sparsity.ratios=0.3"], ["sparsity.ratios=0.3", "sparsity.ratios=[0.3]"]),
         (["task=nope"], ["task=nope", "apidocs", "digits"]),
         (["model=nope"], ["model=nope", "minilm", "vit_tiny"]),
         (["experiment=quik"], ["experiment=quik", "quickstart"]),
@@ -233,6 +237,12 @@ def test_a_checkpoint_with_other_labels_is_refused(call, tmp_path):
     status, err = call(f"+model.checkpoint.digits={tmp_path}/three")
     assert status == 1 and re.search(r"3 outputs.*task=digits has 10 labels", err)
     assert not list(call.results.rglob("*.jsonl"))
+
+
+def test_more_calibration_examples_than_there_are_is_said_before_a_model_is_trained(call, tmp_path):
+    status, err = call("calibration.size=5000", f"cache_dir={tmp_path}/fresh")
+    assert status == 1 and "error: calibration.size is 5000" in err
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_one_failing_job_does_not_stop_a_sweep(call):

@@ -20,6 +20,7 @@ from hies.criteria.slicegpt import SliceGPT
 from hies.slicing import family_of, sliced, tuning
 from hies.slicing.bases import reflections
 from hies.slicing.calls import record
+from hies.slicing.modules import SlicedNorm
 
 SUPPORTED = ("bert", "bert_regression", "roberta", "llama", "llama_grouped", "mistral", "qwen2", "qwen3")
 KINDS = ("bert", "llama_grouped")  # one of each family
@@ -187,9 +188,13 @@ def bert_by_hand(model, examples, width):
     return hidden
 
 
-@pytest.mark.parametrize("width", [1, 13, 21])
-def test_a_sliced_bert_is_what_the_equations_say(width):
+@pytest.mark.parametrize(("width", "eps"), [(1, 1e-12), (13, 0.3), (21, 1e-12)])
+def test_a_sliced_bert_is_what_the_equations_say(width, eps):
     model, batch = make("bert", torch.float64).eval(), inputs("bert")
+    model.config.layer_norm_eps = eps
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = eps
     examples = [row[:length].numpy() for row, length in zip(batch["input_ids"], LENGTHS, strict=True)]
     expected = np.concatenate(bert_by_hand(model, examples, width))
     with torch.no_grad():
@@ -231,7 +236,7 @@ def test_a_sliced_llama_is_what_the_equations_say(name, width):
 
 
 def first_place(model, name, batch):
-    """The signal of full width at the first place, real tokens, and the matrix that enters the cut model."""
+    """The signal of full width at the first place, real tokens."""
     seen = []
     module = model.bert.embeddings.LayerNorm if name == "bert" else model.model.embed_tokens
     hook = module.register_forward_hook(lambda module, given, made: seen.append(given[0] if name == "bert" else made))
@@ -241,17 +246,35 @@ def first_place(model, name, batch):
     return standardised(signal, model.config.layer_norm_eps) if name == "bert" else signal
 
 
+def entering(small, name):
+    """The matrix of a cut model from d dimensions to the first coordinates, [width, d]."""
+    enter = small.bert.embeddings.LayerNorm[1] if name == "bert" else small.model.layers[0].enter
+    return enter.weight.detach().numpy()
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_what_the_first_cut_loses_are_the_smallest_eigenvalues_of_real_tokens(name):
     model, batch, width = make(name, torch.float64).eval(), inputs(name), 11
     signal = first_place(model, name, batch)
     small = cut(model, [batch], width)
-    enter = small.bert.embeddings.LayerNorm[1] if name == "bert" else small.model.layers[0].enter
-    matrix = enter.weight.detach().numpy()  # [width, d]
+    matrix = entering(small, name)
     lost = ((signal - signal @ matrix.T @ matrix) ** 2).sum(1).mean()
     values = np.linalg.eigvalsh(signal.T @ signal / len(signal))[::-1]
     np.testing.assert_allclose(lost, values[width:].sum(), rtol=1e-10)
     assert len(signal) == sum(LENGTHS) and lost > 0.001 * values.sum()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damping_that_drowns_the_signal_hides_its_axes(name):
+    """Beside an identity so large, the second moment is lost in rounding."""
+    model, batch = make(name, torch.float64).eval(), inputs(name)
+    signal = first_place(model, name, batch)
+    lost = []
+    for damping in (0.0, 100.0, 1e30):
+        with SliceGPT(damping=damping).pruned(model, Calibration([batch]), 0.7) as small:
+            matrix = entering(small, name)
+        lost.append(((signal - signal @ matrix.T @ matrix) ** 2).sum())
+    assert lost[1] == pytest.approx(lost[0], rel=1e-9) and lost[2] > 1.5 * lost[0]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -333,6 +356,16 @@ def test_it_runs_in_bfloat16(name):
         assert small(**batch).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_norm_of_half_precision_squares_in_float32(dtype, generator):
+    hidden = (300 * torch.randn(5, 11, 7, generator=generator)).to(dtype)  # float16 ends at 65504
+    precise = hidden.double()
+    expected = precise / (precise.square().sum(-1, keepdim=True) / 13 + 1e-5).sqrt()
+    found = SlicedNorm(13, 1e-5)(hidden)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0.51 * torch.finfo(dtype).eps, atol=1e-6)
+
+
 @pytest.mark.parametrize("tune", [False, True])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_model_stays_bit_for_bit_and_the_cut_repeats(name, tune):
@@ -392,20 +425,21 @@ def test_a_norm_of_another_kind_is_refused():
         SliceGPT().check(model)
 
 
-def granite(multiplier):
+def granite(multiplier, dtype):
     torch.manual_seed(0)
-    return tf.GraniteForCausalLM(tf.GraniteConfig(**GROUPED, residual_multiplier=multiplier)).eval()
+    return tf.GraniteForCausalLM(tf.GraniteConfig(**GROUPED, residual_multiplier=multiplier)).eval().to(dtype)
 
 
-def test_a_computation_that_slicing_does_not_know_is_found_out():
-    batch = make_batch("llama_grouped")
-    SliceGPT().check(granite(0.3))  # by its parts it looks like LLaMA
+@pytest.mark.parametrize(("dtype", "multiplier"), [(torch.float32, 0.9), (torch.bfloat16, 0.3)])
+def test_a_computation_that_slicing_does_not_know_is_found_out(dtype, multiplier):
+    batch, model = make_batch("llama_grouped"), granite(multiplier, dtype)
+    SliceGPT().check(model)  # by its parts it looks like LLaMA
     with (
         pytest.raises(UnsupportedModelError, match="something that slicing does not know"),
-        SliceGPT().pruned(granite(0.3), Calibration([batch]), 0.1),
+        SliceGPT().pruned(model, Calibration([batch]), 0.1),
     ):
         pass
-    with SliceGPT().pruned(granite(1.0), Calibration([batch]), 0.1) as small:
+    with SliceGPT().pruned(granite(1.0, dtype), Calibration([batch]), 0.1) as small:
         assert small(**batch).logits.isfinite().all()
 
 
@@ -431,7 +465,7 @@ def test_a_ratio_outside_its_range_is_refused(ratio):
 
 def test_no_calibration_example_no_width_and_answers_that_are_not_finite_are_refused():
     with pytest.raises(HiesError, match="no calibration example"):
-        refused(calibration=Calibration([]))
+        sliced(make("bert"), [], 7, 0.01)
     with pytest.raises(HiesError, match="width is 36; it must be from 1 to the 35"):
         sliced(make("bert"), [make_batch("bert")], 36, 0.01)
     model = make("bert")
@@ -544,6 +578,31 @@ def test_tuning_takes_no_more_examples_than_asked_for_and_draws_them(task, monke
     drawn = [{id(row) for row in train.features} for train in (one, other)]
     assert drawn[0] != drawn[1] and all(len(rows) == 7 for rows in drawn)
     assert others[1].epochs == 3 and others[1].batch_size == 8 and others[1].seed == 0
+
+
+def test_updates_of_the_rank_asked_for_count_once(task, monkeypatch):
+    model, batch, train = task
+    products = {}
+
+    def update(small, train, *others):
+        """Let every update be a random one."""
+        assert others[-1] == "bfloat16"
+        for name, module in small.named_modules():
+            if hasattr(module, "lora_A"):
+                left, right = module.lora_B["default"].weight, module.lora_A["default"].weight
+                assert left.shape[1] == right.shape[0] == 3
+                torch.nn.init.normal_(left)
+                products[f"{name}.weight"] = (left @ right).detach()
+
+    monkeypatch.setattr(tuning, "finetune", update)
+    with SliceGPT().pruned(model, Calibration([batch]), 0.5) as plain:
+        before = plain.state_dict()
+    calibration = Calibration([batch], train, precision="bfloat16")
+    with SliceGPT(tune=True, tune_rank=3).pruned(model, calibration, 0.5) as small:
+        after = small.state_dict()
+    assert len(products) == 16
+    for name, product in products.items():
+        torch.testing.assert_close(after[name] - before[name], product, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_is_tuned_where_nothing_was_cut(task, monkeypatch):

@@ -4,29 +4,32 @@ import copy
 from collections import defaultdict
 
 import numpy as np
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ARCHITECTURES, CLASSES, ENCODER, TOKENS, WORDS, make, make_batch, output_projection
 from transformers import BertConfig, BertForTokenClassification
 
-from hies import HiesError, UnsupportedModelError, collect
+from hies import HiesError, UnsupportedModelError, checkpointing, collect
 from hies.losses import default_loss
 
 # --- head importance --------------------------------------------------------------------------------------------------
 
 
-def plain_loss(name, logits, labels):
-    """The loss of each example, written with loops."""
+def plain_loss(name, logits, labels, real=None):
+    """The loss of each example, written with loops; real: which tokens are none of padding, [examples, tokens]."""
     losses = []
-    for row, label in zip(logits, labels, strict=True):
+    real = labels.reshape(len(labels), -1) != -100 if real is None else real
+    for row, label, is_real in zip(logits, labels, real, strict=True):
         if name == "bert_regression":
             losses.append((row[0] - label) ** 2)
         elif row.dim() == 1:
             losses.append(-row.log_softmax(0)[label])
         else:
             shift = 0 if ARCHITECTURES[name].reads == "sequences" else 1
-            tokens = [-row[t - shift].log_softmax(0)[label[t]] for t in range(shift, len(label)) if label[t] != -100]
+            asked = [t for t in range(shift, len(label)) if label[t] != -100 and (not shift or is_real[t - 1])]
+            tokens = [-row[t - shift].log_softmax(0)[label[t]] for t in asked]
             losses.append(torch.stack(tokens).mean())
     return torch.stack(losses)
 
@@ -54,7 +57,7 @@ def finite_difference(model, name, batch, site, head, width, step=1e-4):
         handle = output_projection(model, name, site).register_forward_pre_hook(scale)
         try:
             inputs = {key: value for key, value in batch.items() if key != "labels" or name == "t5"}
-            return plain_loss(name, model(**inputs).logits, batch["labels"])
+            return plain_loss(name, model(**inputs).logits, batch["labels"], batch.get("attention_mask"))
         finally:
             handle.remove()
 
@@ -91,6 +94,35 @@ def test_importance_is_the_finite_difference_of_a_gate(name, side):
     found, expected = torch.cat(found, 1), torch.cat(expected, 1)
     assert expected.abs().min() > 1e-9  # every gate is felt
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llama_grouped", "gpt2"])
+def test_padding_on_either_side_changes_no_importance(name, side, attention):
+    model, batch = make(name).eval(), make_batch(name, side)
+    model.set_attn_implementation(attention)
+    real = batch["attention_mask"].bool()
+    if side == "left":
+        batch["position_ids"] = (real.cumsum(1) - 1).clamp(min=0)
+    alone = [{key: value[i : i + 1, real[i]] for key, value in batch.items()} for i in range(len(real))]
+    padded, expected = collect(model, [batch], need=("his",)), collect(model, alone, need=("his",))
+    for site, gradient in expected.gradient.items():
+        torch.testing.assert_close(padded.gradient[site], gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel"])
+@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
+def test_a_wrapped_model_has_the_importance_of_the_model_inside(name, wrap):
+    model, batch = make(name).eval(), make_batch(name)
+    expected = collect(model, [batch], need=("his",)).his
+    if wrap == "lora":  # an update that is zero at first
+        matrix = {"llama": "up_proj", "bert": "intermediate.dense", "t5": "wo"}[name]
+        wrapped = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, target_modules=[matrix]))
+    else:
+        wrapped = torch.compile(model, backend="eager") if wrap == "compiled" else torch.nn.DataParallel(model)
+    for found, right in zip(collect(wrapped, [batch], need=("his",)).his.values(), expected.values(), strict=True):
+        torch.testing.assert_close(found, right)
 
 
 def test_importance_of_a_batch_is_not_the_gradient_of_its_sum():
@@ -362,8 +394,58 @@ def test_small_gradients_survive_float16_and_those_that_do_not_are_named(gap, sa
         torch.testing.assert_close(found, exact[site], rtol=0.1, atol=0)
 
 
+def test_a_loss_too_large_to_be_scaled_in_float16_is_not_scaled():
+    model, batch = make("bert"), make_batch("bert")
+    half = copy.deepcopy(model).half()
+
+    def large(outputs, batch):
+        return 3000 * outputs.logits[:, 1].float()
+
+    exact, found = (collect(one, [batch], ("his",), large).his for one in (half.float(), half.half()))
+    for site, values in found.items():
+        assert 3000 > values.max() > 65504 / 1024  # more than what fits after scaling
+        torch.testing.assert_close(values, exact[site], rtol=0.05, atol=0.05 * float(exact[site].max()))
+
+
+@pytest.mark.parametrize("need", ["output_norm", "ae", "his"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_input_that_is_not_finite_names_its_example_and_is_not_taken_for_padding(need, value):
+    model, batch = make("vit"), make_batch("vit")
+    bad = batch["pixel_values"].clone()
+    bad[1, 0, 0, 0] = value
+    with pytest.raises(HiesError, match=r"Example 4 has .* not finite"):
+        collect(model, [batch, {**batch, "pixel_values": bad}], (need,))
+
+
+def test_a_query_that_sees_one_key_is_not_taken_for_one_that_is_not_finite():
+    one = {"input_ids": torch.tensor([[5]]), "attention_mask": torch.tensor([[1]]), "labels": torch.tensor([1])}
+    found = collect(make("bert"), [make_batch("bert"), one], ("ae",))
+    assert all(values[3].isnan().all() and values[:3].isfinite().all() for values in found.entropy.values())
+
+
+def test_layers_are_computed_again_for_taylor_too(monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(torch.is_grad_enabled())
+        return again(*args, **kwargs)
+
+    again = checkpointing.checkpoint
+    monkeypatch.setattr(checkpointing, "checkpoint", counted)
+    model, batch = make("llama", torch.float64), make_batch("llama")
+    plain, found = (collect(model, [batch], ("taylor", "greedy"), checkpoint=value) for value in (False, True))
+    assert calls.count(True) >= 2 * len(batch["labels"])  # both layers of every example
+    for name, tensors in plain.others.items():
+        assert all(torch.equal(found.others[name][site], values) for site, values in tensors.items())
+
+
+def test_gradients_inside_inference_mode_are_refused():
+    with torch.inference_mode(), pytest.raises(HiesError, match=r"use torch\.no_grad"):
+        collect(make("bert"), [make_batch("bert")])
+
+
 def test_no_example_is_an_error():
-    with pytest.raises(HiesError, match="no example"):
+    with pytest.raises(HiesError, match="no calibration example"):
         collect(make("bert"), [])
 
 

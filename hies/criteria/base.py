@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
-from hies.attention import masked
+from hies.attention import find_sites, masked
 from hies.criteria.method import Calibration
 from hies.errors import HiesError
-from hies.selection import Groups, select
+from hies.selection import Groups, group_sizes, select
 from hies.sites import Removed, SiteTensors
 from hies.statistics import Statistics, collect
 
@@ -55,7 +55,10 @@ class Criterion(ABC):
         """The model with the heads masked that go at a ratio, as `Method.pruned`."""
         statistics = collect(model, calibration.batches, self.need)
         scores = self(statistics)
-        removed = self.select(scores, ratio, {}) if self.selects else select(scores, ratio)
+        if self.selects:
+            removed = self.select(scores, ratio, group_sizes(find_sites(model, calibration.batches[0])))
+        else:
+            removed = select(scores, ratio)
         with masked(model, removed):
             yield model
 

@@ -47,8 +47,10 @@ class LLMPrunerBlock(Criterion):
     def __post_init__(self) -> None:
         check_saliences(self.taylor, self.reduction)
         for name in ("keep_first", "keep_last"):
-            if (getattr(self, name) or 0) < 0:
-                raise HiesError(f"criterion.{name} is {getattr(self, name)}; it must be 0 or more layers.")
+            value = getattr(self, name)
+            chosen = value is None and name == "keep_first"
+            if not chosen and not (isinstance(value, int) and value >= 0):
+                raise HiesError(f"criterion.{name} is {value}; it must be 0 or more whole layers.")
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """The salience of each head's key/value group, non-negative."""
@@ -73,14 +75,13 @@ class LLMPrunerBlock(Criterion):
             HiesError: the layers that are not kept have too few heads, or there is no such layer.
         """
         heads = {site: len(values) for site, values in scores.items()}
-        sites, most = self._pruned(heads), self.most(heads)
-        if ratio > most:
+        sites, total = self._pruned(heads), sum(heads.values())
+        there, count = sum(heads[site] for site in sites), equations.removal_count(ratio, total)
+        if count > there:
             raise HiesError(
-                f"ratio is {ratio}, but {self.name} can remove at most {most:.4g} of the heads of this model; give a "
-                "smaller ratio, or keep fewer layers (criterion.keep_first, criterion.keep_last)."
+                f"ratio is {ratio}, {count} of {total} heads, but {self.name} can remove at most {there} "
+                "of this model; give a smaller ratio, or keep fewer layers (criterion.keep_first, criterion.keep_last)."
             )
-        there = sum(heads[site] for site in sites)
-        count = equations.removal_count(ratio, sum(heads.values()))
         rules = Selection("layer" if self.local else "global")
         mine = {site: size for site, size in groups.items() if site in sites}
         return rules.select({site: scores[site] for site in sites}, count / there, mine)

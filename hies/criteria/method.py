@@ -1,7 +1,7 @@
 """The contract of everything that prunes: (model, calibration, ratio) -> a pruned model in a with-block."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from hies.batching import Batch, Encoded
+from hies.errors import HiesError
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class Calibration:
     train: Encoded | None = None
     seed: int = 0
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batches, Mapping):
+            raise HiesError("batches is a single dict; give a list of them, such as [batch].")
+        object.__setattr__(self, "batches", list(self.batches))  # methods read them more than once
+        if not self.batches:
+            raise HiesError("batches is empty; a model is pruned by at least one calibration example.")
 
 
 @dataclass(frozen=True)

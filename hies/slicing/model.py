@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hies.attention import check_not_handled
 from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.kept import Kept
@@ -43,7 +45,10 @@ def _family_of(model: PreTrainedModel) -> Family:
     kind = next((kind for kind in FAMILIES if kind.fits(model)), None)
     if kind is None:
         raise Strange("its layers have neither the parts of BERT's nor those of LLaMA's")
-    return kind(model)
+    family = kind(model)
+    if len({*family.attention}) < len(family.attention):
+        raise Strange("its layers are not all different ones, and each needs bases of its own")
+    return family
 
 
 def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping: float) -> PreTrainedModel:
@@ -61,18 +66,24 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
 
     Raises:
         UnsupportedModelError: the model cannot be sliced, or it computes something that slicing does not know.
-        HiesError: a width outside its range, or no example.
+        HiesError: a width outside its range, no example, or an open `hies.masked` block.
     """
+    check_not_handled(model, "Slicing")
     dense = family_of(model).width
     if not 1 <= width <= dense:
         raise HiesError(f"width is {width}; it must be from 1 to the {dense} dimensions of the model's residual.")
     if not batches:
         raise HiesError("There is no calibration example, and slicing looks at the hidden states of some.")
-    _check_rotation(model, {name: values[:CHECKED] for name, values in batches[0].items()})
+    _check_rotation(model, {name: _few(values) for name, values in batches[0].items()})
     small = copy.deepcopy(model).eval()
     family = family_of(small)
     family.slice(record(small, family.first, family.attention, batches), principal(width, damping))
     return small
+
+
+def _few(values: Any) -> Any:
+    """The first examples of a tensor; flags such as `use_cache` as they are."""
+    return values[:CHECKED] if isinstance(values, Tensor) and values.dim() else values
 
 
 @torch.no_grad()

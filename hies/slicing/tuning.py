@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hies.batching import Encoded
 from hies.errors import HiesError
+from hies.memory import is_out_of_memory
 from hies.training import Finetuning, finetune
 
 BETWEEN = (".enter", ".restore")  # see hies/slicing/modules.py
@@ -41,7 +42,7 @@ def recover(
         precision: see `hies.evaluation.computing`.
 
     Raises:
-        HiesError: peft is missing, or the loss is not finite.
+        HiesError: peft is missing, the loss is not finite, or the memory does not hold a batch.
     """
     peft = lora()
     chosen = np.random.default_rng(settings.seed).permutation(len(train))[:examples]
@@ -54,6 +55,12 @@ def recover(
         finetune(model, some, lambda _: 0.0, settings, "tuning what slicing left", precision)
     except HiesError as error:
         raise HiesError(str(error).replace("model.finetune.", "criterion.tune_")) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise HiesError(
+            f"Out of memory while tuning; criterion.tune_batch_size is {settings.batch_size}, give a smaller one."
+        ) from error
     tuner.merge_and_unload()
 
 

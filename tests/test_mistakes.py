@@ -1,0 +1,117 @@
+"""What a person may give by mistake to the library: one sentence says so, and nothing is computed from it."""
+
+import pytest
+import torch
+from conftest import make, make_batch
+
+from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
+from hies.criteria import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
+from hies.criteria.greedy import Greedy
+from hies.slicing import tuning
+from hies.training import Finetuning
+
+
+def no_rows(batch):
+    return {name: value[:0] for name, value in batch.items()}
+
+
+def labelled(*labels):
+    return lambda batch: {**batch, "labels": torch.tensor(labels)}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (no_rows, "batch has no example"),
+        (lambda batch: {}, "batch is an empty dict"),
+        (labelled(0, 3, 1), r"the label 3, outside the model's classes 0 to 2"),
+        (
+            labelled(0, -100, 1),
+            r"the label -100, outside the model's classes 0 to 2",
+        ),
+    ],
+)
+@pytest.mark.parametrize("need", ["his", "greedy"])
+def test_a_batch_that_says_nothing(change, says, need):
+    with pytest.raises(HiesError, match=says):
+        collect(make("bert"), [change(make_batch("bert"))], (need,))
+
+
+def test_the_name_of_a_statistic_instead_of_several():
+    with pytest.raises(HiesError, match=r"need is the string 'his'; give a tuple of names, such as \('his',\)"):
+        collect(make("bert"), [make_batch("bert")], "his")
+
+
+METHODS = [HIS(), Greedy(), LLMPrunerBlock(keep_first=0, keep_last=0), LLMPrunerChannel(), SliceGPT()]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_calibration_set_of_any_form_serves_every_method(method):
+    model, batch = make("bert").eval(), make_batch("bert")
+    answers = []
+    for batches in ([batch], iter([batch]), ({**batch, "return_dict": True},)):
+        with method.pruned(model, Calibration(batches), 0.4) as small, torch.no_grad():
+            answers.append(small(**batch).logits)
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
+
+
+def test_a_calibration_set_that_is_none():
+    with pytest.raises(HiesError, match=r"single dict; give a list of them, such as \[batch\]"):
+        Calibration(make_batch("bert"))
+    with pytest.raises(HiesError, match="at least one calibration example"):
+        Calibration([])
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.34, 0.7])
+def test_whole_groups_go_from_a_model_that_is_given_as_from_one_that_is_configured(ratio):
+    model, batch = make("llama_grouped").eval(), make_batch("llama_grouped")
+    criterion = LLMPrunerBlock(keep_first=0, keep_last=0)
+    sizes = {site: found.heads // found.key_heads for site, found in find_sites(model, batch).items()}
+    expected = criterion.select(criterion(collect(model, [batch], criterion.need)), ratio, sizes)
+    assert any(expected.values()) and all(len(heads) % sizes[site] == 0 for site, heads in expected.items())
+    with criterion.pruned(model, Calibration([batch]), ratio) as small, torch.no_grad():
+        found = small(**batch).logits
+    with masked(model, expected), torch.no_grad():
+        assert torch.equal(found, model(**batch).logits)
+
+
+@pytest.mark.parametrize("knobs", [{"keep_first": 1.5}, {"keep_last": -1}, {"keep_last": None}, {"keep_first": "2"}])
+def test_layers_that_cannot_be_counted(knobs):
+    (name, value), *_ = knobs.items()
+    with pytest.raises(HiesError, match=rf"criterion\.{name} is {value}; it must be 0 or more whole layers"):
+        LLMPrunerBlock(**knobs)
+
+
+def test_a_layer_that_runs_twice_is_not_sliced():
+    model = make("bert").eval()
+    model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
+    with pytest.raises(UnsupportedModelError, match="cannot be sliced: its layers are not all different ones"):
+        SliceGPT().check(model)
+
+
+def test_weights_that_two_layers_share_count_once():
+    apart, shared = make("bert", torch.float64).eval(), make("bert", torch.float64).eval()
+    for name in ("query", "key", "value"):
+        first, second = (getattr(layer.attention.self, name) for layer in shared.bert.encoder.layer)
+        second.weight = first.weight
+        getattr(apart.bert.encoder.layer[1].attention.self, name).weight.data.copy_(first.weight)
+    calibration = Calibration([make_batch("bert", dtype=torch.float64)])
+    criterion = LLMPrunerChannel(taylor="vectorised")
+    # what the loss changes by if a channel goes from all matrices, however many layers use one
+    expected = criterion.saliences(apart, calibration)
+    torch.testing.assert_close(criterion.saliences(shared, calibration), expected)
+
+
+def test_memory_that_ends_while_tuning_names_the_batch_of_the_tuning(monkeypatch):
+    def ends(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Tuner:
+        LoraConfig = staticmethod(lambda **options: None)
+        LoraModel = staticmethod(lambda *options: None)
+
+    monkeypatch.setattr(tuning, "finetune", ends)
+    monkeypatch.setattr(tuning, "lora", lambda: Tuner)
+    train = type("Train", (), {"__len__": lambda self: 3, "features": [1, 2, 3], "pad": {}})()
+    with pytest.raises(HiesError, match=r"criterion\.tune_batch_size is 7, give a smaller one"):
+        tuning.recover(make("bert"), train, Finetuning(1, 1e-3, 7), 2, 3, "float32")
