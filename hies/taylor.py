@@ -208,6 +208,8 @@ def _rows(name: str, value: Any, i: int, size: int) -> Any:
     """The rows of example i of `size`; a model may read several (pictures, patches) of each."""
     if not isinstance(value, Tensor) or not value.dim():
         return value
+    if name == "position_ids" and value.dim() == 3:  # of times, heights and widths, then of examples
+        return value[:, i : i + 1]
     if len(value) % size:
         raise HiesError(f"A batch has {len(value)} rows of {name!r} for {size} examples, which cannot be told apart.")
     each = len(value) // size

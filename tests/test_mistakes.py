@@ -8,6 +8,7 @@ from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
 from hies.criteria import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
 from hies.criteria.greedy import Greedy
 from hies.slicing import tuning
+from hies.taylor import _examples
 from hies.training import Finetuning
 
 
@@ -115,3 +116,10 @@ def test_memory_that_ends_while_tuning_names_the_batch_of_the_tuning(monkeypatch
     train = type("Train", (), {"__len__": lambda self: 3, "features": [1, 2, 3], "pad": {}})()
     with pytest.raises(HiesError, match=r"criterion\.tune_batch_size is 7, give a smaller one"):
         tuning.recover(make("bert"), train, Finetuning(1, 1e-3, 7), 2, 3, "float32")
+
+
+def test_positions_of_three_kinds_are_those_of_each_example():
+    positions = torch.arange(3 * 3 * 5).view(3, 3, 5)
+    (first, second, third) = _examples([{"input_ids": torch.ones(3, 5), "position_ids": positions}])
+    for place, example in enumerate((first, second, third)):
+        assert torch.equal(example["position_ids"], positions[:, [place]])

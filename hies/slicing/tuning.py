@@ -48,7 +48,7 @@ def recover(
     chosen = np.random.default_rng(settings.seed).permutation(len(train))[:examples]
     some = Encoded([train.features[i] for i in chosen], train.pad)
     config = peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=layer_matrices(model))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         tuner = peft.LoraModel(model, {"default": config}, "default")
     try:
