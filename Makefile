@@ -128,6 +128,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment combination --results reports/glue-minilm --out reports/glue-minilm
+	$(BIN)/python -m analysis quality stability --experiment search --results reports/glue-minilm --out reports/glue-minilm
 	$(call draw_small,digit_questions,curves quality stability summary)
 	$(call draw_small,cifar10,curves quality stability summary)
 	$(call draw_small,language,curves quality stability summary)
