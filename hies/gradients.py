@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hies.errors import HiesError
+
 HALF_SCALE = 1024  # of the loss of a float16 model, whose small gradients would be rounded to zero
+REMEDY = "score the model in bfloat16 or float32"
 
 
 def gradients(loss: Tensor, wanted: Sequence[Tensor], is_half: bool) -> list[Tensor]:
@@ -18,3 +21,14 @@ def gradients(loss: Tensor, wanted: Sequence[Tensor], is_half: bool) -> list[Ten
     if is_half and not all(gradient.isfinite().all() for gradient in found):
         scale, found = 1, torch.autograd.grad(loss, wanted, materialize_grads=True)
     return [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale for gradient in found]
+
+
+def not_finite(example: int, site: str, is_half: bool) -> HiesError:
+    """The refusal of an example, by its number in the calibration set, whose gradients are no numbers."""
+    remedy = f"; {REMEDY}" if is_half else ""
+    return HiesError(f"Example {example} has a gradient that is not finite at site {site!r}{remedy}.")
+
+
+def all_zero(example: int) -> HiesError:
+    """The refusal of an example whose gradients float16 has rounded to zero: its scores would say nothing."""
+    return HiesError(f"All gradients of example {example} are zero in float16; {REMEDY}.")

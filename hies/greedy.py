@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hies.attention import AttentionCall, evaluating, find_sites, handling
 from hies.errors import HiesError
 from hies.forwards import wrapped
-from hies.losses import Loss, default_loss, reads_encoder
+from hies.losses import Loss, inputs_of
 from hies.selection import Head
 from hies.sites import SiteTensors
 
@@ -181,11 +181,10 @@ class _Passes:
 
 
 def _inputs(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
-    """What the model reads of a batch: labels only where its decoder, or a loss of one's own, may need them."""
+    """See `hies.losses.inputs_of`; a batch that one pass would change for the next is refused."""
     if any(isinstance(value, Cache) for value in batch.values()):
         raise HiesError("A batch has past_key_values, which would grow in each of the many passes; leave them out.")
-    keep_labels = reads_encoder(model) or getattr(loss, "__module__", None) != default_loss.__module__
-    return {name: value for name, value in batch.items() if keep_labels or name != "labels"}
+    return inputs_of(model, batch, loss)
 
 
 def _layer_of(model: nn.Module, site: str) -> nn.Module | None:

@@ -54,6 +54,15 @@ def reads_encoder(model: nn.Module) -> bool:
     return bool(getattr(getattr(_unwrapped(model), "config", None), "is_encoder_decoder", False))
 
 
+def inputs_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
+    """What a model reads of a batch: labels only where its decoder, or a loss of one's own, may need them.
+
+    Without labels a model computes no loss of its own, which `default_loss` does not read.
+    """
+    keep_labels = reads_encoder(model) or getattr(loss, "__module__", None) != default_loss.__module__
+    return {name: value for name, value in batch.items() if keep_labels or name != "labels"}
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model inside what only wraps it (LoRA, torch.compile, data parallelism): modules with a single child."""
     while not isinstance(model, PreTrainedModel) and len(children := list(model.children())) == 1:

@@ -115,13 +115,15 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         cut(self, record["removed"])
 
     smaller: Any = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
-    given = ", ".join(sorted(options))
-    options = {**options, "config": config, "use_safetensors": True, "trust_remote_code": False}
+    ours: dict[str, Any] = {"config": config, "use_safetensors": True, "trust_remote_code": False}
     try:
-        model, report = smaller.from_pretrained(source, output_loading_info=True, **options)
+        model, report = smaller.from_pretrained(source, output_loading_info=True, **options, **ours)
     except (RuntimeError, OSError, SafetensorError, ZeroDivisionError) as error:
         raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
     except TypeError as error:
+        if not options:
+            raise
+        given = ", ".join(sorted(options))
         raise HiesError(f"load_pruned cannot take one of the options {given}: {_first_line(error)}.") from error
     wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
     if wrong:

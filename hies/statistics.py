@@ -21,9 +21,9 @@ from hies.checkpointing import checkpointed
 from hies.entropies import PREFIX, Entropy, entropy_named
 from hies.entropy import attention_entropy
 from hies.errors import HiesError, UnsupportedModelError
-from hies.gradients import gradients
+from hies.gradients import all_zero, gradients, not_finite
 from hies.greedy import removal_order
-from hies.losses import IGNORED, Loss, default_loss, reads_encoder
+from hies.losses import IGNORED, Loss, default_loss, inputs_of, reads_encoder
 from hies.projections import weight_norms
 from hies.sites import SiteTensors
 from hies.taylor import head_saliences
@@ -127,7 +127,7 @@ def collect(
     again = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
     with evaluating(model), _frozen(model), handling(model, gauge), again():
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
-            _measure(model, batch, gauge, loss_of, keep_labels=loss is not None)
+            _measure(model, batch, gauge, loss_of)
     if not gauge.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
     if not gauge.heads:
@@ -143,14 +143,11 @@ def collect(
     return Statistics(gauge.heads, gauge.examples, gradient, entropy, norms, found, seconds)
 
 
-def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: Loss, keep_labels: bool) -> None:
+def _measure(model: nn.Module, batch: Mapping[str, Any], gauge: "_Gauge", loss: Loss) -> None:
     """Run one batch and let `gauge` take its statistics."""
-    # Without labels a model does not compute a loss of its own, which nobody reads; a decoder's inputs come from them.
-    keep_labels = keep_labels or gauge.reads_encoder
-    inputs = {name: value for name, value in batch.items() if keep_labels or name != "labels"}
     gauge.start(batch)
     with torch.set_grad_enabled(gauge.wants_gradient):
-        outputs = model(**inputs)
+        outputs = model(**inputs_of(model, batch, loss))
         gauge.finish(loss(outputs, batch) if gauge.wants_gradient else None)
 
 
@@ -262,13 +259,9 @@ class _Gauge:
         self.examples += self._size
 
     def _check_felt(self) -> None:
-        """Refuse an example whose gradients float16 has rounded to zero: its scores would say nothing."""
         felt = torch.cat([of_site[-1] for of_site in self.found["his"].values()], dim=1).any(dim=1)
         if self._is_half and not felt.all():
-            raise HiesError(
-                f"All gradients of example {self.examples + int((~felt).nonzero()[0])} are zero in float16; score the "
-                "model in bfloat16 or float32."
-            )
+            raise all_zero(self.examples + int((~felt).nonzero()[0]))
 
     def _add_gradients(self, site: str, found: list[Tensor]) -> None:
         """found: the gradients of every gate of a site, [examples, heads] or [rows, tokens, heads]."""
@@ -285,8 +278,7 @@ class _Gauge:
     def _finite(self, site: str, gradient: Tensor) -> Tensor:
         if (bad := ~gradient.isfinite()).any():
             row = int(bad.any(dim=1).nonzero()[0])
-            hint = "; score the model in bfloat16 or float32" if self._is_half else ""
-            raise HiesError(f"Example {self.examples + row} has a gradient that is not finite at site {site!r}{hint}.")
+            raise not_finite(self.examples + row, site, self._is_half)
         return gradient
 
 

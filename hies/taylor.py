@@ -18,9 +18,9 @@ from transformers.pytorch_utils import Conv1D
 from hies import equations
 from hies.attention import evaluating, find_sites
 from hies.errors import HiesError
-from hies.gradients import gradients
+from hies.gradients import all_zero, gradients, not_finite
 from hies.kept import Kept
-from hies.losses import Loss, default_loss, reads_encoder
+from hies.losses import Loss, inputs_of
 from hies.projections import HeadRows, Projections, find_projections
 from hies.sites import SiteTensors
 
@@ -60,7 +60,7 @@ def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: boo
     """
     batches = list(batches)
     firsts = [_examples([batch])[0] for batch in batches]  # one batch may reach sites that another does not
-    names = {site: None for example in firsts for site in find_sites(model, _inputs(model, example, loss))}
+    names = {site: None for example in firsts for site in find_sites(model, inputs_of(model, example, loss))}
     sites = {site: find_projections(model, site) for site in names}
     moments = _moments(model, sites, _examples(batches), loss, progress)
     found: dict[str, SiteTensors] = {}
@@ -149,18 +149,15 @@ def _moments(
     bar = tqdm(examples, "taylor", unit="example", disable=None if progress else True)
     with evaluating(model), _requiring(model, owners), torch.enable_grad():
         for count, example in enumerate(bar):
-            losses = loss(model(**_inputs(model, example, loss)), example)
+            losses = loss(model(**inputs_of(model, example, loss)), example)
             if losses.shape != (1,):
                 raise HiesError(f"The loss has the shape {tuple(losses.shape)} for 1 example, not one each.")
             each = gradients(losses.sum(), list(owners), is_half)
             if is_half and not any(gradient.any() for gradient in each):
-                raise HiesError(
-                    f"All gradients of example {count} are zero in float16; score the model in bfloat16 or float32."
-                )
+                raise all_zero(count)
             for site, total, square, gradient in zip(owners.values(), sums, squares, each, strict=True):
                 if not gradient.isfinite().all():
-                    hint = "; score the model in bfloat16 or float32" if is_half else ""
-                    raise HiesError(f"Example {count} has a gradient that is not finite at site {site!r}{hint}.")
+                    raise not_finite(count, site, is_half)
                 total += gradient
                 square += gradient.square()
     size = len(examples)
@@ -179,14 +176,6 @@ def _requiring(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[None]:
     finally:
         for parameter, flag in before.items():
             parameter.requires_grad_(flag)
-
-
-def _inputs(model: nn.Module, example: Example, loss: Loss) -> Example:
-    """What the model is called with: without labels it computes no loss of its own, which ours do not read."""
-    reads_labels = loss.__module__ != default_loss.__module__  # a callable of the user may read `outputs.loss`
-    if reads_labels or reads_encoder(model):
-        return example  # the inputs of a decoder come from its labels
-    return {name: value for name, value in example.items() if name != "labels"}
 
 
 def _examples(batches: Batches) -> list[Example]:

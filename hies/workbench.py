@@ -355,7 +355,7 @@ class Workbench:
 
     def _on_calibration(self, seed: int, size: int, work: Callable[[list[Batch]], Result]) -> Result:
         """What `work` makes of the calibration set, in batches that fit into the memory."""
-        return self._batches.fitting(lambda together: work(self._calibration(seed, size, together)))
+        return self._batches.fitting(lambda together: work(self.calibration(seed, size, together)))
 
     def check_size(self, size: int) -> None:
         """Raise HiesError where there are not so many training examples to calibrate on."""
@@ -363,7 +363,8 @@ class Workbench:
         if not 1 <= size <= there:
             raise HiesError(f"calibration.size is {size}; for task={self.task.name} it can be 1 to {there}.")
 
-    def _calibration(self, seed: int, size: int, together: int) -> list[Batch]:
+    def calibration(self, seed: int, size: int, together: int) -> list[Batch]:
+        """`size` training examples drawn with `seed`, on the device, in batches of at most so many of like length."""
         train = self.splits.train
         self.check_size(size)
         if (seed, size, together) not in self._calibrated:  # choosing alpha asks for the same set once a mask

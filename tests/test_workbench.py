@@ -84,7 +84,7 @@ def test_the_calibration_loss_is_the_mean_loss_of_the_masked_model(bench):
     site = next(iter(bench.sites))
     losses = []
     with workbench_module.masked(bench.network, {site: [1]}), torch.no_grad():
-        for batch in bench._calibration(3, 11, 64):
+        for batch in bench.calibration(3, 11, 64):
             logits = bench.network(pixel_values=batch["pixel_values"]).logits.double()
             losses.append(-logits.log_softmax(-1)[torch.arange(len(logits)), batch["labels"]])
     assert bench.calibration_loss({site: [1]}, 3, 11) == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
