@@ -197,4 +197,7 @@ def _last_words(results_dir: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # W&B's own process can hang when it is told to end, and Python would wait; alone, it ends

@@ -282,6 +282,15 @@ def test_a_server_that_cannot_be_used_is_said_and_the_runs_stay(kind, tmp_path, 
     assert KEY not in said and "1 runs stay in" in said and sync.waiting(tmp_path) == [run]
 
 
+def test_the_end_does_not_wait_for_what_hangs(tmp_path):
+    hangs = "import atexit, runpy, time; atexit.register(time.sleep, 3600)"
+    code = f"{hangs}; runpy.run_module('experiments.sync', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=upload.ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout.startswith("No run in ") and not done.stderr
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path, capsys):
     with pytest.raises(sync.NotUploaded, match="which is no folder"):
         sync.sync(tmp_path / "none")
