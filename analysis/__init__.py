@@ -3,9 +3,9 @@
 Reads files only: no torch, no transformers, and nothing of `hies` or `experiments`.
 """
 
-from analysis.grid import missing_jobs
 from analysis.rows import load
 from analysis.scores import load_arrays, load_scores
 from analysis.statistics import summarise
+from hies.runs.grid import missing_jobs
 
 __all__ = ["load", "load_arrays", "load_scores", "missing_jobs", "summarise"]

@@ -10,11 +10,12 @@ from typing import NoReturn
 
 import pandas as pd
 
-from analysis import grid
-from analysis.errors import RowsWarning, Unavailable
+from analysis.errors import Unavailable
 from analysis.output import write
 from analysis.registry import Entry, entries
 from analysis.rows import load
+from hies.errors import RowsWarning
+from hies.runs import grid
 
 SHOWN = 12  # missing jobs that are named one by one
 RUN = "python -m experiments.run -m experiment="
@@ -99,7 +100,7 @@ def _fetch(options: argparse.Namespace) -> None:
         return
     if options.project is None:
         raise UsageError("--from=wandb lacks --project; give --project=ENTITY/NAME.")
-    from analysis.wandb_rows import NotFetched, fetch
+    from hies.runs.wandb import NotFetched, fetch
 
     try:
         new = fetch(options.project, options.results, options.experiment)

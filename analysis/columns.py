@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.contract import PER_RATIO, Row
+from hies.runs.schema import PER_RATIO, Row
 
 NOTHING = float("nan")  # what pandas puts where a row lacks a key
 

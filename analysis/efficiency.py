@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.errors import RowsWarning
+from hies.errors import RowsWarning
 
 FOLDER = "efficiency"
 NEEDS = "measurements, which `make efficiency` makes"

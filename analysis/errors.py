@@ -1,16 +1,4 @@
-"""What can be wrong with rows, in words for the person who asked for a figure."""
-
-
-def printable(text: str) -> str:
-    """A text that may have come from anywhere, without the characters that would steer a terminal."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
-
-
-class RowsWarning(UserWarning):
-    """A file or run that was left out; the message is one sentence, and safe to print."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+"""Errors of figures and tables, in words for the person who asked for one."""
 
 
 class Unavailable(Exception):

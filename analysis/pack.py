@@ -1,7 +1,7 @@
 """Many small files of an experiment into three: `python -m analysis.pack --results DIR --experiment NAME --out DIR`.
 
-What comes out is read like what went in (`analysis.runs`), fits into a repository, and has the same bytes whenever the
-rows are the same. It holds numbers alone: no text of any data set, and no path to one.
+What comes out is read like what went in (`hies.runs.folders`), fits into a repository, and has the same bytes
+whenever the rows are the same. It holds numbers alone: no text of any data set, and no path to one.
 """
 
 import argparse
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import grid, runs
 from analysis.cli import Parser, UsageError, check_experiment, no_rows
-from analysis.contract import BadRows, Row, sealed
-from analysis.errors import RowsWarning
-from analysis.rows import read_arrays, read_run
+from hies.errors import RowsWarning
+from hies.runs import folders as runs
+from hies.runs import grid
+from hies.runs.files import read_arrays, read_run
+from hies.runs.schema import BadRows, Row, sealed
 
 ELSEWHERE = ("results_dir=", "cache_dir=", "wandb.", "device=")  # what of a command concerns one machine alone
 DATA_ROOT = "data_root=$HIES_DATA"

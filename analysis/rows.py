@@ -3,20 +3,18 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from analysis import grid, runs
 from analysis.columns import table_of, without_collecting
-from analysis.contract import MEASURES, REQUIRED, SEAL, BadRows, Row, read_row
-from analysis.errors import RowsWarning
 from analysis.labels import SETTING, add_labels
 from analysis.versions import warn_of_versions
-
-__all__ = ["ADDED", "REQUIRED", "BadRows", "load", "read_run"]
+from hies.errors import RowsWarning
+from hies.runs import folders as runs
+from hies.runs import grid
+from hies.runs.files import read_run
+from hies.runs.schema import MEASURES, REQUIRED, BadRows, Row
 
 DRAWN = ("scope", "schedule", "min_heads_per_layer")  # knobs of the selection, which are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
@@ -34,45 +32,6 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     results_dir = Path(results_dir)
     with without_collecting():
         return _load(results_dir, [experiment] if experiment else grid.experiments(results_dir))
-
-
-def read_run(path: Path, text: str) -> list[Row]:
-    """The rows of one finished job from the text of its row file.
-
-    Raises:
-        BadRows: a garbled or changed line, a missing key, a wrong type or value, or other ratios than were written.
-    """
-    if not runs.is_name(run_id := path.stem):
-        raise BadRows("has a name that is no run id")
-    if "\N{REPLACEMENT CHARACTER}" in text:
-        raise BadRows("is not in UTF-8")
-    rows = [read_row(line, number) for number, line in enumerate(text.splitlines(), start=1)]
-    if not rows or rows[0]["ratio"] != 0:
-        raise BadRows("does not begin with the unpruned model (ratio 0)")
-    if any(row["run_id"] != run_id for row in rows):
-        raise BadRows("holds a run id that is not its name")
-    _check_ratios(path, rows)
-    # The folder's name counts: it is what --experiment and the names of the outputs speak of.
-    added = {"experiment": path.parent.name, "path": str(path)}
-    for row in rows:
-        row.update(added)
-        for key in SEAL:
-            row.pop(key, None)
-    return rows
-
-
-def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a run by the path of its row file, as `runs.read_arrays` gives them; none where it has no file.
-
-    Raises:
-        BadRows: they cannot be trusted.
-    """
-    try:
-        return runs.read_arrays(path, names)
-    except FileNotFoundError:
-        return {}
-    except runs.BadFile as problem:
-        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
 
 
 def _load(results_dir: Path, names: list[str]) -> pd.DataFrame:
@@ -104,30 +63,6 @@ def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:
                 warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
     except runs.BadFile as problem:
         warnings.warn(f"{problem} and is left out.", RowsWarning, stacklevel=2)
-
-
-def _check_ratios(path: Path, rows: list[Row]) -> None:
-    """A file cut off between two lines still parses; every row, or else the score file, knows how many there were."""
-    ratios = [row["ratio"] for row in rows]
-    if any(low >= high for low, high in pairwise(ratios)):
-        raise BadRows("has ratios that do not rise from row to row")
-    if not any("rows" in row for row in rows):
-        _check_score_file(path, ratios)
-    elif wrong := [row for row in rows if row.get("rows") != len(rows)]:
-        raise BadRows(f"has {len(rows)} rows where {wrong[0].get('rows')} were written")
-
-
-def _check_score_file(path: Path, ratios: list[float]) -> None:
-    try:
-        expected = runs.read_arrays(path, ("ratios",))["ratios"]
-    except FileNotFoundError:
-        return
-    except runs.BadFile as problem:
-        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
-    except KeyError:
-        raise BadRows(f"has a score file ({path.stem}.npz) without ratios") from None
-    if expected.shape != (len(ratios),) or not np.allclose(expected, ratios, atol=1e-6):
-        raise BadRows(f"has {len(ratios)} ratios where its score file has {expected.size}, or others")
 
 
 def _one_run_a_seed(found: pd.DataFrame, results_dir: Path) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis import runs
 from analysis.errors import Unavailable
+from hies.runs import folders as runs
 
 
 @dataclass(frozen=True)

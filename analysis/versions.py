@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from analysis.errors import RowsWarning
 from analysis.labels import SETTING
+from hies.errors import RowsWarning
 
 
 def warn_of_versions(found: pd.DataFrame) -> None:

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 import hies
-from hies.attention import Site, find_sites
 from hies.batching import Batch
-from hies.cache import replacing
-from hies.cost import measure_cost
-from hies.efficiency import Efficiency, keep_freed_memory, measure
-from hies.results import revision, versions
+from hies.efficiency.cost import measure_cost
+from hies.efficiency.measure import Efficiency, keep_freed_memory, measure
+from hies.heads.attention import Site, find_sites
+from hies.runs.files import revision, versions
+from hies.storage import replacing
 
 RATIOS = tuple(i / 10 for i in range(10))  # at 0 the dense model runs against its own copy, which shows the noise
 SCHEMA = 1

@@ -14,10 +14,11 @@ from experiments.grid import Declared
 from experiments.job import workbench
 from experiments.planning import Scoring
 from experiments.shell import command
-from hies import metrics
-from hies.attention import masked
-from hies.criteria import HIS
-from hies.evaluation import PRECISIONS, predict
+from hies.evaluation import metrics
+from hies.evaluation.predictions import predict
+from hies.heads.attention import masked
+from hies.methods import HIS
+from hies.precision import PRECISIONS
 
 
 def main() -> int:

@@ -15,10 +15,10 @@ from tabulate import tabulate
 from experiments.grid import Declared
 from experiments.job import Job, workbench
 from experiments.shell import command
-from hies.criteria.greedy import Greedy
-from hies.evaluation import PRECISIONS, computing
-from hies.sites import Removed
-from hies.statistics import collect
+from hies.heads.sites import Removed
+from hies.methods.greedy.greedy import Greedy
+from hies.precision import PRECISIONS, computing
+from hies.scoring.statistics import collect
 
 
 def main() -> int:

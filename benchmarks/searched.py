@@ -16,7 +16,7 @@ from experiments.grid import Declared
 from experiments.job import Job, workbench
 from experiments.planning import Scoring
 from experiments.shell import command
-from hies.criteria import CRITERIA
+from hies.methods import CRITERIA
 
 
 def main() -> int:

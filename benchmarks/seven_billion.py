@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import hies
 from hies.batching import Batch
-from hies.losses import default_loss
+from hies.scoring.losses import default_loss
 
 CARD = 24e9  # bytes
 LAYERS = 32

@@ -23,7 +23,8 @@ from tabulate import tabulate
 
 from benchmarks.sweeps import MODEL, differences, partial_files, start
 from experiments import shell
-from hies import results, workbench
+from hies.evaluation import evaluator as workbench
+from hies.runs import files as results
 
 SWEEP = ("-m", *MODEL, "criterion=random,l2,his,ae,ad", "seed=0,1,2", "task.data_seed=0,1", "sparsity.ratios=[0.3,0.6]")
 JOBS = 30

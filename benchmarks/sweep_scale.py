@@ -21,16 +21,17 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from analysis import pack
-from analysis.contract import sealed
-from analysis.rows import load, read_run
+from analysis.rows import load
 from benchmarks.rounds import conditions
 from benchmarks.sweeps import MODEL, start
 from experiments import shell  # noqa: F401 - makes the schema known to Hydra
 from experiments.grid import declared_jobs
 from experiments.job import Job
 from experiments.messages import CONF
-from hies import results
-from hies.cache import read_arrays, write_arrays
+from hies.runs import files as results
+from hies.runs.files import read_run
+from hies.runs.schema import sealed
+from hies.storage import read_arrays, write_arrays
 
 REAL = ("criterion=his", "sparsity.ratios=[0.1,0.2,0.3,0.4,0.5,0.6]")  # 7 rows, with that of ratio 0
 GRID = (

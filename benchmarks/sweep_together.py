@@ -16,7 +16,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.sweeps import MODEL, differences, partial_files, start
-from hies import workbench
+from hies.evaluation import evaluator as workbench
 
 RATIOS = 3  # rows of a job, that of ratio 0 among them
 COMPUTING = {"checkpoints": "finetune", "statistics": "collect", "predictions": "predict"}

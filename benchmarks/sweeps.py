@@ -12,7 +12,7 @@ import numpy as np
 import torch._dynamo  # noqa: F401 - what an optimizer imports late; children that are forked have it at once
 
 from experiments import run
-from hies.cache import read_arrays
+from hies.storage import read_arrays
 
 MODEL = (
     "model=vit_tiny",

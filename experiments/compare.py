@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hies.results import Row
+from hies.runs.files import Row
 
 # Not results of a run: when and where it was computed, by what, and how its file is kept.
 ASIDE = ("score_seconds", "eval_seconds", "revision", "versions", "command", "rows", "digest", "path", "experiment")
@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """rows: one a ratio. arrays: as `analysis.runs.read_arrays` gives them; empty where the run has none."""
+    """rows: one a ratio. arrays: as `hies.runs.folders.read_arrays` gives them; empty where the run has none."""
 
     rows: list[Row]
     arrays: Arrays

@@ -18,14 +18,14 @@ from experiments.job import workbench
 from experiments.planning import make_plan
 from experiments.schema import Config
 from experiments.shell import command
-from hies import metrics
-from hies.attention import AttentionCall, evaluating, handling
 from hies.batching import Batch
-from hies.cache import digest, replacing, write_arrays
-from hies.criteria import CRITERIA
 from hies.errors import HiesError
-from hies.sites import Removed, SiteTensors
-from hies.workbench import Workbench
+from hies.evaluation import metrics
+from hies.evaluation.evaluator import Workbench
+from hies.heads.attention import AttentionCall, evaluating, handling
+from hies.heads.sites import Removed, SiteTensors
+from hies.methods import CRITERIA
+from hies.storage import digest, replacing, write_arrays
 
 LONGEST = 40  # tokens that a figure has room for
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from hies.results import Row
+from hies.runs.files import Row
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 Kind = tuple[str, str, str]  # model, task, criterion

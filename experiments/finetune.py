@@ -7,8 +7,8 @@ from tqdm import tqdm
 from experiments.grid import Declared
 from experiments.job import workbench
 from experiments.shell import command
-from hies.cache import digest
-from hies.workbench import Workbench
+from hies.evaluation.evaluator import Workbench
+from hies.storage import digest
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.job import Job
 from experiments.schema import to_config
-from hies.cache import remove_partials, replacing
+from hies.storage import remove_partials, replacing
 
 SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
 

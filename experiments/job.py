@@ -10,17 +10,19 @@ import filelock
 import numpy as np
 import torch
 
-from analysis.rows import BadRows, read_arrays, read_run
 from experiments.devices import own_device
 from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
-from hies import metrics, results
-from hies.cache import digest, safe
-from hies.criteria import Method
 from hies.errors import HiesError, UnsupportedModelError
-from hies.sites import Removed
+from hies.evaluation import metrics
+from hies.evaluation.evaluator import Outcome, Tally, Workbench
+from hies.heads.sites import Removed
+from hies.methods import Method
+from hies.runs import files as results
+from hies.runs.files import read_arrays, read_run
+from hies.runs.schema import BadRows
+from hies.storage import digest, safe_filename
 from hies.tasks.base import PromptTask
-from hies.workbench import Outcome, Tally, Workbench
 
 COMMAND = "python -m experiments.run"
 
@@ -59,7 +61,7 @@ class Job:
         """A readable name that begins with a letter, and a digest of the identity."""
         config = self.config
         words = f"{config.model.name}-{config.task.name}-{config.criterion.name}-s{config.seed}"
-        return f"run-{safe(words)}-{digest(self.identity)}"
+        return f"run-{safe_filename(words)}-{digest(self.identity)}"
 
     @property
     def path(self) -> Path:

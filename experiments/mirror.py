@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis.wandb_rows import ARTIFACT, ROW_FILE
 from experiments import sync
 from experiments.job import Job
 from experiments.secrets import redacted
 from experiments.upload import upload
-from hies.cache import digest, read_arrays
-from hies.results import Row
+from hies.runs.files import Row
+from hies.runs.wandb import ARTIFACT, ROW_FILE
+from hies.storage import digest, read_arrays
 
 TIMEOUT = 15  # seconds to wait for W&B's own process, which writes the files
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from experiments.schema import Config
-from hies.alpha import PROTOCOLS, best_per_ratio, best_per_task
-from hies.criteria import HIES, Criterion, Method
 from hies.equations import removal_count
 from hies.errors import HiesError
-from hies.selection import group_sizes, select_iteratively
-from hies.sites import Removed, SiteTensors, join
-from hies.statistics import Statistics
-from hies.workbench import Workbench
+from hies.evaluation.evaluator import Workbench
+from hies.heads.sites import Removed, SiteTensors, join
+from hies.methods import HIES, Criterion, Method
+from hies.methods.alpha import PROTOCOLS, best_per_ratio, best_per_task
+from hies.pruning.selection import group_sizes, select_iteratively
+from hies.scoring.statistics import Statistics
 
 Tick = Callable[[], None]  # called for every mask that the model was asked about
 

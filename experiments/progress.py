@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.job import Job
-from hies.results import Row
+from hies.runs.files import Row
 
 EVERY = 1.0  # seconds between two looks at the results folder
 

@@ -22,15 +22,15 @@ from experiments.job import Job, workbench
 from experiments.planning import make_plan
 from experiments.schema import Config
 from experiments.shell import command
-from hies import metrics
-from hies.cache import replacing
-from hies.cost import Cost
-from hies.criteria import CRITERIA, Method
+from hies.efficiency.cost import Cost
 from hies.errors import HiesError
-from hies.pruned_files import RECORD
-from hies.selection import group_sizes
-from hies.sites import Removed
-from hies.workbench import Workbench
+from hies.evaluation import metrics
+from hies.evaluation.evaluator import Workbench
+from hies.heads.sites import Removed
+from hies.methods import CRITERIA, Method
+from hies.pruning.files import RECORD
+from hies.pruning.selection import group_sizes
+from hies.storage import replacing
 
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -8,9 +8,9 @@ from hydra import compose
 
 from experiments.job import COMMAND, Job, workbench
 from experiments.schema import to_config
-from hies import results
 from hies.errors import HiesError
-from hies.results import Row
+from hies.runs import files as results
+from hies.runs.files import Row
 
 PLAIN = re.compile(r"\+{0,2}(?!hydra)[a-z][\w./@]*=.*", re.DOTALL)
 PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from analysis import runs
-from analysis.errors import printable
-from analysis.rows import BadRows, read_arrays, read_run
 from experiments.compare import ANSWERS, Run, cautions, differences
 from experiments.job import Job, workbench
 from experiments.progress import progress
 from experiments.quiet import quiet
 from experiments.record import job_of
 from experiments.shell import in_sentences
-from hies.errors import HiesError
+from hies.errors import HiesError, printable
+from hies.runs import folders as runs
+from hies.runs.files import read_arrays, read_run
+from hies.runs.schema import BadRows
 
 COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that a repetition does not share
 

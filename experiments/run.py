@@ -5,15 +5,14 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from analysis.errors import printable
 from experiments.grid import Declared, write_grid
 from experiments.job import Job, tally
 from experiments.launch import Launcher
 from experiments.messages import CONF
 from experiments.progress import progress, say
 from experiments.shell import command
-from hies import results
-from hies.errors import HiesError
+from hies.errors import HiesError, printable
+from hies.runs import files as results
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

@@ -12,11 +12,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
-from hies.criteria import CRITERIA, METHODS, Criterion
 from hies.errors import HiesError
-from hies.models import Model, check_fit
-from hies.pruning import UNITS
-from hies.selection import Selection
+from hies.evaluation.models import Model, check_fit
+from hies.methods import CRITERIA, METHODS, Criterion
+from hies.pruning.removal import UNITS
+from hies.pruning.selection import Selection
 from hies.tasks import TASKS
 
 SCHEDULES = ("oneshot", "iterative")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from analysis.errors import printable
-from analysis.rows import BadRows
 from experiments.duration import Durations, in_words
 from experiments.grid import Declared
 from experiments.job import COMMAND, Job
 from experiments.shell import command
-from hies import results
+from hies.errors import printable
+from hies.runs import files as results
+from hies.runs.schema import BadRows
 
 FINISHED, RUNNING, FAILED, DAMAGED, MISSING = "finished", "running", "failed", "damaged", "missing"
 MARKED = (RUNNING, FAILED, DAMAGED)  # what a cell names besides how many are finished

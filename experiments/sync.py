@@ -10,8 +10,8 @@ from pathlib import Path
 
 import filelock
 
-from analysis.wandb_rows import ARTIFACT, IMPATIENT, ROW_FILE, first_line
 from experiments.secrets import redacted
+from hies.runs.wandb import ARTIFACT, IMPATIENT, ROW_FILE, first_line
 
 PATIENCE = 60.0  # seconds without one more uploaded run before an upload is given up
 AT_ONCE = 200  # runs for one call of `wandb sync`: their names must fit a command line

@@ -14,8 +14,8 @@ from experiments.progress import progress
 from experiments.quiet import quiet
 from experiments.schema import to_config
 from experiments.secrets import redacted
-from hies import results
 from hies.errors import HiesError
+from hies.runs import files as results
 
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what every other job would meet as well
 

@@ -1,24 +1,51 @@
 """Attention-head pruning with the Head Importance-Entropy Score (HIES, arXiv 2510.13832), for transformers 5.
 
 stats = hies.collect(model, batches)               # one pass over labelled calibration batches
-scores = hies.criteria.HIES(alpha=0.9)(stats)      # {site name: tensor [heads]}, higher = keep
+scores = hies.HIES(alpha=0.9)(stats)               # {site name: tensor [heads]}, higher = keep
 removed = hies.select(scores, ratio=0.5)           # {site name: sorted list of heads}
 with hies.masked(model, removed): ...              # the model without those heads; nothing is changed for good
 small = hies.prune(model, removed)                 # a smaller model, the given one untouched
 hies.save_pruned(small, path); small = hies.load_pruned(path)
 """
 
-from hies import criteria
-from hies.attention import Site, find_sites, masked
-from hies.entropy import attention_entropy
-from hies.errors import HiesError, UnsupportedModelError
-from hies.pruned_files import load_pruned, save_pruned
-from hies.pruning import prune, pruned_heads
-from hies.selection import select
-from hies.statistics import Statistics, collect
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imported when it is first asked for
+    from hies import methods
+    from hies import methods as criteria
+    from hies.errors import HiesError, ParameterError, UnsupportedModelError
+    from hies.heads.attention import Site, find_sites, masked
+    from hies.methods import HIES
+    from hies.pruning.files import load_pruned, save_pruned
+    from hies.pruning.removal import prune, pruned_heads
+    from hies.pruning.selection import select
+    from hies.scoring.entropy import attention_entropy
+    from hies.scoring.statistics import Statistics, collect
+
+_HOMES = {
+    "HIES": "hies.methods",
+    "HiesError": "hies.errors",
+    "ParameterError": "hies.errors",
+    "Site": "hies.heads.attention",
+    "Statistics": "hies.scoring.statistics",
+    "UnsupportedModelError": "hies.errors",
+    "attention_entropy": "hies.scoring.entropy",
+    "collect": "hies.scoring.statistics",
+    "find_sites": "hies.heads.attention",
+    "load_pruned": "hies.pruning.files",
+    "masked": "hies.heads.attention",
+    "prune": "hies.pruning.removal",
+    "pruned_heads": "hies.pruning.removal",
+    "save_pruned": "hies.pruning.files",
+    "select": "hies.pruning.selection",
+}
+_ROOMS = {"criteria": "hies.methods", "methods": "hies.methods"}  # the paper calls a method a criterion
 
 __all__ = [
+    "HIES",
     "HiesError",
+    "ParameterError",
     "Site",
     "Statistics",
     "UnsupportedModelError",
@@ -28,8 +55,23 @@ __all__ = [
     "find_sites",
     "load_pruned",
     "masked",
+    "methods",
     "prune",
     "pruned_heads",
     "save_pruned",
     "select",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what a public name stands for (PEP 562), so that `import hies` and `hies.runs` need no torch."""
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hies' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return sorted(__all__)

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from hies.batching import Encoded
 from hies.errors import HiesError
-from hies.evaluation import computing
-from hies.losses import default_loss
+from hies.precision import computing
+from hies.scoring.losses import default_loss
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def finetune(
         validate: a score on the selection split, higher is better.
         settings: see `Finetuning`.
         title: what the progress bar says.
-        precision: of the matrix products, see `hies.evaluation.computing`.
+        precision: of the matrix products, see `hies.precision.computing`.
 
     Returns:
         The validation score of every epoch. The same seed gives the same weights on the same machine.

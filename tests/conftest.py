@@ -13,9 +13,9 @@ import torch
 import transformers as tf
 from architectures import ARCHITECTURES, CLASSES, ENCODER, WORDS  # noqa: F401 - the tests take them from here
 from command_line import cache, call, new_process  # noqa: F401 - the tests take them from here
-from families import FAMILIES
-from refused import UNPRUNABLE
-from senses import SENSES
+from multimodal_models import SENSES
+from text_models import FAMILIES
+from unsupported_models import UNPRUNABLE
 
 pytest.register_assert_rewrite("checks")
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ import hies
 from experiments import schema
 from experiments.grid import declared_jobs
 from experiments.messages import CONF
-from hies.pruned_files import RECORD
+from hies.pruning.files import RECORD
 
 PAGE = Path(__file__).parent.parent / "docs" / "prune-your-model.md"
 # A tiny model of the same architecture stands for each one that the page takes from the Hub.
@@ -125,4 +125,4 @@ def test_the_python_of_the_methods_page_runs_and_leaves_the_model_alone():
 
 def test_the_methods_page_names_every_criterion():
     text = (PAGE.parent / "methods.md").read_text()
-    assert all(f"`{name}`" in text for name in {**hies.criteria.CRITERIA, **hies.criteria.METHODS})
+    assert all(f"`{name}`" in text for name in {**hies.methods.CRITERIA, **hies.methods.METHODS})

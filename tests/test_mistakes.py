@@ -5,10 +5,10 @@ import torch
 from conftest import make, make_batch
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
-from hies.criteria import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
-from hies.criteria.greedy import Greedy
-from hies.slicing import tuning
-from hies.taylor import _examples
+from hies.methods import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
+from hies.methods.greedy.greedy import Greedy
+from hies.methods.llm_pruner.taylor import _examples
+from hies.methods.slicegpt import tuning
 from hies.training import Finetuning
 
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hies.cache import digest
 from hies.errors import HiesError
+from hies.storage import digest
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     modality: ClassVar[str]  # "text" or "image"
-    metric: ClassVar[str] = "accuracy"  # a key of hies.metrics.METRICS
+    metric: ClassVar[str] = "accuracy"  # a key of hies.evaluation.metrics.METRICS
     numbered: ClassVar[bool] = False  # classes go by their numbers, which checkpoints keep whatever they call them
 
     max_examples: int | None = None

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from hies.cache import digest
+from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks.base import Split, Splits, Task
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import pandas as pd
 
-from hies.cache import digest
 from hies.errors import HiesError
+from hies.storage import digest
 
 Frames = dict[str, pd.DataFrame]  # split as the data set names it -> its rows
 

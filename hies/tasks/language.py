@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hies import harness
 from hies.batching import Encoded
-from hies.cache import digest
 from hies.errors import HiesError
-from hies.losses import IGNORED
+from hies.scoring.losses import IGNORED
+from hies.storage import digest
 from hies.tasks import hub
+from hies.tasks import lm_eval as harness
 from hies.tasks.base import PromptTask, Split, Splits
 
 FORMAT = 1  # to be raised when the same documents give other splits
@@ -74,7 +74,7 @@ class Language(PromptTask):
         return digest([self.name, FORMAT, harness.version(), self._settings(), contents])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """The splits as prompts, see `hies.harness.prompts`; of the report split no more than `max_examples`."""
+        """The splits as prompts, see `hies.tasks.lm_eval.prompts`; of the report split no more than `max_examples`."""
         rows = self._rows(data_root)
         report = rows.report.head(self.max_examples or len(rows.report))
         return Splits(

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hies.cache import digest
 from hies.errors import HiesError
+from hies.storage import digest
 
 
 def read(

@@ -1,0 +1,129 @@
+"""Parameters and floating-point operations of a model, dense and without some of its heads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from hies.batching import Batch
+from hies.errors import UnsupportedModelError
+from hies.heads.attention import Site, evaluating, find_sites, in_eager_attention
+from hies.heads.projections import HeadRows, Projections, find_projections, matrix
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: weights and biases of the whole model. flops: of one forward pass, a multiply-add counted as two."""
+
+    parameters: int = 0
+    flops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters + other.parameters, self.flops + other.flops)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return self + other * -1
+
+    def __mul__(self, count: int) -> "Cost":
+        return Cost(self.parameters * count, self.flops * count)
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """What the heads of one site add.
+
+    head: one query head. key_head: one key/value head, which goes with the last query head of its group.
+    rest: what goes with the last head of the site (queries and keys under a norm over all heads).
+    groups: the key/value head of each query head.
+    """
+
+    head: Cost
+    key_head: Cost
+    rest: Cost
+    groups: tuple[int, ...]
+
+    def of(self, removed: Sequence[int]) -> Cost:
+        """What goes with the given heads."""
+        gone = set(removed)
+        left = {group for head, group in enumerate(self.groups) if head not in gone}
+        return self.head * len(gone) + self.key_head * (len(set(self.groups)) - len(left)) + self.rest * (not left)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The cost of a model for one batch, and what the heads of each site add to it."""
+
+    dense: Cost
+    sites: dict[str, SiteCost]
+
+    def without(self, removed: Mapping[str, Sequence[int]]) -> Cost:
+        """The cost after the given heads are cut out."""
+        return self.dense - sum((self.sites[site].of(heads) for site, heads in removed.items()), Cost())
+
+
+def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
+    """Count the dense model with torch's flop counter, and its heads by formula; None where weights are not found.
+
+    A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
+    and 2 * queries * keys * width for its scores and as much for its output.
+    """
+    sites = find_sites(model, batch)
+    try:
+        heads = {name: _site_cost(model, site) for name, site in sites.items()}
+    except UnsupportedModelError:
+        return None
+    return CostModel(count(model, batch), heads)
+
+
+def count(model: PreTrainedModel, batch: Batch) -> Cost:
+    """The parameters that a model has, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), _flops(model, batch))
+
+
+def _site_cost(model: nn.Module, site: Site) -> SiteCost:
+    found = find_projections(model, site.name)
+    module = model.get_submodule(site.name)
+    runs = site.calls * site.rows
+    width = found.output.rows.shape[1]
+    products = Cost(0, 2 * runs * site.queries * site.keys * (found.width + width))
+    output = Cost(
+        width * len(matrix(found.output.module)), 2 * runs * site.queries * width * len(matrix(found.output.module))
+    )
+    head = sum(
+        (_rows(gate, runs * site.queries) for gate in found.gates), products + output + _own(module, found, False)
+    )
+    key_head = _rows(found.value, runs * site.keys) + _own(module, found, True)
+    query, key = _rows(found.query, runs * site.queries), _rows(found.key, runs * site.keys)
+    rest = Cost()
+    if found.tied:
+        norms = sum(p.numel() for name in found.tied for p in getattr(module, name).parameters())
+        rest = Cost(norms) + query * len(found.query.rows) + key * len(found.key.rows)
+    else:
+        head, key_head = head + query, key_head + key
+    return SiteCost(head, key_head, rest, found.groups)
+
+
+def _rows(part: HeadRows, tokens: int) -> Cost:
+    """One head's rows of a projection: weights and biases, and their products with `tokens` tokens."""
+    count, inputs = part.rows.shape[1], matrix(part.module).shape[1]
+    return Cost(count * (inputs + (part.module.bias is not None)), 2 * tokens * count * inputs)
+
+
+def _own(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
+    """One head's share of the norms with weights per head, and (query heads) of the parameters that count heads."""
+    norms = (getattr(module, norm.name) for norm in found.own if norm.of_keys is of_keys)
+    total = sum(p.numel() for norm in norms for p in norm.parameters())
+    if of_keys:
+        return Cost(total // found.key_heads)
+    return Cost((total + sum(parameter.tensor.numel() for parameter in found.parameters)) // found.heads)
+
+
+@torch.no_grad()
+def _flops(model: PreTrainedModel, batch: Batch) -> int:
+    counter = FlopCounterMode(display=False)
+    with in_eager_attention(model), evaluating(model), counter:  # fused kernels on the CPU hide their products from it
+        model(**batch)
+    return counter.get_total_flops()

@@ -1,0 +1,1 @@
+"""A model on a task: fine-tuned, scored, pruned and evaluated, each thing once."""

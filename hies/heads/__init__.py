@@ -1,0 +1,1 @@
+"""Find, gate and observe the heads of a model; where their weights are; which of them survive pruning."""

@@ -1,0 +1,325 @@
+"""The one place that touches transformers' attention: find the heads of a model, gate them, observe them.
+
+transformers routes attention through a registry of functions. The function registered here calls the one that the
+model would have used and lets handlers see its inputs and change its output, so no architecture needs code of its own.
+Everything is switched on inside context managers, which put back what was there.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from hies.errors import HiesError, UnsupportedModelError
+from hies.heads.forwards import reads
+from hies.heads.pruned_heads import Kept
+from hies.heads.sites import listed
+
+PREFIX = "hies_"
+BASES = ("sdpa", "eager")
+HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
+
+
+class Routed(str):
+    """The name of our attention function: `hies_sdpa` to transformers' registries, and equal to `sdpa` as well.
+
+    Forwards that shape their inputs by the name of the implementation (sparse attention) then do what they would have.
+    """
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) or self.removeprefix(PREFIX) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention module was asked to compute.
+
+    query: [rows, heads, queries, width]; key: [rows, key heads, keys, width]; mask: None or True where a query sees a
+    key, broadcastable to [rows, heads, queries, keys]; causal: query t sees the keys 0..t (only without a mask);
+    bias, softcap, sinks: as in `hies.attention_entropy`. rows is the batch size times, say, a model's windows.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+    causal: bool
+    bias: Tensor | None
+    softcap: float | None
+    sinks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """An attention module and its heads.
+
+    rows, queries and keys: what its first call computed in the forward pass that found it; rows is the batch size
+    times, say, the number of windows. calls: how often that pass used the module, more than once if layers share it.
+    """
+
+    name: str
+    heads: int
+    key_heads: int
+    width: int
+    rows: int
+    queries: int
+    keys: int
+    calls: int = 1
+
+
+Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
+
+# A plain list, not a context variable: checkpointed backward passes call attention again from other threads.
+_active: list[tuple[Mapping[nn.Module, str], Handler]] = []
+
+
+def _attention(
+    base: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The attention function that transformers calls while a context of this module is open."""
+    kept: Kept | None = getattr(module, Kept.NAME, None)
+    if kept is not None:
+        if not kept.heads:
+            return value.new_zeros(value.shape[0], query.shape[2], 1, value.shape[3]), None
+        query, key, value, attention_mask, kwargs = kept.adapt(query, key, value, attention_mask, kwargs)
+    output, weights = _base_function(base, module)(module, query, key, value, attention_mask, **kwargs)
+    call = None
+    for names, handler in _active:
+        if module in names:
+            call = call or _describe(module, query, key, attention_mask, kwargs)
+            output = handler(names[module], call, output)
+    return output, weights
+
+
+for _base in BASES:
+    AttentionInterface.register(PREFIX + _base, partial(_attention, _base))
+    AttentionMaskInterface.register(PREFIX + _base, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+
+
+def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The model's own eager function, or the registered one (a modelling file may override the registry)."""
+    source = sys.modules[type(module).__module__]
+    if base == "eager":  # some files have several: the one that this module calls
+        names = [name for name in reads(module) if name.endswith("eager_attention_forward")]
+        return getattr(source, names[0] if names else "eager_attention_forward")
+    return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
+
+
+def _describe(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> AttentionCall:
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    bias = options.get("position_bias")
+    visible = mask
+    if mask is not None and mask.dtype != torch.bool:
+        visible = mask > HIDDEN
+        added = mask.masked_fill(~visible, 0)
+        if added.any():  # a mask that also carries a bias
+            bias = added if bias is None else bias + added
+    causal = bool(causal) and mask is None and query.shape[2] > 1
+    scale = options.get("scaling")
+    return AttentionCall(
+        module=module,
+        query=query.detach(),
+        key=(key[:, :, : query.shape[2]] if causal else key).detach(),
+        mask=visible,
+        scale=query.shape[-1] ** -0.5 if scale is None else float(scale),
+        causal=causal,
+        bias=None if bias is None else bias.detach(),
+        softcap=options.get("softcap"),
+        sinks=options.get("s_aux"),
+    )
+
+
+@contextlib.contextmanager
+def _switched(model: nn.Module) -> Iterator[None]:
+    """Route the model's attention through `_attention`; every configuration is put back as it was."""
+    submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    reachable = [m for m in submodels if m._can_set_attn_implementation()]
+    if not reachable:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
+        )
+    configs = {id(config): config for m in reachable for config in _configs(m)}.values()
+    before = [config._attn_implementation_internal for config in configs]
+    try:
+        _switch(configs)
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
+
+
+def _switch(configs: Iterable[Any]) -> None:
+    for config in configs:
+        implementation = config._attn_implementation_internal
+        if not str(implementation).startswith(PREFIX):
+            base = implementation if implementation in BASES else "sdpa"
+            config._attn_implementation_internal = Routed(PREFIX + base)
+
+
+@contextlib.contextmanager
+def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Eager attention inside the block; every configuration gets back what it had."""
+    before = [(config, config._attn_implementation_internal) for config in _configs(model)]
+    try:
+        model.set_attn_implementation(f"{PREFIX}eager" if is_routed(model) else "eager")
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+def route(model: nn.Module, sites: Collection[str]) -> None:
+    """Run the attention of a pruned model through `_attention` for good, since some sites need it.
+
+    Those sites refuse to run without it, where they would give wrong numbers or fail on shapes.
+    """
+    if sites:
+        _switch(_configs(model))
+    for site in sites:
+        model.get_submodule(site).register_forward_pre_hook(_insist)
+
+
+def is_routed(model: nn.Module) -> bool:
+    """Whether a site of a pruned model needs `_attention`, see `route`."""
+    return any(_insist in module._forward_pre_hooks.values() for module in model.modules())
+
+
+def _insist(module: Any, inputs: Any) -> None:
+    implementation = str(module.config._attn_implementation_internal)
+    if not implementation.startswith(PREFIX):
+        raise UnsupportedModelError(
+            f"The heads left in a {type(module).__name__} need the attention implementation 'hies_sdpa' or "
+            f"'hies_eager', not {implementation!r}; call model.set_attn_implementation with one of the two."
+        )
+    module.config._attn_implementation_internal = Routed(implementation)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every configuration that a module of the model may look its attention implementation up in."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    return [config for config in found if hasattr(config, "_attn_implementation_internal")]
+
+
+@contextlib.contextmanager
+def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
+    """Pass every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
+
+    Raises:
+        UnsupportedModelError: the model does not use transformers' attention interface.
+    """
+    entry = ({module: name for name, module in model.named_modules()}, handler)
+    with _switched(model):
+        _active.append(entry)
+        try:
+            yield
+        finally:
+            _active.remove(entry)
+
+
+def check_not_handled(model: nn.Module, doing: str) -> None:
+    """Refuse to copy a model inside `handling` or `masked`: the copy would not know of it and keep the routing.
+
+    Raises:
+        HiesError: a context of this module is open for the model; doing: what was asked for, as in `hies.prune`.
+    """
+    if any(module in names for names, _ in _active for module in model.modules()):
+        raise HiesError(
+            f"{doing} inside a `with hies.masked(...)` block would forget the mask; leave the block first, and cut the "
+            "masked heads as well if they are to go."
+        )
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block (no dropout); every module gets its own training flag back."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+@torch.no_grad()
+def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
+    """The attention modules of a model in order of first use, found by one forward pass over `batch`.
+
+    Raises:
+        UnsupportedModelError: no attention module was reached.
+    """
+    sites: dict[str, Site] = {}
+
+    def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
+        rows, queries, heads, width = output.shape
+        before = sites.get(name)
+        kept: Kept | None = getattr(call.module, Kept.NAME, None)
+        key_heads = len(kept.key_heads) if kept else call.key.shape[1]
+        found = Site(name, heads, key_heads, width, rows, queries, call.key.shape[2])
+        sites[name] = replace(before, calls=before.calls + 1) if before else found
+        return output
+
+    with evaluating(model), handling(model, note):
+        model(**batch)
+    if not sites:
+        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
+    return sites
+
+
+@contextlib.contextmanager
+def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """Set the output of the removed heads to zero inside the block; no weight is touched.
+
+    Args:
+        model: any model that uses transformers' attention interface.
+        removed: site -> indices of its heads that go.
+
+    Raises:
+        HiesError: a site or a head that the model does not have; raised by the forward pass, or on leaving the block,
+            where only that can show it.
+    """
+    gone = listed(removed)
+    unknown = gone.keys() - dict(model.named_modules()).keys()
+    if unknown:
+        raise HiesError(f"{type(model).__name__} has no site {sorted(unknown)[0]!r}; hies.find_sites names its sites.")
+    visited: set[str] = set()
+
+    def silence(name: str, call: AttentionCall, output: Tensor) -> Tensor:
+        visited.add(name)
+        return _without(name, gone[name], output) if name in gone else output
+
+    with handling(model, silence):
+        yield
+    if visited and not gone.keys() <= visited:
+        raise HiesError(f"{sorted(gone.keys() - visited)[0]!r} computes no attention, so none of its heads was masked.")
+
+
+def _without(name: str, heads: list[int], output: Tensor) -> Tensor:
+    """`output` [rows, queries, heads, width] with the given heads at zero."""
+    if heads[0] < 0 or heads[-1] >= output.shape[2]:
+        raise HiesError(f"site {name!r} has the heads 0 to {output.shape[2] - 1}; {heads} cannot be removed from it.")
+    gone = torch.zeros(output.shape[2], dtype=torch.bool, device=output.device)
+    gone[heads] = True
+    return output.masked_fill(gone[:, None], 0)

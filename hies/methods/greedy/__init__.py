@@ -1,0 +1,1 @@
+"""Greedy removal, one head at a time."""

@@ -1,0 +1,111 @@
+"""A sliced copy of a model, and what keeps a model from being sliced."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hies.batching import Batch
+from hies.errors import HiesError, UnsupportedModelError
+from hies.heads.attention import check_not_handled
+from hies.heads.pruned_heads import Kept
+from hies.methods.slicegpt.bases import principal, reflections
+from hies.methods.slicegpt.bert import Bert
+from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
+from hies.methods.slicegpt.family import Family, Strange
+from hies.methods.slicegpt.llama import Llama
+
+FAMILIES: tuple[type[Family], ...] = (Bert, Llama)
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # of a rotated model's answers, relative; another model's are off by about 1
+CHECKED = 2  # examples that a rotated model is checked on
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """The parts of a model.
+
+    Raises:
+        UnsupportedModelError: it cannot be sliced; the sentence says why.
+    """
+    try:
+        return _family_of(model)
+    except Strange as error:
+        raise UnsupportedModelError(f"{type(model).__name__} cannot be sliced: {error}.") from None
+
+
+def _family_of(model: PreTrainedModel) -> Family:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise Strange("its decoder reads two residuals, and only models with one are known")
+    if model.main_input_name != "input_ids":
+        raise Strange(f"it reads {model.main_input_name}, and only models of text are known")
+    if any(hasattr(module, Kept.NAME) for module in model.modules()):
+        raise Strange("heads have been cut out of it; slice the dense model")
+    kind = next((kind for kind in FAMILIES if kind.fits(model)), None)
+    if kind is None:
+        raise Strange("its layers have neither the parts of BERT's nor those of LLaMA's")
+    family = kind(model)
+    if len({*family.attention}) < len(family.attention):
+        raise Strange("its layers are not all different ones, and each needs bases of its own")
+    return family
+
+
+def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping: float) -> PreTrainedModel:
+    """A copy of `model` whose layers carry `width` dimensions of the residual; `model` stays as it is.
+
+    The bases are chosen one after another, each from the signal that comes out of the layers already cut; it takes
+    about two passes over the batches. Embeddings, heads and the last norm of a pre-norm model stay whole; the hidden
+    states between the layers are in bases of their own, so `output_hidden_states` gives nothing to compare.
+
+    Args:
+        model: see `family_of`.
+        batches: calibration examples as the model takes them; labels are not looked at.
+        width: k, from 1 to the model's width d; d rotates and cuts nothing.
+        damping: see `hies.equations.principal_basis`.
+
+    Raises:
+        UnsupportedModelError: the model cannot be sliced, or it computes something that slicing does not know.
+        HiesError: a width outside its range, no example, or an open `hies.masked` block.
+    """
+    check_not_handled(model, "Slicing")
+    dense = family_of(model).width
+    if not 1 <= width <= dense:
+        raise HiesError(f"width is {width}; it must be from 1 to the {dense} dimensions of the model's residual.")
+    if not batches:
+        raise HiesError("There is no calibration example, and slicing looks at the hidden states of some.")
+    _check_rotation(model, {name: _few(values) for name, values in batches[0].items()})
+    small = copy.deepcopy(model).eval()
+    family = family_of(small)
+    family.slice(record(small, family.first, family.attention, batches), principal(width, damping))
+    return small
+
+
+def _few(values: Any) -> Any:
+    """The first examples of a tensor; flags such as `use_cache` as they are."""
+    return values[:CHECKED] if isinstance(values, Tensor) and values.dim() else values
+
+
+@torch.no_grad()
+def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
+    """Rotate a copy by other bases at every place without cutting: if the answers change, slicing misses something."""
+    whole = copy.deepcopy(model).eval()
+    before = _answers(whole, batch)
+    if not before.isfinite().all():
+        raise HiesError(f"{type(model).__name__} gives answers that are not finite for a calibration example.")
+    family = family_of(whole)
+    family.slice(record(whole, family.first, family.attention, [batch]), reflections())
+    error = (_answers(whole, batch) - before).norm() / before.norm().clamp(min=torch.finfo(before.dtype).tiny)
+    if not error <= (TOLERANCE if model.dtype.itemsize >= 4 else HALF_TOLERANCE):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be sliced: it computes something that slicing does not know, since a mere "
+            f"rotation of its residual changes its answers by {float(error):.1%}."
+        )
+
+
+def _answers(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """What the model says, at real tokens where it speaks of each token; float32 or better."""
+    inputs = unlabelled(batch)
+    answers: Tensor = model(**inputs)[0]
+    answers = answers[real_tokens(inputs, answers)] if answers.dim() == 3 else answers
+    return answers.to(torch.promote_types(answers.dtype, torch.float32))

@@ -1,0 +1,71 @@
+"""Recovery tuning of a sliced model: low-rank updates (LoRA, Hu et al. 2021) of the matrices of its layers, merged."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hies.batch_size import is_out_of_memory
+from hies.batching import Encoded
+from hies.errors import HiesError
+from hies.training import Finetuning, finetune
+
+BETWEEN = (".enter", ".restore")  # see hies/slicing/modules.py
+
+
+def lora() -> Any:
+    """The package peft.
+
+    Raises:
+        HiesError: it is not installed.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise HiesError("Tuning after slicing needs the package peft: pip install 'hies[tuning]'.") from None
+    return peft
+
+
+def recover(
+    model: PreTrainedModel, train: Encoded, settings: Finetuning, rank: int, examples: int, precision: str
+) -> None:
+    """Tune the layers of `model` in place; the embeddings, what enters and leaves the residual, and the head stay.
+
+    Args:
+        model: a sliced model with a classifier.
+        train: all training examples.
+        settings: the last epoch counts; the seed draws the examples, their order, and the first updates.
+        rank: of the updates, which begin at zero and count once (LoRA's alpha is the rank).
+        examples: at most so many of the training examples.
+        precision: see `hies.precision.computing`.
+
+    Raises:
+        HiesError: peft is missing, the loss is not finite, or the memory does not hold a batch.
+    """
+    peft = lora()
+    chosen = np.random.default_rng(settings.seed).permutation(len(train))[:examples]
+    some = Encoded([train.features[i] for i in chosen], train.pad)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=layer_matrices(model))
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        tuner = peft.LoraModel(model, {"default": config}, "default")
+    try:
+        finetune(model, some, lambda _: 0.0, settings, "tuning what slicing left", precision)
+    except HiesError as error:
+        raise HiesError(str(error).replace("model.finetune.", "criterion.tune_")) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise HiesError(
+            f"Out of memory while tuning; criterion.tune_batch_size is {settings.batch_size}, give a smaller one."
+        ) from error
+    tuner.merge_and_unload()
+
+
+def layer_matrices(model: PreTrainedModel) -> list[str]:
+    """Names of the Linears inside the layers of a sliced model, but not of those between k and d dimensions."""
+    stacks = [stack for stack in model.base_model.modules() if isinstance(stack, nn.ModuleList)]
+    inside = {module for stack in stacks for module in stack.modules() if isinstance(module, nn.Linear)}
+    return [name for name, module in model.named_modules() if module in inside and not name.endswith(BETWEEN)]

@@ -1,0 +1,211 @@
+"""A pruned model on disk: what transformers saves, and a small JSON record of the heads that are gone."""
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from hies.errors import HiesError
+from hies.heads.attention import is_routed
+from hies.heads.pruned_heads import Kept
+from hies.heads.sites import Removed
+from hies.pruning.removal import check_no_adapters, cut, pruned_heads
+from hies.storage import SUMS, check_checksums, digest, write_checksums
+
+RECORD = "pruned_heads.json"
+FORMAT = 1
+COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+HUB = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
+OURS = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}
+
+
+def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
+    """Save a model made by `hies.prune`: configuration, safetensors, and the record of what was removed.
+
+    Where the configuration can say it (the same number of heads in every layer, and an architecture whose head width is
+    a setting of its own, such as LLaMA), it says so, and plain `from_pretrained` loads the folder too. A tokenizer or
+    processor is saved by its own `save_pretrained`.
+
+    Raises:
+        HiesError: nothing has been pruned, the model has adapters (merge them first), its class is not one of
+            transformers, or the folder cannot be written; an earlier model in it is replaced only when the new one is
+            complete.
+    """
+    check_no_adapters(model)
+    removed = pruned_heads(model)
+    if not removed:
+        raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
+    _class_named(type(model).__name__)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
+            _write(model, removed, Path(place))
+            _move(Path(place), folder)
+    except OSError as error:
+        raise HiesError(
+            f"{folder} cannot be written ({error.strerror or error}); what it held before is left."
+        ) from error
+
+
+def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
+    plain = _plain_config(model)
+    model.save_pretrained(folder)
+    write_checksums(folder, "*.safetensors")
+    if plain is not None:
+        plain.architectures = [type(model).__name__]
+        plain.save_pretrained(folder)
+    config = {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS}
+    record = {"format": FORMAT, "model_class": type(model).__name__, "config": config, "removed": removed}
+    record["digest"] = _digest(record)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _move(place: Path, folder: Path) -> None:
+    """Everything is written: put it in the place of an earlier model. Without its record a folder is refused."""
+    (folder / RECORD).unlink(missing_ok=True)
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    for file in sorted(place.iterdir(), key=lambda file: file.name == RECORD):  # the record last
+        file.replace(folder / file.name)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """What tells a record that was edited, or cut short, from one that was written here."""
+    content = {name: value for name, value in record.items() if name != "digest"}
+    return digest(content)
+
+
+def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
+    """Load what `save_pruned` wrote. The weights are read once, into a model that was never larger than they are.
+
+    Args:
+        source: a folder, or a repository on the Hub.
+        options: of transformers' `from_pretrained`, such as dtype, device_map, attn_implementation, revision; none that
+            changes the configuration, which is that of the folder.
+
+    Raises:
+        HiesError: no record, a record that cannot be read, one that does not fit the configuration or the tensors, or
+            weights in a folder that were changed after they were written.
+    """
+    if taken := sorted(OURS & options.keys()):
+        raise HiesError(f"{taken[0]} is no option of load_pruned, which decides it itself.")
+    where = {name: options[name] for name in HUB & options.keys()}
+    record = _read_record(str(source), where)
+    _check_weights(Path(source))
+    base = _class_named(record["model_class"])
+    config = _read_config(source, where)
+    if not isinstance(config, base.config_class or PreTrainedConfig):
+        raise HiesError(f"{source} is a {config.model_type} by its config.json, but a {base.__name__} by its {RECORD}.")
+    for name, value in record["config"].items():
+        setattr(config, name, value)
+
+    def build(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, *args, **kwargs)
+        cut(self, record["removed"])
+
+    smaller: Any = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
+    ours: dict[str, Any] = {"config": config, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        model, report = smaller.from_pretrained(source, output_loading_info=True, **options, **ours)
+    except (RuntimeError, OSError, SafetensorError, ZeroDivisionError) as error:
+        raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
+    except TypeError as error:
+        if not options:
+            raise
+        given = ", ".join(sorted(options))
+        raise HiesError(f"load_pruned cannot take one of the options {given}: {_first_line(error)}.") from error
+    wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
+    if wrong:
+        kind, names = next(iter(wrong.items()))
+        raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {names[0]}.")
+    model.__class__ = base
+    return model
+
+
+def _check_weights(folder: Path) -> None:
+    """Bytes of weights that were changed load as well as others."""
+    try:
+        check_checksums(folder)
+    except ValueError as error:
+        raise HiesError(f"In {folder} {error}; get it again, or remove {SUMS} if the change was meant.") from error
+
+
+def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
+    """A configuration with which the architecture itself builds this model; None where it cannot."""
+    records = [m for m in model.modules() if hasattr(m, Kept.NAME)]
+    kept = [getattr(module, Kept.NAME) for module in records]
+    counts = {(len(one.heads), len(one.key_heads)) for one in kept}
+    if is_routed(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
+        return None
+    config = copy.deepcopy(model.config)
+    config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
+    (config.num_attention_heads, key_heads), *_ = counts
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = key_heads
+    try:
+        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
+        with torch.device("meta"):
+            candidate = type(model)(config)
+    except (ValueError, RuntimeError, AttributeError, StrictDataclassError):
+        return None
+    return config if _shapes(candidate) == _shapes(model) else None
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _class_named(name: str) -> type[PreTrainedModel]:
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise HiesError(f"{name} is no model class of transformers {transformers.__version__}; only those are saved.")
+    return found
+
+
+def _read_config(source: str | Path, where: dict[str, Any]) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+    except (OSError, ValueError) as error:
+        raise HiesError(f"The config.json of {source} cannot be read: {_first_line(error)}") from error
+
+
+def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
+    try:
+        path = cached_file(source, RECORD, **where)
+    except OSError as error:
+        raise HiesError(
+            f"{source} has no {RECORD}, so it is no model saved by hies.save_pruned, which alone saves a pruned one; "
+            "from_pretrained loads a model with all its heads."
+        ) from error
+    try:
+        record = json.loads(Path(str(path)).read_text())
+        return _checked(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HiesError(f"{RECORD} in {source} cannot be read: {_first_line(error)}") from error
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """The record, where every value is of the kind that it should be."""
+    if record["format"] != FORMAT:
+        raise ValueError(f"its format is {record['format']!r}, this version reads {FORMAT}")
+    if record["digest"] != _digest(record):
+        raise ValueError("it was changed after it was written")
+    removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}
+    config = {name: value for name, value in record["config"].items() if name in COUNTS}
+    if any(value is not None and type(value) is not int for value in config.values()):
+        raise ValueError("its config holds a value that is no number")
+    return {"model_class": str(record["model_class"]), "config": config, "removed": removed}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

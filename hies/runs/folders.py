@@ -1,0 +1,183 @@
+"""Where the runs of an experiment lie: a pair of files for each run, or the packed folder that `analysis.pack` makes.
+
+This file alone knows which of the two it is. A run is spoken of by the path of its row file,
+`<folder>/<run id>.jsonl`, whether that file is there or packed.
+"""
+
+import gzip
+import os
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from hies.errors import RowsWarning
+
+ROWS, ARRAYS, GRID = "rows.jsonl.gz", "arrays.npz", "grid.json"
+SCORES, ANSWERS, OWNER = ("scores", "his", "ae"), ("predictions", "labels"), "run_id"
+# The kinds of values, by numpy's letters, that an array may hold; one of another name may hold any but objects.
+KINDS = {**dict.fromkeys(SCORES, "iuf"), "ratios": "iuf", "heads": "iu", "sites": "U", OWNER: "U"}
+NAME = re.compile(r"\w[\w.-]*")  # of a file, and of nothing outside its folder
+RUN_ID = re.compile(r'"run_id": ?"([^"]*)"')
+
+
+class BadFile(Exception):
+    """A file that is there and cannot be used."""
+
+    def __init__(self, path: Path, what: str = "cannot be read") -> None:
+        super().__init__(f"{path} {what}")
+        self.what = what  # is wrong with it, in words that follow its name
+
+
+def is_name(text: object) -> bool:
+    """Whether this can be the name of a run or an experiment, and so of a file in the folder where it is looked for."""
+    return isinstance(text, str) and NAME.fullmatch(text) is not None
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether the runs of this folder lie in one file."""
+    return (folder / ROWS).exists()
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether there is any run, packed or not."""
+    return is_packed(folder) or any(True for _ in _row_files(folder))
+
+
+def unread(folder: Path) -> int:
+    """How many single row files lie beside packed ones, which alone are read."""
+    return len([*_row_files(folder)]) if is_packed(folder) else 0
+
+
+def texts(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The row file of every run and what is in it: one row a line, in the order of the run ids.
+
+    A file that cannot be read, and a packed run with a name that is no run id, are left out with a RowsWarning. Bytes
+    that are no UTF-8 become replacement characters.
+
+    Raises:
+        BadFile: a packed folder whose rows cannot be read.
+    """
+    if is_packed(folder):
+        yield from _packed_texts(folder)
+        return
+    for name in sorted(_row_files(folder)):
+        path = folder / name
+        try:
+            yield path, path.read_bytes().decode(errors="replace")
+        except OSError as problem:
+            message = f"{path} cannot be read ({problem.strerror}) and is left out."
+            warnings.warn(message, RowsWarning, stacklevel=2)
+
+
+def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a run by the path of its row file; `names`: only those of them that are there.
+
+    Scores are float32 and predictions of the smallest type that holds them, as in a pack: whatever is made of them is
+    the same whether the run was packed or not.
+
+    Raises:
+        FileNotFoundError: the run has no arrays.
+        BadFile: its arrays cannot be read, or were written for another run.
+    """
+    packed = is_packed(path.parent)
+    file = path.parent / ARRAYS if packed else path.with_suffix(".npz")
+    asked = None if names is None else (*names, OWNER)
+    try:
+        found = _read_packed(file, path.stem, asked) if packed else _read_single(file, asked)
+        found = {name: narrowed(name, _checked(name, array)) for name, array in found.items()}
+    except FileNotFoundError:
+        raise
+    except Exception:  # damaged bytes raise errors of many kinds
+        raise BadFile(file) from None
+    if str(found.pop(OWNER, path.stem)) != path.stem:
+        raise BadFile(file, "belongs to another run")
+    return found
+
+
+def narrowed(name: str, array: np.ndarray) -> np.ndarray:
+    """An array as a pack holds it."""
+    if name in SCORES:
+        return array.astype(np.float32)
+    if name not in ANSWERS:
+        return array
+    if np.issubdtype(array.dtype, np.floating):
+        return array.astype(np.float32)
+    if array.dtype.kind not in "iub":  # answers that are texts
+        return array
+    ends = (array.min(), array.max()) if array.size else (0, 0)
+    return array.astype(np.result_type(*(np.min_scalar_type(end) for end in ends)))
+
+
+def _packed_texts(folder: Path) -> Iterator[tuple[Path, str]]:
+    lines: dict[str, list[str]] = {}
+    try:
+        with gzip.open(folder / ROWS, "rt", encoding="utf-8") as file:
+            for line in file:
+                # Whoever parses the line sees whether this is what it says; here it need not be parsed.
+                (run_id,) = RUN_ID.search(line).groups()  # type: ignore[union-attr]
+                lines.setdefault(run_id, []).append(line)
+    except (OSError, EOFError, ValueError, AttributeError, MemoryError, zlib.error):
+        raise BadFile(folder / ROWS) from None
+    for run_id, rows in lines.items():
+        if is_name(run_id):
+            yield folder / f"{run_id}.jsonl", "".join(rows)
+        else:
+            message = f"{folder / ROWS} holds a run {run_id!r}, which is no run id and is left out."
+            warnings.warn(message, RowsWarning, stacklevel=2)
+
+
+def _row_files(folder: Path) -> Iterator[str]:
+    """The names of the row files of a folder, which may be many: no path is made of them, and none is asked about."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (one.name for one in entries if one.name.endswith(".jsonl") and not one.name.startswith("."))
+
+
+def _read_single(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        return _members(archive, "", [member.removesuffix(".npy") for member in archive.namelist()], names)
+
+
+def _checked(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in KINDS.get(name, "biufU") or (name == OWNER and array.ndim):
+        raise ValueError(f"{name} is of type {array.dtype}")
+    return array
+
+
+def _read_packed(path: Path, run_id: str, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+    archive, runs = _opened(path, path.stat().st_mtime_ns)
+    if run_id not in runs:
+        raise FileNotFoundError(path)
+    return _members(archive, f"{run_id}/", runs[run_id], names)
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, changed: int) -> tuple[zipfile.ZipFile, dict[str, list[str]]]:
+    """A packed file, which stays open because it is asked once for every run, and the names of each run's arrays.
+
+    changed: when; a file that was written anew is opened anew.
+    """
+    archive = zipfile.ZipFile(path)
+    runs: dict[str, list[str]] = {}
+    for member in archive.namelist():
+        run_id, _, name = member.removesuffix(".npy").rpartition("/")
+        runs.setdefault(run_id, []).append(name)
+    return archive, runs
+
+
+def _members(
+    archive: zipfile.ZipFile, prefix: str, there: list[str], names: tuple[str, ...] | None
+) -> dict[str, np.ndarray]:
+    """numpy's own reader would look through all names of the archive for each of them."""
+    arrays = {}
+    for name in sorted(there):
+        if names is None or name in names:
+            with archive.open(f"{prefix}{name}.npy") as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays

@@ -1,0 +1,188 @@
+"""Rows that W&B holds -> row files below `--results`, where everything else finds them as if they were made here."""
+
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from analysis import efficiency
+from hies.errors import RowsWarning
+from hies.runs import folders as runs
+from hies.runs.files import read_run
+from hies.runs.schema import BadRows
+
+ROW_FILE = "row_file"  # in a run's config: the text of its row file
+ARTIFACT = "scores"  # the type of the artifact that holds its arrays
+PROJECT = re.compile(r"[\w.-]+/[\w.-][\w. -]*")
+LONGEST = 200  # bytes of an experiment or a run id; a file system may take no more
+TAKEN = ("wandb", "figures", "tables", efficiency.FOLDER)  # folders of results that are no experiments
+PAGE = 100  # runs in one request
+# W&B tries for hours by default; a person at a terminal is told soon.
+IMPATIENT = {
+    "WANDB_HTTP_TIMEOUT": "20",
+    "WANDB__GRAPHQL_RETRY_MAX": "1",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_SILENT": "true",
+}
+# What the same job may have otherwise on another machine, or at another time.
+ELSEWHERE = ("score_seconds", "eval_seconds", "digest", "rows", "command", "versions", "revision")
+
+
+class NotFetched(Exception):
+    """Why nothing comes from W&B, in one sentence."""
+
+
+def fetch(project: str, results_dir: Path, experiment: str | None = None) -> int:
+    """Write the runs of a W&B project, or of one experiment, that are not in `results_dir` yet; how many.
+
+    A run that is there stays as it is. What cannot be trusted is left out, with a RowsWarning.
+
+    Raises:
+        NotFetched: no key, no server, no such project, or a folder that takes no files.
+    """
+    if not PROJECT.fullmatch(project):
+        raise NotFetched(f"--project={project} is no project; use ENTITY/NAME, as in the address of its W&B page.")
+    here: dict[str, dict[str, str]] = {}
+    left_out: Counter[str] = Counter()
+    written = 0
+    for run in _remote(project, experiment):
+        try:
+            written += _take(run, results_dir, here)
+        except BadRows as problem:
+            left_out[str(problem)] += 1
+        except OSError as problem:
+            raise NotFetched(f"--results={results_dir} takes no files ({problem.strerror}); name a folder.") from None
+    for why, count in left_out.items():
+        _warn(f"--project={project}: a run {why} and is left out{f' ({count} such runs)' if count > 1 else ''}.")
+    return written
+
+
+def _remote(project: str, experiment: str | None) -> Iterator[Any]:
+    """The project's runs with their configs, `PAGE` of them a request."""
+    for name, value in IMPATIENT.items():
+        os.environ.setdefault(name, value)
+    import wandb
+
+    try:
+        yield from wandb.Api().runs(
+            project,
+            filters={} if experiment is None else {"group": experiment},
+            per_page=PAGE,
+            lazy=False,  # else every config would be a request of its own
+            include_sweeps=False,
+        )
+    except wandb.errors.UsageError:
+        raise NotFetched("--from=wandb finds no API key; set WANDB_API_KEY, or run `wandb login`.") from None
+    except Exception as error:  # of many kinds, not all of them among the client's public ones
+        raise NotFetched(
+            f"--project={project} cannot be read from W&B ({first_line(error)}); check its name, the API key and the "
+            "network."
+        ) from None
+
+
+def _take(run: Any, results_dir: Path, here: dict[str, dict[str, str]]) -> bool:
+    """Write a run unless it is there; whether it was written. here: experiment -> run id -> row file.
+
+    Raises:
+        BadRows: what the run holds is no row file.
+    """
+    text = run.config.get(ROW_FILE)
+    if not isinstance(text, str):
+        raise BadRows(f"has no row file (config.{ROW_FILE})")
+    experiment, run_id = _names(text)
+    folder = results_dir / experiment
+    if folder.exists() and not folder.is_dir():
+        raise BadRows(f"names {experiment} as its experiment, which is a file,")
+    if experiment not in here:
+        here[experiment] = {path.stem: held for path, held in _texts(folder)}
+    path, held = folder / f"{run_id}.jsonl", here[experiment]
+    if run_id in held:
+        _compare(path, held[run_id], text)
+        if not runs.is_packed(folder) and held[run_id] == text and not path.with_suffix(".npz").exists():
+            _write(run, path, text)  # the scores could not be had before
+        return False
+    if runs.is_packed(folder):
+        raise BadRows(f"belongs to {folder}, which is packed,")
+    _write(run, path, text)
+    held[run_id] = text
+    return True
+
+
+def _names(text: str) -> tuple[str, str]:
+    """The experiment and the run id of a row file, which become parts of a path."""
+    try:
+        row = json.loads(text.split("\n", 1)[0])
+        experiment, run_id = row["experiment"], row["run_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadRows("has a row file that cannot be read") from None
+    if not all(runs.is_name(name) and len(name.encode()) <= LONGEST for name in (experiment, run_id)):
+        raise BadRows("has an experiment or a run id that is no plain name")
+    if experiment in TAKEN:
+        raise BadRows(f"names {experiment} as its experiment, a folder that holds other files,")
+    return experiment, run_id
+
+
+def _texts(folder: Path) -> Iterator[tuple[Path, str]]:
+    try:
+        yield from runs.texts(folder)
+    except runs.BadFile:  # whoever reads the folder warns of it
+        return
+
+
+def _compare(path: Path, here: str, there: str) -> None:
+    """Warn where two row files of one job differ in what the job found."""
+    try:
+        same = here == there or _found(path, here) == _found(path, there)
+    except BadRows:
+        same = False
+    if not same:
+        _warn(f"{path} differs from what W&B holds of it; the local file is used.")
+
+
+def _found(path: Path, text: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in ELSEWHERE} for row in read_run(path, text)]
+
+
+def _write(run: Any, path: Path, text: str) -> None:
+    """Arrays, then rows, as a job writes them: a run is there exactly when its row file has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        rows = read_run(new, text)  # BadRows, before anything is fetched for it
+        try:
+            _fetch_arrays(run, new, [row["ratio"] for row in rows])
+        except Exception as error:  # of W&B, of the network, of whoever wrote the file: rows do without
+            _warn(f"{path.stem}: its scores cannot be had from W&B ({first_line(error)}); heat maps leave it out.")
+        else:
+            new.with_suffix(".npz").replace(path.with_suffix(".npz"))
+        new.write_bytes(text.encode())
+        new.replace(path)
+
+
+def _fetch_arrays(run: Any, new: Path, ratios: list[float]) -> None:
+    """Put the run's arrays beside `new`, its row file to be; any exception means that they are not to be used."""
+    name = new.with_suffix(".npz").name
+    found = [artifact for artifact in run.logged_artifacts() if artifact.type == ARTIFACT]
+    if not found:
+        raise ValueError("none are there")
+    entry = found[-1].get_entry(name)
+    if entry.path != name or entry.ref is not None:
+        raise ValueError("they lie elsewhere")  # maybe in a file of this machine
+    entry.download(root=str(new.parent), skip_cache=True)
+    arrays = runs.read_arrays(new)
+    if arrays["ratios"].tolist() != ratios:
+        raise ValueError("they belong to other ratios")
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without the details below."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RowsWarning, stacklevel=2)

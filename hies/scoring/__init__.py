@@ -1,0 +1,1 @@
+"""One pass over the calibration set, and the statistics of heads that it gives."""

@@ -1,0 +1,137 @@
+"""Files that are either whole or absent, computed once however many processes ask for them, and their checksums.
+
+The checksums of a folder are in the file that `sha256sum -c SHA256SUMS` reads.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+import numpy as np
+
+SUMS = "SHA256SUMS"
+KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
+Built = TypeVar("Built")
+Read = TypeVar("Read")
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """First hexadecimal digits of the SHA-256 of a JSON-able value; equal values give equal digests anywhere."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def safe_filename(name: str) -> str:
+    """A name from a configuration as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, which takes its name only if the block ends without an exception.
+
+    Works for a file and for a folder (the block creates either); what the block left behind is removed on failure.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def cached(
+    path: Path, build: Callable[[], Built], write: Callable[[Path, Built], None], read: Callable[[Path], Read]
+) -> Read:
+    """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds.
+
+    A file that cannot be read is made again, with a warning that names it. What a killed process left half-written is
+    removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            try:
+                return read(path)
+            except Exception as error:  # damaged bytes raise errors of many kinds
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                    raise  # the machine's, not the file's
+                warnings.warn(f"{path} cannot be read and is made again ({error}).", stacklevel=2)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_partials(path)
+        with replacing(path) as temporary:
+            write(temporary, build())
+    return read(path)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what processes that were killed left of `path`; for the one process that may write it."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def cached_arrays(path: Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`cached` for named arrays; a file that was written under another name is made again."""
+
+    def write(place: Path, arrays: dict[str, np.ndarray]) -> None:
+        write_arrays(place, {**arrays, KEY: np.array(path.stem)})
+
+    def read(place: Path) -> dict[str, np.ndarray]:
+        arrays = read_arrays(place)
+        if (name := str(arrays.pop(KEY, path.stem))) != path.stem:
+            raise ValueError(f"it was written as {name!r}")
+        return arrays
+
+    return cached(path, build, write, read)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays as a compressed npz under exactly this name (numpy alone would append a suffix)."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a whole npz; nothing in it is ever unpickled."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_checksums(folder: Path, which: str = "*") -> None:
+    """Record what the folder's files hold now, those alone whose names fit the pattern `which`."""
+    files = sorted(file for file in folder.glob(which) if file.is_file() and file.name != SUMS)
+    lines = [f"{_sum(file)}  {file.name}\n" for file in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_checksums(folder: Path) -> None:
+    """Compare with what was recorded; a folder without a record passes.
+
+    Raises:
+        ValueError: a file that is missing or was changed, by name.
+    """
+    sums = folder / SUMS
+    if not sums.exists():
+        return
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        found, _, name = line.partition("  ")
+        if name != Path(name).name or not (folder / name).is_file() or _sum(folder / name) != found:
+            raise ValueError(f"{name!r} is not what {SUMS} says it was when it was written")
+
+
+def _sum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

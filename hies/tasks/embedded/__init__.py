@@ -1,0 +1,1 @@
+"""Tasks that are made on this machine, from installed packages, without any download."""

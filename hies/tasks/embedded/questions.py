@@ -1,0 +1,149 @@
+"""digit_questions: questions about images of digits. An embedded vision-language task without a download.
+
+It trains the models that are built from an architecture. Chance on the report split is the share of a question's most
+frequent answer: 10.2 % for which digit it is, 50.4 % for whether it is even and for whether it is larger than four, and
+37.0 % on the whole (38.2 % among the first 500 examples).
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from hies.batching import Encoded
+from hies.errors import HiesError
+from hies.storage import digest
+from hies.tasks.base import Split, Splits
+from hies.tasks.embedded.digits import Digits
+from hies.tasks.vqa.visual import Questions, VisualTask
+
+FORMAT = 1  # to be raised when the same knobs give other data
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+QUESTIONS = {
+    "Which digit is this?": DIGITS,
+    "Is this digit even?": tuple("no" if digit % 2 else "yes" for digit in range(10)),
+    "Is this digit larger than four?": tuple("yes" if digit > 4 else "no" for digit in range(10)),
+}  # question -> its answer for each digit
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+TEMPLATE = (
+    "{% for message in messages %}USER: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)  # LLaVA-1.5's form of one question
+
+
+@dataclass(frozen=True)
+class DigitQuestions(VisualTask):
+    """Three questions about each of scikit-learn's digits, answered in one word.
+
+    data_seed: which images fall into which split, as in the task `digits`.
+    """
+
+    name: ClassVar[str] = "digit_questions"
+    max_new_tokens: ClassVar[int] = 2
+
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._digits()
+
+    def identity(self, data_root: Path | None) -> str:
+        """A digest of the questions and the draw of the images."""
+        return digest([FORMAT, QUESTIONS, self._digits().identity(None)])
+
+    def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
+        """Every question about 1,000 images to train on and 500 for the report, one about 297 for selection."""
+        images = self._digits().load(data_root, cache_dir)
+        return Splits(asked(images.train, 3), asked(images.selection, 1), asked(images.report, 3))
+
+    def _digits(self) -> Digits:
+        return Digits(data_seed=self.data_seed)
+
+    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> LlavaProcessor:
+        """A tokenizer with a word for each that occurs, and what makes of an image the pixels that a model reads."""
+        vision, words = architecture.get("vision_config"), vocabulary()
+        if architecture.get("model_type") != "llava" or not vision:
+            raise HiesError(
+                f"model.architecture.model_type is {architecture.get('model_type')!r}; task={self.name} trains llava, "
+                "with a vision_config and a text_config."
+            )
+        if (size := architecture.get("text_config", {}).get("vocab_size", 0)) < len(words):
+            raise HiesError(
+                f"model.architecture.text_config.vocab_size is {size}; task={self.name} has {len(words)} words."
+            )
+        return LlavaProcessor(
+            _image_processor(vision["image_size"]),
+            _tokenizer(words),
+            patch_size=vision["patch_size"],
+            vision_feature_select_strategy=architecture.get("vision_feature_select_strategy", "default"),
+            num_additional_image_tokens=1,  # the vision tower's class token
+            chat_template=TEMPLATE,
+        )
+
+    def options(self, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """Which token stands for the image."""
+        return {"image_token_index": processor.image_token_id}
+
+    def encode(self, examples: Split, processor: Any, max_length: int) -> Encoded:
+        """All prepared at once: these images are small, and training reads them in every epoch."""
+        encoded = super().encode(examples, processor, max_length)
+        assert isinstance(encoded.features, Questions)
+        return Encoded(encoded.features.prepared(range(len(examples))), encoded.pad)
+
+
+def asked(images: Split, rounds: int) -> Split:
+    """`rounds` questions about each image, one in each round, so that the first examples of a split ask of everything.
+
+    images: of the task `digits`, pixels from -1 to 1, the digits as labels.
+    """
+    files = [_file(pixels) for pixels in images.inputs["pixel_values"]]
+    texts = list(QUESTIONS)
+    order = [(i, texts[(i + shift) % len(texts)]) for shift in range(rounds) for i in range(len(images))]
+    labels = [QUESTIONS[text][images.labels[i]] for i, text in order]
+    return Split({"image": [files[i] for i, _ in order], "question": [text for _, text in order]}, np.array(labels))
+
+
+def vocabulary() -> list[str]:
+    """All words of prompts and answers in the order of their indices."""
+    words = {"user", "assistant", ":", "?", "yes", "no", *DIGITS}
+    for text in QUESTIONS:
+        words.update(text.lower().removesuffix("?").split())
+    return [*SPECIAL, *sorted(words)]
+
+
+def _file(pixels: np.ndarray) -> bytes:
+    """Pixels from -1 to 1, float32 [1, height, width], as a grey PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint((pixels[0] + 1) * 127.5).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _image_processor(size: int) -> CLIPImageProcessorPil:
+    half = [0.5] * 3
+    return CLIPImageProcessorPil(
+        size={"height": size, "width": size}, do_center_crop=False, image_mean=half, image_std=half
+    )
+
+
+def _tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    pad, start, end, unknown, image = SPECIAL
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=unknown))
+    inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=[(start, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token=pad,
+        bos_token=start,
+        eos_token=end,
+        unk_token=unknown,
+        extra_special_tokens={"image_token": image},
+        padding_side="left",
+    )

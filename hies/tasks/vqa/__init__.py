@@ -1,0 +1,1 @@
+"""Visual question answering: VizWiz, MM-Vet and what they share."""

@@ -1,0 +1,68 @@
+"""MM-Vet: open questions about images, whose answers a judge model grades (Yu et al. 2023, arXiv 2308.02490).
+
+Its 218 questions are all reported, as in the literature, so that none is left to calibrate on: calibration and
+selection examples are those of VizWiz-VQA. Which judge grades is said by the environment, see
+`hies.tasks.vqa.judge`; without one the quality is undefined, and answers and stability are there all the same.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from hies.storage import digest
+from hies.tasks import shards
+from hies.tasks.base import Split, Splits
+from hies.tasks.vqa import vizwiz
+from hies.tasks.vqa.judge import Judge
+from hies.tasks.vqa.visual import VisualTask
+
+REPOSITORY = "lmms-lab/MMVet"
+COLUMNS = ("image", "question", "answer")
+
+
+class MMVet(VisualTask):
+    """Answers of any length; labels are the reference answers, in which <AND> and <OR> join parts."""
+
+    name: ClassVar[str] = "mmvet"
+    metric: ClassVar[str] = "judged"
+    max_new_tokens: ClassVar[int] = 512
+
+    @property
+    def judge(self) -> str | None:
+        """The model that grades, as the environment names it now."""
+        found = Judge.from_environment()
+        return None if found is None else found.model
+
+    def identity(self, data_root: Path | None) -> str:
+        """A digest of the files in use, MM-Vet's and those that heads are scored on."""
+        own = shards.identity(REPOSITORY, "test", data_root)
+        return digest([own, vizwiz.identity(data_root), self.max_new_tokens])
+
+    def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
+        """All of MM-Vet to report, and examples of VizWiz-VQA with the answer that most people gave."""
+        train, selection = (_single(split) for split in vizwiz.aside(data_root))
+        rows = shards.read(REPOSITORY, "test", COLUMNS, data_root)
+        inputs = {"image": [image["bytes"] for image in rows["image"]], "question": rows["question"].tolist()}
+        return Splits(train, selection, Split(inputs, rows["answer"].to_numpy(dtype=str)))
+
+    def graded(self, examples: Split, answers: np.ndarray, cache_dir: Path) -> np.ndarray:
+        """The judge's grades from 0 to 1, float64 [examples]; NaN without a judge."""
+        judge = Judge.from_environment()
+        if judge is None:
+            return np.full(len(answers), np.nan)
+        cases = list(zip(examples.inputs["question"], examples.labels.tolist(), answers.tolist(), strict=True))
+        bar = tqdm(cases, "grading", unit="answer", leave=False, disable=None)
+        grades = [judge.grade(question, truth, answer, cache_dir) for question, truth, answer in bar]
+        return np.array(grades, dtype=np.float64)
+
+    def notes(self, data_root: Path | None) -> dict[str, Any]:
+        """Where calibration examples come from, and who grades."""
+        source = f"{vizwiz.REPOSITORY} {vizwiz.source(data_root)}[:{vizwiz.CALIBRATION}]"
+        return {"calibration_source": source, "judge": self.judge}
+
+
+def _single(split: Split) -> Split:
+    return replace(split, labels=np.array([vizwiz.most_common(label) for label in split.labels], dtype=str))

@@ -1,0 +1,110 @@
+"""VizWiz-VQA: questions that blind people asked about pictures they took, each with the answers of ten others.
+
+Gurari et al. 2018, arXiv 1802.08218. The test split has no answers, so the validation split is reported; where the data
+set has no training split (the copy that is read from the Hub), the beginning of the validation split is left out of the
+report and used for calibration and selection.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from hies.errors import HiesError
+from hies.storage import digest
+from hies.tasks import shards
+from hies.tasks.base import Split, Splits
+from hies.tasks.vqa import accuracy as vqa
+from hies.tasks.vqa.visual import VisualTask
+
+REPOSITORY = "lmms-lab/VizWiz-VQA"
+COLUMNS = ("image", "question", "answers")
+CALIBRATION, SELECTION = 512, 256  # examples: the first of the split that they come from, and the next ones
+# What LLaVA-1.5's authors ask for after a question of this benchmark (arXiv 2310.03744).
+INSTRUCTION = (
+    "When the provided information is insufficient, respond with 'Unanswerable'.\n"
+    "Answer the question using a single word or phrase."
+)
+
+
+class VizWiz(VisualTask):
+    """Answers in a word or a phrase; labels are the ten people's answers as a JSON list."""
+
+    name: ClassVar[str] = "vizwiz"
+    metric: ClassVar[str] = "vqa"
+    max_new_tokens: ClassVar[int] = 32
+
+    def identity(self, data_root: Path | None) -> str:
+        """A digest of the files in use and of how they are divided and asked about."""
+        return digest([identity(data_root), self.max_new_tokens])
+
+    def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
+        """The three splits; images stay encoded, in memory (3 to 4 GB for the whole validation split)."""
+        train, selection = aside(data_root)
+        rows = shards.read(REPOSITORY, "val", COLUMNS, data_root)
+        left_out = CALIBRATION + SELECTION if source(data_root) == "val" else 0
+        if len(rows) <= left_out:
+            raise HiesError(
+                f"The split 'val' of {REPOSITORY} has {len(rows)} rows, but its first {left_out} are for calibration "
+                "and selection and none is left to report; give the whole split."
+            )
+        return Splits(train, selection, asked(rows[left_out:]))
+
+    def target(self, label: str) -> str:
+        """The answer that most people gave."""
+        return most_common(label)
+
+    def read(self, text: str) -> str:
+        """What a model wrote, normalised."""
+        return vqa.normalised(text)
+
+    def notes(self, data_root: Path | None) -> dict[str, Any]:
+        """Where calibration examples come from."""
+        return {"calibration_source": f"{source(data_root)}[:{CALIBRATION}]"}
+
+
+def identity(data_root: Path | None) -> str:
+    """A digest of the files of all splits in use and of how they are divided and asked about."""
+    used = [shards.identity(REPOSITORY, name, data_root) for name in ("train", "val")]
+    return digest([used, CALIBRATION, SELECTION, INSTRUCTION])
+
+
+def source(data_root: Path | None) -> str:
+    """The split that calibration and selection examples come from: the training split where there is one."""
+    return "train" if shards.files(REPOSITORY, "train", data_root) else "val"
+
+
+def aside(data_root: Path | None) -> tuple[Split, Split]:
+    """The examples for calibration and for selection, which are never reported."""
+    rows = shards.read(REPOSITORY, source(data_root), COLUMNS, data_root, CALIBRATION + SELECTION)
+    return asked(rows[:CALIBRATION]), asked(rows[CALIBRATION : CALIBRATION + SELECTION])
+
+
+def asked(rows: pd.DataFrame) -> Split:
+    """The questions of some rows, with the instruction, and the people's answers.
+
+    Raises:
+        HiesError: answers that are no list of texts, as in the test split.
+    """
+    answers = [_texts(given) for given in rows["answers"]]
+    questions = [f"{question.strip()}\n{INSTRUCTION}" for question in rows["question"]]
+    images = [image["bytes"] for image in rows["image"]]
+    return Split({"image": images, "question": questions}, np.array([json.dumps(texts) for texts in answers], str))
+
+
+def most_common(label: str) -> str:
+    """What most people said, of a JSON list of their answers; of several the first."""
+    return Counter(json.loads(label)).most_common(1)[0][0]
+
+
+def _texts(given: Any) -> list[str]:
+    texts = [] if given is None else list(given)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise HiesError(
+            f"The column 'answers' of {REPOSITORY} holds {str(given)[:60]!r} where the texts of ten answers should be; "
+            "give a copy of a split that has answers."
+        )
+    return texts

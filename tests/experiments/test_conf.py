@@ -1,0 +1,117 @@
+"""Every declared configuration composes and is what its file name says."""
+
+import shlex
+
+import glue_copy
+import pytest
+import visual_copy
+from hydra import compose, initialize_config_dir
+from test_harness import MAKERS, copy_of, made_up
+from test_harness import write as write_rows
+from test_task_pictures import write_copy as write_pictures
+
+from experiments import schema
+from experiments.grid import declared_jobs
+from experiments.messages import CONF
+from hies.errors import HiesError
+from hies.methods import CRITERIA, METHODS
+from hies.tasks import TASKS
+from hies.tasks.glue import GLUE
+from hies.tasks.images import PICTURES
+
+
+def names(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def every_copy(tmp_path_factory):
+    """Made-up copies of all data sets that an experiment reads."""
+    root = tmp_path_factory.mktemp("data")
+    for kind in GLUE:
+        glue_copy.write_copy(root, kind)
+    for name in MAKERS:
+        copy_of(root, name)
+    arcs = [TASKS[name] for name in ("arc_easy", "arc_challenge")]  # two configurations of one repository
+    write_rows(root, arcs[0].repository, {kind.config: made_up(kind.name, ("train", kind.reported)) for kind in arcs})
+    for kind in PICTURES:
+        write_pictures(root, kind)
+    return visual_copy.write_copies(root)
+
+
+@pytest.fixture(autouse=True)
+def hydra_ready(every_copy, monkeypatch):
+    monkeypatch.setenv("HIES_DATA", str(every_copy))
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def config_of(*overrides):
+    return schema.to_config(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_declares_jobs_under_its_own_name(name):
+    declared = declared_jobs([f"experiment={name}"], multirun=False)
+    assert declared.sweep and declared.whole
+    assert len({job.run_id for job in declared.jobs}) == len(declared.jobs) > 1
+    assert {job.config.name for job in declared.jobs} == {name}
+
+
+@pytest.mark.parametrize("name", names("criterion"))
+def test_every_criterion_is_its_class(name):
+    kinds = {**CRITERIA, **METHODS}
+    longest = max((kind for kind in kinds if f"{name}_".startswith(f"{kind}_")), key=len)
+    assert type(config_of(f"criterion={name}").criterion) is kinds[longest]
+
+
+def test_every_criterion_and_task_has_a_configuration():
+    assert {*CRITERIA, *METHODS} <= {*names("criterion")}
+    assert {type(config_of(f"task={name}", f"model={fitting(name)}").task) for name in names("task")} == set(
+        TASKS.values()
+    )
+
+
+SMALL = {"text": "minilm", "image": "vit_tiny", "language": "llama_tiny", "vision_language": "llava_tiny"}
+
+
+def fitting(task):
+    """A model that takes what the task of this configuration gives."""
+    kind = max((name for name in TASKS if f"{task}_".startswith(f"{name}_")), key=len)
+    return SMALL[TASKS[kind].modality]
+
+
+@pytest.mark.parametrize("name", sorted({*names("model")} - {"any", "language"}))
+def test_every_model_is_named_after_its_file(name):
+    tasks = {"vit": "digits", "llava": "digit_questions", "llama": "docs"}
+    task = next((task for start, task in tasks.items() if name.startswith(start)), "apidocs")
+    assert config_of(f"model={name}", f"task={task}").model.name == name
+
+
+def test_any_model_is_named_after_its_source():
+    assert config_of("model=any", "model.source=some-one/Some-Model.v2").model.name == "Some-Model.v2"
+    with pytest.raises(HiesError, match=r"model.source"):
+        config_of("model=any")
+
+
+def test_a_sweep_composes_every_job_as_hydra_alone_would():
+    words = ["experiment=alpha", "task=rte,cola", "seed=0,2", "criterion.alpha=0.9,0.5", "calibration.size=7"]
+    jobs = declared_jobs(words, multirun=True).jobs
+    assert len(jobs) == 8
+    for job in jobs:
+        overrides = shlex.split(job.command)[3:]
+        assert job.config == config_of(*overrides)
+    assert {(j.config.task.name, j.config.seed, j.config.criterion.alpha) for j in jobs} == {
+        (task, seed, alpha) for task in ("rte", "cola") for seed in (0, 2) for alpha in (0.9, 0.5)
+    }
+
+
+def test_random_draws_another_ranking_for_every_seed():
+    assert config_of("criterion=random", "seed=5").criterion.seed == 5
+
+
+def test_the_command_line_overrides_the_grid_of_an_experiment():
+    declared = declared_jobs(["experiment=quickstart", "seed=7", "criterion=his,hies"], multirun=True)
+    assert not declared.whole
+    assert [(job.config.criterion.name, job.config.seed) for job in declared.jobs] == [("his", 7), ("hies", 7)]

@@ -1,0 +1,270 @@
+"""A hundred damaged inputs: each is harmless or said in a sentence, and none changes a number that is shown."""
+
+import hashlib
+import json
+import random
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from command_line import FAST, rows_of, without_times
+
+import hies
+from analysis import rows as rows_module
+from experiments import job as job_module
+from experiments import run
+from hies.errors import HiesError, RowsWarning
+from hies.runs import folders as runs
+
+pytestmark = pytest.mark.usefixtures("new_process")
+
+SWEEP = ["-m", *FAST, "criterion=his,random", "sparsity.ratios=[0.25,0.5]"]
+SHOWN = ["run_id", "ratio", "value", "quality", "stability", "heads_removed", "seed", "curve"]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A small sweep with everything that it leaves, and a pruned model."""
+    folder = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        assert sweep(folder, patch) == 0
+    (bench,) = job_module._benches.values()
+    site = next(iter(bench.sites))
+    hies.save_pruned(hies.prune(bench.network, {site: [0, 2]}), folder / "pruned")
+    job_module._benches.clear()
+    return folder
+
+
+@pytest.fixture
+def copy(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "copy")
+
+
+def sweep(folder, monkeypatch):
+    folders = [f"results_dir={folder}/results", f"cache_dir={folder}/cache"]
+    monkeypatch.setattr("sys.argv", ["run", *SWEEP, *folders])
+    return run.main()
+
+
+def sealed(row):
+    text = json.dumps(row)
+    return f'{text[:-1]}, "digest": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'
+
+
+def changed(key, value, seal):
+    """The value of one key is another one in the second line; `seal`: by someone who knows of the digest."""
+
+    def damage(path):
+        lines = path.read_text().splitlines()
+        row = {**json.loads(lines[1]), key: value}
+        row.pop("digest")
+        lines[1] = sealed(row) if seal else json.dumps(row)
+        path.write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+def cut(share):
+    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def flipped(seed):
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        content[random.Random(seed).randrange(len(content))] ^= 1 << seed % 8
+        path.write_bytes(content)
+
+    return damage
+
+
+def text(content):
+    return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def lines(order):
+    def damage(path):
+        given = path.read_text().splitlines()
+        path.write_text("".join(f"{given[i]}\n" for i in order))
+
+    return damage
+
+
+def another(pattern):
+    """The file of another run, which is sound."""
+
+    def damage(path):
+        other = next(file for file in sorted(path.parent.glob(pattern)) if file != path)
+        shutil.copy(other, path)
+
+    return damage
+
+
+def arrays(**changes):
+    def damage(path):
+        found = dict(np.load(path))
+        np.savez(path.open("wb"), **{**found, **changes})
+
+    return damage
+
+
+GARBAGE = ["", "{", "[]", "null", "3", '"x"', "{}\n{}", "\0\0\0", b"\xff\xfe{", "[" * 100_000, '{"schema": 1e999}']
+WRONG = {
+    "quality": ["high", True, [1.0], float("nan"), float("inf"), -1e9],
+    "stability": [None, 101.0, -0.5, "100", float("nan")],
+    "ratio": [-0.5, 7, None, "0.5", float("nan")],
+    "seed": [0.5, "0", None],
+    "mask": [[], None, {"site": 3}, {"site": ["a"]}],
+    "run_id": ["../../x", "/etc/passwd", 3, ""],
+    "model": [None, {}, 4],
+    "heads_removed": ["many", None],
+    "eval_seconds": [None, "1", [1]],
+    "checkpoint": [["x"], {}],
+    "schema": [2, "1", None],
+}
+ROW_DAMAGES = {
+    **{f"cut at {share}": cut(share) for share in (0.01, 0.3, 0.5, 0.9, 0.999)},
+    **{f"lines {order}": lines(order) for order in ([0], [0, 1], [1, 2], [0, 2, 1], [0, 1, 1, 2], [0, 1, 2, 2])},
+    **{f"garbage {i}": text(content) for i, content in enumerate(GARBAGE)},
+    **{f"bit {seed}": flipped(seed) for seed in range(8)},
+    **{f"{k} {v!r}, sealed": changed(k, v, True) for k, values in WRONG.items() for v in values},
+    "a sound number, not sealed": changed("quality", 55.0, False),
+    "another run": another("*.jsonl"),
+}
+ARRAY_DAMAGES = {
+    **{f"cut at {share}": cut(share) for share in (0.0, 0.1, 0.5, 0.9, 0.999)},
+    **{f"bit {seed}": flipped(100 + seed) for seed in range(12)},
+    "text": text("no arrays"),
+    "pickled": arrays(ratios=np.array([{}], dtype=object)),
+    "no number": arrays(ratios=np.array(["a", "b", "c"])),
+    "another run": another("*.npz"),
+}
+
+
+def first_run(folder):
+    return next((folder / "results").rglob("*his*.jsonl"))
+
+
+def loaded(folder):
+    """What is shown of the rows, and what was warned about; nothing else may be raised."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frame = rows_module.load(folder / "results")
+        for path in sorted(set(frame["path"])):
+            try:
+                runs.read_arrays(rows_module.Path(path))
+            except (runs.BadFile, FileNotFoundError) as problem:
+                warnings.warn(str(problem), RowsWarning, stacklevel=1)
+    assert all(issubclass(one.category, RowsWarning) for one in caught), [str(one.message) for one in caught]
+    return frame[SHOWN], [str(one.message) for one in caught]
+
+
+def shown_is_sound(copy, sound):
+    """Every row that is shown is one of the undamaged sweep; what is left out was named."""
+    (frame, said), (before, _) = loaded(copy), loaded(sound)
+    both = frame.merge(before, on=SHOWN)
+    assert len(both) == len(frame)
+    assert len(frame) == len(before) or (said and all("\n" not in one for one in said))
+    assert all(0 < frame[frame["run_id"] == run_id].shape[0] == 3 for run_id in set(frame["run_id"]))
+    return said
+
+
+@pytest.mark.parametrize("kind", ROW_DAMAGES)
+def test_rows(kind, sound, copy):
+    ROW_DAMAGES[kind](first_run(copy))
+    assert shown_is_sound(copy, sound)
+
+
+@pytest.mark.parametrize("kind", ARRAY_DAMAGES)
+def test_arrays_of_a_run(kind, sound, copy):
+    path = first_run(copy).with_suffix(".npz")
+    ARRAY_DAMAGES[kind](path)
+    said = shown_is_sound(copy, sound)
+    if not said:  # bits that nothing reads
+        before = runs.read_arrays(first_run(sound))
+        after = runs.read_arrays(first_run(copy))
+        assert all(np.array_equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+@pytest.mark.parametrize("name", ["grid.json", "run-x.failed.json"])
+def test_other_records_of_an_experiment(name, content, sound, copy, monkeypatch, capsys):
+    text(content)(copy / "results" / "single" / name)
+    shown_is_sound(copy, sound)
+    status = sweep(copy, monkeypatch)
+    assert status in (0, 2) and "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run_id", ["../../outside", "/tmp/outside", "a/b", "..", "\x1b[31mred", 3, None, ["x"]])
+def test_a_grid_that_names_no_run(run_id, sound, copy, monkeypatch, capsys):
+    path = copy / "results" / "single" / "grid.json"
+    grid = json.loads(path.read_text())
+    grid["jobs"][0]["run_id"] = run_id
+    path.write_text(json.dumps(grid))
+    shown_is_sound(copy, sound)
+    assert sweep(copy, monkeypatch) in (0, 2)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err and "\x1b[31m" not in said.err + said.out
+
+
+CACHE_DAMAGES = {
+    **{f"cut at {share}": cut(share) for share in (0.0, 0.4, 0.99)},
+    **{f"bit {seed}": flipped(200 + seed) for seed in range(6)},
+    "text": text("no arrays"),
+    "another": another("*.npz"),
+}
+
+
+@pytest.mark.parametrize("folder", ["statistics", "predictions"])
+@pytest.mark.parametrize("kind", CACHE_DAMAGES)
+def test_a_cache(kind, folder, sound, copy, monkeypatch):
+    files = sorted((copy / "cache" / folder).glob("*.npz"))
+    if kind == "another" and len(files) == 1:
+        shutil.copy(files[0], files[0].with_name("0" * 16 + ".npz"))
+        np.savez(files[0].with_name("0" * 16 + ".npz").open("wb"), cache_key=np.array("0" * 16))
+    CACHE_DAMAGES[kind](files[0])
+    shutil.rmtree(copy / "results")
+    assert sweep(copy, monkeypatch) == 0
+    assert answers(copy) == answers(sound)
+
+
+def answers(folder):
+    drop = ("command", "revision")
+    return [{k: v for k, v in row.items() if k not in drop} for row in without_times(rows_of(folder / "results"))]
+
+
+CHECKPOINT_DAMAGES = {
+    **{f"weights, bit {seed}": ("model.safetensors", flipped(300 + seed)) for seed in range(4)},
+    "weights cut": ("model.safetensors", cut(0.7)),
+    "weights empty": ("model.safetensors", text("")),
+    "sums cut": ("SHA256SUMS", cut(0.5)),
+    "sums of a file elsewhere": ("SHA256SUMS", text(f"{'0' * 64}  ../../../config.json\n")),
+    "config": ("config.json", text("{")),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINT_DAMAGES)
+def test_a_checkpoint(kind, sound, copy, monkeypatch, capsys):
+    name, damage = CHECKPOINT_DAMAGES[kind]
+    damage(next((copy / "cache" / "checkpoints").rglob(name)))
+    for folder in (copy / "results", copy / "cache" / "statistics", copy / "cache" / "predictions"):
+        shutil.rmtree(folder)
+    assert sweep(copy, monkeypatch) == 0
+    assert answers(copy) == answers(sound)
+    assert ("made again" in capsys.readouterr().err) == (name != "SHA256SUMS" or "elsewhere" in kind or "cut" in kind)
+
+
+@pytest.mark.parametrize("kind", CHECKPOINT_DAMAGES)
+def test_a_pruned_model(kind, sound, copy):
+    name, damage = CHECKPOINT_DAMAGES[kind]
+    damage(copy / "pruned" / name)
+    with torch.no_grad():
+        image = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+        before = hies.load_pruned(sound / "pruned")(pixel_values=image).logits
+        try:
+            after = hies.load_pruned(copy / "pruned")(pixel_values=image).logits
+        except HiesError as error:
+            assert "\n" not in str(error) and str(copy / "pruned") in str(error)
+        else:
+            assert torch.equal(after, before)

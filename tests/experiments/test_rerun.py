@@ -1,0 +1,204 @@
+"""Repeating a finished run from its rows: what is equal, what differs, and what is refused."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from experiments import job as job_module
+from experiments import record, rerun, run
+from experiments.compare import Run, cautions, differences
+from hies.errors import HiesError
+from hies.evaluation import evaluator as workbench
+from hies.runs import files as results
+from hies.storage import read_arrays
+
+TINY = ["model=vit_tiny", "task=digits", "model.finetune.epochs=2", "model.finetune.batch_size=100",
+        "model.finetune.learning_rate=0.01", "model.architecture.num_hidden_layers=2", "task.max_examples=61",
+        "model.architecture.hidden_size=16", "wandb.mode=disabled", "sparsity.ratios=[0.3,0.6]"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folders with one finished run: (results folder, its row file)."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["run", *TINY, "criterion=his", f"results_dir={folder}/a/results",
+                                   f"cache_dir={folder}/cache"])  # fmt: skip
+        assert run.main() == 0
+    return next((folder / "a" / "results").rglob("run-*.jsonl"))
+
+
+@pytest.fixture
+def stored(finished, tmp_path):
+    """The same run in a folder that a test may change: its row file."""
+    rows, arrays = [json.loads(line) for line in finished.read_text().splitlines()], finished.with_suffix(".npz")
+    path = tmp_path / "results" / "single" / finished.name
+    results.write_run(path, unsealed(rows), read_arrays(arrays))
+    return path
+
+
+def unsealed(rows):
+    return [{key: value for key, value in row.items() if key not in ("schema", "rows", "digest")} for row in rows]
+
+
+def rewrite(path, **changes):
+    """Change rows (a value, or a function of the row) and arrays as somebody would who computed something else."""
+    rows, arrays = (
+        unsealed(json.loads(line) for line in path.read_text().splitlines()),
+        read_arrays(path.with_suffix(".npz")),
+    )
+    for name, value in changes.items():
+        if name in arrays:
+            arrays[name] = value(arrays[name])
+        else:
+            rows = [{**row, name: value(row) if callable(value) else value} for row in rows]
+    results.write_run(path, rows, arrays)
+
+
+@pytest.fixture
+def again(stored, monkeypatch, capsys):
+    """Repeat the run; gives (exit status, standard output, standard error)."""
+
+    def again(*words, run_id=stored.stem):
+        monkeypatch.setattr("sys.argv", ["rerun", run_id, f"results_dir={stored.parent.parent}", *words])
+        status = rerun.main()
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return again
+
+
+def test_a_repeated_run_is_the_same_and_leaves_everything_as_it_was(again, stored, finished, monkeypatch):
+    def state():
+        roots = (stored.parent.parent, finished.parent.parent.parent.parent / "cache")
+        files = {path for root in roots for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"}
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    called = []
+    for name in ("collect", "predict", "finetune"):
+        work = getattr(workbench, name)
+        monkeypatch.setattr(workbench, name, lambda *a, w=work, n=name, **k: called.append(n) or w(*a, **k))
+    before = state()
+    status, out, _ = again()
+    assert status == 0 and "nothing differs in its 3 rows" in out, out
+    assert sorted(called) == ["collect", "predict", "predict", "predict"]  # again, on the checkpoint that was there
+    assert state() == before
+
+
+def test_what_differs_is_named_ratio_by_ratio(again, stored):
+    def other_mask(row):
+        if row["ratio"] != 0.3:
+            return row["mask"]
+        site = max(row["mask"], key=lambda name: len(row["mask"][name]))
+        return {**row["mask"], site: row["mask"][site][1:]}
+
+    def other_answers(predictions):
+        predictions[2, :4] = (predictions[2, :4] + 1) % 10
+        return predictions
+
+    rewrite(stored, mask=other_mask, predictions=other_answers, scores=lambda scores: scores + np.float64(0.25),
+            stability=lambda row: 12.5 if row["ratio"] == 0.6 else row["stability"])  # fmt: skip
+    status, out, _ = again()
+    third, sixth, scores = out.splitlines()
+    assert status == 1
+    assert third == "ratio 0.3: 1 heads are in one mask and not in the other"
+    assert sixth.startswith("ratio 0.6: stability 12.5 before, ") and sixth.endswith("4 of 61 answers changed")
+    assert scores.startswith("scores: largest difference 0.25")
+
+
+def test_other_versions_and_another_revision_are_warnings_alone(again, stored):
+    rewrite(stored, versions={**results.versions(), "numpy": "0.1"}, revision="abc+")
+    status, _, err = again()
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert status == 0 and len(warnings) == 3
+    assert "numpy is" in warnings[0] and "0.1" in warnings[0]
+    assert "were computed at abc+" in warnings[1] and "changed tree" in warnings[2]
+
+
+def test_rows_without_arrays_are_compared_as_far_as_they_go(again, stored):
+    stored.with_suffix(".npz").unlink()
+    status, out, err = again()
+    assert status == 0 and "nothing differs" in out and "no arrays beside it" in err
+
+
+def refused(called):
+    status, out, err = called
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2 and not out and len(errors) == 1 and "Traceback" not in err
+    return errors[0]
+
+
+def test_an_unknown_run_names_the_closest(again, stored):
+    assert stored.stem in refused(again(run_id=stored.stem[:-1]))
+    assert "holds none at all" in refused(again("results_dir=/no/such/folder"))
+
+
+@pytest.mark.parametrize("run_id", ["../single/run-x", "/etc/passwd", ".", "a b"])
+def test_a_path_is_no_run(again, run_id):
+    assert "no path" in refused(again(run_id=run_id))
+
+
+def test_damaged_rows_are_nothing_to_compare_with(again, stored):
+    stored.write_text(stored.read_text()[:-20])
+    assert "nothing to compare with" in refused(again())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("seed=1", "seed is 1 where the rows have 0"),
+        ("calibration.size=31", "calibration_size is 31 where the rows have 32"),
+        ("sparsity.ratios=[0.3]", "sparsity.ratios lacks 0.6"),
+        ("task.data_seed=1", "the data of task=digits have the digest"),
+        ("model.finetune.epochs=1", "the code, its settings or the model's weights"),
+    ],
+)
+def test_another_run_is_refused_with_what_makes_it_another(again, change, words):
+    error = refused(again(change))
+    assert "makes another run now" in error and words in error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -rf results",
+        "python -m experiments.prune seed=0",
+        "python -m experiments.run; rm x",
+        "python -m experiments.run --config-dir=/tmp seed=0",
+        "python -m experiments.run hydra.run.dir=/tmp",
+        "python -m experiments.run hydra/launcher=joblib",
+        "python -m experiments.run +hydra.x=1",
+        "python -m experiments.run model.source='${oc.env:HOME}'",
+        "python -m experiments.run ~criterion",
+        "python -m experiments.run 'seed=0",
+    ],
+)
+def test_of_a_record_nothing_but_plain_overrides_is_taken(command):
+    with pytest.raises(HiesError, match="The command of the rows"):
+        record.recorded_overrides(command)
+
+
+def test_the_overrides_of_a_packed_command_leave_out_the_place_of_the_data(finished):
+    command = json.loads(finished.read_text().splitlines()[0])["command"]
+    overrides = record.recorded_overrides(f"{command} 'data_root=$HIES_DATA'")
+    assert [*job_module.COMMAND.split(), *overrides] == shlex.split(command)
+
+
+def test_ratios_arrays_and_shapes_that_are_not_on_both_sides_are_named():
+    def made(ratios, **arrays):
+        return Run([{"ratio": ratio, "mask": {}, "quality": None} for ratio in ratios], arrays)
+
+    nan, one = np.array([[1.0, np.nan]]), np.array([[1.0, 2.0]])
+    assert differences(made([0], predictions=nan), made([0], predictions=nan.copy())) == []
+    assert differences(made([0], predictions=nan), made([0], predictions=one)) == ["ratio 0: 1 of 2 answers changed"]
+    assert differences(made([0, 0.5]), made([0])) == ["ratios: [0, 0.5] before, [0] now"]
+    assert differences(made([0], his=one), made([0], ae=one)) == ["ae: only there now", "his: only there before"]
+    assert differences(made([0], his=one), made([0], his=one[:, :1])) == ["his: shape (1, 2) before, (1, 1) now"]
+    assert differences(made([0], sites=np.array(["a"])), made([0], sites=np.array(["b"]))) == ["sites: not the same"]
+
+
+def test_a_version_that_only_one_side_knows_is_named():
+    before, now = {"versions": {"a": "1"}, "revision": None}, {"versions": {"b": "2"}, "revision": None}
+    assert [text.split()[0] for text in cautions(before, now)] == ["a", "b"]

@@ -1,0 +1,417 @@
+"""The command line as a person uses it: one small real model, real data, real files."""
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import FAST, rows_of, without_times
+from hydra import compose, initialize_config_dir
+
+from experiments import job as job_module
+from experiments import run, schema
+from experiments.grid import Declared, write_grid
+from experiments.messages import CONF
+from hies.evaluation import evaluator as workbench_module
+from hies.evaluation.models import HEADS, load_weights
+from hies.methods import CRITERIA
+
+
+def test_a_job_writes_complete_rows_and_arrays(call):
+    status, _ = call("criterion=hies", "criterion.alpha=0.25", "sparsity.ratios=[0.5,0.25,1]")
+    rows = rows_of(call.results)
+    assert status == 0
+    assert [row["ratio"] for row in rows] == [0.0, 0.25, 0.5, 1.0]
+    total = rows[0]["heads_total"]
+    assert [row["heads_removed"] for row in rows] == [round(r * total) for r in (0, 0.25, 0.5, 1)]
+    for row in rows:
+        assert row["heads_removed"] == sum(map(len, row["mask"].values()))
+        assert (row["criterion"], row["alpha"], row["normalize"]) == ("hies", 0.25, "global")
+        assert (row["examples"], row["metric"], row["split"], row["experiment"]) == (
+            101,
+            "accuracy",
+            "report",
+            "single",
+        )
+        assert row["quality"] == pytest.approx(100 * row["value"])
+    assert rows[0]["stability"] == 100
+    arrays = np.load(next(call.results.rglob("*.npz")), allow_pickle=False)
+    assert arrays["predictions"].shape == (4, 101)
+    assert arrays["scores"].shape == arrays["his"].shape == arrays["ae"].shape == (total,)
+    agreement = (arrays["predictions"] == arrays["predictions"][0]).mean(axis=1)
+    np.testing.assert_allclose([row["stability"] for row in rows], 100 * agreement)
+    np.testing.assert_allclose([row["value"] for row in rows], (arrays["predictions"] == arrays["labels"]).mean(axis=1))
+
+
+def test_two_runs_with_one_seed_give_identical_rows(call, cache, tmp_path_factory):
+    call("criterion=hies", "seed=3")
+    first = rows_of(call.results)
+    fresh = tmp_path_factory.mktemp("other_cache")
+    call("criterion=hies", "seed=3", "force=true", f"cache_dir={fresh}")
+    second = rows_of(call.results)
+    for rows in (first, second):
+        for row in rows:
+            row.pop("command")
+    assert without_times(first) == without_times(second)
+
+
+def test_a_finished_job_is_skipped_and_force_repeats_it(call, monkeypatch, capsys):
+    call("criterion=his")
+    path = next(call.results.rglob("*.jsonl"))
+    before = path.stat().st_mtime_ns
+    assert call("criterion=his")[0] == 0
+    assert path.stat().st_mtime_ns == before
+    call("criterion=his", "force=true")
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_folder_for_a_pruned_model_is_refused(call):
+    status, errors = call("criterion=his", "out=small")
+    assert status == 2 and "out is 'small'" in errors
+    assert not list(call.results.rglob("*.jsonl"))
+
+
+def test_what_does_not_change_the_result_does_not_change_the_run_id(call):
+    call("criterion=his")
+    for same in ("model.batch_size=7", "device=cpu", "wandb.project=other"):
+        call("criterion=his", same)
+    assert len(list(call.results.rglob("*.jsonl"))) == 1
+    for other in ("seed=1", "calibration.size=31", "sparsity.ratios=[0.1]", "sparsity.scope=layer", "criterion=ae"):
+        call(*(["criterion=his"] if "criterion" not in other else []), other)
+    assert len(list(call.results.rglob("*.jsonl"))) == 6
+
+
+def test_a_sweep_leaves_its_grid_and_goes_on_where_it_stopped(call, monkeypatch):
+    sweep = ["-m", "criterion=his,random", "seed=0,1", "sparsity.ratios=[0.5]"]
+    write, written = job_module.results.write_run, []
+
+    def dies_at_the_third(*arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(write(*arguments))
+
+    monkeypatch.setattr(job_module.results, "write_run", dies_at_the_third)
+    status, err = call(*sweep)
+    assert status == 130 and "goes on from there" in err
+    assert len(list(call.results.rglob("*.jsonl"))) == 2
+    monkeypatch.setattr(job_module.results, "write_run", write)
+    status, err = call(*sweep)
+    assert status == 0 and "2 of 4 jobs to do" in err
+    grid = json.loads((call.results / "single" / "grid.json").read_text())["jobs"]
+    assert {job["run_id"] for job in grid} == {path.stem for path in call.results.rglob("*.jsonl")}
+    assert len(rows_of(call.results)) == 8
+    assert not [path for path in call.results.rglob(".*partial*")]
+
+
+def test_a_later_part_does_not_shrink_the_grid(call):
+    call("-m", "criterion=his,random", "sparsity.ratios=[0.5]")
+    call("-m", "criterion=ae", "sparsity.ratios=[0.5]")
+    grid = json.loads((call.results / "single" / "grid.json").read_text())["jobs"]
+    assert [job["criterion"] for job in grid] == ["his", "random", "ae"]
+
+
+def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call):
+    def declare(name, criteria):
+        config = schema.to_config(compose_small(name))
+        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), ()) for kind in criteria]
+        write_grid(Declared(jobs, sweep=True, whole=True))
+        grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
+        return sorted((job["model"], job["criterion"]) for job in grid)
+
+    def compose_small(name):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", [*FAST, f"model.name={name}", f"results_dir={call.results}"])
+
+    assert declare("one", ["his", "ae"]) == [("one", "ae"), ("one", "his")]
+    assert declare("two", ["ad"]) == [("one", "ae"), ("one", "his"), ("two", "ad")]
+    assert declare("one", ["l2"]) == [("one", "l2"), ("two", "ad")]
+
+
+def test_the_command_in_a_row_repeats_its_run(call):
+    call("-m", "criterion=his,ae", "seed=0", "sparsity.ratios=[0.5]")
+    rows = rows_of(call.results)
+    arguments = shlex.split(rows[0]["command"].removeprefix("python -m experiments.run "))
+    status, err = call(*arguments, fast=False)
+    assert status == 0 and err == ""  # found finished, under the same run id
+
+
+def test_caches_spare_the_work_that_is_known(call, monkeypatch):
+    call("criterion=his", "sparsity.ratios=[0.5]")
+
+    def never(*_):
+        raise AssertionError("this was computed before")
+
+    job_module._benches.clear()
+    for name in ("predict", "collect", "finetune"):
+        monkeypatch.setattr(workbench_module, name, never)
+    for path in call.results.rglob("*.jsonl"):
+        path.unlink()
+    status, err = call("criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and len(rows_of(call.results)) == 2, err
+
+
+def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeypatch):
+    call("criterion=his", "sparsity.ratios=[0.5]")
+    job_module._benches.clear()
+    computed = []
+    for name in ("predict", "collect"):
+        original = getattr(workbench_module, name)
+        monkeypatch.setattr(
+            workbench_module,
+            name,
+            lambda *a, original=original, name=name, **k: computed.append(name) or original(*a, **k),
+        )
+    call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
+    assert sorted(computed) == ["collect", "predict", "predict"]
+
+
+@pytest.mark.parametrize("criterion", ["random", "l2", "his", "ae", "ad", "hies"])
+@pytest.mark.parametrize("sparsity", ["oneshot", "iterative"])
+def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
+    call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
+    (bench,) = job_module._benches.values()
+    saved = load_weights(HEADS["image"], bench.checkpoint).state_dict()
+    state = bench.network.state_dict()
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(saved[name], state[name]) for name in saved)
+    assert bench.network.config._attn_implementation == "sdpa" and not bench.network.training
+    masks = [row["mask"] for row in rows_of(call.results)]
+    heads = [{(site, head) for site, gone in mask.items() for head in gone} for mask in masks]
+    assert heads[0] < heads[1] < heads[2]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["criterion.alpha=1"], ["criterion.alpha is 1;", "below 1"]),
+        (["criterion.alpha=x"], ["criterion.alpha is x;", "per_ratio"]),
+        (["criterion.alpa=0.5"], ["criterion.alpa", "criterion.alpha"]),
+        (["+criterion.beta=0.5"], ["beta"]),
+        (["criterion.normalize=max"], ["criterion.normalize", "max", "global, layer, rank"]),
+        (["criterion=hiss"], ["criterion=hiss", "did you mean his"]),
+        (["criterion=his", "criterion.alpha=0.5"], ["no option 'criterion.alpha' here", "criterion=hies has it"]),
+        (["criterion=his,hies"], ["'criterion=his,hies' has several values", "-m"]),
+        (["criterion"], ["'criterion' is no option", "NAME=VALUE"]),
+        (["sparsity.ratios=0.3"], ["sparsity.ratios=0.3", "sparsity.ratios=[0.3]"]),
+        (["task=nope"], ["task=nope", "apidocs", "digits"]),
+        (["model=nope"], ["model=nope", "minilm", "vit_tiny"]),
+        (["experiment=quik"], ["experiment=quik", "quickstart"]),
+        (["task=apidocs"], ["vit_tiny", "image", "apidocs", "text"]),
+        (["sparsity.ratios=[0.1,1.2]"], ["sparsity.ratios", "1.2"]),
+        (["sparsity.ratios=[]"], ["sparsity.ratios", "[0.1,0.3]"]),
+        (["sparsity.scope=model"], ["sparsity.scope", "model", "global or layer"]),
+        (["sparsity.step=0.1"], ["sparsity.step", "iterative"]),
+        (["calibration.size=0"], ["calibration.size", "0"]),
+        (["task.max_examples=0"], ["task.max_examples", "0"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["wandb.mode=on"], ["wandb.mode", "on", "offline"]),
+        (["-m", "seed=0,1", "criterion=his,foo"], ["criterion=foo", "random"]),
+        (["calibration.size=5000"], ["calibration.size", "5000", "1 to"]),
+        (["device=tpu"], ["device", "tpu", "cpu"]),
+        (["sparsity.min_heads_per_layer=7", "sparsity.ratios=[0.9]"], ["min_heads_per_layer=7", "0.9"]),
+        (["+model.finetune.speed=1"], ["speed"]),
+        (["+task.finetune.speed=1"], ["task.finetune", "speed", "epochs"]),
+        (["model.finetune.learning_rate=0"], ["model.finetune", "learning_rate=0.0"]),
+        (["+model.checkpoint.digits=/no/such/folder"], ["/no/such/folder", "folder"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_row(call, arguments, words):
+    status, err = call(*arguments)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status != 0
+    assert len(errors) == 1 and "Traceback" not in err
+    for word in words:
+        assert word in errors[0]
+    assert not list(call.results.rglob("*.jsonl")) and not list(call.results.rglob("*.npz"))
+
+
+def test_a_checkpoint_with_other_labels_is_refused(call, tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(image_size=8, patch_size=2, num_channels=1, hidden_size=8, num_attention_heads=2, num_labels=3)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "three")
+    status, err = call(f"+model.checkpoint.digits={tmp_path}/three")
+    assert status == 1 and re.search(r"3 outputs.*task=digits has 10 labels", err)
+    assert not list(call.results.rglob("*.jsonl"))
+
+
+def test_more_calibration_examples_than_there_are_is_said_before_a_model_is_trained(call, tmp_path):
+    status, err = call("calibration.size=5000", f"cache_dir={tmp_path}/fresh")
+    assert status == 1 and "error: calibration.size is 5000" in err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_one_failing_job_does_not_stop_a_sweep(call):
+    status, err = call("-m", "calibration.size=5000,8", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 1 and err.count("error: ") == 1
+    assert [row["calibration_size"] for row in rows_of(call.results)] == [8, 8]
+
+
+def test_the_offline_mirror_takes_a_finished_job(call, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    status, err = call("wandb.mode=offline", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and "did not take" not in err
+    assert list((call.results / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_broken_mirror_costs_no_result(call, monkeypatch):
+    import wandb
+
+    def broken(**_):
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    status, _err = call("wandb.mode=offline", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and len(rows_of(call.results)) == 2
+
+
+TUNED = ["criterion=hies", "criterion.alphas=[0.9,0.5,0.1]", "criterion.tuning_seeds=2", "sparsity.ratios=[0.3,0.6]"]
+
+
+@pytest.mark.parametrize("word", ["auto", "per_ratio", "per_task", "per_ratio_on_report", "per_task_on_report"])
+def test_a_chosen_alpha_is_the_best_of_the_fixed_ones_by_its_own_measure(call, word):
+    status, err = call(*TUNED, f"criterion.alpha={word}", "criterion.tuning_examples=61", "calibration.size=8")
+    rows = rows_of(call.results)
+    assert status == 0 and [row["alpha"] for row in rows] == [word] * 3, err
+    assert rows[0]["alpha_used"] is None and {row["alpha_used"] for row in rows[1:]} <= {0.9, 0.5, 0.1}
+    (bench,) = job_module._benches.values()
+    fixed = {}
+    for alpha in (0.9, 0.5, 0.1):
+        for seed in (0, 1):
+            call("criterion=hies", f"criterion.alpha={alpha}", f"seed={seed}", "name=fixed", "calibration.size=8",
+                 "sparsity.ratios=[0.3,0.6]")  # fmt: skip
+        for row in rows_of(call.results / "fixed"):
+            if row["alpha"] == alpha and row["ratio"]:
+                fixed.setdefault((alpha, row["ratio"]), {})[row["seed"]] = row["mask"]
+
+    def measure(alpha, ratio):
+        masks = fixed[alpha, ratio]
+        if word == "auto":
+            return -bench.calibration_loss(masks[0], 0, 8)
+        split = "report" if "report" in word else "selection"
+        return np.mean([bench.quality(masks[seed], split, 61) for seed in (0, 1)])
+
+    def area(alpha):
+        return sum(ratio * measure(alpha, ratio) for ratio in (0.3, 0.6))
+
+    for row in rows[1:]:
+        ratio, used = row["ratio"], row["alpha_used"]
+        assert row["mask"] == fixed[used, ratio][0]
+        ours, all_of = (
+            (area(used), [area(a) for a in (0.9, 0.5, 0.1)])
+            if "task" in word
+            else (measure(used, ratio), [measure(a, ratio) for a in (0.9, 0.5, 0.1)])
+        )
+        assert ours == pytest.approx(max(all_of))
+
+
+def test_equal_masks_are_evaluated_once_and_the_log_says_so(call, cache, tmp_path):
+    call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]", "seed=7",
+         f"cache_dir={tmp_path}/own")  # fmt: skip
+    masks = {json.dumps(row["mask"], sort_keys=True) for row in rows_of(call.results)}
+    job_module._benches.clear()
+    tally = job_module.tally
+    asked, distinct, evaluated = tally.asked, len(tally.distinct), tally.evaluated
+    status, err = call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]",
+                       "seed=7", "name=again", f"cache_dir={tmp_path}/own")  # fmt: skip
+    assert status == 0 and re.search(r"\d+ pruned models asked about, \d+ distinct, \d+ evaluated", err)
+    assert tally.evaluated == evaluated and len(tally.distinct) == distinct and tally.asked > asked
+    assert len(list((tmp_path / "own" / "predictions").glob("*.npz"))) == len(masks)
+
+
+def test_a_failed_job_leaves_a_record_that_success_takes_away(call):
+    status, _ = call("criterion=his", "calibration.size=5000")
+    (record,) = call.results.rglob("*.failed.json")
+    failure = json.loads(record.read_text())
+    assert status == 1 and "calibration.size" in failure["error"] and "calibration.size=5000" in failure["command"]
+    record.rename(record.with_name(record.name.replace(record.name, "run-x.failed.json")))
+    call("criterion=his", "sparsity.ratios=[0.5]")
+    (path,) = call.results.rglob("*.jsonl")
+    job_module.results.write_failure(path, "earlier", "command")
+    call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
+    assert [left.name for left in call.results.rglob("*.failed.json")] == ["run-x.failed.json"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("data_root=/no/such", "data_root"),
+        ("name=a/b", "name is"),
+        ("seed=99999999999999999999", "seed is"),
+        ("model.finetune.learning_rate=nan", "learning_rate"),
+        ("model.finetune.seed=-1", "seed=-1"),
+        ("model.precision=float16", "bfloat16"),
+        ("model.architecture.model_type=vitt", "vit"),
+        ("criterion.alpha=often", "per_ratio"),
+        ("results_dir=/proc/none", "results_dir"),
+        ("cache_dir=/proc/none", "cache_dir"),
+    ],
+)
+def test_further_mistakes_are_one_sentence_too(call, argument, words):
+    status, err = call("criterion=hies", argument)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(errors) == 1 and words in errors[0] and "Traceback" not in err
+    assert not rows_of(call.results)
+
+
+def test_a_method_that_removes_no_heads_has_the_same_rows_and_its_own_cost(call, cache, monkeypatch):
+    status, _ = call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]")
+    rows = rows_of(call.results)
+    assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25, 0.5]
+    assert [row["heads_removed"] for row in rows] == [0, 0, 0] and [row["mask"] for row in rows] == [{}, {}, {}]
+    dense, quarter, half = rows
+    attention = 6 * 4 * 64 * 64  # weights; the output biases of the channels that nothing writes go as well
+    assert dense["parameters"] - quarter["parameters"] == attention // 4 + 6 * 16
+    assert dense["parameters"] - half["parameters"] == attention // 2 + 6 * 32
+    assert dense["flops"] - half["flops"] == 2 * (quarter["flops"] - half["flops"]) > 0
+    assert dense["stability"] == 100
+    assert all(row["score_seconds"] >= 0 and row["eval_seconds"] >= 0 for row in rows)
+    with np.load(next(call.results.rglob("*.npz"))) as arrays:
+        assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 6
+    monkeypatch.setattr(workbench_module.Workbench, "_apply", None)  # known by now
+    assert call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]", "name=again")[0] == 0
+    again = rows_of(call.results / "again")
+    assert [row["quality"] for row in again] == [row["quality"] for row in rows]
+
+
+def test_a_method_that_does_not_fit_is_refused_before_any_work(call, tmp_path):
+    status, log = call("criterion=slicegpt", f"cache_dir={tmp_path}/other", "model.finetune.epochs=1")
+    assert status == 1 and "criterion=slicegpt does not fit model=vit_tiny" in log
+    assert not list((tmp_path / "other").rglob("*.safetensors")) and rows_of(call.results) == []
+
+
+def test_ratios_beyond_what_a_criterion_can_remove_are_left_out_and_named(call):
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.25,0.9]")
+    rows = rows_of(call.results)
+    assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25]
+    assert "not at 90 %, which is more than llm_pruner_block can remove" in log
+    layers = [int(site.split(".")[-2]) for site in rows[1]["mask"]]
+    assert layers == [1, 2, 3, 4] and {len(heads) for heads in rows[1]["mask"].values()} == {3}
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.9]")
+    assert status == 1 and "llm_pruner_block can remove at most 0.667 of the heads" in log
+
+
+@pytest.mark.parametrize("criterion", ["llm_pruner_block", "llm_pruner_channel", "slicegpt"])
+@pytest.mark.parametrize("knob", ["sparsity.scope=layer", "sparsity.unit=kv_group", "sparsity.min_heads_per_layer=1"])
+def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, criterion, knob):
+    status, log = call(f"criterion={criterion}", knob)
+    name = knob.split("=")[0]
+    assert status != 0 and f"error: {name} is" in log and f"criterion={criterion} has its own way" in log
+
+
+# one pass gives what his and ae need; greedy tries each of 48 heads, then of 47, down to 2
+@pytest.mark.parametrize(("criteria", "scored"), [(("his", "ae"), 32), (("greedy",), 32 * sum(range(2, 49)))])
+def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, monkeypatch, criteria, scored):
+    monkeypatch.setattr(run, "tally", job_module.tally.__class__())
+    monkeypatch.setattr(job_module, "tally", run.tally)
+    monkeypatch.setattr(job_module, "_benches", {})
+    status, log = call("-m", f"criterion={','.join(criteria)}", "sparsity.ratios=[0.5,1]", "name=counted")
+    cells = len(criteria) * 2 * (scored + 2 * 101)
+    needed = scored + (2 + len(criteria)) * 101  # the unpruned model, a mask a criterion, and no head at all, once
+    assert status == 0
+    assert f"{needed:,} forward passes of an example, cached ones included; each cell" in log
+    assert f"would take {cells:,} ({100 * needed / cells:.0f} %)" in log

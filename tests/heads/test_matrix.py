@@ -1,0 +1,147 @@
+"""The architecture matrix: every family is found, scored, masked, pruned and saved, or refused before anything changes.
+
+The checks, and what each compares with, are in `checks.py`.
+"""
+
+import copy
+import re
+from pathlib import Path
+
+import checks
+import pytest
+import torch
+from conftest import ARCHITECTURES, EVERY, MATRIX, make, make_batch, some_heads
+from matrix import PAGE
+from test_attention import assert_same_state, state_of
+from unsupported_models import UNPRUNABLE, UNREACHABLE
+
+import hies
+from hies.heads.conventions import REFUSED
+
+SIDES = [(name, side) for name in MATRIX for side in checks.sides(name)]
+SCORED = [*SIDES, *((name, "right") for name in UNPRUNABLE)]
+
+
+@pytest.mark.parametrize("name", [name for name in MATRIX if name not in ARCHITECTURES])  # those: test_attention.py
+def test_every_head_is_found(name):
+    checks.check_found(name)
+
+
+@pytest.mark.parametrize(("name", "side"), SCORED)
+def test_scores_are_finite_differences_and_entropies_of_eager_weights(name, side):
+    checks.check_scored(name, side)
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES)
+def test_masking_is_zeroing_the_columns_of_the_output_projection(name, side):
+    checks.check_masked(name, side)
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES)
+def test_pruned_logits_are_masked_logits(name, side):
+    checks.check_pruned(name, side)
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_what_is_saved_is_loaded(name, tmp_path):
+    checks.check_saved(name, tmp_path)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", UNPRUNABLE)
+def test_what_cannot_be_cut_is_masked(name):
+    checks.check_silenced(name)
+
+
+@pytest.mark.parametrize("name", UNPRUNABLE)
+def test_what_cannot_be_cut_is_refused_by_name_before_anything_changes(name):
+    model = make(name)
+    removed = some_heads(hies.find_sites(model, checks.inputs_of(name, dtype=torch.float32)), "some")
+    before, config = state_of(model), model.config.to_dict()
+    kinds = "|".join({type(model.get_submodule(site)).__name__ for site in removed})
+    with pytest.raises(
+        hies.UnsupportedModelError, match=rf"^The heads of site '.*' \(({kinds})\) cannot be cut out: \S+"
+    ):
+        hies.prune(model, removed)
+    assert_same_state(model, before)
+    assert model.config.to_dict() == config
+    assert hies.pruned_heads(model) == {}
+
+
+class Doubled(torch.nn.Linear):
+    def forward(self, hidden):
+        return 2 * super().forward(hidden)
+
+
+def change(attribute, part):
+    return lambda module: setattr(module, attribute, part(getattr(module, attribute, None)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "says"),
+    [
+        ("afmoe", change("gate_proj", torch.nn.Sequential), "part 'gate_proj'"),
+        ("llama", change("k_proj", torch.nn.Sequential), "naming convention"),
+        ("llama", change("v_proj", lambda old: Doubled(48, 48, bias=False)), "naming convention"),
+        ("llama", change("o_proj", torch.nn.utils.parametrizations.weight_norm), "naming convention"),
+        ("llama", change("extra", lambda old: torch.nn.Linear(48, 48)), "part 'extra'"),
+        ("llama", change("extra", lambda old: torch.nn.Parameter(torch.ones(6))), "parameter 'extra'"),
+        ("gpt_oss", change("sinks", lambda old: torch.nn.Parameter(torch.ones(3))), "sinks is for 3 heads, not 6"),
+        (
+            "qwen3",
+            change("q_norm", lambda old: torch.nn.LayerNorm((6, 8))),
+            r"norm q_norm has weights of shape \(6, 8\)",
+        ),
+        ("qwen3", change("v_norm", lambda old: torch.nn.RMSNorm(16)), "norm v_norm has weights"),
+    ],
+)
+def test_parts_that_could_give_wrong_numbers_are_refused(name, changed, says):
+    model = make(name)
+    site = list(hies.find_sites(model, make_batch(name)))[1]
+    changed(model.get_submodule(site))
+    before = state_of(model)
+    with pytest.raises(hies.UnsupportedModelError, match=says):
+        hies.prune(model, {site: [0]})
+    assert_same_state(model, before)
+
+
+@pytest.mark.parametrize("name", UNREACHABLE)
+def test_what_calls_no_attention_function_of_transformers_is_refused_by_name(name):
+    model, batch = UNREACHABLE[name](), make_batch("bert")
+    with pytest.raises(hies.UnsupportedModelError, match=f"^{type(model).__name__} "):
+        hies.find_sites(model, batch)
+
+
+@pytest.mark.parametrize("name", ["phi3", "umt5", "gpt_oss", "deepseek_v3", "moonshine", "dbrx", "stablelm", "zamba"])
+def test_pruning_leaves_the_given_model_as_it_is(name):
+    model, batch = make(name), checks.inputs_of(name, dtype=torch.float32)
+    removed = some_heads(hies.find_sites(model, batch), "a layer")
+    before, config = state_of(model), model.config.to_dict()
+    small = hies.prune(model, removed)
+    checks.run(small, batch)
+    assert_same_state(model, before)
+    assert model.config.to_dict() == config
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in small.parameters() if parameter.numel()}
+
+
+@pytest.mark.parametrize("name", ["phi3", "parakeet", "moonshine"])  # whose forwards look head counts up there
+def test_a_layer_has_counts_of_its_own_in_a_configuration_that_is_otherwise_the_models(name):
+    model, batch = make(name).eval(), checks.inputs_of(name, dtype=torch.float32)
+    removed = {site: list(range(3, found.heads)) for site, found in hies.find_sites(model, batch).items()}
+    small = copy.deepcopy(hies.prune(model, removed))
+    expected = checks.run(small, batch)
+    small.set_attn_implementation("eager")
+    assert {module.config._attn_implementation for module in small.modules() if hasattr(module, "config")} == {"eager"}
+    torch.testing.assert_close(checks.run(small, batch), expected, atol=1e-4, rtol=1e-4)
+    assert small.config.to_dict() == model.config.to_dict()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_architecture_and_every_refused_class():
+    rows = re.findall(r"^\| `([^`]+)` \|", Path(PAGE).read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted([*EVERY, *UNREACHABLE, *REFUSED])

@@ -1,0 +1,241 @@
+"""What `hies.prune` promises besides equal logits: composition, units, statistics of a pruned model, refusals."""
+
+import copy
+
+import numpy as np
+import peft
+import pytest
+import torch
+from conftest import make, make_batch, some_heads
+from text_models import FAMILIES
+
+import hies
+from hies import HiesError, UnsupportedModelError
+from hies.heads.attention import is_routed
+from hies.heads.pruned_heads import groups_of
+
+GUARDED = ["llama_grouped", "t5", "swin"]
+
+
+def logits(model, name):
+    with torch.no_grad():
+        return model(**make_batch(name, dtype=model.dtype)).logits
+
+
+def sites_of(name, model):
+    return hies.find_sites(model, make_batch(name, dtype=model.dtype))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "gpt_neox", "llama_grouped", "modernbert", "t5", "swin", "albert"])
+def test_pruning_twice_is_pruning_once(name):
+    model = make(name, torch.float64).eval()
+    sites = sites_of(name, model)
+    first = {site: [0] for site in sites}
+    second = {site: list(range(found.heads - 1))[1:2] for site, found in sites.items() if found.heads > 3}
+    both = {site: [0, *(head + 1 for head in second.get(site, []))] for site in sites}
+    twice = hies.prune(hies.prune(model, first), second)
+    once = hies.prune(model, both)
+    assert hies.pruned_heads(twice) == hies.pruned_heads(once) == both
+    for (left, a), (right, b) in zip(twice.state_dict().items(), once.state_dict().items(), strict=True):
+        assert left == right
+        assert torch.equal(a, b)
+    assert torch.equal(logits(twice, name), logits(once, name))
+
+
+def test_a_copy_inside_a_mask_would_forget_it():
+    model = make("bert").eval()
+    (first, *_), other = sites_of("bert", model), make("bert").eval()
+    with hies.masked(model, {first: [0]}):
+        with pytest.raises(HiesError, match=r"hies\.prune inside a `with hies\.masked"):
+            hies.prune(model, {first: [1]})
+        calibration = hies.methods.Calibration([make_batch("bert")])
+        with pytest.raises(HiesError, match="Slicing inside"), hies.methods.SliceGPT().pruned(model, calibration, 0.3):
+            pass
+        hies.prune(other, {first: [1]})  # another model is not masked
+    assert model.config._attn_implementation == "sdpa"
+    hies.prune(model, {first: [1]})
+
+
+def test_a_model_with_adapters_is_refused_until_they_are_merged():
+    model = make("bert").eval()
+    site = next(iter(sites_of("bert", model)))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(UnsupportedModelError, match=r"PeftModel has adapters .* merge_and_unload"):
+        hies.prune(wrapped, {f"base_model.model.{site}": [0]})
+    small = hies.prune(wrapped.merge_and_unload(), {site: [0]})
+    assert hies.pruned_heads(small) == {site: [0]}
+
+
+def test_the_last_heads_of_a_pruned_layer_can_go_too():
+    model = make("llama_grouped", torch.float64).eval()
+    site = next(iter(sites_of("llama_grouped", model)))
+    small = hies.prune(hies.prune(model, {site: [0, 3, 4]}), {site: [0, 1, 2]})
+    whole = hies.prune(model, {site: list(range(6))})
+    assert torch.equal(logits(small, "llama_grouped"), logits(whole, "llama_grouped"))
+    with pytest.raises(hies.HiesError, match="no heads left"):
+        hies.prune(small, {site: [0]})
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped", "gpt_neox", "t5", "vit"])
+def test_statistics_of_a_pruned_model_are_those_of_the_masked_one(name):
+    model, batch = make(name, torch.float64).eval(), make_batch(name, dtype=torch.float64)
+    removed = some_heads(hies.find_sites(model, batch), "a layer")
+    small = hies.collect(hies.prune(model, removed), [batch])
+    with hies.masked(model, removed):
+        dense = hies.collect(model, [batch])
+    for site, heads in dense.heads.items():
+        left = [head for head in range(heads) if head not in removed[site]]
+        if not left:
+            assert site not in small.heads
+            continue
+        torch.testing.assert_close(small.his[site], dense.his[site][left], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(small.ae[site], dense.ae[site][left], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped"])
+def test_a_pruned_model_can_be_masked(name):
+    model = make(name, torch.float64).eval()
+    site = list(sites_of(name, model))[1]
+    small = hies.prune(model, {site: [1]})
+    with hies.masked(small, {site: [0, 3]}):
+        found = logits(small, name)
+    torch.testing.assert_close(found, logits(hies.prune(model, {site: [0, 1, 4]}), name))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama_grouped", "t5"])
+def test_the_given_model_is_untouched(name):
+    model = make(name)
+    removed = some_heads(sites_of(name, model), "a layer")
+    before = copy.deepcopy(model.state_dict())
+    config, hooks = model.config.to_dict(), [len(m._forward_pre_hooks) for m in model.modules()]
+    implementation = model.config._attn_implementation
+    small = hies.prune(model, removed)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert model.config.to_dict() == config
+    assert model.config._attn_implementation == implementation
+    assert hooks == [len(m._forward_pre_hooks) for m in model.modules()]
+    assert hies.pruned_heads(model) == {}
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in small.parameters() if parameter.numel()}
+
+
+def test_a_pruned_model_trains():
+    model = make("llama_grouped")
+    small = hies.prune(model, some_heads(sites_of("llama_grouped", model), "a layer")).train()
+    small(**make_batch("llama_grouped")).loss.backward()
+    unused = "layers.1.input_layernorm"  # what only the layer without heads reads
+    for name, parameter in small.named_parameters():
+        if parameter.numel() and unused not in name:
+            assert parameter.grad.isfinite().all()
+            assert parameter.grad.any()
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_attention_that_would_give_wrong_numbers_refuses_to_run(name):
+    model = make(name).eval()
+    sites = sites_of(name, model)
+    small = hies.prune(model, {site: [0] for site in sites})
+    expected = logits(small, name)
+    small.set_attn_implementation("eager")
+    with pytest.raises(hies.UnsupportedModelError, match="hies_sdpa"):
+        logits(small, name)
+    small.set_attn_implementation("hies_eager")
+    torch.testing.assert_close(logits(small, name), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_whole_groups_leave_plain_attention():
+    model = make("llama_grouped").eval()
+    small = hies.prune(model, {site: [3, 4, 5] for site in sites_of("llama_grouped", model)}, unit="kv_group")
+    expected = logits(small, "llama_grouped")
+    assert not is_routed(small)
+    small.set_attn_implementation("eager")
+    torch.testing.assert_close(logits(small, "llama_grouped"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_split_group_is_refused_where_groups_were_asked_for():
+    model = make("llama_grouped")
+    site = next(iter(sites_of("llama_grouped", model)))
+    with pytest.raises(hies.HiesError, match="kv_group, but of the group of head 1"):
+        hies.prune(model, {site: [1, 3, 4, 5]}, unit="kv_group")
+    with pytest.raises(hies.HiesError, match="unit is 'layer'"):
+        hies.prune(model, {site: [1]}, unit="layer")
+
+
+@pytest.mark.parametrize(
+    ("removed", "says"),
+    [
+        ({"bert.nowhere": [0]}, "no site 'bert.nowhere'"),
+        ({"bert.encoder.layer.0.attention.self": [5]}, "heads 0 to 4"),
+        ({"bert.encoder.layer.0.attention.self": [-1]}, "heads 0 to 4"),
+        ({"bert.encoder.layer.0": [0]}, "naming convention"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused(removed, says):
+    with pytest.raises(hies.HiesError, match=says):
+        hies.prune(make("bert"), removed)
+
+
+@pytest.mark.parametrize(
+    "heads", [[False, True], torch.tensor([False, True, False]), [0.9, 2.0], "13", 3, torch.tensor(3), [[1, 2]], None]
+)
+def test_what_is_no_index_is_refused(heads):
+    model, site = make("bert"), "bert.encoder.layer.0.attention.self"
+    with pytest.raises(hies.HiesError, match="indices of the heads"):
+        hies.prune(model, {site: heads})
+    with pytest.raises(hies.HiesError, match="indices of the heads"), hies.masked(model, {site: heads}):
+        pass
+
+
+@pytest.mark.parametrize("heads", [{1, 3}, (3, 1), np.array([1, 3]), torch.tensor([3, 1]), [np.int64(1), 3, 3]])
+def test_any_collection_of_indices_will_do(heads):
+    small = hies.prune(make("bert"), {"bert.encoder.layer.0.attention.self": heads})
+    assert hies.pruned_heads(small) == {"bert.encoder.layer.0.attention.self": [1, 3]}
+
+
+def test_a_projection_of_two_layers_is_refused():
+    model = make("llama")
+    first, second = (layer.self_attn for layer in model.model.layers)
+    second.q_proj = first.q_proj
+    with pytest.raises(hies.UnsupportedModelError, match="q_proj is shared"):
+        hies.prune(model, {"model.layers.0.self_attn": [0]})
+
+
+def test_a_pruned_site_tells_its_key_heads():
+    model = make("llama_grouped")
+    site = next(iter(sites_of("llama_grouped", model)))
+    found = sites_of("llama_grouped", hies.prune(model, {site: [0]}))[site]
+    assert (found.heads, found.key_heads) == (5, 2)
+
+
+def test_whole_groups_under_a_norm_over_all_heads():
+    model = FAMILIES["olmo2"].build().eval()
+    words = torch.arange(3, 14)[None]
+    sites = hies.find_sites(model, {"input_ids": words})
+    removed = {name: list(range(site.heads // site.key_heads)) for name, site in sites.items()}
+    with torch.no_grad():
+        found = hies.prune(model, removed)(input_ids=words).logits
+        with hies.masked(model, removed):
+            torch.testing.assert_close(found, model(input_ids=words).logits, rtol=0, atol=1e-5)
+
+
+def test_nothing_removed_is_a_copy():
+    model = make("bert").eval()
+    small = hies.prune(model, {"bert.encoder.layer.0.attention.self": []})
+    assert small is not model
+    assert hies.pruned_heads(small) == {}
+    assert torch.equal(logits(small, "bert"), logits(model, "bert"))
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "expected"),
+    [
+        ((0, 1, 2, 3), (0, 1), None),
+        ((2, 3), (1,), None),
+        ((0, 2), (0, 1), None),
+        ((0, 1, 2), (0, 1), (0, 0, 1)),
+        ((1, 2, 3), (0, 1), (0, 1, 1)),
+        ((), (), None),
+    ],
+)
+def test_groups_are_written_down_where_their_sizes_differ(heads, key_heads, expected):
+    assert groups_of(heads, key_heads, {0: 0, 1: 0, 2: 1, 3: 1}) == expected

@@ -1,0 +1,149 @@
+"""Write docs/architectures.md by running the checks of the architecture matrix: `python -m tests.matrix`."""
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:2]]
+
+import checks
+import transformers
+from conftest import MATRIX, make
+from tqdm import tqdm
+from unsupported_models import UNPRUNABLE, UNREACHABLE
+
+import hies
+from hies.heads.conventions import REFUSED
+
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
+HEAD = """# What works for which architecture
+
+Made by `python -m tests.matrix` with transformers {version}; `tests/test_matrix.py` runs the same checks. Every row is
+a tiny model with random weights, in float64 unless it says otherwise, with padding; decoders also with it on the left.
+
+- **heads**: the query heads of each attention module, in order of use. Of hybrids these are the attention layers, of
+  LongT5, BigBird-Pegasus and PEGASUS-X the decoder, of SAM the mask decoder: the rest calls no attention function.
+- **scored**: HIS against central finite differences, AE against the softmax of the model's own eager code. Qwen-VL,
+  Exaone 4.5 and Mistral 3 take one example at a time, since they lay all pictures of a batch in one row.
+- **masked**: the logits are those of a model whose output matrices ignore the removed heads, to 1e-10.
+- **pruned**: the logits are those of the masked model, to 1e-10, and to 1e-5 in float32: some heads of every layer, a
+  whole layer besides, and all heads of the model.
+- **saved**: what `save_pruned` wrote, `load_pruned` reads back; one layer has lost all its heads.
+- **plain**: with the same groups of heads gone from every layer, transformers' own `from_pretrained` reads it too.
+
+{rows} architectures of {types} model types:
+
+| architecture | model | heads | scored | masked | pruned | saved | plain |
+|---|---|---|---|---|---|---|---|
+"""
+UNCUT = """
+## Scored and masked, but not pruned
+
+`hies.prune` refuses them before it changes anything. A masked head is one whose output is zero.
+
+| architecture | model | scored | masked | why not pruned |
+|---|---|---|---|---|
+"""
+CLASSES = """
+Refused by the name of the class (`REFUSED` in `hies/conventions.py`). Any other module is refused if it has a part with
+weights whose share in the heads is not known, or names that are not in the table, or matrices that are quantised.
+
+| class | why |
+|---|---|
+"""
+UNREACHED = """
+## Heads not found
+
+These call no attention function of transformers, so their heads cannot be reached; others of that kind are refused too.
+
+| architecture | model |
+|---|---|
+"""
+TAIL = """
+## To add one
+
+Finding, scoring and masking need nothing: every model that calls transformers' attention interface has them. For
+pruning, the names of its projections, norms and other parts go into `hies/conventions.py`; what changes besides the
+weights is in `hies/pruning.py`. A line in `tests/families.py` or `tests/senses.py` (its sizes, what it reads, the heads
+that it should have) puts it under all checks, and `python -m tests.matrix` writes this page again.
+"""
+
+
+def holds(check, *arguments):
+    """`yes`, or `no` where the check fails."""
+    try:
+        check(*arguments)
+    except (AssertionError, RuntimeError, ValueError, TypeError, OSError):
+        return "no"
+    return "yes"
+
+
+def loads(name):
+    """Whether plain `from_pretrained` reads the folder; if it does and gives other logits, that is an error."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            checks.check_plain(name, folder)
+        except (RuntimeError, ValueError, TypeError, OSError):
+            return "no"
+    return "yes"
+
+
+def every_side(check, name):
+    results = [holds(check, name, side) for side in checks.sides(name)]
+    return "no" if "no" in results else "yes"
+
+
+def in_a_folder(check, name):
+    with tempfile.TemporaryDirectory() as folder:
+        return holds(check, name, folder)
+
+
+def row(name):
+    """What holds of one architecture."""
+    heads = MATRIX[name].heads
+    shown = " ".join(map(str, heads)) if len(set(heads)) > 1 else f"{len(heads)} x {heads[0]}"
+    sides = [every_side(check, name) for check in (checks.check_scored, checks.check_masked, checks.check_pruned)]
+    folders = [in_a_folder(checks.check_saved, name), loads(name)]
+    found = shown if holds(checks.check_found, name) == "yes" else "no"
+    return [f"`{name}`", type(make(name)).__name__, found, *sides, *folders]
+
+
+def uncut_row(name):
+    model = make(name)
+    scored, masked = holds(checks.check_scored, name, "right"), holds(checks.check_silenced, name)
+    return [f"`{name}`", type(model).__name__, scored, masked, why_not(name, model)]
+
+
+def why_not(name, model):
+    """What `hies.prune` says of the first site that it refuses."""
+    sites = hies.find_sites(model, checks.inputs_of(name, dtype=model.dtype))
+    try:
+        hies.prune(model, {key: [0] for key in sites})
+    except hies.UnsupportedModelError as error:
+        site = str(error).split("'")[1]
+        return f"{type(model.get_submodule(site)).__name__}: {str(error).rsplit('cut out: ')[-1].rstrip('.')}"
+    return "it is pruned"
+
+
+def table(rows):
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def main():
+    warnings.filterwarnings("ignore")
+    transformers.utils.logging.disable_progress_bar()
+    types = {make(name).config.model_type for name in MATRIX}
+    rows = [row(name) for name in tqdm(sorted(MATRIX), desc="architectures")]
+    uncut = [uncut_row(name) for name in tqdm(sorted(UNPRUNABLE), desc="refused")]
+    unreached = [[f"`{name}`", type(build()).__name__] for name, build in sorted(UNREACHABLE.items())]
+    refused = [[f"`{kind}`", reason] for kind, reason in sorted(REFUSED.items())]
+    text = HEAD.format(version=transformers.__version__, rows=len(rows), types=len(types)) + table(rows)
+    text += UNCUT + table(uncut) + CLASSES + table(refused) + UNREACHED + table(unreached) + TAIL
+    PAGE.write_text(text)
+    print(f"{PAGE}: {len(rows)} architectures, {len(uncut) + len(unreached)} refused")
+
+
+if __name__ == "__main__":
+    main()
