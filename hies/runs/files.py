@@ -1,4 +1,4 @@
-"""The files of a run: its rows, one a line, in `results/<experiment>/<run id>.jsonl`, and arrays or a failure beside."""
+"""The files of a run: one row a line in `results/<experiment>/<run id>.jsonl`; arrays, or a failure, beside it."""
 
 import importlib.metadata
 import json

@@ -8,9 +8,9 @@ from hies.runs.files import read_run, write_run
 from hies.runs.schema import REQUIRED, SCHEMA, BadRows, sealed
 
 ROW = {
-    **dict.fromkeys(REQUIRED, ""), "seed": 0, "calibration_size": 32, "heads_total": 4, "heads_removed": 0, "ratio": 0,
+    "schema": SCHEMA, **dict.fromkeys(REQUIRED[:-4], ""), "seed": 0, "calibration_size": 32, "heads_total": 4, "heads_removed": 0, "ratio": 0,
     "examples": 5, "value": 0.5, "quality": 50.0, "stability": 100.0, "score_seconds": 1.0, "eval_seconds": 1.0,
-    "mask": {}, "versions": {}, "parameters": 10, "flops": 10, "min_heads_per_layer": 0, "run_id": "run", "schema": SCHEMA,
+    "mask": {}, "versions": {}, "parameters": 10, "flops": 10, "min_heads_per_layer": 0, "run_id": "run",
     "experiment": "glue",
 }  # fmt: skip
 
@@ -19,7 +19,7 @@ def test_a_written_run_is_sealed_and_read_back_without_its_seal(tmp_path):
     path = tmp_path / "glue" / "run.jsonl"
     write_run(path, [ROW, {**ROW, "ratio": 0.5}], {"ratios": np.array([0, 0.5])})
     first, second = path.read_text().splitlines()
-    text = json.dumps({**ROW, "rows": 2})
+    text = json.dumps({"schema": SCHEMA, **ROW, "rows": 2})
     assert json.loads(first)["digest"] == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert sealed(json.loads(first)) == first
     rows = read_run(path, path.read_text())
