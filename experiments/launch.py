@@ -142,7 +142,7 @@ class Launcher:
                 except ModuleNotFoundError:
                     raise HiesError(
                         f"hydra/launcher is {self._name!r}, whose package is not installed; "
-                        f"pip install -e '.[{extra}]' brings it."
+                        f"pip install 'hies[{extra}]' brings it."
                     ) from None
 
     def _heeding(self) -> contextlib.AbstractContextManager[list[str]]:

@@ -153,7 +153,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(call, monkeypa
 
     monkeypatch.setattr(launch, "importlib", SimpleNamespace(import_module=missing))
     status, err = call("criterion=his", f"hydra/launcher={name}")
-    assert status == 2 and f"pip install -e '.[{extra}]'" in err and repr(name) in err
+    assert status == 2 and f"pip install 'hies[{extra}]'" in err and repr(name) in err
     assert not list(call.results.rglob("*.jsonl"))
 
 
