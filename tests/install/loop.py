@@ -55,6 +55,7 @@ def prune_for_real(model: torch.nn.Module, batch: dict[str, torch.Tensor], folde
 
 def main() -> None:
     """Fails if a package of the benchmark is here, a module does not import, or the loop does not close."""
+    tf.utils.logging.disable_progress_bar()
     present = [name for name in ABSENT if importlib.util.find_spec(name) is not None]
     assert not present, f"{', '.join(present)} can be imported, so this environment shows nothing"
     import_every_room()
