@@ -32,8 +32,8 @@ def pinned(package: str) -> str:
 
 
 def oldest(versions: str) -> str:
-    """Returns the lower end of a range as a range of its patch releases, such as `==5.15.*`."""
-    return "==" + re.search(r">=([\d.]+)", versions).group(1) + ".*"
+    """Returns the lower end of a range, such as `==5.15`."""
+    return "==" + re.search(r">=([\d.]+)", versions).group(1)
 
 
 def run(*command: str | Path, folder: Path) -> None:
