@@ -155,8 +155,6 @@ def test_the_versions_agree():
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-
-
 # --- Commands ---
 
 COMPOSED = {f"experiments.{name}" for name in ("run", "status", "prune", "finetune", "diagnose")}

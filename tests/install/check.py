@@ -43,7 +43,9 @@ def run(*command: str | Path, folder: Path) -> None:
 
 def build_wheel(folder: Path) -> Path:
     """Returns the wheel of this clone; it must hold `hies` and what describes it, and nothing else."""
-    source = folder / "source"  # a copy, since setuptools leaves a folder `build` and packs what older builds left there
+    source = (
+        folder / "source"
+    )  # a copy, since setuptools leaves a folder `build` and packs what older builds left there
     source.mkdir()
     for part in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, source)

@@ -1,4 +1,4 @@
-"""Prunes two tiny models with an installed `hies`; run by `check.py` in an environment of torch and transformers alone."""
+"""Prunes two tiny models with an installed `hies`, where torch and transformers are the only other packages."""
 
 import importlib
 import importlib.util
