@@ -2,7 +2,7 @@
 
 Only the documents are handed in, so that they may lie anywhere. Prompts, options and few-shot examples are made by
 lm-eval's own code from its own YAML files, and its seed, so that the answers are those that its numbers come from. It
-is an extra (`pip install -e '.[llm]'`) and is imported when it is needed. Nothing here reaches a network.
+is an extra (`pip install 'hies[llm]'`) and is imported when it is needed. Nothing here reaches a network.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def version() -> str:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise HiesError(
-            "Language tasks are put to models by lm-eval, which is not here: pip install -e '.[llm]'."
+            "Language tasks are put to models by lm-eval, which is not here: pip install 'hies[llm]'."
         ) from None
 
 

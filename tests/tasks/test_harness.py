@@ -555,7 +555,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
     with pytest.raises(HiesError, match="eos_token"):
         harness.choose(network, tokenizer, {"contexts": [["sun"]], "continuations": [[" moon"]]}, 1)
     monkeypatch.setattr(harness, "PACKAGE", "no_such_package")
-    with pytest.raises(HiesError, match=r"pip install -e '\.\[llm\]'"):
+    with pytest.raises(HiesError, match=r"pip install 'hies\[llm\]'"):
         TASKS["winogrande"]().identity(tmp_path)
 
 
