@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
-from conftest import make, make_batch
 from small_folders import GROUPED, SIZES, write_folder
+from tiny_models import make, make_batch
 
 import hies
 from analysis import registry
