@@ -19,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.forwards import names_used_by
-from hies.heads.pruned_heads import PrunedHeads
+from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site, normalize_removed
 
 PREFIX = "hies_"

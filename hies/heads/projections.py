@@ -32,7 +32,7 @@ from hies.heads.conventions import (
     WIDTHS,
 )
 from hies.heads.forwards import names_used_by
-from hies.heads.pruned_heads import PrunedHeads
+from hies.heads.pruned import PrunedHeads
 
 
 @dataclass(frozen=True)

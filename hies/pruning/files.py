@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 
 from hies.errors import HiesError
 from hies.heads.attention import requires_hies_attention
-from hies.heads.pruned_heads import PrunedHeads
+from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.storage import SUMS, check_checksums, digest, write_checksums

@@ -16,7 +16,7 @@ from hies.heads.attention import check_not_handled, require_hies_attention
 from hies.heads.conventions import ALL_WIDTHS, BIASES, HEADS, KEY_HEADS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by
 from hies.heads.projections import HeadParameter, Projections, find_projections, matrix
-from hies.heads.pruned_heads import PrunedHeads, groups_of
+from hies.heads.pruned import PrunedHeads, groups_of
 from hies.heads.sites import Removed, normalize_removed
 from hies.pruning.selection import UNITS
 

@@ -12,7 +12,7 @@ from text_models import FAMILIES
 import hies
 from hies import HiesError, UnsupportedModelError
 from hies.heads.attention import requires_hies_attention
-from hies.heads.pruned_heads import groups_of
+from hies.heads.pruned import groups_of
 
 GUARDED = ["llama_grouped", "t5", "swin"]
 

@@ -13,7 +13,7 @@ from hies.errors import UnsupportedModelError
 from hies.heads.conventions import LATENT
 from hies.heads.forwards import names_used_by
 from hies.heads.projections import Projections, find_projections, matrix
-from hies.heads.pruned_heads import PrunedHeads
+from hies.heads.pruned import PrunedHeads
 from hies.methods.llm_pruner.taylor import projections_of
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"  # what the forward of every module that `hies.heads.attention` reaches looks up

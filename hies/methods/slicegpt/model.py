@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.attention import check_not_handled
-from hies.heads.pruned_heads import PrunedHeads
+from hies.heads.pruned import PrunedHeads
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
 from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
