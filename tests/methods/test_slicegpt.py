@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from architectures import GROUPED
 from checks import Double
-from conftest import LENGTHS, make, make_batch
+from tiny_models import LENGTHS, make, make_batch
 
 import hies
 from hies import HiesError, UnsupportedModelError
@@ -621,7 +621,7 @@ def test_tuning_without_training_examples_is_refused(train):
 
 def test_tuning_without_peft_is_refused_in_one_sentence(task, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(HiesError, match=r"needs the package peft: pip install 'hies\[tuning\]'"):
+    with pytest.raises(HiesError, match=r"needs the package peft: pip install -e '\.\[tuning\]'"):
         tuned(task)
 
 
