@@ -98,8 +98,8 @@ def _site_cost(model: nn.Module, site: Site) -> SiteCost:
     key_head = _rows(found.value, runs * site.keys) + _own(module, found, True)
     query, key = _rows(found.query, runs * site.queries), _rows(found.key, runs * site.keys)
     rest = Cost()
-    if found.tied:
-        norms = sum(p.numel() for name in found.tied for p in getattr(module, name).parameters())
+    if found.joint_norms:
+        norms = sum(p.numel() for name in found.joint_norms for p in getattr(module, name).parameters())
         rest = Cost(norms) + query * len(found.query.rows) + key * len(found.key.rows)
     else:
         head, key_head = head + query, key_head + key
@@ -114,7 +114,7 @@ def _rows(part: HeadRows, tokens: int) -> Cost:
 
 def _own(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
     """One head's share of the norms with weights per head, and (query heads) of the parameters that count heads."""
-    norms = (getattr(module, norm.name) for norm in found.own if norm.of_keys is of_keys)
+    norms = (getattr(module, norm.name) for norm in found.head_norms if norm.of_keys is of_keys)
     total = sum(p.numel() for norm in norms for p in norm.parameters())
     if of_keys:
         return Cost(total // found.key_heads)

@@ -15,8 +15,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from hies.errors import HiesError
-from hies.heads.attention import is_routed
-from hies.heads.pruned_heads import Kept
+from hies.heads.attention import requires_hies_attention
+from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.storage import SUMS, check_checksums, digest, write_checksums
@@ -142,10 +142,9 @@ def _check_weights(folder: Path) -> None:
 
 def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
     """A configuration with which the architecture itself builds this model; None where it cannot."""
-    records = [m for m in model.modules() if hasattr(m, Kept.NAME)]
-    kept = [getattr(module, Kept.NAME) for module in records]
-    counts = {(len(one.heads), len(one.key_heads)) for one in kept}
-    if is_routed(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
+    records = [record for record in map(PrunedHeads.of, model.modules()) if record]
+    counts = {(len(record.heads), len(record.key_heads)) for record in records}
+    if requires_hies_attention(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
         return None
     config = copy.deepcopy(model.config)
     config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads

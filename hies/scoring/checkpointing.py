@@ -11,7 +11,7 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError, UnsupportedModelError
-from hies.heads.forwards import wrapped
+from hies.heads.forwards import intercepted
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     Raises:
         UnsupportedModelError: the model has no layer that transformers knows how to compute again.
     """
-    with wrapped(_layers(model), _recomputable):
+    with intercepted(_layers(model), _recomputable):
         yield
 
 

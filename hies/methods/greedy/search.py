@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError
 from hies.heads.attention import AttentionCall, evaluating, find_sites, handling
-from hies.heads.forwards import wrapped
+from hies.heads.forwards import intercepted
 from hies.heads.sites import Head, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
 from hies.scoring.losses import Loss, inputs_of
@@ -90,7 +90,12 @@ class _Passes:
     def opened(self) -> Iterator[None]:
         """The model answers with its heads masked, and its layers can be left out, inside the block."""
         layers = list(dict.fromkeys(layer for layer in self.layer_of.values() if layer is not None))
-        with evaluating(self.model), handling(self.model, self._silence), wrapped(layers, self._call), torch.no_grad():
+        with (
+            evaluating(self.model),
+            handling(self.model, self._silence),
+            intercepted(layers, self._call),
+            torch.no_grad(),
+        ):
             self.layers = self._in_order(layers)
             if not self.layers:
                 self._kept = [{} for _ in self.batches]

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from hies.errors import UnsupportedModelError
 from hies.heads.conventions import LATENT
-from hies.heads.forwards import reads
+from hies.heads.forwards import names_used_by
 from hies.heads.projections import Projections, find_projections, matrix
-from hies.heads.pruned_heads import Kept
+from hies.heads.pruned import PrunedHeads
 from hies.methods.llm_pruner.taylor import projections_of
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"  # what the forward of every module that `hies.heads.attention` reaches looks up
@@ -23,7 +23,7 @@ CROSS = ("cross", "encoder_attn", "encoder_attention", "encdecattention")  # in 
 def attention_modules(model: nn.Module) -> list[str]:
     """The names of the attention modules, by their code alone: no data, no forward pass."""
     modules = ((name, module) for name, module in model.named_modules() if not isinstance(module, PreTrainedModel))
-    return [name for name, module in modules if REGISTRY in reads(module)]
+    return [name for name, module in modules if REGISTRY in names_used_by(module)]
 
 
 def one_stream(model: PreTrainedModel) -> dict[str, Projections]:
@@ -55,7 +55,7 @@ def one_stream(model: PreTrainedModel) -> dict[str, Projections]:
 def _reading(model: nn.Module, site: str) -> Projections:
     """The projections of a site that read the residual stream."""
     module = model.get_submodule(site)
-    if hasattr(module, Kept.NAME):
+    if PrunedHeads.of(module):
         raise UnsupportedModelError(f"Heads have been cut out of site {site!r}; channels are cut out of whole models.")
     if any(word in f"{site} {type(module).__name__}".lower() for word in CROSS):
         raise UnsupportedModelError(f"Site {site!r} reads keys and values from another place than the residual stream.")

@@ -18,7 +18,6 @@ from hies import equations
 from hies.errors import HiesError
 from hies.heads.attention import evaluating, find_sites
 from hies.heads.projections import HeadRows, Projections, find_projections
-from hies.heads.pruned_heads import Kept
 from hies.heads.sites import SiteTensors
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
@@ -116,23 +115,12 @@ def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str
     result: dict[str, Tensor] = {}
     sharing = torch.tensor(found.groups).bincount()[list(found.groups)]  # query heads that share one's key and value
     for name, part in projections_of(found):
-        place = _places(found, part)
+        place = found.places_in(part)
         for kind in TAYLOR_KINDS:
             each = _elements(part, part is found.output, moments, kind).sum(dim=(1, 2)).cpu()[place]
             each = each / sharing if name in ("key", "value") else each
             result[f"{name}/{kind}"] = result.get(f"{name}/{kind}", torch.zeros_like(each)) + each
     return result
-
-
-def _places(found: Projections, part: HeadRows) -> list[int]:
-    """Which of a projection's heads (or key/value heads) belongs to each query head of the site."""
-    kept: Kept | None = getattr(found.query.owner, Kept.NAME, None)
-    whole = kept if found.tied else None  # queries and keys of all heads of the dense module are there
-    if part is found.query and whole:
-        return list(whole.heads)
-    if part is found.key and whole:
-        return [whole.key_heads[group] for group in found.groups]
-    return list(found.groups) if part is found.key or part is found.value else list(range(found.heads))
 
 
 def _moments(

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import Family, Strange, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
 from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput
 from hies.methods.slicegpt.weights import linear, reading, writing
 
@@ -63,7 +63,9 @@ class Bert(Family):
             check_layer(layer, LINEARS, NORMS)
         for norm in (self.first, *(layer.get_submodule(name) for layer in self.layers for name in NORMS)):
             if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
-                raise Strange("a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer")
+                raise CannotSliceError(
+                    "a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer"
+                )
         self.width = self.layers[0].attention.self.query.in_features
         self.attention = [layer.attention.self for layer in self.layers]
 

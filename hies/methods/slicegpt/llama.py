@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import Family, Strange, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
 from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm
 from hies.methods.slicegpt.weights import linear, reading, writing
 
@@ -57,7 +57,7 @@ class Llama(Family):
             for name in NORMS:
                 check_norm(getattr(layer, name, None))
         if not hasattr(self.base, "norm"):
-            raise Strange("it has no norm behind its last layer")
+            raise CannotSliceError("it has no norm behind its last layer")
         self.first = self.layers[0].input_layernorm
         self.width = self.layers[0].self_attn.q_proj.in_features
         self.attention = [layer.self_attn for layer in self.layers]
@@ -118,14 +118,14 @@ def check_norm(norm: Any) -> None:
     """Refuse a norm that gives anything but gain * x / sqrt(mean x^2 + eps), such as Gemma's with its 1 + gain."""
     gain = getattr(norm, "weight", None)
     if not isinstance(gain, Tensor) or not any(hasattr(norm, name) for name in EPSILONS):
-        raise Strange("an RMSNorm with a gain does not stand before both blocks of a layer")
+        raise CannotSliceError("an RMSNorm with a gain does not stand before both blocks of a layer")
     probe = torch.linspace(-1, 2, len(gain), dtype=gain.dtype, device=gain.device)
     with torch.no_grad():
         expected = gain.float() * probe.float() * (probe.float().square().mean() + epsilon(norm)).rsqrt()
         error = (norm(probe[None])[0].float() - expected).abs().max()
     rounding = 16 * max(torch.finfo(gain.dtype).eps, torch.finfo(torch.float32).eps)
     if not error <= rounding * expected.abs().max().clamp(min=1):
-        raise Strange(f"its norm {type(norm).__name__} does not compute gain * x / sqrt(mean x^2 + eps)")
+        raise CannotSliceError(f"its norm {type(norm).__name__} does not compute gain * x / sqrt(mean x^2 + eps)")
 
 
 def epsilon(norm: Any) -> float:

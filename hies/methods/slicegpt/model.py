@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.attention import check_not_handled
-from hies.heads.pruned_heads import Kept
+from hies.heads.pruned import PrunedHeads
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
 from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
-from hies.methods.slicegpt.family import Family, Strange
+from hies.methods.slicegpt.family import CannotSliceError, Family
 from hies.methods.slicegpt.llama import Llama
 
 FAMILIES: tuple[type[Family], ...] = (Bert, Llama)
@@ -31,23 +31,23 @@ def family_of(model: PreTrainedModel) -> Family:
     """
     try:
         return _family_of(model)
-    except Strange as error:
+    except CannotSliceError as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be sliced: {error}.") from None
 
 
 def _family_of(model: PreTrainedModel) -> Family:
     if getattr(model.config, "is_encoder_decoder", False):
-        raise Strange("its decoder reads two residuals, and only models with one are known")
+        raise CannotSliceError("its decoder reads two residuals, and only models with one are known")
     if model.main_input_name != "input_ids":
-        raise Strange(f"it reads {model.main_input_name}, and only models of text are known")
-    if any(hasattr(module, Kept.NAME) for module in model.modules()):
-        raise Strange("heads have been cut out of it; slice the dense model")
+        raise CannotSliceError(f"it reads {model.main_input_name}, and only models of text are known")
+    if any(map(PrunedHeads.of, model.modules())):
+        raise CannotSliceError("heads have been cut out of it; slice the dense model")
     kind = next((kind for kind in FAMILIES if kind.fits(model)), None)
     if kind is None:
-        raise Strange("its layers have neither the parts of BERT's nor those of LLaMA's")
+        raise CannotSliceError("its layers have neither the parts of BERT's nor those of LLaMA's")
     family = kind(model)
     if len({*family.attention}) < len(family.attention):
-        raise Strange("its layers are not all different ones, and each needs bases of its own")
+        raise CannotSliceError("its layers are not all different ones, and each needs bases of its own")
     return family
 
 
