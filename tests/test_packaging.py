@@ -15,8 +15,14 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 BENCHMARK = ("runs", "tasks", "evaluation")  # rooms of `hies` that need the extra `experiments`
 OURS = {"hies", "experiments", "analysis", "benchmarks", "hydra_plugins"}
 # Import name -> name on the package index, where they differ; joblib and submitit come with Hydra's launchers.
-INDEX = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "hydra": "hydra-core", "joblib": "hydra-joblib-launcher",
-         "submitit": "hydra-submitit-launcher"}  # fmt: skip
+INDEX = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "hydra": "hydra-core",
+    "joblib": "hydra-joblib-launcher",
+    "submitit": "hydra-submitit-launcher",
+}
 
 
 def names_in(requirements):
