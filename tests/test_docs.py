@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
-from conftest import make, make_batch
 from hydra import initialize_config_dir
 from small_folders import GROUPED, SIZES, write_folder
+from tiny_models import make, make_batch
 
 import hies
 from experiments import schema

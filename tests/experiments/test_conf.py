@@ -6,9 +6,9 @@ import glue_copy
 import pytest
 import visual_copy
 from hydra import compose, initialize_config_dir
-from test_harness import MAKERS, copy_of, made_up
-from test_harness import write as write_rows
-from test_task_pictures import write_copy as write_pictures
+from language_copy import MAKERS, copy_of, made_up
+from language_copy import write as write_rows
+from picture_copy import write_copy as write_pictures
 
 from experiments import schema
 from experiments.grid import declared_jobs

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import make, make_batch
+from tiny_models import make, make_batch
 
 from analysis import diagnosis
 from experiments import diagnose, job, schema

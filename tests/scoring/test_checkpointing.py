@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from conftest import make, make_batch
 from hydra import initialize_config_dir
+from tiny_models import make, make_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 

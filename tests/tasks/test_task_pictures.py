@@ -5,10 +5,10 @@ import io
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from picture_copy import CLASSES, file_of, write_copy, write_part
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -27,8 +27,6 @@ from hies.tasks.images import CIFAR10, CIFAR100, PICTURES, FashionMNIST, ImageNe
 from hies.training import Finetuning
 
 TINY = {"patch_size": 4, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16}
-FOLDERS = {"cifar10": "plain_text", "cifar100": "cifar100", "fashion_mnist": "fashion_mnist"}
-CLASSES = 3  # that occur; where a data set has more, the others do not
 
 
 @pytest.fixture(autouse=True)
@@ -36,38 +34,8 @@ def fresh():
     _read.cache_clear()
 
 
-def file_of(number, label=0, mode="RGB", size=(8, 8), kind="PNG"):
-    """A random image; its number makes it different from all others, its first pixel says its label."""
-    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    pixels[0, 0] = 10 * label
-    stream = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(stream, kind)
-    return stream.getvalue()
-
-
 def label_in(file):
     return round(Image.open(io.BytesIO(file)).convert("RGB").getpixel((0, 0))[0] / 10)
-
-
-def write_part(root, kind, split, files, labels, names=None, part="00000-of-00001", columns=None):
-    """One parquet file as the Hub has it; `names` of the classes are written into it where they are given."""
-    label = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
-    image, target = columns or (kind.image, kind.label)
-    data = {image: [file and {"bytes": file, "path": None} for file in files], target: list(labels)}
-    made = datasets.Dataset.from_dict(data, datasets.Features({image: datasets.Image(), target: label}))
-    folder = root / kind.repository / FOLDERS.get(kind.name, "data")
-    folder.mkdir(parents=True, exist_ok=True)
-    made.to_parquet(str(folder / f"{split}-{part}.parquet"))
-
-
-def write_copy(root, kind, train=60, report=23, mark=0):
-    """A made-up copy of a data set; `mark` makes another one of it."""
-    mode = "L" if kind is FashionMNIST else "RGB"
-    for place, (split, count) in enumerate([("train", train), (kind.reported, report)]):
-        labels = np.arange(count) % CLASSES
-        files = [file_of(1000 * (place + mark) + i, label, mode) for i, label in enumerate(labels)]
-        write_part(root, kind, split, files, labels, None if kind is ImageNet1k else kind.labels)
-    return root
 
 
 def parts(splits):
