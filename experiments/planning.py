@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.schema import Config
 from hies.equations import removal_count
 from hies.errors import HiesError
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.heads.sites import Removed, SiteTensors, join
 from hies.methods import HIES, Criterion, Method
 from hies.methods.alpha import PROTOCOLS, best_per_ratio, best_per_task
@@ -35,7 +35,7 @@ class Plan:
     seconds: float
 
 
-def make_plan(config: Config, bench: Workbench, tick: Tick) -> Plan:
+def make_plan(config: Config, bench: Evaluator, tick: Tick) -> Plan:
     """The masks of a job; the scores kept in `arrays` are those at the alpha of the ratio nearest to 1/2."""
     ratios = sorted({0.0, *config.sparsity.ratios})
     if isinstance(config.criterion, Method):
@@ -58,7 +58,7 @@ def make_plan(config: Config, bench: Workbench, tick: Tick) -> Plan:
     )
 
 
-def _sites_of(bench: Workbench) -> dict[str, np.ndarray]:
+def _sites_of(bench: Evaluator) -> dict[str, np.ndarray]:
     heads = {name: site.heads for name, site in bench.sites.items()}
     return {"sites": np.array(list(heads)), "heads": np.array(list(heads.values()))}
 
@@ -71,7 +71,7 @@ def tuning_steps(config: Config) -> int:
     return len(_tuning_seeds(config)) * len(criterion.alphas) * len(_pruned(config))
 
 
-def chosen_alphas(config: Config, bench: Workbench, tick: Tick) -> dict[float, float]:
+def chosen_alphas(config: Config, bench: Evaluator, tick: Tick) -> dict[float, float]:
     """ratio -> alpha, for every ratio of the sparsity configuration."""
     criterion: HIES = config.criterion
     ratios, pruned = config.sparsity.ratios, _pruned(config)
@@ -87,7 +87,7 @@ def chosen_alphas(config: Config, bench: Workbench, tick: Tick) -> dict[float, f
     return {ratio: found.get(ratio, found[pruned[0]]) for ratio in ratios}
 
 
-def _values(config: Config, bench: Workbench, seed: int, ratios: list[float], tick: Tick) -> Tensor:
+def _values(config: Config, bench: Evaluator, seed: int, ratios: list[float], tick: Tick) -> Tensor:
     """What decides between alphas, higher is better, for one calibration draw: [alphas, ratios], float64."""
     criterion: HIES = config.criterion
     split, _ = PROTOCOLS[str(criterion.alpha)]
@@ -95,9 +95,9 @@ def _values(config: Config, bench: Workbench, seed: int, ratios: list[float], ti
     for row, alpha in enumerate(criterion.alphas):
         masks = Scoring(config, bench, criterion.at(alpha), seed).masks()
         for column, ratio in enumerate(ratios):
-            bench.tally.naive += config.calibration.size
+            bench.counter.naive += config.calibration.size
             if split is None:
-                bench.tally.naive += config.calibration.size
+                bench.counter.naive += config.calibration.size
                 values[row, column] = -bench.calibration_loss(masks[ratio], seed, config.calibration.size)
             else:
                 values[row, column] = _quality(config, bench, masks[ratio], split)
@@ -105,10 +105,10 @@ def _values(config: Config, bench: Workbench, seed: int, ratios: list[float], ti
     return values
 
 
-def _quality(config: Config, bench: Workbench, removed: Removed, split: str) -> float:
+def _quality(config: Config, bench: Evaluator, removed: Removed, split: str) -> float:
     """What a mask is worth on the split that alpha is chosen on; where pruning leaves it undefined, it is worth 0."""
     examples, there = config.criterion.tuning_examples, len(bench.labels(split))
-    bench.tally.naive += min(there, examples or there)
+    bench.counter.naive += min(there, examples or there)
     quality = bench.quality(removed, split, examples)
     if quality is None and bench.quality({}, split, examples) is None:
         raise HiesError(
@@ -131,7 +131,7 @@ def _pruned(config: Config) -> list[float]:
 class Scoring:
     """The scores of a criterion for one calibration draw, and the masks that follow from them."""
 
-    def __init__(self, config: Config, bench: Workbench, criterion: Criterion, seed: int) -> None:
+    def __init__(self, config: Config, bench: Evaluator, criterion: Criterion, seed: int) -> None:
         self.config, self.bench, self.criterion, self.seed = config, bench, criterion, seed
         self.statistics = self._collect({})
         self.seconds = self.statistics.seconds

@@ -12,8 +12,7 @@ from hies.tasks.vqa.mmvet import MMVet
 from hies.tasks.vqa.vizwiz import VizWiz
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task
-    for task in (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *IMAGE_TASKS, Docs)
+    task.name: task for task in (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *IMAGE_TASKS, Docs)
 }
 
 __all__ = ["TASKS", "ApiDocs", "Digits", "Split", "Splits", "Task"]

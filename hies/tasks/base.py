@@ -97,6 +97,7 @@ class Task(ABC):
         modality: what a model must take, one of `hies.evaluation.models.MODALITIES`.
         metric: a key of `hies.evaluation.metrics.METRICS`.
         finetuned: whether a model is fine-tuned for this task; if not, pretrained weights are asked as they stand.
+        numbered: whether classes go by their numbers, which checkpoints keep whatever they call them.
         max_examples: the first N examples of the report split are used (None: all); it is written into every row.
         finetune: what this task changes in the model's fine-tuning settings (`hies.training.Finetuning`).
         after: the task whose checkpoint of the same model is fine-tuned further; None: the pretrained weights are.
@@ -106,6 +107,7 @@ class Task(ABC):
     modality: ClassVar[str]
     metric: ClassVar[str] = "accuracy"
     finetuned: ClassVar[bool]
+    numbered: ClassVar[bool] = False
 
     max_examples: int | None = None
     finetune: dict[str, Any] = field(default_factory=dict)
@@ -187,14 +189,9 @@ class Task(ABC):
 
 
 class ClassifierTask(Task):
-    """A task with classes or scores, for which a classifier is fine-tuned.
-
-    Attributes:
-        numbered: whether classes go by their numbers, which checkpoints keep whatever they call them.
-    """
+    """A task with classes or scores, for which a classifier is fine-tuned."""
 
     finetuned = True
-    numbered: ClassVar[bool] = False
 
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns the outputs by name; a single one for a regression task."""

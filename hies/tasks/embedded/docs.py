@@ -134,7 +134,9 @@ class Docs(ChoiceTask):
 
 
 def _write(path: Path, splits: Splits) -> None:
-    write_json(path, {n: {"inputs": split.inputs, "labels": split.labels.tolist()} for n, split in vars(splits).items()})
+    write_json(
+        path, {n: {"inputs": split.inputs, "labels": split.labels.tolist()} for n, split in vars(splits).items()}
+    )
 
 
 def _read(path: Path) -> Splits:

@@ -81,7 +81,7 @@ def documents(folder: Path) -> Iterator[Document]:
 
 
 def docstrings(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields every docstring below a package's folder, and the file that it stands in; files in the order of their names."""
+    """Yields every docstring below a package's folder with its file; files in the order of their names."""
     for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
         parts = path.relative_to(folder).parts
         if not SKIPPED.isdisjoint(parts) or parts[-1].startswith("test_"):

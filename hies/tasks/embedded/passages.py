@@ -55,11 +55,12 @@ class PassagePools:
 def divide_passages(
     by_library: Mapping[str, Iterable[Document]], context_words: int, continuation_words: int
 ) -> PassagePools:
-    """Returns passages of a fixed number of words by split; a source file goes into one split whole, and a document is taken once.
+    """Returns passages of a fixed number of words by split.
 
-    Training passages are all that a document has, one after the other. The others begin a document; no two have the
-    same continuation, and no `RUN` successive words of a continuation stand in a training file. Words that differ in
-    case, digits and punctuation alone count as equal.
+    A source file goes into one split whole, and a document is taken once. Training passages are all that
+    a document has, one after the other. The others begin a document; no two have the same continuation, and no `RUN`
+    successive words of a continuation stand in a training file. Words that differ in case, digits and punctuation
+    alone count as equal.
     """
     by_split: dict[str, list[Document]] = {split: [] for split in PASSAGE_SHARES}
     for document in _once(by_library):

@@ -81,7 +81,9 @@ class DigitQuestions(VisualTask):
             expected = f"task={self.name} trains llava, with a vision_config and a text_config"
             raise ParameterError("architecture.model_type", kind, expected)
         if (size := architecture.get("text_config", {}).get("vocab_size", 0)) < len(words):
-            raise ParameterError("architecture.text_config.vocab_size", size, f"task={self.name} has {len(words)} words")
+            raise ParameterError(
+                "architecture.text_config.vocab_size", size, f"task={self.name} has {len(words)} words"
+            )
         return LlavaProcessor(
             _image_processor(vision["image_size"]),
             _tokenizer(words),

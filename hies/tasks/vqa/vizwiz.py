@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VIZWIZ_REPOSITORY = "lmms-lab/VizWiz-VQA"
+VIZWIZ_COLUMNS = ("image", "question", "answers")
 FOR_CALIBRATION, FOR_SELECTION = 512, 256  # examples: the first of the split that they come from, and the next ones
 # What LLaVA-1.5's authors ask for after a question of this benchmark (arXiv 2310.03744).
 INSTRUCTION = (
@@ -47,12 +48,12 @@ class VizWiz(VisualTask):
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns the three splits; images stay encoded, in memory (3 to 4 GB for the whole validation split)."""
         train, selection = holdout(data_root)
-        rows = hub.read_split(VIZWIZ_REPOSITORY, "val", ("image", "question", "answers"), data_root)
+        rows = hub.read_split(VIZWIZ_REPOSITORY, "val", VIZWIZ_COLUMNS, data_root)
         left_out = FOR_CALIBRATION + FOR_SELECTION if calibration_split(data_root) == "val" else 0
         if len(rows) <= left_out:
             raise HiesError(
-                f"The split 'val' of {VIZWIZ_REPOSITORY} has {len(rows)} rows, but its first {left_out} are for calibration "
-                "and selection and none is left to report; give the whole split."
+                f"The split 'val' of {VIZWIZ_REPOSITORY} has {len(rows)} rows, but its first {left_out} are for "
+                "calibration and selection and none is left to report; give the whole split."
             )
         return Splits(train, selection, with_instruction(rows[left_out:]))
 
@@ -82,8 +83,9 @@ def calibration_split(data_root: Path | None) -> str:
 
 def holdout(data_root: Path | None) -> tuple[Split, Split]:
     """Returns the examples for calibration and for selection, which are never reported."""
-    rows = hub.read_split(VIZWIZ_REPOSITORY, calibration_split(data_root), ("image", "question", "answers"), data_root, FOR_CALIBRATION + FOR_SELECTION)
-    return with_instruction(rows[:FOR_CALIBRATION]), with_instruction(rows[FOR_CALIBRATION : FOR_CALIBRATION + FOR_SELECTION])
+    split, count = calibration_split(data_root), FOR_CALIBRATION + FOR_SELECTION
+    examples = with_instruction(hub.read_split(VIZWIZ_REPOSITORY, split, VIZWIZ_COLUMNS, data_root, count))
+    return examples.first(FOR_CALIBRATION), examples.take(range(FOR_CALIBRATION, len(examples)))
 
 
 def with_instruction(rows: pd.DataFrame) -> Split:
@@ -107,7 +109,7 @@ def _texts(cell: Any) -> list[str]:
     texts = [] if cell is None else list(cell)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise HiesError(
-            f"The column 'answers' of {VIZWIZ_REPOSITORY} holds {str(cell)[:60]!r} where the texts of ten answers should be; "
-            "give a copy of a split that has answers."
+            f"The column 'answers' of {VIZWIZ_REPOSITORY} holds {str(cell)[:60]!r} where the texts of ten answers "
+            "should be; give a copy of a split that has answers."
         )
     return texts
