@@ -222,7 +222,7 @@ class Evaluator(TaskModel):
         return self._cached_arrays("predictions", key, build, passes)
 
     def quality(self, removed: Removed, split_name: str, examples: int | None = None) -> float | None:
-        """Returns the quality in percent on (the first `examples` of) a split, `removed` heads masked; None: undefined."""
+        """Returns the quality in percent on (the first `examples` of) a split; None if undefined."""
         return self.measure(self.predictions(removed, split_name, examples), split_name)[1]
 
     def measure(self, answers: np.ndarray, split_name: str = "report") -> tuple[float | None, float | None]:
