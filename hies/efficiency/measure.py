@@ -166,8 +166,8 @@ def keep_freed_memory() -> None:
 def pass_bytes(model: nn.Module, batch: Batch) -> int:
     """Returns the bytes that one forward pass holds at its peak beside the weights and the batch.
 
-    On CUDA the allocator counts them. Elsewhere the results of all operations count from when they are made until nothing
-    holds them; what an operation takes and gives back while it runs is not seen.
+    On CUDA the allocator counts them. Elsewhere the results of all operations count from when they are made until
+    nothing holds them; what an operation takes and gives back while it runs is not seen.
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
