@@ -18,7 +18,7 @@ from hies.evaluation.loading import build, load_network, load_processor
 from hies.evaluation.models import Model, check_fit, checkpoint_path, identity_of
 from hies.storage import cached, check_checksums, write_checksums
 from hies.tasks.base import Answers, Split, Splits, Task
-from hies.training import finetune
+from hies.training.loop import finetune
 
 
 class TaskModel:

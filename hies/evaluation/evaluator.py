@@ -22,14 +22,14 @@ from hies.evaluation.models import Model
 from hies.heads.attention import Site, evaluating, find_sites, masked
 from hies.heads.projections import find_projections
 from hies.heads.sites import Removed
-from hies.methods.greedy.search import searched
-from hies.methods.method import Calibration, Method
+from hies.methods import Calibration, Method
 from hies.precision import computing
 from hies.pruning.removal import prune
 from hies.runs import files as results
-from hies.scoring.arrays import KINDS, from_arrays, to_arrays
+from hies.scoring.arrays import from_arrays, to_arrays
+from hies.scoring.calibration_pass import collect
 from hies.scoring.losses import default_loss
-from hies.scoring.statistics import Statistics, collect
+from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
 from hies.tasks.base import Answers, Task
 
@@ -130,8 +130,8 @@ class Evaluator(TaskModel):
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Returns calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
-        if self.model.sites is not None and "greedy" in need:
-            raise HiesError("criterion=greedy searches among all heads; leave model.sites out.")
+        if self.model.sites is not None and (among_all := searches(need)):
+            raise HiesError(f"criterion={among_all[0].name} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         key = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
@@ -140,18 +140,12 @@ class Evaluator(TaskModel):
         def build() -> dict[str, np.ndarray]:
             return to_arrays(self._collect(need, seed, size, removed or {}))
 
-        return self._of_chosen(from_arrays(self._cached_arrays("statistics", key, build, passes)))
+        statistics = from_arrays(self._cached_arrays("statistics", key, build, passes))
+        return statistics if self.model.sites is None else statistics.of_sites(self._chosen(statistics.heads))
 
     def scoring_passes(self, need: frozenset[str], size: int) -> int:
         """Returns the forward passes of an example that these statistics of `size` calibration examples take."""
-        return size * (searched(self.heads_total) if "greedy" in need else 1)
-
-    def _of_chosen(self, found: Statistics) -> Statistics:
-        if self.model.sites is None:
-            return found
-        gradient, entropy, norm = (getattr(found, kind) and self._chosen(getattr(found, kind)) for kind in KINDS)
-        rest = {name: self._chosen(tensors) for name, tensors in found.others.items()}
-        return Statistics(self._chosen(found.heads), found.examples, gradient, entropy, norm, rest, found.seconds)
+        return size * passes_of(need, self.heads_total)
 
     def predictions(self, removed: Removed, split_name: str = "report", examples: int | None = None) -> np.ndarray:
         """Returns the task's answers with the `removed` heads masked, [examples], kept by mask.
@@ -203,9 +197,10 @@ class Evaluator(TaskModel):
 
     def check(self, method: Method) -> None:
         """Raises UnsupportedModelError where a method cannot be applied; known before a checkpoint is made."""
-        if self.model.sites is not None:
-            raise UnsupportedModelError("it cuts what all layers share; leave model.sites out.")
-        method.check(self.structure())
+        if not method.removes_heads:
+            if self.model.sites is not None:
+                raise UnsupportedModelError("it cuts what all layers share; leave model.sites out.")
+            method.check(self.structure())
 
     def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         key = [self.identity, split_name, examples, removed]
@@ -253,8 +248,8 @@ class Evaluator(TaskModel):
         return cached_arrays(path, build)
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
-        # A greedy search is evaluations, of thousands of masks, on the calibration set.
-        precision = self.model.precision if need == {"greedy"} else "float32"
+        # A search is evaluations, of thousands of masks, on the calibration set.
+        precision = self.model.precision if searches(need) else "float32"
 
         def scored(batches: list[Batch]) -> Statistics:
             with computing(precision, self.device):

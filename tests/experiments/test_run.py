@@ -19,7 +19,7 @@ from experiments.messages import CONF
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.loading import NETWORKS, load_weights
-from hies.methods import CRITERIA
+from hies.methods import METHODS
 from hies.tasks import classifier
 
 
@@ -119,7 +119,7 @@ def test_a_later_part_does_not_shrink_the_grid(call):
 def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call):
     def declare(name, criteria):
         config = schema.to_config(compose_small(name))
-        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), ()) for kind in criteria]
+        jobs = [job_module.Job(replace(config, criterion=METHODS[kind]()), ()) for kind in criteria]
         write_grid(Declared(jobs, sweep=True, whole=True))
         grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
         return sorted((job["model"], job["criterion"]) for job in grid)
