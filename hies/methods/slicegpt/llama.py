@@ -28,14 +28,19 @@ BEHIND = ("self_attn.q_norm", "self_attn.k_norm")  # norms of queries and keys, 
 
 @dataclass(frozen=True)
 class Residual:
-    """At one place. basis: Q, float64 [d, k]. states: the coordinates y, [batch, tokens, k] a batch."""
+    """The residual at one place.
+
+    Attributes:
+        basis: Q, float64 [d, k].
+        states: the coordinates y, [batch, tokens, k] a batch.
+    """
 
     basis: Tensor
     states: list[Tensor]
 
     @classmethod
     def of(cls, signals: Sequence[Tensor], calls: Calls, choose: Choose) -> "Residual":
-        """In a basis that is chosen for signals of full width, [batch, tokens, d] a batch."""
+        """Returns it in a basis that is chosen for signals of full width, [batch, tokens, d] a batch."""
         basis = choose(calls.tokens(signals))
         return cls(basis, [signal @ basis.to(signal.dtype) for signal in signals])
 
@@ -64,7 +69,7 @@ class Llama(Family):
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
-        """Whether it has the parts of a LLaMA layer."""
+        """Returns True for a model with the parts of a LLaMA layer."""
         layers = getattr(model.base_model, "layers", None)
         return (
             isinstance(layers, nn.ModuleList)
@@ -76,7 +81,7 @@ class Llama(Family):
 
     @torch.no_grad()
     def slice(self, calls: Calls, choose: Choose) -> None:
-        """See the head of this file; the cut model pays d * k products a token to enter and as many to leave.
+        """Slices as the head of this file says; the model pays d * k products a token to enter, as many to leave.
 
         Each basis is that of the residual as it comes to the norm, where the paper's equation has the norm's output.
         """
@@ -104,7 +109,7 @@ class Llama(Family):
         calls: Calls,
         choose: Choose,
     ) -> Residual:
-        """Let the matrices `names` of a block read `residual` and, the last one, write to the residual returned."""
+        """Makes the matrices `names` of a block read `residual` and, the last one, write to the residual returned."""
         for name in names[:-1]:
             setattr(block, name, reading(getattr(block, name), gain.double()[:, None] * residual.basis))
         added = calls.through(block, [norm(state) for state in residual.states])
@@ -115,7 +120,7 @@ class Llama(Family):
 
 
 def check_norm(norm: Any) -> None:
-    """Refuse a norm that gives anything but gain * x / sqrt(mean x^2 + eps), such as Gemma's with its 1 + gain."""
+    """Refuses a norm that gives anything but gain * x / sqrt(mean x^2 + eps), such as Gemma's with its 1 + gain."""
     gain = getattr(norm, "weight", None)
     if not isinstance(gain, Tensor) or not any(hasattr(norm, name) for name in EPSILONS):
         raise CannotSliceError("an RMSNorm with a gain does not stand before both blocks of a layer")
@@ -129,5 +134,5 @@ def check_norm(norm: Any) -> None:
 
 
 def epsilon(norm: Any) -> float:
-    """The constant below the root, by what the norm calls it."""
+    """Returns the constant below the root, by what the norm calls it."""
     return next(getattr(norm, name) for name in EPSILONS if hasattr(norm, name))

@@ -24,7 +24,7 @@ CHECKED = 2  # examples that a rotated model is checked on
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """The parts of a model.
+    """Returns the parts of a model.
 
     Raises:
         UnsupportedModelError: it cannot be sliced; the sentence says why.
@@ -52,7 +52,7 @@ def _family_of(model: PreTrainedModel) -> Family:
 
 
 def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping: float) -> PreTrainedModel:
-    """A copy of `model` whose layers carry `width` dimensions of the residual; `model` stays as it is.
+    """Returns a copy of `model` whose layers carry `width` dimensions of the residual; `model` stays as it is.
 
     The bases are chosen one after another, each from the signal that comes out of the layers already cut; it takes
     about two passes over the batches. Embeddings, heads and the last norm of a pre-norm model stay whole; the hidden
@@ -82,13 +82,13 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
 
 
 def _few(values: Any) -> Any:
-    """The first examples of a tensor; flags such as `use_cache` as they are."""
+    """Returns the first examples of a tensor; flags such as `use_cache` as they are."""
     return values[:CHECKED] if isinstance(values, Tensor) and values.dim() else values
 
 
 @torch.no_grad()
 def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
-    """Rotate a copy by other bases at every place without cutting: if the answers change, slicing misses something."""
+    """Rotates a copy by other bases at every place without cutting: if answers change, slicing misses something."""
     whole = copy.deepcopy(model).eval()
     before = _answers(whole, batch)
     if not before.isfinite().all():
@@ -104,7 +104,7 @@ def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
 
 
 def _answers(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """What the model says, at real tokens where it speaks of each token; float32 or better."""
+    """Returns the model's outputs, at real tokens where it has one for each token; float32 or better."""
     inputs = unlabelled(batch)
     answers: Tensor = model(**inputs)[0]
     answers = answers[real_tokens(inputs, answers)] if answers.dim() == 3 else answers
