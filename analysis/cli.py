@@ -10,10 +10,10 @@ from typing import NoReturn
 
 import pandas as pd
 
+from analysis.data.rows import finished_jobs, load
 from analysis.errors import Unavailable
 from analysis.output import write
 from analysis.registry import Entry, entries
-from analysis.rows import finished, load
 from hies.errors import RowsWarning
 from hies.runs import grid
 
@@ -73,7 +73,7 @@ def _build(options: argparse.Namespace) -> int:
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
-        missing = [] if jobs is None else grid.missing_jobs(options.results, finished(jobs), options.experiment)
+        missing = [] if jobs is None else grid.missing_jobs(options.results, finished_jobs(jobs), options.experiment)
     for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
         print(f"warning: {text}", file=sys.stderr)
     if all(frame.empty for frame in frames.values()):
@@ -160,13 +160,15 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
     return written
 
 
-def _print_completeness(results: Path, rows: pd.DataFrame, missing: list[grid.Job], experiment: str | None) -> None:
+def _print_completeness(
+    results: Path, rows: pd.DataFrame, missing: list[grid.DeclaredJob], experiment: str | None
+) -> None:
     for name in [experiment] if experiment else grid.experiments(results):
-        jobs = grid.jobs(results, name, finished(rows))
+        jobs = grid.jobs(results, name, finished_jobs(rows))
         gaps = [job for job in missing if job.experiment == name]
         failed = sum(job.failed for job in gaps)
         tail = f", {failed} failed" if failed else ""
-        source = "" if grid.declared_jobs(results, name) else " (no grid.json: only what was found is counted)"
+        source = "" if grid.read_grid(results, name) else " (no grid.json: only what was found is counted)"
         print(f"{name}: {len(jobs) - len(gaps)} of {len(jobs)} jobs finished{tail}{source}.")
         for job in gaps[:SHOWN]:
             print(f"  missing{' (failed)' * job.failed}: {job}: {job.command or 'its command is not recorded'}")

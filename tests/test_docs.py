@@ -216,7 +216,8 @@ def test_the_python_of_the_readme_runs_and_leaves_the_model_alone(monkeypatch, t
     model, batch = make("bert"), make_batch("bert")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     (code,) = blocks(ROOT / "README.md", "python")
-    names = {"model": model, "batches": [batch], "batch": batch}
+    query, key = torch.randn(2, 1, 2, 7, 5)  # each [batch, heads, tokens, width]
+    names = {"model": model, "batches": [batch], "batch": batch, "query": query, "key": key}
     exec(compile(code, "README.md", "exec"), names)
     assert sum(map(len, hies.pruned_heads(names["small"]).values())) == 5
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())

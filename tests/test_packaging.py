@@ -2,12 +2,14 @@
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -15,8 +17,14 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 BENCHMARK = ("runs", "tasks", "evaluation")  # rooms of `hies` that need the extra `experiments`
 OURS = {"hies", "experiments", "analysis", "benchmarks", "hydra_plugins"}
 # Import name -> name on the package index, where they differ; joblib and submitit come with Hydra's launchers.
-INDEX = {"PIL": "pillow", "sklearn": "scikit-learn", "hydra": "hydra-core", "joblib": "hydra-joblib-launcher",
-         "submitit": "hydra-submitit-launcher"}  # fmt: skip
+INDEX = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "hydra": "hydra-core",
+    "joblib": "hydra-joblib-launcher",
+    "submitit": "hydra-submitit-launcher",
+}
 
 
 def names_in(requirements):
@@ -80,3 +88,11 @@ def test_messages_and_pages_install_from_a_clone():
 
 def test_the_wheel_holds_the_library_alone():
     assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["hies*"]
+
+
+def test_the_tested_transformers_lies_in_the_declared_range():
+    check = runpy.run_path(str(ROOT / "tests" / "install" / "check.py"))
+    versions = check["declared"]("transformers")
+    for version in (check["pinned"]("transformers"), check["oldest"](versions)):
+        assert version.removeprefix("==") in SpecifierSet(versions)
+    assert check["pinned"]("torch").removeprefix("==") in SpecifierSet(check["declared"]("torch"))

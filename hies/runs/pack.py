@@ -52,7 +52,7 @@ def pack(source: Path, target: Path) -> list[Path]:
 
 def _declarations(source: Path) -> list[dict[str, Any]]:
     """The jobs that the grid declares, in full; none where it cannot be used, which a warning says."""
-    usable = {job.run_id for job in grid.declared_jobs(source.parent, source.name)}
+    usable = {job.run_id for job in grid.read_grid(source.parent, source.name)}
     jobs = json.loads((source / folders.GRID).read_text(encoding="utf-8"))["jobs"] if usable else []
     return [job for job in jobs if job["run_id"] in usable]
 

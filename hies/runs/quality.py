@@ -23,7 +23,7 @@ PERCENT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def agreement(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:
+def same_answer(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:
     """Returns where predictions are those of the unpruned model, boolean; both [..., examples].
 
     The paper never writes its definition of stability out; this is our reading: the same class. Regression scores
@@ -36,7 +36,7 @@ def agreement(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:
 
 def stability(predictions: np.ndarray, unpruned: np.ndarray) -> float:
     """Returns the agreement of predictions with the unpruned model's, both [examples], in percent."""
-    return 100 * float(np.mean(agreement(predictions, unpruned)))
+    return 100 * float(np.mean(same_answer(predictions, unpruned)))
 
 
 def weighted_area(quality: np.ndarray, ratios: np.ndarray) -> np.ndarray:

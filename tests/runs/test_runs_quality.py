@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hies.runs.quality import PERCENT, agreement, stability, weighted_area
+from hies.runs.quality import PERCENT, same_answer, stability, weighted_area
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_metrics_are_mapped_to_percent(metric, value, percent):
 def test_classes_agree_where_they_are_equal_and_scores_where_they_round_to_the_same_integer():
     assert stability(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 3])) == 75
     scores, unpruned = np.array([[0.4, 5.9, 2.6]]), np.array([[-3.0, 4.6, 2.4]])
-    np.testing.assert_array_equal(agreement(scores, unpruned), [[True, True, False]])
+    np.testing.assert_array_equal(same_answer(scores, unpruned), [[True, True, False]])
 
 
 def test_the_weighted_area_weighs_each_ratio_with_itself_and_takes_what_is_undefined_as_0():
