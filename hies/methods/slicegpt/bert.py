@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
 from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput
 from hies.methods.slicegpt.weights import linear, reading, writing
 
@@ -75,14 +75,7 @@ class Bert(Family):
     def fits(model: PreTrainedModel) -> bool:
         """Returns True for a model with the parts of a BERT layer."""
         layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-        return (
-            isinstance(layers, nn.ModuleList)
-            and len(layers) > 0
-            and all(
-                hasattr(getattr(layer, "attention", None), "self") and hasattr(layer, "intermediate")
-                for layer in layers
-            )
-        )
+        return have_parts(layers, ("attention.self", "intermediate"))
 
     @torch.no_grad()
     def slice(self, calls: Calls, choose: Choose) -> None:

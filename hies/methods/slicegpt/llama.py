@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
 from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm
 from hies.methods.slicegpt.weights import linear, reading, writing
 
@@ -70,15 +70,7 @@ class Llama(Family):
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
         """Returns True for a model with the parts of a LLaMA layer."""
-        layers = getattr(model.base_model, "layers", None)
-        return (
-            isinstance(layers, nn.ModuleList)
-            and len(layers) > 0
-            and all(
-                hasattr(layer, "self_attn") and hasattr(layer, "mlp") and hasattr(layer, LLAMA_NORMS[0])
-                for layer in layers
-            )
-        )
+        return have_parts(getattr(model.base_model, "layers", None), ("self_attn", "mlp", LLAMA_NORMS[0]))
 
     @torch.no_grad()
     def slice(self, calls: Calls, choose: Choose) -> None:
