@@ -167,7 +167,7 @@ def attention_entropy_of_examples(relative: Tensor) -> Tensor:
     return relative.nanmean(dim=-1)
 
 
-def attention_entropy(examples: Tensor) -> Tensor:
+def attention_entropy_of_heads(examples: Tensor) -> Tensor:
     """AE_h, appendix B.2.1: the mean of AE_h(x) over the calibration examples that carry information.
 
     Args:
@@ -257,7 +257,7 @@ def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: st
 
 
 def group_salience(saliences: Sequence[Tensor], reduction: str) -> Tensor:
-    """Salience of a group, out of those of the matrices of a group (LLM-Pruner, section 3.2), non-negative, [groups].
+    """Salience of a group, out of those of its matrices (LLM-Pruner, section 3.2), non-negative, [groups].
 
     sum, mean: the absolute value of the sum (mean) of signed saliences; max, product: of the absolute values.
 

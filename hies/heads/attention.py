@@ -22,7 +22,7 @@ from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site, normalize_removed
 
-PREFIX = "hies_"
+NAME_PREFIX = "hies_"
 BASES = ("sdpa", "eager")
 HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
 
@@ -36,7 +36,7 @@ class AttentionName(str):
     __hash__ = str.__hash__
 
     def __eq__(self, other: object) -> bool:
-        return super().__eq__(other) or self.removeprefix(PREFIX) == other
+        return super().__eq__(other) or self.removeprefix(NAME_PREFIX) == other
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -100,8 +100,8 @@ def _attention(
 
 
 for _base in BASES:
-    AttentionInterface.register(PREFIX + _base, partial(_attention, _base))
-    AttentionMaskInterface.register(PREFIX + _base, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+    AttentionInterface.register(NAME_PREFIX + _base, partial(_attention, _base))
+    AttentionMaskInterface.register(NAME_PREFIX + _base, ALL_MASK_ATTENTION_FUNCTIONS[_base])
 
 
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -162,9 +162,9 @@ def _switched(model: nn.Module) -> Iterator[None]:
 def _switch(configs: Iterable[Any]) -> None:
     for config in configs:
         implementation = config._attn_implementation_internal
-        if not str(implementation).startswith(PREFIX):
+        if not str(implementation).startswith(NAME_PREFIX):
             base = implementation if implementation in BASES else "sdpa"
-            config._attn_implementation_internal = AttentionName(PREFIX + base)
+            config._attn_implementation_internal = AttentionName(NAME_PREFIX + base)
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Switches to eager attention inside the block; then all configurations are as before."""
     before = [(config, config._attn_implementation_internal) for config in _configs(model)]
     try:
-        model.set_attn_implementation(f"{PREFIX}eager" if requires_hies_attention(model) else "eager")
+        model.set_attn_implementation(f"{NAME_PREFIX}eager" if requires_hies_attention(model) else "eager")
         yield
     finally:
         for config, implementation in before:
@@ -197,7 +197,7 @@ def requires_hies_attention(model: nn.Module) -> bool:
 
 def _check_implementation(module: Any, inputs: Any) -> None:
     implementation = str(module.config._attn_implementation_internal)
-    if not implementation.startswith(PREFIX):
+    if not implementation.startswith(NAME_PREFIX):
         raise UnsupportedModelError(
             f"The heads left in a {type(module).__name__} need the attention implementation 'hies_sdpa' or "
             f"'hies_eager', not {implementation!r}; call model.set_attn_implementation with one of the two."

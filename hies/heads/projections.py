@@ -16,7 +16,7 @@ from hies.errors import UnsupportedModelError
 from hies.heads.conventions import (
     BY_HEAD,
     FUSED,
-    HEADS,
+    HEAD_COUNTS,
     KEY_NORMS,
     LATENT,
     LATENT_QUERIES,
@@ -203,7 +203,7 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
     key_heads = len(value.rows) // value_width
     head_norms, joint_norms = _norms(module, heads, key_heads, width, pruned)
     _check_parts(module, {*(part.name for part in inputs), name})
-    if joint_norms and names_used_by(module).intersection(HEADS):
+    if joint_norms and names_used_by(module).intersection(HEAD_COUNTS):
         raise CannotPruneError(
             "it takes one number of heads for values and for queries, which its norm over all heads does not allow"
         )
@@ -231,7 +231,7 @@ def _width(module: nn.Module, columns: int) -> int | None:
     """Returns the width of one head's query, by what the module calls it or by its number of heads."""
     widths = (getattr(module, name, None) for name in WIDTHS)
     width = next((value for value in widths if isinstance(value, int)), None)
-    counts = [getattr(module, name) for name in HEADS if isinstance(getattr(module, name, None), int)]
+    counts = [getattr(module, name) for name in HEAD_COUNTS if isinstance(getattr(module, name, None), int)]
     return columns // counts[0] if width is None and counts else width
 
 

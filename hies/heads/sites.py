@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # methods declare their knobs without torch
 
 SiteTensors = dict[str, "Tensor"]
 Removed = dict[str, list[int]]  # site -> sorted indices of the heads that are removed
-Head = tuple[str, int]  # site, index
+SiteHead = tuple[str, int]  # site, index
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ def _arrays(statistics: Statistics, scores: SiteTensors) -> dict[str, np.ndarray
     return arrays_of_sites(statistics.heads) | {name: join(heads).double().numpy() for name, heads in by_name.items()}
 
 
-PAPER: dict[str, Any] = {
+PAPER_KNOBS: dict[str, Any] = {
     "entropy": "shannon",
     "order": None,
     "importance": "his",
@@ -266,4 +266,4 @@ def used(knobs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_paper(name: str, value: Any) -> bool:
-    return name in PAPER and value == PAPER[name]
+    return name in PAPER_KNOBS and value == PAPER_KNOBS[name]

@@ -22,7 +22,7 @@ from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.storage import SUMS, check_checksums, digest, write_checksums
 
 RECORD = "pruned_heads.json"
-FORMAT = 1
+RECORD_FORMAT = 1
 COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
 DECIDED = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}  # by `load_pruned` itself
@@ -65,7 +65,7 @@ def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
         plain.architectures = [type(model).__name__]
         plain.save_pretrained(folder)
     config = {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS}
-    record = {"format": FORMAT, "model_class": type(model).__name__, "config": config, "removed": removed}
+    record = {"format": RECORD_FORMAT, "model_class": type(model).__name__, "config": config, "removed": removed}
     record["digest"] = _digest(record)
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
@@ -194,8 +194,8 @@ def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(record: Any) -> dict[str, Any]:
     """Returns the record if every value is of the kind that it should be."""
-    if record["format"] != FORMAT:
-        raise ValueError(f"its format is {record['format']!r}, this version reads {FORMAT}")
+    if record["format"] != RECORD_FORMAT:
+        raise ValueError(f"its format is {record['format']!r}, this version reads {RECORD_FORMAT}")
     if record["digest"] != _digest(record):
         raise ValueError("it was changed after it was written")
     removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hies.errors import HiesError, UnsupportedModelError, check_choice
 from hies.heads.attention import check_not_handled, require_hies_attention
-from hies.heads.conventions import ALL_WIDTHS, BIASES, HEADS, KEY_HEADS, KEY_WIDTHS, OWN_BIAS
+from hies.heads.conventions import ALL_WIDTHS, BIASES, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by
 from hies.heads.projections import HeadParameter, Projections, find_projections, matrix
 from hies.heads.pruned import PrunedHeads, groups_of
@@ -262,7 +262,9 @@ class Constant(Zeros):
 def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> None:
     """Tells the module how many heads it has, wherever its forward uses that number."""
     width, used = found.output.rows.shape[1], names_used_by(module)
-    counts = [(name, found.heads, heads) for name in HEADS] + [(name, found.key_heads, key_heads) for name in KEY_HEADS]
+    counts = [(name, found.heads, heads) for name in HEAD_COUNTS] + [
+        (name, found.key_heads, key_heads) for name in KEY_HEAD_COUNTS
+    ]
     counts += [(name, found.heads * width, heads * width) for name in ALL_WIDTHS if name in used]
     counts += [(name, found.key_heads * width, key_heads * width) for name in KEY_WIDTHS if name in used]
     if hasattr(module, "has_relative_attention_bias") and type(module).__name__ not in OWN_BIAS:

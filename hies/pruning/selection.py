@@ -12,7 +12,7 @@ import numpy as np
 
 import hies
 from hies.errors import HiesError, ParameterError, check_choice
-from hies.heads.sites import Head, Removed, Site, SiteTensors
+from hies.heads.sites import Removed, Site, SiteHead, SiteTensors
 
 SCOPES = ("global", "layer")
 SCHEDULES = ("oneshot", "iterative")
@@ -64,15 +64,15 @@ class Selection:
         return {ratio: self.select(scores, ratio, groups) for ratio in sorted(ratios)}
 
     def order(
-        self, scores: SiteTensors, removed: Collection[Head] = (), groups: Groups | None = None
-    ) -> list[list[Head]]:
+        self, scores: SiteTensors, removed: Collection[SiteHead] = (), groups: Groups | None = None
+    ) -> list[list[SiteHead]]:
         """Returns the groups that may still be removed, as lists of heads, in the order in which they are.
 
         Equal scores go by position (site by site, head by head), so equal scores give equal masks on every machine.
         With scope `layer`, the i-th group of n to leave a site has its turn at (i + 1/2) / n of the way (Webster's
         method), which keeps the exact count over the model and every mask inside that of a larger ratio.
         """
-        ranked: list[tuple[float, int, int, list[Head]]] = []
+        ranked: list[tuple[float, int, int, list[SiteHead]]] = []
         for depth, (site, values) in enumerate(scores.items()):
             size = (groups or {}).get(site, 1)
             array = values.detach().cpu().double().numpy().reshape(-1, size).mean(axis=1)  # [groups]
@@ -95,8 +95,8 @@ class Selection:
         return _as_removed(self.extend(scores, [], ratio, groups))
 
     def extend(
-        self, scores: SiteTensors, already: Sequence[Head], ratio: float, groups: Groups | None = None
-    ) -> list[Head]:
+        self, scores: SiteTensors, already: Sequence[SiteHead], ratio: float, groups: Groups | None = None
+    ) -> list[SiteHead]:
         """Returns `already`, followed by the worst of the other heads, round(ratio * heads) in all."""
         if any(not values.isfinite().all() for values in scores.values()):
             raise HiesError("A score is not finite, so the heads cannot be ranked.")
@@ -123,9 +123,9 @@ def _check_groups(scores: SiteTensors, groups: Groups) -> None:
             raise ParameterError(f"groups[{site!r}]", size, f"it must divide the {len(scores[site])} heads of the site")
 
 
-def _nearest(groups: Sequence[list[Head]], count: int) -> list[Head]:
+def _nearest(groups: Sequence[list[SiteHead]], count: int) -> list[SiteHead]:
     """Returns the heads of the leading groups, as near to `count` of them as whole groups come."""
-    taken: list[Head] = []
+    taken: list[SiteHead] = []
     for heads in groups:
         if len(heads) >= 2 * (count - len(taken)):
             break
@@ -177,7 +177,7 @@ def select_iteratively(
     if not 0 < step <= 1:
         raise ParameterError("step", step, "it must be above 0 and at most 1")
     masks: dict[float, Removed] = {}
-    removed: list[Head] = []
+    removed: list[SiteHead] = []
     done = 0  # whole steps taken
     scores = score({})
     for ratio in sorted(ratios):
@@ -189,7 +189,7 @@ def select_iteratively(
     return masks
 
 
-def _as_removed(heads: Sequence[Head]) -> Removed:
+def _as_removed(heads: Sequence[SiteHead]) -> Removed:
     removed: Removed = {}
     for site, head in heads:
         removed.setdefault(site, []).append(head)

@@ -21,7 +21,7 @@ from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
-from hies.scoring.entropy_kinds import PREFIX, entropy_named
+from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import IGNORED, Loss, check_losses, default_loss, examples_in, inputs_of, reads_encoder
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
@@ -90,7 +90,7 @@ def _check(batches: Any, need: Collection[str]) -> None:
     if isinstance(need, str):
         raise HiesError(f"need is the string {need!r}; give a tuple of names, such as ({need!r},).")
     known = (*OF_THE_PASS, *METHOD_STATISTICS)
-    if unknown := sorted(name for name in need if name not in known and not name.startswith(PREFIX)):
+    if unknown := sorted(name for name in need if name not in known and not name.startswith(ENTROPY_PREFIX)):
         raise ParameterError("need", unknown[0], f"the statistics are {', '.join(known)}")
 
 

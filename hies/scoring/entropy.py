@@ -11,7 +11,7 @@ from hies import equations
 from hies.errors import HiesError, ParameterError
 
 TOLERANCE = 1e-4  # nats that rounding may cost
-ROUNDING = 4  # units in the last place of the log-sum-exp that the fused path may lose; 2 to 3 were seen
+KERNEL_ROUNDING = 4  # units in the last place of the log-sum-exp that the fused path may lose; 2 to 3 were seen
 CHUNK = 1 << 21  # scores written down at a time: 8 MB stay in a cache
 LOG2_E = 1 / math.log(2)
 ROWS = 64  # queries at a time, at the least: matrix products of fewer rows are slow
@@ -96,7 +96,7 @@ def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal
         mean_score = scale * (some * mean_key).sum(dim=-1)
         entropies.append(equations.entropy_from_log_sum_exp(log_sum_exp, mean_score))
         largest = max(largest, float(log_sum_exp.abs().max()))
-    return torch.cat(entropies, dim=2), ROUNDING * torch.finfo(query.dtype).eps * largest
+    return torch.cat(entropies, dim=2), KERNEL_ROUNDING * torch.finfo(query.dtype).eps * largest
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

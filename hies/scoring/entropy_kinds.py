@@ -18,7 +18,7 @@ ENTROPIES: dict[str, float | None] = {
     "gini": 2.0,
     "support": 1.0,
 }
-PREFIX = "ae:"
+ENTROPY_PREFIX = "ae:"
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Entropy:
         if self == Entropy():
             return "ae"
         if self.order is None:
-            return PREFIX + self.kind
+            return ENTROPY_PREFIX + self.kind
         short = f"{self.order:g}"
-        return f"{PREFIX}{self.kind}-{short if float(short) == self.order else repr(float(self.order))}"
+        return f"{ENTROPY_PREFIX}{self.kind}-{short if float(short) == self.order else repr(float(self.order))}"
 
     @property
     def renyi_order(self) -> float:
@@ -83,7 +83,7 @@ def entropy_named(need: str) -> Entropy:
     """
     if need == "ae":
         return Entropy()
-    kind, _, order = need.removeprefix(PREFIX).partition("-")
+    kind, _, order = need.removeprefix(ENTROPY_PREFIX).partition("-")
     try:
         number = float(order) if order else None
     except ValueError:

@@ -60,7 +60,7 @@ class Statistics:
 
     def mean_entropy(self, kind: Entropy) -> SiteTensors:
         """Returns AE with an entropy of this kind in the place of Shannon's, in [0, 1], {site: [heads]}."""
-        return {site: hies.equations.attention_entropy(values) for site, values in self[kind.need].items()}
+        return {site: hies.equations.attention_entropy_of_heads(values) for site, values in self[kind.need].items()}
 
     def of_sites(self, sites: Collection[str]) -> "Statistics":
         """Returns the statistics of some sites alone."""

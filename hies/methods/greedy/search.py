@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hies.errors import HiesError
 from hies.heads.attention import AttentionCall, evaluating, find_sites, handling
 from hies.heads.forwards import intercepted
-from hies.heads.sites import Head, SiteTensors
+from hies.heads.sites import SiteHead, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
 from hies.scoring.losses import Loss, inputs_of
 
@@ -47,7 +47,7 @@ def removal_order(
     """
     passes = _Passes(model, list(batches), loss)
     candidates = [(site, head) for site, heads in passes.heads.items() for head in range(heads)]
-    order: list[Head] = []
+    order: list[SiteHead] = []
     total = greedy_passes(len(candidates))
     bar = tqdm(total=total, desc="greedy removal", unit="head", disable=None if progress else True)
     with bar, passes.opened():

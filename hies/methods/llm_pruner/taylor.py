@@ -25,8 +25,8 @@ from hies.scoring.losses import Loss, check_losses, examples_in, inputs_of
 
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
 
-Batches = Iterable[Mapping[str, Any]]
-Example = dict[str, Any]
+_Batches = Iterable[Mapping[str, Any]]
+_Example = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Moments:
     squares: Tensor
 
 
-def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: bool = False) -> dict[str, SiteTensors]:
+def head_saliences(model: nn.Module, batches: _Batches, loss: Loss, progress: bool = False) -> dict[str, SiteTensors]:
     """Returns the saliences of all heads by matrix and kind, each {site: [heads]}, float64 on the CPU.
 
     The names are `taylor/<matrix>/<kind>` with the matrices of `MATRICES` (that of a head's gate counts as part of that
@@ -74,7 +74,7 @@ def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: boo
 
 
 def channel_saliences(
-    model: nn.Module, sites: Mapping[str, Projections], batches: Batches, loss: Loss, progress: bool = False
+    model: nn.Module, sites: Mapping[str, Projections], batches: _Batches, loss: Loss, progress: bool = False
 ) -> dict[str, Tensor]:
     """Returns the saliences of all channels of the residual stream, `<matrix>/<kind>` -> [channels], float64, CPU.
 
@@ -134,7 +134,7 @@ def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str
 
 
 def _moments(
-    model: nn.Module, sites: Mapping[str, Projections], examples: list[Example], loss: Loss, progress: bool
+    model: nn.Module, sites: Mapping[str, Projections], examples: list[_Example], loss: Loss, progress: bool
 ) -> dict[Tensor, Moments]:
     """Returns the moments of the gradients of all projections, by weight, from one backward pass an example."""
     parts = ((site, part) for site, found in sites.items() for _, part in projections_of(found))
@@ -159,7 +159,7 @@ def _moments(
     return {w: Moments(total / size, square / size) for w, total, square in zip(owners, sums, squares, strict=True)}
 
 
-def _examples(batches: Batches) -> list[Example]:
+def _examples(batches: _Batches) -> list[_Example]:
     """Returns every example as a batch of one, views of the batch's tensors; padding stays on.
 
     Raises:

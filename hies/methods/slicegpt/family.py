@@ -43,6 +43,12 @@ class Family(ABC):
         """Rotates and cuts the residual in place, each basis from the signal that comes out of the part already cut."""
 
 
+def have_parts(layers: Any, paths: Collection[str]) -> bool:
+    """Returns True for a list of layers that all have parts of these names."""
+    is_list = isinstance(layers, nn.ModuleList) and len(layers) > 0
+    return is_list and all(_part(layer, path) is not None for layer in layers for path in paths)
+
+
 def check_children(module: nn.Module, known: Collection[str]) -> None:
     """Refuses a model with a part, besides those known, that has weights: it might read or write the residual."""
     for name, child in module.named_children():

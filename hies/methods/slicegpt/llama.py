@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
 from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm
 from hies.methods.slicegpt.weights import linear, reading, writing
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the last one writes to the residual
 MLP = ("gate_proj", "up_proj", "down_proj")
-LINEARS = (*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in MLP))
-NORMS = ("input_layernorm", "post_attention_layernorm")
+LLAMA_LINEARS = (*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in MLP))
+LLAMA_NORMS = ("input_layernorm", "post_attention_layernorm")
 EPSILONS = ("variance_epsilon", "eps")
 BEHIND = ("self_attn.q_norm", "self_attn.k_norm")  # norms of queries and keys, which do not see the residual
 
@@ -58,8 +58,8 @@ class Llama(Family):
         check_children(self.base, ("embed_tokens", "layers", "norm"))
         self.layers = self.base.layers
         for layer in self.layers:
-            check_layer(layer, LINEARS, (*NORMS, *BEHIND))
-            for name in NORMS:
+            check_layer(layer, LLAMA_LINEARS, (*LLAMA_NORMS, *BEHIND))
+            for name in LLAMA_NORMS:
                 check_norm(getattr(layer, name, None))
         if not hasattr(self.base, "norm"):
             raise CannotSliceError("it has no norm behind its last layer")
@@ -70,14 +70,7 @@ class Llama(Family):
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
         """Returns True for a model with the parts of a LLaMA layer."""
-        layers = getattr(model.base_model, "layers", None)
-        return (
-            isinstance(layers, nn.ModuleList)
-            and len(layers) > 0
-            and all(
-                hasattr(layer, "self_attn") and hasattr(layer, "mlp") and hasattr(layer, NORMS[0]) for layer in layers
-            )
-        )
+        return have_parts(getattr(model.base_model, "layers", None), ("self_attn", "mlp", LLAMA_NORMS[0]))
 
     @torch.no_grad()
     def slice(self, calls: Calls, choose: Choose) -> None:
@@ -90,7 +83,7 @@ class Llama(Family):
         for i, layer in enumerate(self.layers):
             blocks = (layer.self_attn, ATTENTION), (layer.mlp, MLP)
             norms, shortcuts = [], []
-            for (block, names), norm in zip(blocks, (getattr(layer, name) for name in NORMS), strict=True):
+            for (block, names), norm in zip(blocks, (getattr(layer, name) for name in LLAMA_NORMS), strict=True):
                 norms.append(SlicedNorm(self.width, epsilon(norm)))
                 behind = self._cut(block, names, norm.weight, norms[-1], residual, calls, choose)
                 shortcuts.append(linear(behind.basis.T @ residual.basis, None, like))

@@ -13,7 +13,7 @@ from hies.training import Finetuning
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TUNING = ("tune_epochs", "tune_learning_rate", "tune_rank", "tune_examples", "tune_batch_size")
+TUNING_KNOBS = ("tune_epochs", "tune_learning_rate", "tune_rank", "tune_examples", "tune_batch_size")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SliceGPT(Method):
     @property
     def knobs(self) -> dict[str, Any]:
         """The knobs in use: those of the tuning count only where there is one."""
-        return {name: value for name, value in asdict(self).items() if self.tune or name not in TUNING}
+        return {name: value for name, value in asdict(self).items() if self.tune or name not in TUNING_KNOBS}
 
     def check(self, model: "PreTrainedModel") -> None:
         """Looks at the parts of a model; what its layers compute is checked by a rotation when it is pruned.
