@@ -1,4 +1,4 @@
-"""The paper's methods on one kind of tasks: language, reasoning, images, and the output norm (figures 4, 10, 11, 13)."""
+"""The paper's methods on language, reasoning and images, and the output norm (the paper's figures 4, 10, 11, 13)."""
 
 from collections.abc import Iterable
 

@@ -10,7 +10,7 @@ TASK_ALIASES = {"vizwiz_vqa": "vizwiz", "mm_vet": "mmvet"}  # what the files cal
 
 
 def read(name: str) -> pd.DataFrame:
-    """Returns a table of the paper by the name of its file, for example `table1_bert_glue_quality`; the caller's to change."""
+    """Returns a table of the paper by the name of its file, such as `table1_bert_glue_quality`; a copy."""
     return _read(name).copy()
 
 

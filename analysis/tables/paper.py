@@ -14,6 +14,7 @@ from analysis.text.labels import CRITERION_NAMES
 
 ONE_SIZE, SIZES = "with one calibration size", "with at least two calibration sizes"
 REASONED = "HellaSwag, WinoGrande or ARC-c"  # tasks of tables 10 and 12
+OF_EACH = "of each criterion on GLUE at 10, 30 and 50 %"
 OVER = "Mean and standard deviation over"
 
 
@@ -44,9 +45,9 @@ table11 = partial(sizes_table, printed=bert(11, "table11_bert_calibration"), dev
 table12 = partial(sizes_table, printed=llama(12, "table12_llama_calibration"), deviations=OF_LLAMA)
 
 for make, name, about, needs in (
-    (table1, "table1", "Quality of each criterion on GLUE at 10, 30 and 50 %, the paper's numbers (BERT-base) beside ours.",
+    (table1, "table1", f"Quality {OF_EACH}, the paper's numbers (BERT-base) beside ours.",
      f"rows of GLUE tasks {ONE_SIZE}"),
-    (table2, "table2", "Stability of each criterion on GLUE at 10, 30 and 50 %, the paper's numbers (BERT-base) beside ours.",
+    (table2, "table2", f"Stability {OF_EACH}, the paper's numbers (BERT-base) beside ours.",
      f"rows of GLUE tasks {ONE_SIZE}"),
     (table7, "table7", "Orthogonality of HIS and AE over the heads, the paper's numbers (BERT-base) beside ours.",
      f"rows and score files of his on GLUE tasks {ONE_SIZE}"),

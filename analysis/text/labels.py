@@ -119,7 +119,7 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
 
 
 def ordered_curves(rows: pd.DataFrame) -> list[str]:
-    """Returns the curves, HIES first, then as in CRITERION_NAMES; within a criterion by alpha (words first) and size."""
+    """Returns the curves in the order of CRITERION_NAMES; within a criterion by alpha (words first) and size."""
     criteria, words = list(CRITERION_NAMES), list(CHOSEN)
     first = rows.drop_duplicates("curve").to_dict("records")
 

@@ -7,13 +7,9 @@ from analysis_runs import write_run
 
 from analysis import load, paper
 from analysis.errors import Unavailable
-from analysis.labels import GLUE
 from analysis.tables.orthogonality import orthogonality
-from analysis.tables.table1 import table1
-from analysis.tables.table2 import table2
-from analysis.tables.table7 import table7
-from analysis.tables.table9 import table9
-from analysis.tables.table11 import table11
+from analysis.tables.paper import table1, table2, table7, table9, table11
+from analysis.text.labels import GLUE
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 PER_RATIO = f"HIES ({ALPHA} per ratio)"

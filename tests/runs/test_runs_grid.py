@@ -14,7 +14,7 @@ def declaration(run_id, model="tiny"):
 
 
 def declared(folder):
-    return [job.run_id for job in grid.declared_jobs(folder.parent, folder.name)]
+    return [job.run_id for job in grid.read_grid(folder.parent, folder.name)]
 
 
 def test_a_grid_adds_to_the_grid_that_is_there_and_replaces_what_was_declared_for_its_models(tmp_path):
