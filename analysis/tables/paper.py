@@ -23,7 +23,7 @@ def table1(rows: pd.DataFrame) -> Table:
     title = (
         "Quality (%: accuracy; MRPC: F1; CoLA and STS-B: a correlation r as (r + 1) / 2), beside the paper's table 1"
     )
-    return methods_table(rows, "quality", paper.read("table1_bert_glue_quality"), title)
+    return methods_table(rows, "quality", paper.read_paper("table1_bert_glue_quality"), title)
 
 
 def table2(rows: pd.DataFrame) -> Table:
@@ -33,7 +33,7 @@ def table2(rows: pd.DataFrame) -> Table:
         "set beside the block-wise method"
     )
     names = {"LLM-Pruner": CRITERION_NAMES["llm_pruner_block"]}
-    printed = paper.read("table2_bert_glue_stability").replace({"method": names})
+    printed = paper.read_paper("table2_bert_glue_stability").replace({"method": names})
     return methods_table(rows, "stability", printed, title)
 
 

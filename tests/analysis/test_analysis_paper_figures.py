@@ -118,7 +118,9 @@ def test_no_other_figure_has_numbers_of_the_paper(tmp_path: Path) -> None:
     for draw in (paper_tasks.draw_figure10, paper_tasks.draw_figure11, tasks.draw_all_tasks):
         panels = draw(rows)
         assert not [name for axes in panels for name in lines(axes) if "paper" in name]
-    assert set(paper_tasks.printed_language()["task"]) == set(paper.read("table10_llama_seeds")["task"]) - {"average"}
+    assert set(paper_tasks.printed_language()["task"]) == set(paper.read_paper("table10_llama_seeds")["task"]) - {
+        "average"
+    }
 
 
 def test_figures_10_and_11_have_their_tasks_alone(tmp_path: Path) -> None:
