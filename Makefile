@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT ?= quickstart
 ARGS ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 RESULTS ?= results
@@ -31,10 +32,10 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sync glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup run sync glue figures efficiency test test-all lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
-	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^(# )?[a-z0-9 -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
 
 setup: $(SETUP) ## create the virtual environment and install what is pinned in constraints.txt
 
@@ -135,8 +136,11 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,language_models,figure4 figure10 summary)
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
-test: setup ## run the tests
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
+test: setup ## run the tests, on two cores (WORKERS); of the architectures a sample
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-all: override ARGS += --all-architectures
+test-all: test ## run the tests, with every architecture
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .
