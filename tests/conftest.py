@@ -15,6 +15,21 @@ torch.set_num_threads(1)
 tf.logging.set_verbosity_error()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all-architectures", action="store_true", help="the checks of every architecture, not a sample")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the architectures beyond the sample, unless all are wanted or a test is named on the command line."""
+    if config.getoption("--all-architectures"):
+        return
+    named = {argument.partition("[")[0] for argument in config.args if "[" in argument}
+    beyond = [item for item in items if item.get_closest_marker("beyond_sample")]
+    beyond = [item for item in beyond if item.nodeid.partition("[")[0] not in named]
+    config.hook.pytest_deselected(items=beyond)
+    items[:] = [item for item in items if item not in beyond]
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(7)

@@ -1,5 +1,8 @@
 """The tiny models that the tests share, with random weights, and batches with padding that they read."""
 
+import copy
+import functools
+
 import torch
 from architectures import ARCHITECTURES, CLASSES, WORDS
 from multimodal_models import SENSES
@@ -12,10 +15,27 @@ BATCH, TOKENS = 3, 11
 LENGTHS = (11, 7, 4)  # real tokens of each example of a padded batch
 MATRIX = {**ARCHITECTURES, **FAMILIES, **SENSES}
 EVERY = {**MATRIX, **UNPRUNABLE}
+# What an ordinary run puts under all checks: every name of `hies/heads/conventions.py` and every line of the code that
+# finds, scores, prunes and saves heads is needed by one of them. `pytest --all-architectures` takes all of MATRIX.
+SAMPLE = (
+    *("bert", "albert", "distilbert", "modernbert", "gte", "bert-generation"),  # encoders
+    *("gpt2", "llama_grouped", "gpt_bigcode", "persimmon", "phi3", "ctrl", "dbrx"),  # decoders, fused projections too
+    *("gemma2", "gemma3n", "gemma4", "gpt_oss", "olmo2", "cohere", "stablelm"),  # soft caps, sinks, norms of heads
+    *("hunyuan_v1_dense", "llama4", "exaone4", "beam", "laguna"),  # more norms, gates
+    *("deepseek_v3", "deepseek_v32", "longcat_flash", "mimo_v2_flash"),  # latent attention, values of another width
+    *("hrm_text", "jamba", "lfm2", "minimax", "olmo_hybrid", "recurrent_gemma", "zamba"),  # shared layers, hybrids
+    *("t5", "umt5", "longt5", "pegasus_x", "bart_classifier"),  # encoders and decoders
+    *("vit", "swin", "beit_shared", "dpt", "detr", "vivit"),  # pictures, videos
+    *("audio-spectrogram-transformer", "granite_speech5", "moonshine", "parakeet", "seamless_m4t_v2"),  # sound
+    *("wav2vec2-conformer", "whisper"),
+    *("llava", "clip_pair", "exaone4_5", "internvl", "mllama", "pix2struct", "qwen2_5_vl", "udop"),  # pictures and text
+    *("patchtst", "timesfm"),  # series
+)
 
 
-def make(name, dtype=torch.float32, seed=0):
-    """A model with weights large enough for attention to be far from uniform and every head to matter."""
+@functools.cache
+def built(name, seed):
+    """The model that `make` gives copies of."""
     torch.manual_seed(seed)
     model, spread = EVERY[name].build(), EVERY[name].spread
     generator = torch.Generator().manual_seed(seed)
@@ -26,7 +46,14 @@ def make(name, dtype=torch.float32, seed=0):
                 parameter.copy_(spread * noise)
             else:
                 parameter.add_(0.1 * noise)
-    return model.to(dtype)
+    return model
+
+
+def make(name, dtype=torch.float32, seed=0):
+    """A model with weights large enough for attention to be far from uniform and every head to matter."""
+    model = copy.deepcopy(built(name, seed)).to(dtype)
+    torch.manual_seed(seed)  # what a test draws next does not depend on whether the model was built before
+    return model
 
 
 def padding_mask(lengths=LENGTHS, tokens=TOKENS, side="right"):
