@@ -73,7 +73,7 @@ def test_the_first_examples_of_a_split_are_those_of_the_whole_split(bench):
 
 
 def test_the_tally_counts_masks_and_evaluations(cache):
-    bench = workbench(cache, max_length=99)  # another identity: nothing of it is in the cache
+    bench = workbench(cache, finetune=Finetuning(epochs=1))  # another identity: nothing of it is in the cache
     site = next(iter(bench.sites))
     for removed in ({}, {site: [3]}, {site: [3]}, {}):
         bench.predictions(removed)
@@ -109,7 +109,7 @@ def test_bfloat16_answers_nearly_always_the_same_and_is_another_identity(bench, 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_only_a_greedy_search_is_made_in_the_precision_of_answers(cache, precision):
-    bench, seen = workbench(cache, precision=precision), []
+    bench, seen = workbench(cache, precision=precision, finetune=Finetuning(epochs=1)), []
     bench.network.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     bench.statistics(frozenset({"his", "ae"}), 3, 11)
     assert set(seen) == {torch.float32} and bench.heads_total == 14
