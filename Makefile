@@ -11,6 +11,7 @@ MODEL ?= minilm#                the model of the paper's tables on BERT
 LLAMA ?= llama2_7b#             the model of those on LLaMA-2
 VIT ?= vit_large#               the model of those on ViT
 LLAVA ?= llava_1_5_7b#          the model of those on LLaVA
+WORKERS ?= 2#                   how many processes `make test` uses
 SHAPE ?= minilm#                what `make efficiency` measures: minilm, tinybert, bert_base, llama or vit
 
 BIN := $(VENV)/bin
@@ -34,7 +35,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sync glue figures efficiency test test-install lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup run sync glue figures efficiency test test-all test-install lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -55,8 +56,11 @@ run: setup ## fine-tune, score, prune and draw, without any download (EXPERIMENT
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
 
-test: setup ## run the tests, on all cores
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -n auto
+test: setup ## run the tests, on two cores (WORKERS); of the architectures a sample
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-all: override ARGS += --all-architectures
+test-all: test ## run the tests, with every architecture
 
 sync: setup ## upload the runs that W&B has not got yet (RESULTS)
 	$(BIN)/python -m experiments.sync $(RESULTS)

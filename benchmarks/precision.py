@@ -15,10 +15,10 @@ from experiments.grid import Declared
 from experiments.job import Job, workbench
 from experiments.shell import command
 from hies.evaluation import metrics
-from hies.evaluation.predictions import predict
 from hies.heads.attention import masked
 from hies.methods import HIS
 from hies.precision import PRECISIONS
+from hies.tasks.classifier import predict
 
 
 def main() -> int:

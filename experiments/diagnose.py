@@ -20,7 +20,7 @@ from experiments.shell import command
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
@@ -68,7 +68,7 @@ def check(config: Config) -> None:
         )
 
 
-def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
+def diagnose(config: Config, bench: Evaluator) -> dict[str, np.ndarray]:
     """The arrays of a diagnosis; their names and shapes are those of `analysis.diagnosis.Diagnosis`, and sites, heads.
 
     Raises:
@@ -106,7 +106,7 @@ def _sharp_drop(config: Config, labels: np.ndarray, answers: dict[float, np.ndar
     return ratios[after - 1], ratios[after]
 
 
-def _lost_at(config: Config, bench: Workbench, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
+def _lost_at(config: Config, bench: Evaluator, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
     encoded = bench.encoded("report")
     lengths = np.array([encoded.length(i) for i in range(len(encoded))])
     example = lost_example(bench.labels("report"), unpruned, pruned, lengths)
@@ -188,7 +188,7 @@ def _classes(answers: np.ndarray) -> np.ndarray:
     return np.rint(answers.clip(0, 5)) if np.issubdtype(answers.dtype, np.floating) else answers
 
 
-def _tokens(bench: Workbench, batch: Batch) -> list[str]:
+def _tokens(bench: Evaluator, batch: Batch) -> list[str]:
     return [str(token) for token in bench.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
 
 

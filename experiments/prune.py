@@ -24,7 +24,7 @@ from experiments.shell import command
 from hies.efficiency.cost import Cost
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.heads.sites import Removed
 from hies.methods import METHODS
 from hies.pruning.files import RECORD
@@ -83,7 +83,7 @@ def checked_folder(config: Config) -> Path:
     return folder
 
 
-def check_cut(config: Config, bench: Workbench) -> None:
+def check_cut(config: Config, bench: Evaluator) -> None:
     """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
     if not config.criterion.removes_heads:
         heads_go = ", ".join(name for name, method in METHODS.items() if method.removes_heads)
@@ -98,7 +98,7 @@ def check_cut(config: Config, bench: Workbench) -> None:
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 
 
-def save(small: PreTrainedModel, bench: Workbench, folder: Path) -> None:
+def save(small: PreTrainedModel, bench: Evaluator, folder: Path) -> None:
     """Write the model and what prepares its inputs; a new folder appears when it is complete."""
     fresh = not (folder / RECORD).exists()
     try:
@@ -110,7 +110,7 @@ def save(small: PreTrainedModel, bench: Workbench, folder: Path) -> None:
         raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
 
 
-def _processor(bench: Workbench) -> Any:
+def _processor(bench: Evaluator) -> Any:
     """The tokenizer or processor; for prepared images the image processor that the checkpoint comes with, or None."""
     if bench.processor is not None:
         return bench.processor
@@ -120,7 +120,7 @@ def _processor(bench: Workbench) -> Any:
         return None
 
 
-def _told(job: Job, bench: Workbench, removed: Removed, notes: dict[str, Any]) -> str:
+def _told(job: Job, bench: Evaluator, removed: Removed, notes: dict[str, Any]) -> str:
     config, gone = job.config, sum(map(len, removed.values()))
     alpha = f" (alpha {notes['alpha_used']:g})" if notes.get("alpha_used") is not None else ""
     return (
@@ -129,7 +129,7 @@ def _told(job: Job, bench: Workbench, removed: Removed, notes: dict[str, Any]) -
     )
 
 
-def table(bench: Workbench, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+def table(bench: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
     cost = bench.cost
     assert cost is not None  # its weights were found when they were cut
@@ -143,7 +143,7 @@ def table(bench: Workbench, removed: Removed, dense: np.ndarray, pruned: np.ndar
     return "".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines)
 
 
-def _column(heads: int, cost: Cost, bench: Workbench, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
+def _column(heads: int, cost: Cost, bench: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
     _, quality = metrics.quality(bench.task.metric, bench.labels("report"), answers)
     return (
         str(heads),

@@ -33,7 +33,7 @@ PUBLIC = ("attention_entropy", "collect", "find_sites", "load_pruned", "masked",
 LONGEST = 350  # lines of a file
 # What torch documents under these names: a tensor without memory, and a mode that sees every operation.
 DOCUMENTED = ("torch._subclasses.fake_tensor", "torch.utils._python_dispatch", "torch.utils._pytree")
-REPEATED = {"main", "load"}  # names that every module of a kind has, with one meaning
+REPEATED = {"main", "load", "read_arrays"}  # names that several modules of a kind have, with one meaning
 
 
 @cache

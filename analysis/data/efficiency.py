@@ -22,8 +22,8 @@ COSTS = {
 }
 MEASURED_ON = ("model", "architecture", "device")
 ENDS = ("latency_low", "latency_high")  # quartiles over rounds
-NUMBERS = ("ratio", "batch", "tokens", "threads", "rounds", "heads_total", "heads_removed", "seconds", *ENDS)
-MISSING = ("cache_bytes",)  # null where a model keeps none
+MEASURED_NUMBERS = ("ratio", "batch", "tokens", "threads", "rounds", "heads_total", "heads_removed", "seconds", *ENDS)
+MAY_BE_NULL = ("cache_bytes",)  # null where a model keeps none
 # The paper's appendix E.1, TinyBERT: heads removed -> FLOPs in percent of the dense model; "about", says the text.
 PAPER_FLOPS = {0.1: 96.0, 0.5: 80.0}
 
@@ -34,7 +34,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     Columns beyond the row's keys: `<measure>_percent` of the dense model for COSTS and ENDS. A file that cannot be
     read is left out with a RowsWarning. experiment: if given, only `efficiency` has any.
     """
-    columns = [*MEASURED_ON, *NUMBERS, *COSTS, *(f"{name}_percent" for name in (*COSTS, *ENDS))]
+    columns = [*MEASURED_ON, *MEASURED_NUMBERS, *COSTS, *(f"{name}_percent" for name in (*COSTS, *ENDS))]
     frames = []
     for path in (
         sorted((Path(results_dir) / EFFICIENCY).glob("[!.]*.jsonl")) if experiment in (None, EFFICIENCY) else ()
@@ -56,12 +56,11 @@ def _read(path: Path) -> pd.DataFrame:
 def _is_whole(row: dict[str, Any]) -> bool:
     """Whether a row has what is drawn, of the right type."""
     texts = all(isinstance(row[key], str) for key in MEASURED_ON)
-    numbers = all(_is_number(row[key]) or (row[key] is None and key in MISSING) for key in (*NUMBERS, *COSTS))
+    numbers = all(
+        type(row[key]) in (int, float) or (row[key] is None and key in MAY_BE_NULL)
+        for key in (*MEASURED_NUMBERS, *COSTS)
+    )
     return row["schema"] == MEASUREMENT_SCHEMA and texts and numbers
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _relative(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from hies.runs import folders, grid
 from hies.runs.files import read_run
 from hies.runs.schema import MEASURES, PER_RATIO, REQUIRED, BadRows, Row
 
-SELECTION = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
+SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
 # What a job came to or started from, which is no knob of it; a row may lack these.
 NO_KNOBS = ("alpha_used", "label_order", "quality_norm", "quality_strict", "calibration_source")
@@ -37,7 +37,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
         if runs.empty:
             return pd.DataFrame(columns=[*REQUIRED, *ADDED])
         no_knobs = {*REQUIRED, *ADDED, *NO_KNOBS}
-        runs = add_labels(runs, [*SELECTION, *(name for name in runs if name not in no_knobs)])
+        runs = add_labels(runs, [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)])
         runs = _one_run_a_seed(runs, results_dir)
         _warn_of_versions(runs)
         return _joined(_with_completeness(runs, results_dir), ratios)
@@ -50,7 +50,7 @@ def finished_jobs(rows: pd.DataFrame) -> list[Row]:
 
 def missing_jobs(results_dir: str | Path, rows: pd.DataFrame, experiment: str | None = None) -> list[grid.DeclaredJob]:
     """Returns the declared jobs that have no rows in `rows`; a file that could not be read counts as missing."""
-    return grid.missing_jobs(Path(results_dir), finished_jobs(rows), experiment)
+    return grid.unfinished_jobs(Path(results_dir), finished_jobs(rows), experiment)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def load_scores(row: Mapping[str, Any]) -> Scores:
 
 
 def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns all arrays of the job that a row belongs to: `predictions` [ratios, examples], `labels` [examples], `ratios`, ...
+    """Returns all arrays of a row's job: `predictions` [ratios, examples], `labels` [examples], `ratios` and others.
 
     Predictions are classes, or scores of a regression task; the line of a ratio is its place in `ratios`.
 

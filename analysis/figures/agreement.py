@@ -16,7 +16,7 @@ from analysis.text.captions import caption, heading, without_heads
 from analysis.text.labels import ordered_curves
 from analysis.text.numbers import percent
 
-Head = tuple[str, int]
+HeadOfSite = tuple[str, int]
 Compared = TypeVar("Compared")
 
 
@@ -53,7 +53,7 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
     return panels
 
 
-def jaccard(first: set[Head], second: set[Head]) -> float:
+def jaccard(first: set[HeadOfSite], second: set[HeadOfSite]) -> float:
     """Returns shared heads over heads in either set; two empty sets are the same set: 1."""
     return len(first & second) / len(first | second) if first | second else 1.0
 
@@ -94,7 +94,7 @@ def _mean_over_seeds(
     return matrix
 
 
-def _heads(mask: dict[str, list[int]]) -> set[Head]:
+def _heads(mask: dict[str, list[int]]) -> set[HeadOfSite]:
     return {(site, head) for site, heads in mask.items() for head in heads}
 
 

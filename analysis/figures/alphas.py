@@ -1,4 +1,4 @@
-"""How much alpha matters: quality against alpha, and the best, the median and the worst alpha (the paper's figure 12)."""
+"""How much alpha matters: quality against alpha, and the best, median and worst alpha (figure 12 of the paper)."""
 
 from typing import Any
 

@@ -47,7 +47,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
 
 
 def scale_limits(lines: pd.DataFrame) -> tuple[float, float]:
-    """Returns the ends of a scale that holds 0 and all intervals, and of the single tasks those that are not far off."""
+    """Returns the ends of a scale that holds 0, all intervals, and the single tasks that are not far off."""
     ends = lines.loc[lines["bold"], ["low", "mean", "high"]].to_numpy().ravel()
     low, high = np.nanmin([0, *ends]), np.nanmax([0, *ends])
     room, tasks = TASK_ROOM * (high - low), [0, *lines["mean"]]

@@ -1,4 +1,4 @@
-"""The paper's methods on one kind of tasks: language, reasoning, images, and the output norm (figures 4, 10, 11, 13)."""
+"""The paper's methods on language, reasoning and images, and the output norm (the paper's figures 4, 10, 11, 13)."""
 
 from collections.abc import Iterable
 
@@ -27,7 +27,7 @@ def draw_figure4(rows: pd.DataFrame) -> list[Axes]:
     """The paper's methods; beside LLaMA-2-7B the paper's HIS and HIES where its table 10 has them."""
     printed = printed_language()
     printed = printed[printed["task"].isin(rows.loc[rows["model"] == PRINTED_MODEL, "task"])]
-    return _draw_kind(rows, labels.LANGUAGE, printed, "" if printed.empty else PRINTED_NOTE)
+    return _draw_kind(rows, labels.LANGUAGE_TASKS, printed, "" if printed.empty else PRINTED_NOTE)
 
 
 @figure(
@@ -38,7 +38,7 @@ def draw_figure4(rows: pd.DataFrame) -> list[Axes]:
 )
 def draw_figure10(rows: pd.DataFrame) -> list[Axes]:
     """As figure 4."""
-    return _draw_kind(rows, labels.REASONING)
+    return _draw_kind(rows, labels.REASONING_TASKS)
 
 
 @figure(
@@ -49,7 +49,7 @@ def draw_figure10(rows: pd.DataFrame) -> list[Axes]:
 )
 def draw_figure11(rows: pd.DataFrame) -> list[Axes]:
     """As figure 4."""
-    return _draw_kind(rows, labels.VISION)
+    return _draw_kind(rows, labels.VISION_TASKS)
 
 
 @figure(
@@ -75,9 +75,9 @@ def norm_and_mixture(rows: pd.DataFrame) -> tuple[str | None, str | None]:
 
 def printed_language() -> pd.DataFrame:
     """Returns what the paper's table 10 prints of single tasks: task, criterion, ratio, percent."""
-    printed = paper.read("table10_llama_seeds").rename(columns={"HIS_percent": "his", "HIES_percent": "hies"})
+    printed = paper.read_paper("table10_llama_seeds").rename(columns={"HIS_percent": "his", "HIES_percent": "hies"})
     long = printed.melt(["task", "ratio"], ["his", "hies"], var_name="criterion", value_name="percent")
-    return long[long["task"].isin(labels.LANGUAGE)]
+    return long[long["task"].isin(labels.LANGUAGE_TASKS)]
 
 
 def _draw_kind(

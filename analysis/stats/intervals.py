@@ -48,7 +48,7 @@ def percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]
 
 
 def side_of_zero(low: float, high: float) -> str:
-    """Returns `ahead` or `behind` if the interval excludes 0, else `undecided`, as for a single seed, which has none."""
+    """Returns `ahead` or `behind` if the interval excludes 0, else `undecided` (always so for a single seed)."""
     if low > 0:
         return "ahead"
     return "behind" if high < 0 else "undecided"

@@ -139,10 +139,10 @@ def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
         raise Unavailable("there are no rows of hies with alpha per_ratio, per_task or auto")
     rows = rows[chosen | (rows["criterion"] == "his")]
     pairs = paired(rows).rename(columns={"path_his": "path_against"})
-    return differences(rows, pairs.assign(against=criterion_name("his")), draws)
+    return curve_differences(rows, pairs.assign(against=criterion_name("his")), draws)
 
 
-def differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
+def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
     """Returns quality, stability and evenness of each task and each pair of a curve and its reference.
 
     Args:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.errors import Unavailable
 from analysis.stats.pairing import COMPARED_MEASURES, PROTOCOL_KEYS, one_calibration_size, with_references
-from analysis.stats.significance import DRAWS, MEAN, Estimate, Gain, differences, mean_over_tasks
+from analysis.stats.significance import DRAWS, MEAN, Estimate, Gain, curve_differences, mean_over_tasks
 from analysis.text import labels
 
 # The knobs whose defaults are the definitions of the paper.
@@ -43,7 +43,7 @@ def compare(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     if pairs.empty:
         lacking = "; ".join(f"{curve} needs {against}" for curve, against in wanted)
         raise Unavailable(f"no curve has its reference on the same seeds: {lacking}")
-    gains = differences(rows, pairs, draws)
+    gains = curve_differences(rows, pairs, draws)
     lines = [line for curve, against in wanted for line in _lines(curve, against, jobs, gains)]
     return pd.DataFrame(lines, columns=COMPARISON)
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import paper
 from analysis.text import choice
-from analysis.text.labels import GLUE, named_tasks, ordered_tasks, task_name
+from analysis.text.labels import GLUE_TASKS, named_tasks, ordered_tasks, task_name
 
 AVERAGE = "average"
 PAPER, OURS = "paper", "ours"
@@ -37,18 +37,18 @@ class Printed(NamedTuple):
     @property
     def kind(self) -> str:
         """What a task of it is, for sentences about what is lacking."""
-        return "a GLUE task" if set(self.tasks) <= set(GLUE) else named_tasks(self.tasks)
+        return "a GLUE task" if set(self.tasks) <= set(GLUE_TASKS) else named_tasks(self.tasks)
 
 
 def bert(table: int, file: str) -> Printed:
     """Returns the numbers of BERT-base in a file of the paper's numbers."""
-    numbers = paper.read(file)
+    numbers = paper.read_paper(file)
     return Printed(table, "BERT-base", numbers[numbers["model"] == "BERT"])
 
 
 def llama(table: int, file: str) -> Printed:
     """Returns the numbers of LLaMA-2-7B in a file of the paper's numbers."""
-    numbers = paper.read(file)
+    numbers = paper.read_paper(file)
     return Printed(table, "LLaMA-2-7B", numbers[numbers["model"] == "LLaMA-2-7B"])
 
 

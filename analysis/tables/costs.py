@@ -11,7 +11,7 @@ from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.text.numbers import percent
 
-UNITS = {"parameters": (1e6, "M"), "flops": (1e9, "G"), "peak_bytes": (1e6, "MB"), "cache_bytes": (1e6, "MB")}
+COST_UNITS = {"parameters": (1e6, "M"), "flops": (1e9, "G"), "peak_bytes": (1e6, "MB"), "cache_bytes": (1e6, "MB")}
 MEASURED = ["model", "device", "threads", "batch", "tokens", "rounds", "ratio", "heads_total", "heads_removed"]
 COSTS_NOTE = (
     "A line without removed heads: the dense model; the others in percent of it. Random weights, heads removed at "
@@ -33,7 +33,7 @@ def costs_table(rows: pd.DataFrame) -> Table:
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only measurements of dense models")
     shares = [f"{name}_percent" for name in (*COSTS, *ENDS)]
-    data = rows[[*MEASURED, *UNITS, "seconds", *shares]].copy()
+    data = rows[[*MEASURED, *COST_UNITS, "seconds", *shares]].copy()
     data["gap_percent"] = 100 * (data["latency_percent"] / data["flops_percent"] - 1)
     data["paper_flops_percent"] = [_paper(row) for row in rows.to_dict("records")]
     shown = pd.DataFrame([_line(row) for row in data.to_dict("records")])
@@ -50,7 +50,7 @@ def _paper(row: dict[Hashable, Any]) -> float:
 def _line(row: dict[Hashable, Any]) -> dict[str, str]:
     line = {"model": row["model"], "removed": percent(row["ratio"]), **{COSTS[name]: "" for name in COSTS}}
     if not row["ratio"]:
-        absolute = {COSTS[name]: _text(row[name] / unit, f" {word}") for name, (unit, word) in UNITS.items()}
+        absolute = {COSTS[name]: _text(row[name] / unit, f" {word}") for name, (unit, word) in COST_UNITS.items()}
         return line | absolute | {"latency": f"{1e3 * row['seconds']:.0f} ms", "gap": "", "FLOPs, paper": ""}
     relative = {COSTS[name]: _text(row[f"{name}_percent"]) for name in COSTS}
     low, high = (row[f"{end}_percent"] for end in ENDS)

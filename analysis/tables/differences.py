@@ -6,7 +6,7 @@ import pandas as pd
 from analysis.registry import OF_MODEL, Table, table
 from analysis.stats.intervals import side_of_zero
 from analysis.stats.pairing import COMPARED_MEASURES, against_hies, one_calibration_size
-from analysis.stats.significance import DRAWS, MEAN, Gain, differences, gains_over_his, mean_over_tasks
+from analysis.stats.significance import DRAWS, MEAN, Gain, curve_differences, gains_over_his, mean_over_tasks
 from analysis.stats.variants import NO_REFERENCE, compare
 from analysis.text.captions import caption
 from analysis.text.labels import ordered_curves, task_name
@@ -48,7 +48,7 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     """Returns a line for each criterion and reference; only tasks and seeds that both have."""
     rows = one_calibration_size(rows)
     pairs = against_hies(rows)
-    gains = differences(rows, pairs, draws)
+    gains = curve_differences(rows, pairs, draws)
     order = ordered_curves(rows)
     curves = sorted(set(zip(pairs["against"], pairs["curve"], strict=True)), key=lambda pair: [*map(order.index, pair)])
     data = pd.DataFrame([line for reference, curve in curves for line in _of_pair(curve, reference, gains)])

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.registry import Table, table
-from analysis.stats.intervals import summarise
+from analysis.stats.intervals import Interval, summarise
 from analysis.text.captions import caption
 from analysis.text.labels import in_order, ordered_curves
 from analysis.text.numbers import percent
@@ -43,13 +43,15 @@ def seeds_note(seeds: int) -> str:
 def _measure(rows: pd.DataFrame, column: str, title: str) -> Table:
     points = in_order(summarise(rows, column, ["curve", "ratio"]), rows, ["curve", "ratio"])
     seeds = rows["seed"].nunique()
-    texts = points.assign(text=[_text(point, seeds) for point in points.itertuples()])
+    texts = points.assign(
+        text=[_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
+    )
     wide = texts.pivot(index="curve", columns="ratio", values="text").reindex(ordered_curves(rows)).fillna("")
     wide.columns = [percent(ratio) for ratio in wide.columns]
     return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {seeds_note(seeds)}")
 
 
-def _text(point: tuple, seeds: int) -> str:
+def _text(point: Interval, seeds: int) -> str:
     """`mean [low, high]`, or that it is undefined, and n where some seeds are undefined or missing."""
     if point.n == 0:
         return UNDEFINED

@@ -14,7 +14,7 @@ from analysis.tables import beside
 from analysis.tables.beside import AVERAGE, OURS, PAPER
 from analysis.text import choice
 from analysis.text.captions import caption
-from analysis.text.labels import CRITERION_NAMES, GLUE, label, ordered_curves, task_name
+from analysis.text.labels import CRITERION_NAMES, GLUE_TASKS, label, ordered_curves, task_name
 from analysis.text.numbers import number, percent
 
 METHOD_RATIOS = (0.1, 0.3, 0.5)
@@ -58,8 +58,8 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     Raises:
         Unavailable: several calibration sizes, or no row that the paper's table has a place for.
     """
-    rows = one_calibration_size(rows[rows["task"].isin(GLUE)])
-    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE)
+    rows = one_calibration_size(rows[rows["task"].isin(GLUE_TASKS)])
+    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE_TASKS)
     if not pruned["curve"].isin(PRINTED_NAMES).any():
         raise Unavailable(f"there are no rows of GLUE at 10, 30 or 50 % for any of {', '.join(PRINTED_NAMES)}")
     ours = _ours(pruned, rows, measure)
@@ -67,10 +67,12 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     lines = [(ratio, curve) for ratio in METHOD_RATIOS for curve in [*PRINTED_NAMES, *_further(pruned)]]
     if (0.0, UNPRUNED_IN_PAPER, AVERAGE) in paper:
         lines = [(0.0, UNPRUNED), *lines]
-    keys = [(*line, task) for line in lines for task in (*GLUE, AVERAGE)]
+    keys = [(*line, task) for line in lines for task in (*GLUE_TASKS, AVERAGE)]
     data = pd.DataFrame([_record(key, paper, ours) for key in keys])
     used = rows[rows["curve"].isin([curve for _, curve in lines])]
-    return Table(_shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE)}")
+    return Table(
+        _shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE_TASKS)}"
+    )
 
 
 def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[Key, SeedMean]:
@@ -94,9 +96,9 @@ def _record(key: Key, paper: Mapping[Key, float], ours: Mapping[Key, SeedMean]) 
     ratio, curve, task = key
     cell = ours.get(key, NO_SEED)
     if task == AVERAGE:
-        cells = {name: ours.get((ratio, curve, name), NO_SEED) for name in GLUE}
+        cells = {name: ours.get((ratio, curve, name), NO_SEED) for name in GLUE_TASKS}
         seeds = min(one.seeds for one in cells.values())
-        cell = SeedMean(beside.average({name: one.mean for name, one in cells.items()}, GLUE), seeds, seeds)
+        cell = SeedMean(beside.average({name: one.mean for name, one in cells.items()}, GLUE_TASKS), seeds, seeds)
     method = UNPRUNED_IN_PAPER if curve == UNPRUNED else PRINTED_NAMES.get(curve, "")
     line = {"ratio": ratio, "criterion": curve, "task": task, PAPER: paper.get((ratio, method, task), np.nan)}
     return {**line, OURS: cell.mean, "n": cell.n, "seeds": cell.seeds}
@@ -124,5 +126,5 @@ def _note(data: pd.DataFrame) -> str:
     undefined = data[(data["n"] == 0) & (data["seeds"] > 0) & (data["task"] != AVERAGE)]
     cells = [f"{task_name(row.task)} at {percent(row.ratio)} for {row.criterion}" for row in undefined.itertuples()]
     text = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
-    averages = beside.averages_note([*GLUE])
+    averages = beside.averages_note([*GLUE_TASKS])
     return f"Paper: BERT-base. Ours: mean over seeds. {beside.BLANK_NOTE}; {averages}.{text}"

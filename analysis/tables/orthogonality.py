@@ -58,7 +58,7 @@ def orthogonality_table(rows: pd.DataFrame, printed: Printed, heads: str) -> Tab
 
 
 def orthogonality(his: np.ndarray, ae: np.ndarray) -> dict[str, float]:
-    """Returns the statistics of tables 7 and 8 of both scores, [heads]; the correlation is NaN where one is constant."""
+    """Returns the statistics of tables 7 and 8 of two scores [heads]; the correlation is NaN where one is constant."""
     u, v = his / his.sum(), ae
     covariance = float(np.mean(u * v) - u.mean() * v.mean())
     deviations = float(u.std() * v.std())

@@ -14,6 +14,7 @@ from analysis.text.labels import CRITERION_NAMES
 
 ONE_SIZE, SIZES = "with one calibration size", "with at least two calibration sizes"
 REASONED = "HellaSwag, WinoGrande or ARC-c"  # tasks of tables 10 and 12
+OF_EACH = "of each criterion on GLUE at 10, 30 and 50 %"
 OVER = "Mean and standard deviation over"
 
 
@@ -22,7 +23,7 @@ def table1(rows: pd.DataFrame) -> Table:
     title = (
         "Quality (%: accuracy; MRPC: F1; CoLA and STS-B: a correlation r as (r + 1) / 2), beside the paper's table 1"
     )
-    return methods_table(rows, "quality", paper.read("table1_bert_glue_quality"), title)
+    return methods_table(rows, "quality", paper.read_paper("table1_bert_glue_quality"), title)
 
 
 def table2(rows: pd.DataFrame) -> Table:
@@ -32,7 +33,7 @@ def table2(rows: pd.DataFrame) -> Table:
         "set beside the block-wise method"
     )
     names = {"LLM-Pruner": CRITERION_NAMES["llm_pruner_block"]}
-    printed = paper.read("table2_bert_glue_stability").replace({"method": names})
+    printed = paper.read_paper("table2_bert_glue_stability").replace({"method": names})
     return methods_table(rows, "stability", printed, title)
 
 
@@ -44,9 +45,9 @@ table11 = partial(sizes_table, printed=bert(11, "table11_bert_calibration"), dev
 table12 = partial(sizes_table, printed=llama(12, "table12_llama_calibration"), deviations=OF_LLAMA)
 
 for make, name, about, needs in (
-    (table1, "table1", "Quality of each criterion on GLUE at 10, 30 and 50 %, the paper's numbers (BERT-base) beside ours.",
+    (table1, "table1", f"Quality {OF_EACH}, the paper's numbers (BERT-base) beside ours.",
      f"rows of GLUE tasks {ONE_SIZE}"),
-    (table2, "table2", "Stability of each criterion on GLUE at 10, 30 and 50 %, the paper's numbers (BERT-base) beside ours.",
+    (table2, "table2", f"Stability {OF_EACH}, the paper's numbers (BERT-base) beside ours.",
      f"rows of GLUE tasks {ONE_SIZE}"),
     (table7, "table7", "Orthogonality of HIS and AE over the heads, the paper's numbers (BERT-base) beside ours.",
      f"rows and score files of his on GLUE tasks {ONE_SIZE}"),

@@ -62,7 +62,7 @@ NONE_PRINTED = Deviations(1, {}, "Ours: mean ± standard deviation over seeds, t
 )
 def table3(rows: pd.DataFrame) -> Table:
     """Returns a line for each task and ratio of the paper's models that share a task with these rows."""
-    numbers = paper.read("table3_vit_llava")
+    numbers = paper.read_paper("table3_vit_llava")
     models = numbers.loc[numbers["task"].isin(rows["task"]), "model"].unique()
     if not len(models):
         raise Unavailable(f"there are no rows on {named_tasks(ordered_tasks(numbers['task']))}")

@@ -30,7 +30,7 @@ def of_his(rows: pd.DataFrame) -> pd.Series:
 
 
 def plainest(rows: pd.DataFrame, criterion: str) -> str | None:
-    """Returns the curve of a criterion in its usual form: of HIS, preferred alpha, default calibration, fewest knobs."""
+    """Returns a criterion's curve in its usual form: of HIS, preferred alpha, default calibration, fewest knobs."""
     same = rows[rows["criterion"] == criterion]
     usual = of_his(same)
     curves = (same[usual] if usual.any() else same).drop_duplicates("curve").to_dict("records")

@@ -127,7 +127,7 @@ def jobs(results_dir: Path, experiment: str, finished: Iterable[Row]) -> list[De
     return ended + [DeclaredJob(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
 
 
-def missing_jobs(results_dir: Path, finished: Collection[Row], experiment: str | None = None) -> list[DeclaredJob]:
+def unfinished_jobs(results_dir: Path, finished: Collection[Row], experiment: str | None = None) -> list[DeclaredJob]:
     """Returns the declared jobs that are not finished; a job whose file could not be read counts as missing.
 
     Args:

@@ -36,8 +36,10 @@ REQUIRED = (*TYPES, "schema", "min_heads_per_layer", "parameters", "flops")
 # What differs from row to row of a run; the last three are in some rows alone.
 PER_RATIO = ("ratio", "heads_removed", "mask", *MEASURES, "score_seconds", "eval_seconds", "parameters", "flops",
              "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
-ROUNDING = 1e-6
-RANGES = tuple((key, -ROUNDING, high + ROUNDING) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100)))
+ROUNDING_ERROR = 1e-6
+RANGES = tuple(
+    (key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100))
+)
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
 
 Row = dict[str, Any]

@@ -17,7 +17,7 @@ from hies.errors import HiesError
 from hies.methods import METHODS
 from hies.tasks import TASKS
 from hies.tasks.glue import GLUE
-from hies.tasks.images import PICTURES
+from hies.tasks.images import IMAGE_TASKS
 
 
 def names(group):
@@ -34,7 +34,7 @@ def every_copy(tmp_path_factory):
         copy_of(root, name)
     arcs = [TASKS[name] for name in ("arc_easy", "arc_challenge")]  # two configurations of one repository
     write_rows(root, arcs[0].repository, {kind.config: made_up(kind.name, ("train", kind.reported)) for kind in arcs})
-    for kind in PICTURES:
+    for kind in IMAGE_TASKS:
         write_pictures(root, kind)
     return visual_copy.write_copies(root)
 

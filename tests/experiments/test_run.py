@@ -16,9 +16,11 @@ from experiments import job as job_module
 from experiments import run, schema
 from experiments.grid import Declared, write_grid
 from experiments.messages import CONF
-from hies.evaluation import evaluator as workbench_module
-from hies.evaluation.models import HEADS, load_weights
+from hies.evaluation import checkpoints
+from hies.evaluation import evaluator as evaluator_module
+from hies.evaluation.loading import NETWORKS, load_weights
 from hies.methods import METHODS
+from hies.tasks import classifier
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):
@@ -146,8 +148,8 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
         raise AssertionError("this was computed before")
 
     job_module._benches.clear()
-    for name in ("predict", "collect", "finetune"):
-        monkeypatch.setattr(workbench_module, name, never)
+    for module, name in ((classifier, "predict"), (evaluator_module, "collect"), (checkpoints, "finetune")):
+        monkeypatch.setattr(module, name, never)
     for path in call.results.rglob("*.jsonl"):
         path.unlink()
     status, err = call("criterion=his", "sparsity.ratios=[0.5]")
@@ -158,10 +160,10 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
     call("criterion=his", "sparsity.ratios=[0.5]")
     job_module._benches.clear()
     computed = []
-    for name in ("predict", "collect"):
-        original = getattr(workbench_module, name)
+    for module, name in ((classifier, "predict"), (evaluator_module, "collect")):
+        original = getattr(module, name)
         monkeypatch.setattr(
-            workbench_module,
+            module,
             name,
             lambda *a, original=original, name=name, **k: computed.append(name) or original(*a, **k),
         )
@@ -174,7 +176,7 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
 def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
     call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
     (bench,) = job_module._benches.values()
-    saved = load_weights(HEADS["image"], bench.checkpoint).state_dict()
+    saved = load_weights(NETWORKS["image"], bench.checkpoint).state_dict()
     state = bench.network.state_dict()
     assert saved.keys() == state.keys()
     assert all(torch.equal(saved[name], state[name]) for name in saved)
@@ -364,15 +366,15 @@ def test_a_method_that_removes_no_heads_has_the_same_rows_and_its_own_cost(call,
     assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25, 0.5]
     assert [row["heads_removed"] for row in rows] == [0, 0, 0] and [row["mask"] for row in rows] == [{}, {}, {}]
     dense, quarter, half = rows
-    attention = 6 * 4 * 64 * 64  # weights; the output biases of the channels that nothing writes go as well
-    assert dense["parameters"] - quarter["parameters"] == attention // 4 + 6 * 16
-    assert dense["parameters"] - half["parameters"] == attention // 2 + 6 * 32
+    attention = 2 * 4 * 64 * 64  # weights; the output biases of the channels that nothing writes go as well
+    assert dense["parameters"] - quarter["parameters"] == attention // 4 + 2 * 16
+    assert dense["parameters"] - half["parameters"] == attention // 2 + 2 * 32
     assert dense["flops"] - half["flops"] == 2 * (quarter["flops"] - half["flops"]) > 0
     assert dense["stability"] == 100
     assert all(row["score_seconds"] >= 0 and row["eval_seconds"] >= 0 for row in rows)
     with np.load(next(call.results.rglob("*.npz"))) as arrays:
-        assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 6
-    monkeypatch.setattr(workbench_module.Workbench, "_apply", None)  # known by now
+        assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 2
+    monkeypatch.setattr(evaluator_module.Evaluator, "_apply", None)  # known by now
     assert call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]", "name=again")[0] == 0
     again = rows_of(call.results / "again")
     assert [row["quality"] for row in again] == [row["quality"] for row in rows]
@@ -385,13 +387,14 @@ def test_a_method_that_does_not_fit_is_refused_before_any_work(call, tmp_path):
 
 
 def test_ratios_beyond_what_a_criterion_can_remove_are_left_out_and_named(call):
-    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.25,0.9]")
+    six = "model.architecture.num_hidden_layers=6"  # of which the first and the last stay whole
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.25,0.9]", six)
     rows = rows_of(call.results)
     assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25]
     assert "not at 90 %, which is more than llm_pruner_block can remove" in log
     layers = [int(site.split(".")[-2]) for site in rows[1]["mask"]]
     assert layers == [1, 2, 3, 4] and {len(heads) for heads in rows[1]["mask"].values()} == {3}
-    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.9]")
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.9]", six)
     assert status == 1 and "llm_pruner_block can remove at most 0.667 of the heads" in log
 
 
@@ -403,8 +406,8 @@ def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, c
     assert status != 0 and f"error: {name} is" in log and f"criterion={criterion} has its own way" in log
 
 
-# one pass gives what his and ae need; greedy tries each of 48 heads, then of 47, down to 2
-@pytest.mark.parametrize(("criteria", "scored"), [(("his", "ae"), 32), (("greedy",), 32 * sum(range(2, 49)))])
+# one pass gives what his and ae need; greedy tries each of 16 heads, then of 15, down to 2
+@pytest.mark.parametrize(("criteria", "scored"), [(("his", "ae"), 32), (("greedy",), 32 * sum(range(2, 17)))])
 def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, monkeypatch, criteria, scored):
     monkeypatch.setattr(run, "tally", job_module.tally.__class__())
     monkeypatch.setattr(job_module, "tally", run.tally)

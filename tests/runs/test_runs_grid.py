@@ -14,7 +14,7 @@ def declaration(run_id, model="tiny"):
 
 
 def declared(folder):
-    return [job.run_id for job in grid.declared_jobs(folder.parent, folder.name)]
+    return [job.run_id for job in grid.read_grid(folder.parent, folder.name)]
 
 
 def test_a_grid_adds_to_the_grid_that_is_there_and_replaces_what_was_declared_for_its_models(tmp_path):
@@ -38,7 +38,7 @@ def test_a_job_without_rows_is_missing_and_says_whether_it_failed(tmp_path):
     grid.write_grid(tmp_path / "glue", map(declaration, "abc"))
     write_failure(tmp_path / "glue" / "b.jsonl", "It is broken.", "run b")
     finished = [{**declaration("a"), "experiment": "glue"}]
-    missing = grid.missing_jobs(tmp_path, finished)
+    missing = grid.unfinished_jobs(tmp_path, finished)
     assert [(job.run_id, job.failed) for job in missing] == [("b", True), ("c", False)]
     assert str(missing[0]) == "tiny, toy, his, alpha=0.5, seed 0"
 

@@ -94,8 +94,14 @@ def test_padding_on_either_side_changes_no_importance(name, side, attention):
         torch.testing.assert_close(padded["his"][site], gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel"])
-@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        *((name, wrap) for name in ("llama", "bert", "t5") for wrap in ("lora", "parallel")),
+        ("bert", "compiled"),
+        *(pytest.param(name, "compiled", marks=pytest.mark.beyond_sample) for name in ("llama", "t5")),  # many seconds
+    ],
+)
 def test_a_wrapped_model_has_the_importance_of_the_model_inside(name, wrap):
     model, batch = make(name).eval(), make_batch(name)
     expected = collect(model, [batch], need=("his",)).his

@@ -7,7 +7,10 @@ import pytest
 from experiments import job as job_module
 from experiments import run, worker
 
-FAST = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "wandb.mode=disabled"]
+FAST = [
+    *("model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=1"),
+    *("task=digits", "task.max_examples=101", "wandb.mode=disabled"),
+]
 TIMES = ("score_seconds", "eval_seconds", "digest")
 
 
