@@ -9,7 +9,7 @@ from hies.errors import HiesError, ParameterError, check_choice
 from hies.heads.sites import SiteTensors
 from hies.methods.alpha import GRID, PROTOCOLS, AlphaSearch
 from hies.methods.base import ScoringMethod, nothing, used
-from hies.methods.importance import check_importance, importance, statistic_of
+from hies.methods.his import check_importance, importance, statistic_of
 from hies.methods.normalization import NORMALIZATIONS, normalize
 from hies.methods.planning import Draw, MaskedHeads, ModelOnTask, Plan, Tick
 from hies.pruning.selection import Selection
