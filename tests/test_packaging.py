@@ -15,7 +15,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 BENCHMARK = ("runs", "tasks", "evaluation")  # rooms of `hies` that need the extra `experiments`
 OURS = {"hies", "experiments", "analysis", "benchmarks", "hydra_plugins"}
 # Import name -> name on the package index, where they differ; joblib and submitit come with Hydra's launchers.
-INDEX = {"PIL": "pillow", "sklearn": "scikit-learn", "hydra": "hydra-core", "joblib": "hydra-joblib-launcher",
+INDEX = {"PIL": "pillow", "sklearn": "scikit-learn", "hydra": "hydra-core", "yaml": "pyyaml", "joblib": "hydra-joblib-launcher",
          "submitit": "hydra-submitit-launcher"}  # fmt: skip
 
 
