@@ -16,7 +16,7 @@ from experiments.messages import CONF
 from hies.errors import HiesError
 from hies.methods import METHODS
 from hies.tasks import TASKS
-from hies.tasks.glue import GLUE
+from hies.tasks.glue import GLUE_TASKS
 from hies.tasks.images import IMAGE_TASKS
 
 
@@ -28,7 +28,7 @@ def names(group):
 def every_copy(tmp_path_factory):
     """Made-up copies of all data sets that an experiment reads."""
     root = tmp_path_factory.mktemp("data")
-    for kind in GLUE:
+    for kind in GLUE_TASKS:
         glue_copy.write_copy(root, kind)
     for name in MAKERS:
         copy_of(root, name)
