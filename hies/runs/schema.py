@@ -40,8 +40,6 @@ ROUNDING_ERROR = 1e-6
 RANGES = tuple(
     (key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100))
 )
-    (key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100))
-)
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
 
 Row = dict[str, Any]
