@@ -10,16 +10,35 @@ from pathlib import Path
 import checks
 import pytest
 import torch
-from conftest import ARCHITECTURES, EVERY, MATRIX, make, make_batch, some_heads
+from architectures import ARCHITECTURES
 from matrix import PAGE
-from test_attention import assert_same_state, state_of
+from tiny_models import EVERY, MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
 from unsupported_models import UNPRUNABLE, UNREACHABLE
 
 import hies
+from hies.heads import conventions
 from hies.heads.conventions import REFUSED
 
-SIDES = [(name, side) for name in MATRIX for side in checks.sides(name)]
-SCORED = [*SIDES, *((name, "right") for name in UNPRUNABLE)]
+PARTS = (
+    *(*conventions.SEPARATE, conventions.LATENT_QUERIES, (conventions.LATENT,), conventions.FUSED, conventions.OUTPUTS),
+    *(conventions.BY_HEAD, conventions.PARAMETERS, conventions.QUERY_NORMS, conventions.KEY_NORMS),
+    *(conventions.VALUE_NORMS, conventions.WHOLE),
+)
+
+
+def case(name, *values):
+    """The arguments of a test, which an ordinary run leaves out if the architecture is not in the sample."""
+    return pytest.param(name, *values, marks=[] if name in (*SAMPLE, *UNPRUNABLE) else pytest.mark.beyond_sample)
+
+
+SIDES = [case(name, side) for name in MATRIX for side in checks.sides(name)]
+SCORED = [*SIDES, *(case(name, "right") for name in UNPRUNABLE)]
+
+
+def test_every_part_that_the_conventions_name_is_in_a_sampled_architecture():
+    modules = [module for name in (*SAMPLE, *UNPRUNABLE) for module in make(name).modules()]
+    found = {part for module in modules for part in (*module._modules, *module._parameters)}
+    assert {part for names in PARTS for part in names} - found == {"q_layer_norm", "k_layer_norm"}  # Idefics, by choice
 
 
 @pytest.mark.parametrize("name", [name for name in MATRIX if name not in ARCHITECTURES])  # those: test_attention.py
@@ -42,7 +61,7 @@ def test_pruned_logits_are_masked_logits(name, side):
     checks.check_pruned(name, side)
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", map(case, MATRIX))
 def test_what_is_saved_is_loaded(name, tmp_path):
     checks.check_saved(name, tmp_path)
 

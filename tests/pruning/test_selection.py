@@ -4,13 +4,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import random_scores
 
 from hies import HiesError, select
 from hies.pruning.selection import Selection, select_iteratively
 
 HEADS = (11, 7, 13, 5)
 RATIOS = [i / 36 for i in range(37)]
+
+
+def random_scores(generator, *heads):
+    """Scores of sites `a`, `b`, ... with the given numbers of heads."""
+    return {chr(97 + i): torch.rand(n, generator=generator, dtype=torch.float64) for i, n in enumerate(heads)}
 
 
 def count(removed):
@@ -327,7 +331,7 @@ def test_an_iterative_schedule_takes_whole_groups_too():
 
 @pytest.mark.parametrize(
     ("groups", "message"),
-    [({"a": 3}, "groups has 3 for site 'a'.*4 heads"), ({"a": 0}, "groups has 0"), ({"x": 2}, "groups names 'x'")],
+    [({"a": 3}, r"groups\['a'\] is 3; .*4 heads"), ({"a": 0}, r"groups\['a'\] is 0"), ({"x": 2}, "groups names 'x'")],
 )
 def test_groups_that_do_not_fit_are_named(groups, message):
     with pytest.raises(HiesError, match=message):

@@ -8,7 +8,16 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ARCHITECTURES, CLASSES, ENCODER, TOKENS, WORDS, make, make_batch, output_projection
+from architectures import ARCHITECTURES, CLASSES, ENCODER, WORDS
+from plain_scoring import (
+    eager_attentions,
+    examples_of_different_length,
+    in_batches,
+    plain_loss,
+    real_tokens,
+    with_exact_norms,
+)
+from tiny_models import TOKENS, make, make_batch, output_projection
 from transformers import BertConfig, BertForTokenClassification
 
 from hies import HiesError, UnsupportedModelError, collect
@@ -16,33 +25,6 @@ from hies.scoring import checkpointing
 from hies.scoring.losses import default_loss
 
 # --- head importance --------------------------------------------------------------------------------------------------
-
-
-def plain_loss(name, logits, labels, real=None):
-    """The loss of each example, written with loops; real: which tokens are none of padding, [examples, tokens]."""
-    losses = []
-    real = labels.reshape(len(labels), -1) != -100 if real is None else real
-    for row, label, is_real in zip(logits, labels, real, strict=True):
-        if name == "bert_regression":
-            losses.append((row[0] - label) ** 2)
-        elif row.dim() == 1:
-            losses.append(-row.log_softmax(0)[label])
-        else:
-            shift = 0 if ARCHITECTURES[name].reads == "sequences" else 1
-            asked = [t for t in range(shift, len(label)) if label[t] != -100 and (not shift or is_real[t - 1])]
-            tokens = [-row[t - shift].log_softmax(0)[label[t]] for t in asked]
-            losses.append(torch.stack(tokens).mean())
-    return torch.stack(losses)
-
-
-def with_exact_norms(model):
-    """transformers' RMS norms round to float32 whatever the model's precision; torch's own do not."""
-    for name, module in list(model.named_modules()):
-        if type(module).__name__ in ("LlamaRMSNorm", "T5LayerNorm"):
-            exact = torch.nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon, dtype=torch.float64)
-            exact.weight = module.weight
-            model.set_submodule(name, exact)
-    return model
 
 
 @torch.no_grad()
@@ -90,8 +72,8 @@ def test_importance_is_the_finite_difference_of_a_gate(name, side):
         width = getattr(projection, "in_features", projection.weight.shape[0]) // heads
         columns = [finite_difference(model, name, batch, site, head, width) for head in range(heads)]
         expected.append(torch.stack(columns, dim=1))
-        found.append(statistics.gradient[site])
-        torch.testing.assert_close(statistics.his[site], statistics.gradient[site].abs().mean(0))
+        found.append(statistics["his"][site])
+        torch.testing.assert_close(statistics.his[site], statistics["his"][site].abs().mean(0))
     found, expected = torch.cat(found, 1), torch.cat(expected, 1)
     assert expected.abs().min() > 1e-9  # every gate is felt
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
@@ -108,8 +90,8 @@ def test_padding_on_either_side_changes_no_importance(name, side, attention):
         batch["position_ids"] = (real.cumsum(1) - 1).clamp(min=0)
     alone = [{key: value[i : i + 1, real[i]] for key, value in batch.items()} for i in range(len(real))]
     padded, expected = collect(model, [batch], need=("his",)), collect(model, alone, need=("his",))
-    for site, gradient in expected.gradient.items():
-        torch.testing.assert_close(padded.gradient[site], gradient, rtol=1e-3, atol=1e-5)
+    for site, gradient in expected["his"].items():
+        torch.testing.assert_close(padded["his"][site], gradient, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel"])
@@ -128,24 +110,11 @@ def test_a_wrapped_model_has_the_importance_of_the_model_inside(name, wrap):
 
 def test_importance_of_a_batch_is_not_the_gradient_of_its_sum():
     statistics = collect(make("bert"), [make_batch("bert")], need=("his",))
-    for site, gradient in statistics.gradient.items():
+    for site, gradient in statistics["his"].items():
         assert (statistics.his[site] - gradient.sum(0).abs() / len(gradient)).max() > 1e-4
 
 
 # --- attention entropy ------------------------------------------------------------------------------------------------
-
-
-def eager_attentions(model, batch):
-    """Softmax weights of every attention call in order of use, by transformers' own eager code, float64."""
-    eager = copy.deepcopy(model).eval()
-    eager.set_attn_implementation("eager")
-    with torch.no_grad():
-        outputs = eager(**batch, output_attentions=True)
-    if "encoder_attentions" not in outputs:
-        return [weights.double().numpy() for weights in outputs.attentions]
-    decoder = zip(outputs.decoder_attentions, outputs.cross_attentions, strict=True)
-    calls = [*outputs.encoder_attentions, *(weights for layer in decoder for weights in layer)]
-    return [weights.double().numpy() for weights in calls]
 
 
 def plain_entropy(calls, real):
@@ -164,14 +133,6 @@ def plain_entropy(calls, real):
     return result
 
 
-def real_tokens(name, site, batch):
-    if ARCHITECTURES[name].reads == "sequences" and "decoder" in site:
-        return (batch["labels"] != -100).numpy()
-    if "attention_mask" not in batch:
-        return np.ones((len(batch["labels"]), 10), bool)
-    return batch["attention_mask"].bool().numpy()
-
-
 SIDES = [
     (name, side)
     for name, architecture in ARCHITECTURES.items()
@@ -187,10 +148,10 @@ def test_entropy_is_that_of_the_eager_weights(name, side):
     calls = defaultdict(list)
     for number, weights in enumerate(eager_attentions(model, batch)):
         calls[list(statistics.heads)[number % len(statistics.heads)]].append(weights)
-    assert calls.keys() == statistics.entropy.keys()
+    assert calls.keys() == statistics["ae"].keys()
     for site, weights in calls.items():
         expected = plain_entropy(weights, real_tokens(name, site, batch))
-        np.testing.assert_allclose(statistics.entropy[site], expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(statistics["ae"][site], expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(statistics.ae[site], expected.mean(0), atol=1e-5, rtol=0)
         assert expected.std() > 1e-3  # the heads differ, so the comparison says something
 
@@ -204,8 +165,8 @@ def test_without_padding_the_mask_may_be_left_out():
         bare = {key: value for key, value in batch.items() if key != "attention_mask"}
         one, two = collect(model, [batch]), collect(model, [bare])
         for site in one.heads:
-            torch.testing.assert_close(one.entropy[site], two.entropy[site], atol=1e-5, rtol=0)
-            torch.testing.assert_close(one.gradient[site], two.gradient[site], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(one["ae"][site], two["ae"][site], atol=1e-5, rtol=0)
+            torch.testing.assert_close(one["his"][site], two["his"][site], atol=1e-5, rtol=1e-4)
 
 
 def test_entropy_counts_the_prompt_whether_or_not_it_is_labelled():
@@ -215,50 +176,20 @@ def test_entropy_counts_the_prompt_whether_or_not_it_is_labelled():
         answers[:, :3] = -100
         one, two = collect(model, [batch]), collect(model, [{**batch, "labels": answers}])
         for site in one.heads:
-            torch.testing.assert_close(one.entropy[site], two.entropy[site])
-            assert (one.gradient[site] - two.gradient[site]).abs().max() > 1e-4
+            torch.testing.assert_close(one["ae"][site], two["ae"][site])
+            assert (one["his"][site] - two["his"][site]).abs().max() > 1e-4
 
 
 def test_an_example_of_one_token_has_no_entropy_and_does_not_count():
     model, batch = make("bert"), make_batch("bert")
     batch["attention_mask"][1, 1:] = 0
     statistics = collect(model, [batch], need=("ae",))
-    for site, entropy in statistics.entropy.items():
+    for site, entropy in statistics["ae"].items():
         assert entropy[1].isnan().all() and entropy[[0, 2]].isfinite().all()
         torch.testing.assert_close(statistics.ae[site], entropy[[0, 2]].mean(0))
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
-
-
-def examples_of_different_length(name, count=32):
-    generator = torch.Generator().manual_seed(3)
-    examples = []
-    for _ in range(count):
-        words = torch.randint(3, WORDS, (int(torch.randint(2, 30, (), generator=generator)),), generator=generator)
-        words[-1] = 2
-        kinds = {
-            "classes": torch.randint(0, CLASSES, (), generator=generator),
-            "sentences": torch.randint(0, CLASSES, (), generator=generator),
-            "language": words,
-            "sequences": words.flip(0)[: max(len(words) // 2, 2)],
-        }
-        examples.append((words, kinds[ARCHITECTURES[name].reads]))
-    return examples
-
-
-def in_batches(examples, size):
-    for start in range(0, len(examples), size):
-        words, labels = zip(*examples[start : start + size], strict=True)
-        batch = {
-            "input_ids": torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
-            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(w) for w in words], batch_first=True),
-        }
-        if labels[0].dim():
-            batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-        else:
-            batch["labels"] = torch.stack(labels)
-        yield batch
 
 
 @pytest.mark.parametrize("name", ["bert", "opt", "llama_grouped", "t5", "bart_classifier"])
@@ -267,12 +198,12 @@ def test_scores_do_not_depend_on_the_batch_size(name):
     alone, some, together = (collect(model, in_batches(examples, size)) for size in (1, 7, 32))
     assert alone.examples == some.examples == together.examples == 32
     for site in alone.heads:
-        assert alone.gradient[site].shape == alone.entropy[site].shape == (32, alone.heads[site])
+        assert alone["his"][site].shape == alone["ae"][site].shape == (32, alone.heads[site])
         scale = float(alone.his[site].max())
         for other in (some, together):
             torch.testing.assert_close(other.his[site], alone.his[site], atol=1e-5 * scale, rtol=1e-5)
             torch.testing.assert_close(other.ae[site], alone.ae[site], atol=1e-5, rtol=0)
-            torch.testing.assert_close(other.entropy[site], alone.entropy[site], atol=1e-5, rtol=0, equal_nan=True)
+            torch.testing.assert_close(other["ae"][site], alone["ae"][site], atol=1e-5, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["swin", "albert", "llava", "gemma2"])
@@ -281,9 +212,9 @@ def test_an_example_is_measured_alike_alone_and_in_a_batch(name):
     together = collect(model, [batch])
     alone = collect(model, [{key: value[i : i + 1] for key, value in batch.items()} for i in range(3)])
     for site in together.heads:
-        torch.testing.assert_close(together.entropy[site], alone.entropy[site], atol=1e-5, rtol=0)
-        torch.testing.assert_close(together.gradient[site], alone.gradient[site], atol=1e-5, rtol=1e-4)
-        assert together.entropy[site].std(0).min() > 1e-4  # the examples differ
+        torch.testing.assert_close(together["ae"][site], alone["ae"][site], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together["his"][site], alone["his"][site], atol=1e-5, rtol=1e-4)
+        assert together["ae"][site].std(0).min() > 1e-4  # the examples differ
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -421,7 +352,7 @@ def test_an_input_that_is_not_finite_names_its_example_and_is_not_taken_for_padd
 def test_a_query_that_sees_one_key_is_not_taken_for_one_that_is_not_finite():
     one = {"input_ids": torch.tensor([[5]]), "attention_mask": torch.tensor([[1]]), "labels": torch.tensor([1])}
     found = collect(make("bert"), [make_batch("bert"), one], ("ae",))
-    assert all(values[3].isnan().all() and values[:3].isfinite().all() for values in found.entropy.values())
+    assert all(values[3].isnan().all() and values[:3].isfinite().all() for values in found["ae"].values())
 
 
 def test_layers_are_computed_again_for_taylor_too(monkeypatch):
@@ -436,8 +367,8 @@ def test_layers_are_computed_again_for_taylor_too(monkeypatch):
     model, batch = make("llama", torch.float64), make_batch("llama")
     plain, found = (collect(model, [batch], ("taylor", "greedy"), checkpoint=value) for value in (False, True))
     assert calls.count(True) >= 2 * len(batch["labels"])  # both layers of every example
-    for name, tensors in plain.others.items():
-        assert all(torch.equal(found.others[name][site], values) for site, values in tensors.items())
+    for name in plain:
+        assert all(torch.equal(found[name][site], values) for site, values in plain[name].items())
 
 
 def test_gradients_inside_inference_mode_are_refused():
