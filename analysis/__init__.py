@@ -1,11 +1,10 @@
 """Rows and score files on disk -> tidy frame -> intervals over seeds -> figures and tables.
 
-Reads files only: no torch, no transformers, and nothing of `hies` or `experiments`.
+Reads files only: no torch, no transformers, and of `hies` nothing but `hies.runs` and `hies.errors`.
 """
 
-from analysis.rows import load
-from analysis.scores import load_arrays, load_scores
-from analysis.statistics import summarise
-from hies.runs.grid import missing_jobs
+from analysis.data.rows import load, missing_jobs
+from analysis.data.scores import load_arrays, load_scores
+from analysis.stats.intervals import summarise
 
 __all__ = ["load", "load_arrays", "load_scores", "missing_jobs", "summarise"]

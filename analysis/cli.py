@@ -10,15 +10,15 @@ from typing import NoReturn
 
 import pandas as pd
 
+from analysis.data.rows import finished_jobs, load
 from analysis.errors import Unavailable
-from analysis.output import write
+from analysis.output import write_entry
 from analysis.registry import Entry, entries
-from analysis.rows import load
 from hies.errors import RowsWarning
 from hies.runs import grid
 
 SHOWN = 12  # missing jobs that are named one by one
-RUN = "python -m experiments.run -m experiment="
+RUN_COMMAND = "python -m experiments.run -m experiment="
 
 
 class UsageError(Exception):
@@ -73,7 +73,7 @@ def _build(options: argparse.Namespace) -> int:
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
-        missing = [] if jobs is None else grid.missing_jobs(options.results, jobs, options.experiment)
+        missing = [] if jobs is None else grid.unfinished_jobs(options.results, finished_jobs(jobs), options.experiment)
     for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
         print(f"warning: {text}", file=sys.stderr)
     if all(frame.empty for frame in frames.values()):
@@ -126,15 +126,15 @@ def check_experiment(results: Path, experiment: str | None) -> None:
         return
     close = get_close_matches(experiment, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
-    works = f"{', '.join(known)}, or what `{RUN}{experiment}` makes"
+    works = f"{', '.join(known)}, or what `{RUN_COMMAND}{experiment}` makes"
     raise UsageError(f"--experiment={experiment} has no folder in {results}; {hint}There are: {works}.")
 
 
 def no_rows(results: Path, experiment: str | None) -> str:
     """Which command makes the rows that are not there."""
     if experiment:
-        return f"--experiment={experiment} has no rows in {results}; `{RUN}{experiment}` makes them."
-    return f"--results={results} holds no rows; `make run` or `{RUN}quickstart` makes them."
+        return f"--experiment={experiment} has no rows in {results}; `{RUN_COMMAND}{experiment}` makes them."
+    return f"--results={results} holds no rows; `make run` or `{RUN_COMMAND}quickstart` makes them."
 
 
 def _nothing(options: argparse.Namespace, chosen: list[Entry]) -> str:
@@ -152,7 +152,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
-            written += write(entry, group, out)
+            written += write_entry(entry, group, out)
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
     for words, keys in refused.items() if explain else ():
@@ -160,15 +160,17 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
     return written
 
 
-def _print_completeness(results: Path, rows: pd.DataFrame, missing: list[grid.Job], experiment: str | None) -> None:
+def _print_completeness(
+    results: Path, rows: pd.DataFrame, missing: list[grid.DeclaredJob], experiment: str | None
+) -> None:
     for name in [experiment] if experiment else grid.experiments(results):
-        jobs = grid.jobs(results, name, rows)
+        jobs = grid.jobs(results, name, finished_jobs(rows))
         gaps = [job for job in missing if job.experiment == name]
         failed = sum(job.failed for job in gaps)
         tail = f", {failed} failed" if failed else ""
-        source = "" if grid.declared_jobs(results, name) else " (no grid.json: only what was found is counted)"
+        source = "" if grid.read_grid(results, name) else " (no grid.json: only what was found is counted)"
         print(f"{name}: {len(jobs) - len(gaps)} of {len(jobs)} jobs finished{tail}{source}.")
         for job in gaps[:SHOWN]:
             print(f"  missing{' (failed)' * job.failed}: {job}: {job.command or 'its command is not recorded'}")
         if len(gaps) > SHOWN:
-            print(f"  and {len(gaps) - SHOWN} more; `{RUN}{name}` makes those that it declares.")
+            print(f"  and {len(gaps) - SHOWN} more; `{RUN_COMMAND}{name}` makes those that it declares.")

@@ -12,7 +12,7 @@ from analysis import style
 from analysis.registry import Entry, Table
 
 
-def write(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
+def write_entry(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
     """Build one figure or table from the rows of one group and write it in its two formats.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The list of figures and tables. A new one is a new file in `figures/` or `tables/`, and nothing else.
+"""The list of figures and tables. A new one is a decorated function in a file of `figures/` or `tables/`, no more.
 
 A figure is a function of a frame that returns its axes, a table one that returns a `Table`; both sit under a
 decorator that gives name and description. The file is found by being there.
@@ -16,15 +16,23 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import labels, rows, style
+from analysis import style
+from analysis.data import rows
+from analysis.text.labels import SETTING
 
-SETTING = tuple(labels.SETTING)
+OF_MODEL = ("experiment", "model")
 Load = Callable[[Path, str | None], pd.DataFrame]  # (results folder, experiment or None for all) -> rows
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table for readers (`shown`, texts, to Markdown) and its numbers (`data`, tidy, to CSV)."""
+    """A table.
+
+    Attributes:
+        shown: texts for readers, to Markdown.
+        data: the numbers, tidy, to CSV.
+        caption: what they were made from.
+    """
 
     shown: pd.DataFrame
     data: pd.DataFrame
@@ -33,24 +41,34 @@ class Table:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered figure or table."""
+    """A registered figure or table.
+
+    Attributes:
+        name: by which it is built, and the beginning of its files' names.
+        kind: "figure" or "table".
+        about: one sentence.
+        needs: which rows it needs.
+        per: columns of which each value has an output; they are the rest of its name.
+        make: builds it from the rows of one output.
+        load: reads the rows from the results folder.
+    """
 
     name: str
-    kind: str  # "figure" or "table"
-    about: str  # one sentence
-    needs: str  # which rows it needs
-    per: tuple[str, ...]  # one output for each value of these columns; they are the output's name
+    kind: str
+    about: str
+    needs: str
+    per: tuple[str, ...]
     make: Callable[..., Any]
-    load: Load = rows.load  # reads the rows from the results folder
+    load: Load = rows.load
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
 def figure(
-    name: str, about: str, needs: str, per: tuple[str, ...] = SETTING, load: Load = rows.load
+    name: str, about: str, needs: str, per: tuple[str, ...] = tuple(SETTING), load: Load = rows.load
 ) -> Callable[[Callable[..., list[Axes]]], Callable[..., list[Axes]]]:
-    """Register a figure; it draws in the house style wherever it is called from."""
+    """Registers a figure; it draws in the house style wherever it is called from."""
 
     def register(draw: Callable[..., list[Axes]]) -> Callable[..., list[Axes]]:
         @wraps(draw)
@@ -65,9 +83,9 @@ def figure(
 
 
 def table(
-    name: str, about: str, needs: str, per: tuple[str, ...] = SETTING, load: Load = rows.load
+    name: str, about: str, needs: str, per: tuple[str, ...] = tuple(SETTING), load: Load = rows.load
 ) -> Callable[[Callable[..., Table]], Callable[..., Table]]:
-    """Register a table."""
+    """Registers a table."""
 
     def register(make: Callable[..., Table]) -> Callable[..., Table]:
         _add(Entry(name, "table", about, needs, per, make, load))
@@ -77,7 +95,7 @@ def table(
 
 
 def entries() -> dict[str, Entry]:
-    """All figures, then all tables, by name."""
+    """Returns all figures, then all tables, by name."""
     for package in ("figures", "tables"):
         parent = importlib.import_module(f"analysis.{package}")
         for module in pkgutil.iter_modules(parent.__path__):

@@ -1,6 +1,7 @@
 """How figures look: one colour and marker per criterion everywhere, safe for colour-blind readers."""
 
 import textwrap
+from collections.abc import Iterable
 from math import ceil
 from typing import Any
 
@@ -10,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from analysis import choice
-from analysis.labels import ordered_curves
+from analysis.text import choice
+from analysis.text.labels import ordered_curves
 
 # Colours of Okabe and Ito; the markers carry the same distinction in print without colour.
 LOOKS = {
@@ -31,7 +32,7 @@ LOOKS = {
 SPARE = (("#B2182B", "d"), ("#5E3C99", "H"), ("#8C510A", "8"), ("#4D4D4D", "|"))
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 # Shade, marker and dash of HIES by the way its alpha was chosen; those chosen on the reported split are the palest.
-VARIANTS: dict[str, tuple[str, Any, Any]] = {
+ALPHA_LOOKS: dict[str, tuple[str, Any, Any]] = {
     "per_ratio": ("#D55E00", "o", DASHES[0]),
     "per_task": ("#E89A5B", (4, 1, 0), DASHES[2]),
     "auto": ("#7A3300", (4, 1, 45), DASHES[1]),
@@ -39,7 +40,7 @@ VARIANTS: dict[str, tuple[str, Any, Any]] = {
     "per_task_on_report": ("#F0BE96", (5, 1, 0), DASHES[2]),
 }
 COMBINED = "with entropy"  # in the place of how alpha was chosen
-OTHER_VARIANT = ("#A65A2A", (6, 1, 0), DASHES[3])
+OTHER_ALPHA = ("#A65A2A", (6, 1, 0), DASHES[3])
 # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
 STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
 INK, MUTED, REMOVED = "#222222", "#666666", "#D9D9D9"
@@ -109,6 +110,18 @@ def headline(figure: Figure, title: str, caption: str) -> None:
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=8.5, color=MUTED)
 
 
+def legend_of(panels: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """Returns the handles and the wrapped names of a legend of all panels, each name once."""
+    pairs = (pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    named = {name: handle for handle, name in pairs}
+    return list(named.values()), [wrapped(name) for name in named]
+
+
+def legend_beside(canvas: Figure, panels: Iterable[Axes], **size: Any) -> None:
+    """Puts the legend of the panels beside them."""
+    canvas.legend(*legend_of(panels), loc="outside right center", **size)
+
+
 def wrapped(curve: str) -> str:
     """The name of a curve in lines that a legend or an axis has room for."""
     return textwrap.fill(curve, CHARACTERS_PER_LABEL)
@@ -145,7 +158,7 @@ def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
         if word == COMBINED:
             styles |= _shades(family, *table[criterion], DASHES[1])
         elif word is not None:
-            styles |= _shades(family, *VARIANTS.get(word, OTHER_VARIANT))
+            styles |= _shades(family, *ALPHA_LOOKS.get(word, OTHER_ALPHA))
         else:  # beside a variant, a fixed alpha leaves the full colour to it
             styles |= _shades(family, *table[criterion], "-", crowded=criterion == "hies" and variants > 1)
         if criterion == "hies" and len(family) == 1 and (variants == 1 or word == "per_ratio"):

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from experiments.grid import Declared
-from experiments.job import workbench
-from experiments.planning import make_plan
+from experiments.job import Job, workbench
 from experiments.schema import Config
 from experiments.shell import command
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.heads.sites import Removed, SiteTensors
-from hies.methods import CRITERIA
+from hies.methods import METHODS
 from hies.storage import digest, replacing, write_arrays
 
 LONGEST = 40  # tokens that a figure has room for
@@ -69,14 +68,14 @@ def check(config: Config) -> None:
         )
 
 
-def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
+def diagnose(config: Config, bench: Evaluator) -> dict[str, np.ndarray]:
     """The arrays of a diagnosis; their names and shapes are those of `analysis.diagnosis.Diagnosis`, and sites, heads.
 
     Raises:
         HiesError: quality never drops, or the drop loses no short example.
     """
-    plan = make_plan(replace(config, criterion=CRITERIA["his"]()), bench, lambda: None)
-    answers = {ratio: bench.predictions(removed) for ratio, removed in plan.masks.items()}
+    plan = Job(replace(config, criterion=METHODS["his"]()), ()).plan(bench)
+    answers = {ratio: bench.predictions(masked.removed) for ratio, masked in plan.models.items()}
     before, ratio = _sharp_drop(config, bench.labels("report"), answers)
     example = _lost_at(config, bench, answers[0.0], answers[ratio], ratio)
     batch = {name: value.to(bench.device) for name, value in bench.encoded("report").batch([example]).items()}
@@ -89,7 +88,7 @@ def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
         "ratio": np.array(ratio),
         "sites": plan.arrays["sites"],
         "heads": plan.arrays["heads"],
-        "removed": flat_mask(counts, plan.masks[ratio]),
+        "removed": flat_mask(counts, plan.models[ratio].removed),
         "tokens": np.array(_tokens(bench, batch)),
         "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
         "example": np.array(example),
@@ -107,7 +106,7 @@ def _sharp_drop(config: Config, labels: np.ndarray, answers: dict[float, np.ndar
     return ratios[after - 1], ratios[after]
 
 
-def _lost_at(config: Config, bench: Workbench, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
+def _lost_at(config: Config, bench: Evaluator, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
     encoded = bench.encoded("report")
     lengths = np.array([encoded.length(i) for i in range(len(encoded))])
     example = lost_example(bench.labels("report"), unpruned, pruned, lengths)
@@ -189,7 +188,7 @@ def _classes(answers: np.ndarray) -> np.ndarray:
     return np.rint(answers.clip(0, 5)) if np.issubdtype(answers.dtype, np.floating) else answers
 
 
-def _tokens(bench: Workbench, batch: Batch) -> list[str]:
+def _tokens(bench: Evaluator, batch: Batch) -> list[str]:
     return [str(token) for token in bench.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
 
 

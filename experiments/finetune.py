@@ -7,7 +7,7 @@ from tqdm import tqdm
 from experiments.grid import Declared
 from experiments.job import workbench
 from experiments.shell import command
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.storage import digest
 
 
@@ -26,7 +26,7 @@ def _finetune_all(declared: Declared) -> int:
     return 0
 
 
-def _report(bench: Workbench) -> str:
+def _report(bench: Evaluator) -> str:
     """Where the checkpoint lies, made now if it was missing, and how good the unpruned model is."""
     where = bench.checkpoint
     found = {split: bench.quality({}, split) for split in ("selection", "report")}

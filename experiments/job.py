@@ -11,18 +11,17 @@ import numpy as np
 import torch
 
 from experiments.devices import own_device
-from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.schema import Config
 from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Outcome, Tally, Workbench
+from hies.evaluation.evaluations import Evaluation, PassCounter
+from hies.evaluation.evaluator import Evaluator
 from hies.heads.sites import Removed
-from hies.methods import Method
+from hies.methods.planning import AppliedMethod, Draw, MaskedHeads, Plan, Tick
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
 from hies.runs.schema import BadRows
 from hies.storage import digest, safe_filename
-from hies.tasks.base import PromptTask
 
 COMMAND = "python -m experiments.run"
 
@@ -53,7 +52,7 @@ class Job:
             "calibration": asdict(config.calibration),
             "seed": config.seed,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
-            **({} if (judge := getattr(config.task, "judge", None)) is None else {"judge": judge}),
+            **({} if (judge := config.task.judge) is None else {"judge": judge}),
         }
 
     @cached_property
@@ -150,52 +149,55 @@ class Job:
     @property
     def steps(self) -> int:
         """How many masks the job asks the model about: what a progress bar counts."""
-        return len({0.0, *self.config.sparsity.ratios}) + tuning_steps(self.config)
+        ratios = self.config.sparsity.ratios
+        return len({0.0, *ratios}) + self.config.criterion.steps(ratios)
 
-    def run(self, bench: Workbench, tick: Tick = lambda: None) -> list[results.Row]:
+    def plan(self, bench: Evaluator, tick: Tick = lambda: None) -> Plan:
+        """Returns what the job evaluates; `tick` is called for each mask looked at to choose alpha."""
+        config = self.config
+        draw = Draw(config.seed, config.calibration.size)
+        return config.criterion.plan(bench, draw, config.sparsity, config.sparsity.ratios, tick)
+
+    def run(self, bench: Evaluator, tick: Tick = lambda: None) -> list[results.Row]:
         """Score, select, evaluate every ratio and write the rows; the unpruned model is the row of ratio 0."""
         self._check(bench)
-        plan = make_plan(self.config, bench, tick)
+        plan = self.plan(bench, tick)
         answers, rows = [], []
-        for ratio, removed in plan.masks.items():
-            outcome = self._outcome(bench, ratio, removed)
+        for ratio, pruned in plan.models.items():
+            outcome = self._outcome(bench, ratio, pruned)
             answers.append(outcome.answers)
             scored = plan.seconds if np.isnan(outcome.prune_seconds) else outcome.prune_seconds
             times = {"score_seconds": scored, "eval_seconds": outcome.eval_seconds}
-            measured = self._measured(bench, ratio, removed, outcome, answers[0])
+            measured = self._measured(bench, ratio, pruned.removed, outcome, answers[0])
             rows.append({**measured, **plan.notes[ratio], **{key: round(value, 4) for key, value in times.items()}})
             tick()
         arrays = plan.arrays | {
-            "ratios": np.array(list(plan.masks)),
+            "ratios": np.array(list(plan.models)),
             "predictions": np.stack(answers),
             "labels": bench.labels("report"),
         }
         results.write_run(self.path, rows, arrays)
         return rows
 
-    def _outcome(self, bench: Workbench, ratio: float, removed: Removed) -> Outcome:
-        criterion, size = self.config.criterion, self.config.calibration.size
-        need = frozenset() if isinstance(criterion, Method) else criterion.need
+    def _outcome(self, bench: Evaluator, ratio: float, pruned: MaskedHeads | AppliedMethod) -> Evaluation:
         if ratio:  # scored, unpruned answers, pruned answers
-            bench.tally.naive += bench.scoring_passes(need, size) + 2 * len(bench.labels("report"))
-        if ratio and isinstance(criterion, Method):
-            return bench.outcome_of(criterion, ratio, self.config.seed, size)
-        return bench.outcome(removed)
+            passes = bench.scoring_passes(self.config.criterion.need, self.config.calibration.size)
+            bench.counter.naive += passes + 2 * len(bench.labels("report"))
+        return pruned.evaluated(bench)
 
-    def _check(self, bench: Workbench) -> None:
+    def _check(self, bench: Evaluator) -> None:
         """Refuse before any work what the data or the model's structure do not allow."""
         bench.check_size(self.config.calibration.size)
-        if isinstance(self.config.criterion, Method):
-            try:
-                bench.check(self.config.criterion)
-            except UnsupportedModelError as error:
-                raise HiesError(
-                    f"criterion={self.config.criterion.name} does not fit model={self.config.model.name}: {error}"
-                ) from None
-        elif bench.remove:
+        try:
+            bench.check(self.config.criterion)
+        except UnsupportedModelError as error:
+            raise HiesError(
+                f"criterion={self.config.criterion.name} does not fit model={self.config.model.name}: {error}"
+            ) from None
+        if bench.remove and self.config.criterion.removes_heads:
             self._check_removable(bench)
 
-    def _check_removable(self, bench: Workbench) -> None:
+    def _check_removable(self, bench: Evaluator) -> None:
         try:
             bench.prunable_sites()
         except UnsupportedModelError as error:
@@ -205,7 +207,7 @@ class Job:
             ) from None
 
     def _measured(
-        self, bench: Workbench, ratio: float, removed: Removed, outcome: Outcome, unpruned: np.ndarray
+        self, bench: Evaluator, ratio: float, removed: Removed, outcome: Evaluation, unpruned: np.ndarray
     ) -> results.Row:
         labels, answers, cost = bench.labels("report"), outcome.answers, outcome.cost
         value, quality = bench.measure(answers)
@@ -222,11 +224,11 @@ class Job:
             "flops": cost and cost.flops,
             **{
                 f"quality_{rule}": metrics.quality(self.config.task.metric, labels, answers)[1]
-                for rule, answers in outcome.others.items()
+                for rule, answers in outcome.by_rule.items()
             },
         }
 
-    def _constant(self, bench: Workbench) -> results.Row:
+    def _constant(self, bench: Evaluator) -> results.Row:
         """What is the same in every row of the run."""
         config = self.config
         return {
@@ -254,21 +256,21 @@ class Job:
 
     def _task_notes(self) -> dict[str, Any]:
         data_root = None if self.config.data_root is None else Path(self.config.data_root)
-        return self.config.task.notes(data_root) if isinstance(self.config.task, PromptTask) else {}
+        return self.config.task.notes(data_root)
 
     def _knobs(self) -> dict[str, Any]:
         return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
 
 
-_benches: dict[str, Workbench] = {}
-tally = Tally()  # of all workbenches of this process
+_benches: dict[str, Evaluator] = {}
+tally = PassCounter()  # of all workbenches of this process
 
 
-def workbench(config: Config) -> Workbench:
+def workbench(config: Config) -> Evaluator:
     """The workbench of a configuration; the last one stays loaded, so that a sweep reads model and data once."""
     device = torch.device(_device(config.device))
     data_root = None if config.data_root is None else Path(config.data_root)
-    bench = Workbench(config.model, config.task, data_root, Path(config.cache_dir), device, tally)
+    bench = Evaluator(config.model, config.task, data_root, Path(config.cache_dir), device, tally)
     key = digest([bench.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
     if key not in _benches:
         _benches.clear()

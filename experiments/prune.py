@@ -19,17 +19,15 @@ from transformers import AutoImageProcessor, PreTrainedModel
 import hies
 from experiments.grid import Declared
 from experiments.job import Job, workbench
-from experiments.planning import make_plan
 from experiments.schema import Config
 from experiments.shell import command
 from hies.efficiency.cost import Cost
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.heads.sites import Removed
-from hies.methods import CRITERIA, Method
+from hies.methods import METHODS
 from hies.pruning.files import RECORD
-from hies.pruning.selection import group_sizes
 from hies.storage import replacing
 
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -51,8 +49,8 @@ def _prune_declared(declared: Declared) -> int:
     bench = workbench(job.config)
     check_cut(job.config, bench)
     with tqdm(total=job.steps, unit="mask", disable=None) as bar:
-        plan = make_plan(job.config, bench, bar.update)
-        removed = plan.masks[job.config.sparsity.ratios[0]]
+        plan = job.plan(bench, bar.update)
+        removed = plan.models[job.config.sparsity.ratios[0]].removed
         save(hies.prune(bench.network, removed, job.config.sparsity.unit), bench, folder)
         dense = bench.predictions({})
         bar.update()
@@ -85,24 +83,22 @@ def checked_folder(config: Config) -> Path:
     return folder
 
 
-def check_cut(config: Config, bench: Workbench) -> None:
+def check_cut(config: Config, bench: Evaluator) -> None:
     """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
-    if isinstance(config.criterion, Method):
+    if not config.criterion.removes_heads:
+        heads_go = ", ".join(name for name, method in METHODS.items() if method.removes_heads)
         raise HiesError(
-            f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes "
-            f"{', '.join(CRITERIA)}."
+            f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes {heads_go}."
         )
     sites = bench.prunable_sites()
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
-    rules = config.criterion if config.criterion.selects else config.sparsity
-    groups = group_sizes(sites) if config.criterion.selects or config.sparsity.unit == "kv_group" else {}
     (ratio,) = config.sparsity.ratios
-    if not rules.select(equal, ratio, groups):
+    if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, sites)[ratio]:
         heads = sum(site.heads for site in sites.values())
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 
 
-def save(small: PreTrainedModel, bench: Workbench, folder: Path) -> None:
+def save(small: PreTrainedModel, bench: Evaluator, folder: Path) -> None:
     """Write the model and what prepares its inputs; a new folder appears when it is complete."""
     fresh = not (folder / RECORD).exists()
     try:
@@ -114,7 +110,7 @@ def save(small: PreTrainedModel, bench: Workbench, folder: Path) -> None:
         raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
 
 
-def _processor(bench: Workbench) -> Any:
+def _processor(bench: Evaluator) -> Any:
     """The tokenizer or processor; for prepared images the image processor that the checkpoint comes with, or None."""
     if bench.processor is not None:
         return bench.processor
@@ -124,7 +120,7 @@ def _processor(bench: Workbench) -> Any:
         return None
 
 
-def _told(job: Job, bench: Workbench, removed: Removed, notes: dict[str, Any]) -> str:
+def _told(job: Job, bench: Evaluator, removed: Removed, notes: dict[str, Any]) -> str:
     config, gone = job.config, sum(map(len, removed.values()))
     alpha = f" (alpha {notes['alpha_used']:g})" if notes.get("alpha_used") is not None else ""
     return (
@@ -133,7 +129,7 @@ def _told(job: Job, bench: Workbench, removed: Removed, notes: dict[str, Any]) -
     )
 
 
-def table(bench: Workbench, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+def table(bench: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
     cost = bench.cost
     assert cost is not None  # its weights were found when they were cut
@@ -147,7 +143,7 @@ def table(bench: Workbench, removed: Removed, dense: np.ndarray, pruned: np.ndar
     return "".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines)
 
 
-def _column(heads: int, cost: Cost, bench: Workbench, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
+def _column(heads: int, cost: Cost, bench: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
     _, quality = metrics.quality(bench.task.metric, bench.labels("report"), answers)
     return (
         str(heads),

@@ -12,14 +12,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
-from hies.errors import HiesError
+from hies.errors import HiesError, check_choice
 from hies.evaluation.models import Model, check_fit
-from hies.methods import CRITERIA, METHODS, Criterion
-from hies.pruning.removal import UNITS
+from hies.methods import METHODS
 from hies.pruning.selection import Selection
 from hies.tasks import TASKS
 
-SCHEDULES = ("oneshot", "iterative")
 MODES = ("mask", "remove")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")  # the files of conf/hydra/launcher
@@ -27,36 +25,23 @@ LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")  # the files
 
 @dataclass(frozen=True)
 class Sparsity(Selection):
-    """Which shares of the heads go, and how.
+    """Which shares of the heads are removed, and how.
 
-    ratio: a single one, in the place of ratios. unit: what goes, `head` or `kv_group` (all query heads that share a
-    key/value head). mode: whether a model without heads is evaluated with their outputs at zero (`mask`) or with their
-    weights cut out of a copy (`remove`); both give the same answers. step: share between two scorings, for
-    `schedule: iterative` alone.
+    Attributes:
+        ratios: shares of the heads.
+        ratio: a single one, in the place of ratios.
+        mode: a model without heads is evaluated with their outputs at zero (`mask`) or with their weights cut out of a
+            copy (`remove`); both give the same answers.
     """
 
     ratios: list[float] = field(default_factory=list)
     ratio: float | None = None
-    unit: str = "head"
     mode: str = "mask"
-    schedule: str = "oneshot"
-    step: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set_ratios()
-        if self.unit not in UNITS:
-            raise HiesError(f"sparsity.unit is {self.unit!r}; use {' or '.join(UNITS)}.")
-        if self.mode not in MODES:
-            raise HiesError(f"sparsity.mode is {self.mode!r}; use {' or '.join(MODES)}.")
-        if self.schedule not in SCHEDULES:
-            raise HiesError(f"sparsity.schedule is {self.schedule!r}; use {' or '.join(SCHEDULES)}.")
-        if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
-            raise HiesError(
-                f"sparsity.step is {self.step}; it must be above 0 and at most 1 (sparsity=iterative sets it)."
-            )
-        if self.schedule == "oneshot" and self.step is not None:
-            raise HiesError(f"sparsity.step is {self.step}, but schedule=oneshot scores once; use sparsity=iterative.")
+        check_choice("mode", self.mode, MODES)
 
     def _set_ratios(self) -> None:
         given = self.ratios if self.ratio is None else [self.ratio]
@@ -153,7 +138,7 @@ def register() -> None:
     add("schema", Config)
     add("model", Model, "schema")
     add("sparsity", Sparsity, "schema")
-    for name, criterion in {**CRITERIA, **METHODS}.items():
+    for name, criterion in METHODS.items():
         add(name, criterion, "schema/criterion")
     for name, task in TASKS.items():
         add(name, task, "schema/task")
@@ -197,18 +182,5 @@ def to_config(node: Any) -> Config:
     if config.data_root is not None and not Path(config.data_root).is_dir():
         raise HiesError(f"data_root is {config.data_root!r}, which is no folder; name one that holds the data sets.")
     check_fit(config.model, config.task)
-    _check_own_selection(config)
+    config.criterion.check_selection(config.sparsity)
     return config
-
-
-def _check_own_selection(config: Config) -> None:
-    """A criterion that has its own way to remove takes ratios from the sparsity group and nothing else."""
-    if isinstance(config.criterion, Criterion) and not config.criterion.selects:
-        return
-    usual = Sparsity(ratios=config.sparsity.ratios)
-    for name in ("unit", "schedule", "scope", "min_heads_per_layer"):
-        if (given := getattr(config.sparsity, name)) != getattr(usual, name):
-            raise HiesError(
-                f"sparsity.{name} is {given!r}, but criterion={config.criterion.name} has its own way to remove; "
-                f"leave it at {getattr(usual, name)!r}."
-            )

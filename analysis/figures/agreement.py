@@ -9,15 +9,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.captions import caption, percent, without_heads
+from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
-from analysis.labels import ordered_curves, task_name
 from analysis.registry import figure
-from analysis.scores import load_scores
+from analysis.text.captions import caption, heading, without_heads
+from analysis.text.labels import ordered_curves
+from analysis.text.numbers import percent
 
-RATIOS = (0.3, 0.5)
-Head = tuple[str, int]
-T = TypeVar("T")
+HeadOfSite = tuple[str, int]
+Compared = TypeVar("Compared")
 
 
 @figure(
@@ -25,7 +25,7 @@ T = TypeVar("T")
     about="How far criteria agree: Jaccard overlap of the removed heads, Spearman correlation of the scores.",
     needs="rows and score files of at least two criteria, at the ratio 0.3 or 0.5",
 )
-def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
+def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -> list[Axes]:
     """A matrix for each ratio and one for the scores; means over the seeds that both criteria have.
 
     Methods that remove no heads have no part in it.
@@ -49,26 +49,24 @@ def draw(rows: pd.DataFrame, ratios: tuple[float, ...] = RATIOS) -> list[Axes]:
     _matrix(panels[-1], correlations(rows, curves), "Scores: Spearman\n(chance: 0)", "RdBu_r", low=-1)
     text = f"{caption(rows)}. Mean over seeds; 1: the same heads, or the same ranking."
     text += f" Left out, since they remove no heads: {', '.join(left_out)}." if left_out else ""
-    style.headline(
-        canvas, f"Agreement of the criteria: {rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", text
-    )
+    style.headline(canvas, f"Agreement of the criteria: {heading(rows)}", text)
     return panels
 
 
-def jaccard(first: set[Head], second: set[Head]) -> float:
-    """Shared heads over heads in either set; two empty sets are the same set: 1."""
+def jaccard(first: set[HeadOfSite], second: set[HeadOfSite]) -> float:
+    """Returns shared heads over heads in either set; two empty sets are the same set: 1."""
     return len(first & second) / len(first | second) if first | second else 1.0
 
 
 def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
-    """Mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
+    """Returns the mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
     rows = rows[np.isclose(rows["ratio"], ratio)]
     removed = {(row["curve"], row["seed"]): _heads(row["mask"]) for row in rows.to_dict("records")}
     return _mean_over_seeds(removed, curves, jaccard)
 
 
 def correlations(rows: pd.DataFrame, curves: list[str]) -> np.ndarray:
-    """Mean Spearman correlation of the scores for each pair of curves: [curves, curves].
+    """Returns the mean Spearman correlation of the scores for each pair of curves: [curves, curves].
 
     NaN where one of the two is constant, or a score file holds no scores.
     """
@@ -84,7 +82,7 @@ def _correlation(first: pd.Series, second: pd.Series) -> float:
 
 
 def _mean_over_seeds(
-    values: dict[tuple[str, int], T], curves: list[str], compare: Callable[[T, T], float]
+    values: dict[tuple[str, int], Compared], curves: list[str], compare: Callable[[Compared, Compared], float]
 ) -> np.ndarray:
     matrix = np.full((len(curves), len(curves)), np.nan)
     seeds = {seed for _, seed in values}
@@ -96,7 +94,7 @@ def _mean_over_seeds(
     return matrix
 
 
-def _heads(mask: dict[str, list[int]]) -> set[Head]:
+def _heads(mask: dict[str, list[int]]) -> set[HeadOfSite]:
     return {(site, head) for site, heads in mask.items() for head in heads}
 
 

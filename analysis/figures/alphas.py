@@ -1,4 +1,4 @@
-"""Quality against alpha of HIES, one line a ratio (beside figure 12 of the paper)."""
+"""How much alpha matters: quality against alpha, and the best, median and worst alpha (figure 12 of the paper)."""
 
 from typing import Any
 
@@ -7,44 +7,100 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import choice, labels, style
-from analysis.captions import caption, percent
+from analysis import style
 from analysis.errors import Unavailable
-from analysis.registry import figure
-from analysis.statistics import summarise
+from analysis.figures.curves import draw_panel
+from analysis.registry import OF_MODEL, figure
+from analysis.stats.intervals import summarise
+from analysis.text import choice, labels
+from analysis.text.captions import caption
+from analysis.text.labels import ALPHA_SIGN
+from analysis.text.numbers import percent
+from hies.runs.quality import weighted_area
 
-COLUMNS = 4
+IN_A_ROW = 4
 MARKERS = "osD^v<>"
+COLOR, MARKER = style.LOOKS["hies"]
+RANK_LOOKS: dict[str, dict[str, Any]] = {
+    "best": {"color": COLOR, "linestyle": "-", "linewidth": 2.4},
+    "median": {"color": style.mixed(COLOR, 0.35), "linestyle": style.DASHES[1]},
+    "worst": {"color": style.mixed(COLOR, 0.6), "linestyle": style.DASHES[2]},
+}
 
 
 @figure(
     "alphas",
     about="Quality of HIES against alpha, one line a ratio, a panel for every task.",
     needs="rows of hies with at least three numbers for alpha, at a pruned ratio",
-    per=("experiment", "model"),
+    per=OF_MODEL,
 )
-def draw(rows: pd.DataFrame) -> list[Axes]:
+def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
     """A panel for each task; the alphas stand at equal distances, as in a grid that is fine at its top end."""
     fixed = choice.fixed_alphas(rows)
     fixed = fixed[fixed["ratio"] > 0]
-    tasks = [
-        task for task in labels.ordered_tasks(rows["task"]) if fixed.loc[fixed["task"] == task, "alpha"].nunique() > 2
-    ]
-    if not tasks:
-        raise Unavailable("no task has rows of hies with three numbers for alpha and with a quality")
+    tasks = _with_three_alphas(fixed)
     looks = _looks(sorted(fixed["ratio"].unique()))
-    canvas, (panels,) = style.small_multiples(len(tasks), COLUMNS, height=2.4)
+    canvas, (panels,) = style.small_multiples(len(tasks), IN_A_ROW, height=2.4)
     for axes, task in zip(panels, tasks, strict=True):
-        _panel(axes, fixed[fixed["task"] == task], looks, sorted(fixed["alpha"].unique()))
+        _against_alpha(axes, fixed[fixed["task"] == task], looks, sorted(fixed["alpha"].unique()))
         axes.set_title(labels.task_name(task))
-    style.outer_labels(panels, COLUMNS, labels.ALPHA, "quality (%)")
+    style.outer_labels(panels, IN_A_ROW, ALPHA_SIGN, "quality (%)")
     handles, names = panels[0].get_legend_handles_labels()
     canvas.legend(handles, names, loc="outside right center", title="heads removed")
     text = f"{caption(fixed)}. Line: mean over seeds; band: 95 % bootstrap interval; alphas at equal distances."
     if fixed["quality"].isna().any():
         text += " A gap: quality is undefined for all seeds."
-    style.headline(canvas, f"{rows['model'].iloc[0]}: quality of HIES against {labels.ALPHA}", text)
+    style.headline(canvas, f"{rows['model'].iloc[0]}: quality of HIES against {ALPHA_SIGN}", text)
     return panels
+
+
+@figure(
+    "figure12",
+    about="Quality against the ratio for the best, the median and the worst alpha of HIES, a panel for every task.",
+    needs="rows of hies with at least three numbers for alpha, at the same ratios",
+    per=OF_MODEL,
+)
+def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
+    """A panel for each task with three alphas; HIS beside them where the rows hold it."""
+    fixed = choice.fixed_alphas(rows)
+    tasks = _with_three_alphas(fixed)
+    canvas, (panels,) = style.small_multiples(len(tasks), IN_A_ROW, height=2.7)
+    for axes, task in zip(panels, tasks, strict=True):
+        _ranked(axes, fixed[fixed["task"] == task], rows[rows["task"] == task])
+        axes.set_title(labels.task_name(task), pad=34)
+    style.outer_labels(panels, IN_A_ROW, "heads removed (%)", "quality (%)")
+    model = rows["model"].iloc[0]
+    text = (
+        f"{caption(fixed)}. By weighted area under the quality curve, wAUC = sum of r q(r) / sum of r over the ratios "
+        "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over seeds; band: 95 % "
+        "bootstrap interval; dashed: unpruned. Ranked on the report split itself, so the best is optimistic."
+    )
+    if fixed["quality"].isna().any():
+        text += " Undefined quality counts as 0, the worst, and is not drawn."
+    if not (rows["criterion"] == "his").any():
+        text += " HIS is not among these rows."
+    style.headline(canvas, f"{model}: the best, the median and the worst alpha of HIES", text)
+    return panels
+
+
+def weighted_areas(rows: pd.DataFrame) -> pd.Series:
+    """Returns wAUC of each alpha in percent, mean over seeds, the best first; of equal alphas the larger comes first.
+
+    It is over the pruned ratios that all seeds of all alphas have.
+    """
+    pruned = rows[rows["ratio"] > 0].fillna({"quality": 0.0})
+    wide = pruned.pivot(index=["alpha", "seed"], columns="ratio", values="quality").dropna(axis=1)
+    areas = pd.Series(weighted_area(wide.to_numpy(), wide.columns.to_numpy(dtype=float)), index=wide.index)
+    by_alpha = areas.groupby("alpha").mean().sort_index(ascending=False)
+    return by_alpha.sort_values(ascending=False, kind="stable")
+
+
+def _with_three_alphas(fixed: pd.DataFrame) -> list[str]:
+    counts = fixed.groupby("task")["alpha"].nunique()
+    tasks = [task for task in labels.ordered_tasks(fixed["task"]) if counts[task] > 2]
+    if not tasks:
+        raise Unavailable("no task has rows of hies with three numbers for alpha and with a quality")
+    return tasks
 
 
 def _looks(ratios: list[float]) -> dict[float, dict[str, Any]]:
@@ -56,7 +112,7 @@ def _looks(ratios: list[float]) -> dict[float, dict[str, Any]]:
     }
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[float, dict[str, Any]], alphas: list[float]) -> None:
+def _against_alpha(axes: Axes, rows: pd.DataFrame, looks: dict[float, dict[str, Any]], alphas: list[float]) -> None:
     points = summarise(rows, "quality", ["ratio", "alpha"]).set_index("alpha")
     x = range(len(alphas))
     for ratio, look in looks.items():
@@ -65,3 +121,20 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[float, dict[str, Any]], a
         axes.fill_between(x, line["low"], line["high"], color=look["color"], alpha=0.16, linewidth=0)
     axes.set_xticks(x, [f"{alpha:g}" for alpha in alphas], rotation=90, fontsize=8)
     axes.grid(axis="y")
+
+
+def _ranked(axes: Axes, fixed: pd.DataFrame, task: pd.DataFrame) -> None:
+    areas = weighted_areas(fixed)
+    places = {"best": 0, "median": len(areas) // 2, "worst": len(areas) - 1}
+    names = {name: f"{name} {ALPHA_SIGN} = {areas.index[place]:g}" for name, place in places.items()}
+    shown = [fixed[fixed["alpha"] == areas.index[place]].assign(curve=names[name]) for name, place in places.items()]
+    looks = {names[name]: {"marker": MARKER, "zorder": 4, **look} for name, look in RANK_LOOKS.items()}
+    if not (his := choice.usual_run(task, "his")).empty:
+        shown.append(his.assign(curve="HIS"))
+        looks["HIS"] = style.looks(shown[-1])["HIS"]
+    draw_panel(axes, pd.concat(shown), "quality", looks)
+    handles, words = axes.get_legend_handles_labels()
+    where: Any = {"loc": "lower left", "bbox_to_anchor": (-0.04, 1), "borderaxespad": 0}
+    size: Any = {"fontsize": 8, "handlelength": 1.6, "handletextpad": 0.4, "columnspacing": 0.8}
+    count = len(looks)  # the unpruned level is in the caption
+    axes.legend(handles[:count], words[:count], ncols=2, **where, **size).set_in_layout(False)

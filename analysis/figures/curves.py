@@ -6,16 +6,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.captions import caption, removed_words
 from analysis.errors import Unavailable
-from analysis.labels import task_name
 from analysis.registry import figure
-from analysis.statistics import summarise
+from analysis.stats.intervals import summarise
+from analysis.text.captions import caption, heading, removed_words
 
-METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
-MAPPED = ("matthews", "pearson")
-MAPPING = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
-PANELS = {"quality": "quality (%)", "stability": "stability (%)"}
+METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
+CORRELATIONS = ("matthews", "pearson")
+MAPPED_NOTE = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
+MEASURE_AXES = {"quality": "quality (%)", "stability": "stability (%)"}
 
 
 @figure(
@@ -23,20 +22,21 @@ PANELS = {"quality": "quality (%)", "stability": "stability (%)"}
     about="Quality and stability against the ratio, one line a criterion, with intervals over seeds.",
     needs="rows of at least one pruned ratio",
 )
-def draw(rows: pd.DataFrame) -> list[Axes]:
+def draw_curves(rows: pd.DataFrame) -> list[Axes]:
     """Both panels for one model and task; a point that some seeds leave undefined is hollow."""
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only rows of the unpruned model")
     canvas = style.new_figure(10, 4.4)
     panels = list(canvas.subplots(1, 2, sharex=True))
-    for axes, (column, words) in zip(panels, PANELS.items(), strict=True):
+    for axes, (column, words) in zip(panels, MEASURE_AXES.items(), strict=True):
         draw_panel(axes, rows, column, style.looks(rows))
         axes.set(xlabel=removed_words(rows), ylabel=words)
-    panels[0].set_title(f"Quality: {', '.join(METRICS.get(name, name) for name in sorted(rows['metric'].unique()))}")
+    panels[0].set_title(
+        f"Quality: {', '.join(METRIC_NAMES.get(name, name) for name in sorted(rows['metric'].unique()))}"
+    )
     panels[1].set_title("Stability: agreement with the unpruned model")
-    handles, names = panels[1].get_legend_handles_labels()  # stability is defined where quality is not
-    canvas.legend(handles, [style.wrapped(name) for name in names], loc="outside right center")
-    style.headline(canvas, f"{rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}", _caption(rows))
+    style.legend_beside(canvas, panels[1:])  # stability is defined where quality is not
+    style.headline(canvas, heading(rows), _caption(rows))
     return panels
 
 
@@ -71,8 +71,8 @@ def _caption(rows: pd.DataFrame) -> str:
     text = caption(rows)
     if rows["seed"].nunique() > 1:
         text += ". Line: mean; band: 95 % bootstrap interval over seeds"
-    if rows[list(PANELS)].isna().to_numpy().any():
+    if rows[list(MEASURE_AXES)].isna().to_numpy().any():
         text += ". Hollow or absent marker: undefined for some or all seeds"
-    if rows["metric"].isin(MAPPED).any():
-        text += f". {MAPPING}"
+    if rows["metric"].isin(CORRELATIONS).any():
+        text += f". {MAPPED_NOTE}"
     return text + "."

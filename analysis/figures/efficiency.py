@@ -6,21 +6,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.efficiency import MEASURES, NEEDS, PAPER, load
+from analysis.data.efficiency import COSTS, NEEDS, PAPER_FLOPS, load
 from analysis.errors import Unavailable
 from analysis.registry import figure
 
-COLUMNS = 2
+PANELS_IN_ROW = 2
 # Latency lies over what the FLOPs promise, so that a gap shows.
-LOOKS: dict[str, dict[str, Any]] = {
+COST_LOOKS: dict[str, dict[str, Any]] = {
     "flops": {"color": "#0072B2", "marker": "s", "linewidth": 3.6, "markersize": 8, "zorder": 3},
     "latency": {"color": "#D55E00", "marker": "o", "zorder": 5},
     "parameters": {"color": "#009E73", "marker": "^", "zorder": 4},
     "peak_bytes": {"color": "#CC79A7", "marker": "v", "zorder": 4},
     "cache_bytes": {"color": "#E69F00", "marker": "D", "zorder": 4},
 }
-
-TOLD = "FLOPs, the paper's TinyBERT"
+PRINTED_FLOPS = "FLOPs, the paper's TinyBERT"
 STAR: dict[str, Any] = {
     "linestyle": "none", "marker": "*", "markersize": 11, "markerfacecolor": "white", "markeredgecolor": style.INK,
     "zorder": 6,
@@ -34,17 +33,16 @@ STAR: dict[str, Any] = {
     per=("device",),
     load=load,
 )
-def draw(rows: pd.DataFrame) -> list[Axes]:
+def draw_efficiency(rows: pd.DataFrame) -> list[Axes]:
     """A panel for each model."""
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only measurements of dense models")
     models = [part for _, part in rows.groupby("model")]
-    canvas, (panels,) = style.small_multiples(len(models), COLUMNS, height=3.1)
+    canvas, (panels,) = style.small_multiples(len(models), PANELS_IN_ROW, height=3.1)
     for axes, part in zip(panels, models, strict=True):
         _panel(axes, part)
-    style.outer_labels(panels, COLUMNS, "heads removed (%)", "% of the dense model")
-    named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    canvas.legend(named.values(), [style.wrapped(name) for name in named], loc="outside right center")
+    style.outer_labels(panels, PANELS_IN_ROW, "heads removed (%)", "% of the dense model")
+    style.legend_beside(canvas, panels)
     style.headline(canvas, "What really pruned models cost", _caption(rows))
     return panels
 
@@ -52,14 +50,14 @@ def draw(rows: pd.DataFrame) -> list[Axes]:
 def _panel(axes: Axes, part: pd.DataFrame) -> None:
     first = part.iloc[0]
     x = 100 * part["ratio"]
-    for name, look in LOOKS.items():
+    for name, look in COST_LOOKS.items():
         if part[name].notna().any():
             edge: Any = {"markeredgecolor": "white", "markeredgewidth": 0.5}
-            axes.plot(x, part[f"{name}_percent"], label=MEASURES[name], **edge, **look)
-    band: Any = {"color": LOOKS["latency"]["color"], "alpha": 0.2, "linewidth": 0}
+            axes.plot(x, part[f"{name}_percent"], label=COSTS[name], **edge, **look)
+    band: Any = {"color": COST_LOOKS["latency"]["color"], "alpha": 0.2, "linewidth": 0}
     axes.fill_between(x, part["latency_low_percent"], part["latency_high_percent"], **band)
     if first["architecture"] == "bert":
-        axes.plot([100 * ratio for ratio in PAPER], list(PAPER.values()), label=TOLD, **STAR)
+        axes.plot([100 * ratio for ratio in PAPER_FLOPS], list(PAPER_FLOPS.values()), label=PRINTED_FLOPS, **STAR)
     axes.set_title(f"{first['model']}: {first['batch']} x {first['tokens']} tokens")
     axes.grid(axis="y")
 

@@ -5,54 +5,47 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.captions import caption
 from analysis.errors import Unavailable
-from analysis.figures.curves import PANELS, draw_panel
-from analysis.figures.tasks import mean_over_tasks
-from analysis.registry import figure
-from analysis.statistics import summarise
+from analysis.figures.curves import MEASURE_AXES, draw_panel
+from analysis.figures.tasks import mean_of_tasks
+from analysis.registry import OF_MODEL, figure
+from analysis.stats.intervals import summarise
+from analysis.tables.removed import percent_of_dense
+from analysis.text.captions import caption
 
-LEFT = "left"
+FLOPS_LEFT = "flops left"  # a column: FLOPs in percent of those of the run's unpruned model
 
 
 @figure(
     "methods",
     about="Quality and stability, mean over tasks, against the share of attention removed and against the FLOPs left.",
     needs="rows of at least two criteria at a pruned ratio, with FLOPs",
-    per=("experiment", "model"),
+    per=OF_MODEL,
 )
-def draw(rows: pd.DataFrame) -> list[Axes]:
+def draw_methods(rows: pd.DataFrame) -> list[Axes]:
     """Quality above stability; the same points on the left by ratio, on the right by FLOPs in percent of the dense."""
-    rows = with_flops_left(rows)
-    if rows["curve"].nunique() < 2 or not ((rows["ratio"] > 0) & rows[LEFT].notna()).any():
+    rows = rows.assign(**{FLOPS_LEFT: percent_of_dense(rows, "flops")})
+    if rows["curve"].nunique() < 2 or not ((rows["ratio"] > 0) & rows[FLOPS_LEFT].notna()).any():
         raise Unavailable("it takes two criteria with rows of a pruned ratio and their FLOPs")
     canvas = style.new_figure(style.WIDTH, 7.6)
     grid = canvas.subplots(2, 2, sharex="col", sharey="row")
     looks = style.smaller(style.looks(rows))
-    cost = mean_over_tasks(rows, LEFT).groupby(["curve", "ratio"])[LEFT].mean()
-    for (by_ratio, by_cost), column in zip(grid, PANELS, strict=True):
-        mean = mean_over_tasks(rows, column)
+    cost = mean_of_tasks(rows, FLOPS_LEFT).groupby(["curve", "ratio"])[FLOPS_LEFT].mean()
+    for (by_ratio, by_cost), column in zip(grid, MEASURE_AXES, strict=True):
+        mean = mean_of_tasks(rows, column)
         draw_panel(by_ratio, mean, column, looks)
         points = summarise(mean, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
         for curve, part in points.groupby("curve"):
             x = [cost.get((curve, ratio), np.nan) for ratio in part["ratio"]]
             by_cost.plot(x, part["mean"], markeredgecolor="white", markeredgewidth=0.5, **looks[str(curve)])
         by_cost.grid(axis="y")
-        by_ratio.set_ylabel(PANELS[column])
+        by_ratio.set_ylabel(MEASURE_AXES[column])
     grid[1][0].set_xlabel("attention weights removed (%)")
     grid[1][1].set_xlabel("FLOPs left (% of the dense model)")
     grid[1][1].invert_xaxis()
-    handles, names = grid[0][0].get_legend_handles_labels()
-    canvas.legend(handles, [style.wrapped(name) for name in names], loc="outside right center")
+    style.legend_beside(canvas, grid[0][:1])
     tasks = rows["task"].nunique()
     text = f"{caption(rows)}. Mean over {tasks} task{'s' * (tasks > 1)}, absent where one has no number; band: 95 % "
     text += "bootstrap interval over seeds. FLOPs: of one example of full length."
     style.headline(canvas, f"{rows['model'].iloc[0]}: what each method keeps, and what it saves", text)
     return [axes for line in grid for axes in line]
-
-
-def with_flops_left(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the column `left`: FLOPs in percent of those of the run's unpruned model, NaN if unknown."""
-    dense = rows[rows["ratio"] == 0].set_index("path")["flops"]
-    flops = pd.to_numeric(rows["flops"])
-    return rows.assign(**{LEFT: 100 * flops / rows["path"].map(pd.to_numeric(dense))})

@@ -8,18 +8,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from analysis import choice, labels, style
-from analysis.captions import caption, removed_words
+from analysis import style
 from analysis.errors import Unavailable
-from analysis.figures.curves import MAPPED, MAPPING, METRICS, PANELS, draw_panel
-from analysis.registry import figure
+from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, MEASURE_AXES, METRIC_NAMES, draw_panel
+from analysis.registry import OF_MODEL, figure
+from analysis.text import choice, labels
+from analysis.text.captions import caption, removed_words
 
-COLUMNS = 5
-ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
-PANEL, BESIDE, LEAST = 1.8, 2.5, 7.0  # inches of such a panel, of the legend beside, and of such a figure at least
-CHARACTERS_PER_INCH = 12.5  # of the words above and below a panel
-CRITERIA = ("his", "ad", "ae", "l2", "random")  # beside the curves of HIES
-PAPER: dict[str, Any] = {
+TASKS_IN_ROW = 5
+ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
+PANEL_WIDTH, LEGEND_WIDTH, LEAST_WIDTH = (
+    1.8,
+    2.5,
+    7.0,
+)  # inches of such a panel, of the legend beside, and of such a figure at least
+TITLE_CHARACTERS = 12.5  # in an inch above and below a panel
+TASK_CRITERIA = ("his", "ad", "ae", "l2", "random")  # beside the curves of HIES
+PRINTED_LOOK: dict[str, Any] = {
     "linestyle": "none", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.1, "zorder": 6,
 }  # fmt: skip
 
@@ -28,14 +33,14 @@ PAPER: dict[str, Any] = {
     "tasks",
     about="Quality and stability against the ratio, a panel for every task and one for their mean.",
     needs="rows of at least two tasks at a pruned ratio",
-    per=("experiment", "model"),
+    per=OF_MODEL,
 )
-def draw(rows: pd.DataFrame) -> list[Axes]:
+def draw_all_tasks(rows: pd.DataFrame) -> list[Axes]:
     """Two blocks of panels, quality above stability, each ending with the mean over tasks."""
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
     title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
-    return draw_tasks(rows[rows["curve"].isin(shown_curves(rows))], title, COLUMNS)
+    return draw_tasks(rows[rows["curve"].isin(shown_curves(rows))], title, TASKS_IN_ROW)
 
 
 def draw_tasks(
@@ -43,23 +48,27 @@ def draw_tasks(
 ) -> list[Axes]:
     """Two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
 
-    columns: panels in a row; without it all of them, if they fit. printed: the paper's quality, with the columns task,
-    criterion, ratio and percent. note: what the caption says besides.
+    Args:
+        rows: of one model.
+        title: of the figure.
+        columns: panels in a row; without it all of them, if they fit.
+        printed: the paper's quality, with the columns task, criterion, ratio and percent.
+        note: what the caption says besides.
     """
     tasks = labels.ordered_tasks(rows["task"])
     count = len(tasks) + (len(tasks) > 1)
     width = style.WIDTH
-    if columns is None and count <= ROW:
-        columns, width = count, max(LEAST, count * PANEL + BESIDE)
-    columns = min(columns or COLUMNS, count)
+    if columns is None and count <= ONE_ROW:
+        columns, width = count, max(LEAST_WIDTH, count * PANEL_WIDTH + LEGEND_WIDTH)
+    columns = min(columns or TASKS_IN_ROW, count)
     full = count % columns == 0  # no free place for the legend
-    canvas, blocks = style.small_multiples(count, columns, height=1.95, lines=len(PANELS), width=width)
-    room = int(CHARACTERS_PER_INCH * (width - BESIDE * full) / columns)
+    canvas, blocks = style.small_multiples(count, columns, height=1.95, lines=len(MEASURE_AXES), width=width)
+    room = int(TITLE_CHARACTERS * (width - LEGEND_WIDTH * full) / columns)
     below = textwrap.fill(removed_words(rows), room)
-    for block, column in zip(blocks, PANELS, strict=True):
+    for block, column in zip(blocks, MEASURE_AXES, strict=True):
         _block(block, rows, tasks, column)
-        style.outer_labels(block, columns, below, PANELS[column])
-    _tell_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room)
+        style.outer_labels(block, columns, below, MEASURE_AXES[column])
+    _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room)
     if printed is not None:
         _beside(dict(zip(tasks, blocks[0], strict=False)), printed)
     _legend(blocks, full)
@@ -67,8 +76,8 @@ def draw_tasks(
     return [axes for block in blocks for axes in block]
 
 
-def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = CRITERIA) -> list[str]:
-    """HIES with its preferred alpha and with alpha = auto, and the plainest curve of every other criterion.
+def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) -> list[str]:
+    """Returns HIES with its preferred alpha and with alpha = auto, and the plainest curve of every other criterion.
 
     Of a method with and without tuning the plainest of both.
     """
@@ -80,8 +89,8 @@ def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = CRITERIA) -> list
     return [curve for curve in dict.fromkeys(chosen) if curve is not None]
 
 
-def mean_over_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number."""
+def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number."""
     wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
     whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
     return whole.mean(axis=1).rename(column).reset_index()
@@ -92,7 +101,7 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
     looks = style.smaller(style.looks(rows))
     last = 100 * rows["ratio"].max()
     for axes, task in zip(block, [*tasks, None], strict=False):
-        points = mean_over_tasks(rows, column) if task is None else rows[rows["task"] == task]
+        points = mean_of_tasks(rows, column) if task is None else rows[rows["task"] == task]
         draw_panel(axes, points, column, looks)
         axes.set_title("Mean over tasks" if task is None else labels.task_name(task), fontsize=9.5)
         axes.tick_params(labelsize=8.5, labelbottom=True)
@@ -101,17 +110,19 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _tell_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int) -> None:
+def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int) -> None:
     """Metric and number of examples at the right above each task's panel.
 
-    first: a row of each task. room: characters above a panel; where one is too long, all stand below the names.
+    `first` holds a row of each task; where one has more characters than there is `room`, all stand below the names.
     """
-    told = [f"{METRICS.get(row.metric, row.metric)}, n = {row.examples:,}" for row in first.loc[tasks].itertuples()]
+    metrics = [
+        f"{METRIC_NAMES.get(row.metric, row.metric)}, n = {row.examples:,}" for row in first.loc[tasks].itertuples()
+    ]
     names = map(labels.task_name, tasks)
-    if any(len(name) + len(words) > room for name, words in zip(names, told, strict=True)):
+    if any(len(name) + len(words) > room for name, words in zip(names, metrics, strict=True)):
         for axes in block:
             axes.set_title(f"{axes.get_title(loc='left')}\n", fontsize=9.5)
-    for axes, words in zip(block, told, strict=False):
+    for axes, words in zip(block, metrics, strict=False):
         axes.set_title(words, loc="right", fontsize=8, fontweight="normal", color=style.MUTED)
 
 
@@ -120,22 +131,22 @@ def _beside(panels: dict[str, Axes], printed: pd.DataFrame) -> None:
     for (task, criterion), part in printed.groupby(["task", "criterion"], sort=False):
         if axes := panels.get(str(task)):
             color, marker = style.LOOKS[str(criterion)]
-            told = f"{labels.criterion_name(str(criterion))}, paper"
-            axes.plot(100 * part["ratio"], part["percent"], marker=marker, markeredgecolor=color, label=told, **PAPER)
+            name = f"{labels.criterion_name(str(criterion))}, paper"
+            axes.plot(
+                100 * part["ratio"], part["percent"], marker=marker, markeredgecolor=color, label=name, **PRINTED_LOOK
+            )
 
 
 def _legend(blocks: list[list[Axes]], beside: bool) -> None:
     """Beside all panels, or in the free place after the last one of the upper block."""
     last, panels = blocks[0][-1], [axes for block in blocks for axes in block]
-    named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    names = [style.wrapped(name) for name in named]
     if beside:
         canvas = last.get_figure(root=True)
         assert canvas is not None
-        canvas.legend(named.values(), names, loc="outside right center", fontsize=8.5)
+        style.legend_beside(canvas, panels, fontsize=8.5)
         return
     place: Any = {"loc": "center left", "bbox_to_anchor": (1.1, 0.5), "fontsize": 8.5}
-    last.legend(named.values(), names, **place).set_in_layout(False)
+    last.legend(*style.legend_of(panels), **place).set_in_layout(False)
 
 
 def _caption(rows: pd.DataFrame, tasks: list[str]) -> str:
@@ -143,4 +154,4 @@ def _caption(rows: pd.DataFrame, tasks: list[str]) -> str:
     if len(tasks) > 1:
         text += f" The mean is over all {len(tasks)} tasks, and absent where one of them has no number."
     text += " Line: mean over seeds; band: 95 % bootstrap interval."
-    return text + (f" {MAPPING}." if rows["metric"].isin(MAPPED).any() else "")
+    return text + (f" {MAPPED_NOTE}." if rows["metric"].isin(CORRELATIONS).any() else "")

@@ -6,22 +6,22 @@ from pathlib import Path
 import pandas as pd
 
 FOLDER = Path(__file__).parent
-TASKS = {"vizwiz_vqa": "vizwiz", "mm_vet": "mmvet"}  # what the files call a task -> what everything else does
+TASK_ALIASES = {"vizwiz_vqa": "vizwiz", "mm_vet": "mmvet"}  # what the files call a task -> what everything else does
 
 
-def read(name: str) -> pd.DataFrame:
-    """A table of the paper by the name of its file, for example `table1_bert_glue_quality`; the caller's to change."""
+def read_paper(name: str) -> pd.DataFrame:
+    """Returns a table of the paper by the name of its file, such as `table1_bert_glue_quality`; a copy."""
     return _read(name).copy()
 
 
-def names() -> list[str]:
-    """Every table that can be read."""
+def paper_tables() -> list[str]:
+    """Returns the name of every table that can be read."""
     return sorted(path.stem for path in FOLDER.glob("*.csv"))
 
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    if name not in names():
-        raise ValueError(f"the paper has no table {name!r}; there are {', '.join(names())}")
-    found = pd.read_csv(FOLDER / f"{name}.csv")
-    return found.assign(task=found["task"].replace(TASKS))
+    if name not in paper_tables():
+        raise ValueError(f"the paper has no table {name!r}; there are {', '.join(paper_tables())}")
+    table = pd.read_csv(FOLDER / f"{name}.csv")
+    return table.assign(task=table["task"].replace(TASK_ALIASES))

@@ -6,87 +6,83 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.captions import caption, percent
-from analysis.labels import task_name
-from analysis.registry import Table, table
-from analysis.resampling import EVENNESS
-from analysis.significance import DRAWS, Estimate, Gain, gains, mean_over_tasks
-from analysis.tables.beside import one_calibration_size
-from analysis.tables.summary import signed
+from analysis.registry import OF_MODEL, Table, table
+from analysis.stats.pairing import one_calibration_size
+from analysis.stats.resampling import EVENNESS
+from analysis.stats.significance import DRAWS, MEAN, Estimate, Gain, gains_over_his, mean_over_tasks
+from analysis.stats.variants import WINDOWS
+from analysis.tables.differences import bootstrap_note, ratios_of, task_or_mean, undefined_note
+from analysis.text.captions import caption
+from analysis.text.numbers import signed_interval
+
+SPECIALISED, REDUNDANT = WINDOWS.values()
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of HIES minus HIS in one measure: its sign, and at which ratios."""
+    """What the paper says of HIES minus HIS in one measure.
+
+    Attributes:
+        words: for readers.
+        measure: quality, stability or evenness.
+        sign: of the difference.
+        at: at which ratios [R], boolean [R].
+    """
 
     words: str
     measure: str
     sign: int
-    at: Callable[[np.ndarray], np.ndarray]  # ratios [R] -> boolean [R]
+    at: Callable[[np.ndarray], np.ndarray]
 
-
-def _specialised(ratios: np.ndarray) -> np.ndarray:
-    return ratios >= 0.3 - 1e-9
-
-
-def _redundant(ratios: np.ndarray) -> np.ndarray:
-    return ratios <= 0.1 + 1e-9
+    def decided(self, estimate: Estimate) -> str:
+        """Returns `holds` if the interval lies on the claimed side of 0, `does not hold` if on the other."""
+        if np.isnan(estimate.mean):
+            return ""
+        low, high = sorted((self.sign * estimate.low, self.sign * estimate.high))
+        return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
 
 CLAIMS = (
-    Claim("1: higher quality at 30 % and more", "quality", 1, _specialised),
-    Claim("2: higher stability at 30 % and more", "stability", 1, _specialised),
-    Claim("3: HIS ahead in quality up to 10 %", "quality", -1, _redundant),
-    Claim("4: removed heads spread more evenly over the sites at 30 % and more", EVENNESS, -1, _specialised),
+    Claim("1: higher quality at 30 % and more", "quality", 1, SPECIALISED),
+    Claim("2: higher stability at 30 % and more", "stability", 1, SPECIALISED),
+    Claim("3: HIS ahead in quality up to 10 %", "quality", -1, REDUNDANT),
+    Claim("4: removed heads spread more evenly over the sites at 30 % and more", EVENNESS, -1, SPECIALISED),
 )
-MEAN = "mean"
 
 
 @table(
     "claims",
     about="The paper's four claims about HIES against HIS: holds, does not hold or undecided, with intervals.",
     needs="rows and predictions of his, and of hies with alpha chosen per ratio, per task or auto, on the same seeds",
-    per=("experiment", "model"),
+    per=OF_MODEL,
 )
-def claims(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
-    """A line for each HIES curve and task and their mean, a column for each claim."""
-    found = gains(one_calibration_size(rows), draws)
-    curves = dict.fromkeys(gain.curve for gain in found)
+def claims_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
+    """Returns a line for each HIES curve and task and their mean, a column for each claim."""
+    gains = gains_over_his(one_calibration_size(rows), draws)
+    curves = dict.fromkeys(gain.curve for gain in gains)
     data = pd.DataFrame(
-        [line for curve in curves for claim in CLAIMS for line in _lines(claim, curve, found)],
+        [line for curve in curves for claim in CLAIMS for line in _lines(claim, curve, gains)],
         columns=["criterion", "task", "claim", "ratios", *Estimate._fields, "verdict"],
     )
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
-    return Table(_shown(data), data, _caption(data, used, draws))
+    text = (
+        f"HIES minus HIS in percentage points, mean over the claim's ratios (of {ratios_of(used)}): {caption(used)}. "
+        "Claims 1 and 2 put it above 0, claims 3 and 4 below; evenness is the standard deviation over the sites of "
+        "the share of their heads that is removed. Holds, or does not hold: the whole interval is on that side. "
+    )
+    return Table(_shown(data), data, f"{text}{bootstrap_note(draws)} {undefined_note(data)}")
 
 
-def verdict(estimate: Estimate, sign: int) -> str:
-    """`holds` if the interval lies entirely on the claimed side of 0, `does not hold` if on the other."""
-    if np.isnan(estimate.mean):
-        return ""
-    low, high = sorted((sign * estimate.low, sign * estimate.high))
-    return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
-
-
-def _lines(claim: Claim, curve: str, found: list[Gain]) -> list[dict[str, object]]:
+def _lines(claim: Claim, curve: str, gains: list[Gain]) -> list[dict[str, object]]:
     """The claim on every task that has its ratios, and on their mean."""
-    concerned = [gain for gain in found if (gain.curve, gain.measure) == (curve, claim.measure)]
-    concerned = [gain for gain in concerned if claim.at(gain.ratios).any()]
-    samples = {gain.task: gain.over(claim.at(gain.ratios)) for gain in concerned}
+    concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
+    samples = {gain.task: gain.over(at) for gain in concerned if (at := claim.at(gain.ratios)).any()}
     if len(samples) > 1:
         samples[MEAN] = mean_over_tasks(list(samples.values()))
     ratios = sorted({ratio for gain in concerned for ratio in gain.ratios[claim.at(gain.ratios)].tolist()})
-    lines = []
-    for task, sample in samples.items():
-        estimate = sample.estimate()
-        line = {
-            "criterion": curve,
-            "task": task,
-            "claim": claim.words,
-            "ratios": " ".join(f"{one:g}" for one in ratios),
-        }
-        lines.append({**line, **estimate._asdict(), "verdict": verdict(estimate, claim.sign)})
-    return lines
+    line = {"criterion": curve, "claim": claim.words, "ratios": " ".join(f"{ratio:g}" for ratio in ratios)}
+    estimates = {task: sample.estimate() for task, sample in samples.items()}
+    return [{**line, "task": task, **one._asdict(), "verdict": claim.decided(one)} for task, one in estimates.items()]
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
@@ -94,41 +90,10 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (curve, task), part in data.groupby(["criterion", "task"], sort=False):
         cells = {row["claim"]: _text(row) for row in part.to_dict("records")}
-        name = f"mean of {counts[curve]} tasks" if task == MEAN else task_name(str(task))
-        lines.append({"criterion": curve, "task": name, **{one.words: cells.get(one.words, "") for one in CLAIMS}})
+        line = {"criterion": curve, "task": task_or_mean(str(task), counts[curve])}
+        lines.append({**line, **{one.words: cells.get(one.words, "") for one in CLAIMS}})
     return pd.DataFrame(lines)
 
 
-def _text(row: dict[object, object]) -> str:
-    mean, low, high = (float(str(row[name])) for name in ("mean", "low", "high"))
-    if np.isnan(mean):
-        return ""
-    return f"{row['verdict']}: {signed(mean)}" + ("" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]")
-
-
-def _caption(data: pd.DataFrame, used: pd.DataFrame, draws: int) -> str:
-    ratios = ", ".join(percent(ratio) for ratio in sorted(used.loc[used["ratio"] > 0, "ratio"].unique()))
-    text = f"HIES minus HIS in percentage points, mean over the claim's ratios (of {ratios}): {caption(used)}. "
-    text += "Claims 1 and 2 put it above 0, claims 3 and 4 below; evenness is the standard deviation over the sites of "
-    text += "the share of their heads that is removed. Holds, or does not hold: the whole interval is on that side. "
-    return text + f"{bootstrap_note(draws)} {undefined_note(data)}"
-
-
-def bootstrap_note(draws: int) -> str:
-    """How the intervals were made, for a caption."""
-    return (
-        f"Brackets: 95 % percentile interval of {draws:,} paired bootstrap draws over calibration seeds and evaluation "
-        "examples (evenness: over seeds alone) of one fine-tuned checkpoint and one choice of alpha, not corrected for "
-        "the number of comparisons."
-    )
-
-
-def undefined_note(data: pd.DataFrame) -> str:
-    """What was left out because the metric is undefined there, for a caption."""
-    lost = data[(data["undefined_seeds"] > 0) | (data["undefined_draws"] > 0)]
-    lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
-    if lost.empty:
-        return "No draw was undefined."
-    worst = lost.groupby("task")["undefined_draws"].max()
-    parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
-    return f"Draws left out because the metric is undefined (constant predictions): {', '.join(parts)}."
+def _text(row: dict) -> str:
+    return "" if np.isnan(row["mean"]) else f"{row['verdict']}: {signed_interval(row)}"

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from analysis.captions import caption, percent
-from analysis.labels import ordered_curves
 from analysis.registry import Table, table
-from analysis.statistics import Interval, summarise
+from analysis.stats.intervals import Interval, summarise
+from analysis.text.captions import caption
+from analysis.text.labels import in_order, ordered_curves
+from analysis.text.numbers import percent
 
 UNDEFINED = "undefined"  # in the place of a number that no seed has
 
@@ -15,8 +16,8 @@ UNDEFINED = "undefined"  # in the place of a number that no seed has
     about="Quality of each criterion at each ratio: mean over seeds and 95 % bootstrap interval.",
     needs="any rows",
 )
-def quality(rows: pd.DataFrame) -> Table:
-    """Quality in percent; the metric is named in the caption."""
+def quality_table(rows: pd.DataFrame) -> Table:
+    """Returns quality in percent; the metric is named in the caption."""
     metric = ", ".join(sorted(rows["metric"].unique()))
     return _measure(rows, "quality", f"Quality (%, {metric})")
 
@@ -26,21 +27,13 @@ def quality(rows: pd.DataFrame) -> Table:
     about="Stability of each criterion at each ratio: mean over seeds and 95 % bootstrap interval.",
     needs="any rows",
 )
-def stability(rows: pd.DataFrame) -> Table:
-    """Stability in percent: agreement with the unpruned model."""
+def stability_table(rows: pd.DataFrame) -> Table:
+    """Returns stability in percent: agreement with the unpruned model."""
     return _measure(rows, "stability", "Stability (%, agreement with the unpruned model)")
 
 
-def interval_text(interval: Interval, seeds: int) -> str:
-    """`mean [low, high]`, or that it is undefined, and n where some seeds are undefined or missing."""
-    if interval.n == 0:
-        return UNDEFINED
-    bounds = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.n > 1 else ""
-    return f"{interval.mean:.2f}{bounds}" + (f" (n = {interval.n})" if interval.n < seeds else "")
-
-
-def interval_note(seeds: int) -> str:
-    """What the brackets mean, for a caption."""
+def seeds_note(seeds: int) -> str:
+    """Returns what the brackets mean, for a caption."""
     if seeds < 2:
         return "One seed: no intervals."
     note = "Brackets: 95 % percentile bootstrap interval over seeds"
@@ -48,14 +41,19 @@ def interval_note(seeds: int) -> str:
 
 
 def _measure(rows: pd.DataFrame, column: str, title: str) -> Table:
-    points = summarise(rows, column, ["curve", "ratio"])
-    order = {curve: place for place, curve in enumerate(ordered_curves(rows))}
-    points = points.sort_values(["curve", "ratio"], key=lambda c: c.map(order) if c.name == "curve" else c)
+    points = in_order(summarise(rows, column, ["curve", "ratio"]), rows, ["curve", "ratio"])
     seeds = rows["seed"].nunique()
-    points["text"] = [
-        interval_text(Interval(row.mean, row.low, row.high, row.n), seeds) for row in points.itertuples(name="Point")
-    ]
-    wide = points.pivot(index="curve", columns="ratio", values="text").reindex(list(order)).fillna("")
+    texts = points.assign(
+        text=[_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
+    )
+    wide = texts.pivot(index="curve", columns="ratio", values="text").reindex(ordered_curves(rows)).fillna("")
     wide.columns = [percent(ratio) for ratio in wide.columns]
-    shown = wide.reset_index(names="criterion")
-    return Table(shown, points.drop(columns="text"), f"{title}: {caption(rows)}. {interval_note(seeds)}")
+    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {seeds_note(seeds)}")
+
+
+def _text(point: Interval, seeds: int) -> str:
+    """`mean [low, high]`, or that it is undefined, and n where some seeds are undefined or missing."""
+    if point.n == 0:
+        return UNDEFINED
+    bounds = f" [{point.low:.2f}, {point.high:.2f}]" if point.n > 1 else ""
+    return f"{point.mean:.2f}{bounds}" + (f" (n = {point.n})" if point.n < seeds else "")

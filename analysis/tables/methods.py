@@ -1,70 +1,85 @@
 """One measure of every criterion at 10, 30 and 50 %, a column for each GLUE task (the form of tables 1 and 2)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import choice
-from analysis.captions import caption, percent
 from analysis.errors import Unavailable
-from analysis.labels import CRITERIA, GLUE, label, ordered_curves, task_name
 from analysis.registry import Table
-from analysis.statistics import summarise
-from analysis.tables.beside import AVERAGE, BLANK, OURS, PAPER, at_ratios, average, averages_note, missing_tasks, number
-from analysis.tables.beside import one_calibration_size as checked
+from analysis.stats.intervals import summarise
+from analysis.stats.pairing import one_calibration_size
+from analysis.tables import beside
+from analysis.tables.beside import AVERAGE, OURS, PAPER
+from analysis.text import choice
+from analysis.text.captions import caption
+from analysis.text.labels import CRITERION_NAMES, GLUE_TASKS, label, ordered_curves, task_name
+from analysis.text.numbers import number, percent
 
-RATIOS = (0.1, 0.3, 0.5)
-# Our curve -> the name of the method in the paper, in the paper's order.
-NAMED = ("random", "ad", "his", "l2", "llm_pruner_channel", "llm_pruner_block")
-METHODS = {CRITERIA[name]: CRITERIA[name] for name in NAMED}
-METHODS |= {label("slicegpt", {"tune": tune}): label("slicegpt", {"tune": tune}) for tune in (False, True)}
-METHODS[label("hies", {"alpha": "per_ratio"})] = "HIES"
+METHOD_RATIOS = (0.1, 0.3, 0.5)
+# Our curves under the name of the method in the paper, in the paper's order.
+PRINTED_NAMES = {
+    **{CRITERION_NAMES[name]: CRITERION_NAMES[name]
+       for name in ("random", "ad", "his", "l2", "llm_pruner_channel", "llm_pruner_block")},
+    **{label("slicegpt", {"tune": tune}): label("slicegpt", {"tune": tune}) for tune in (False, True)},
+    label("hies", {"alpha": "per_ratio"}): "HIES",
+}  # fmt: skip
 UNPRUNED, UNPRUNED_IN_PAPER = "unpruned", "BERT"
+Key = tuple[float, str, str]  # ratio, curve or method of the paper, task
 
 
-class Cell(NamedTuple):
-    """A number and how many seeds have it: n are defined, of so many seeds."""
+class SeedMean(NamedTuple):
+    """A mean over seeds.
+
+    Attributes:
+        mean: of those that have a number.
+        n: how many have one.
+        seeds: how many there are.
+    """
 
     mean: float
     n: int
     seeds: int
 
 
-NOTHING = Cell(np.nan, 0, 0)
+NO_SEED = SeedMean(np.nan, 0, 0)
 
 
 def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title: str) -> Table:
-    """The paper's number above ours for each criterion and ratio; further curves of ours have a line of their own.
+    """Returns the paper's number above ours for each criterion and ratio; further curves of ours stand alone.
 
-    printed: columns ratio, method, task and `<measure>_percent`; the unpruned line is there if the paper has it.
+    Args:
+        rows: of any tasks.
+        measure: quality or stability.
+        printed: columns ratio, method, task and `<measure>_percent`; the unpruned line is there if the paper has it.
+        title: begins the caption.
 
     Raises:
         Unavailable: several calibration sizes, or no row that the paper's table has a place for.
     """
-    rows = checked(rows[rows["task"].isin(GLUE)])
-    pruned = at_ratios(rows, RATIOS, GLUE)
-    if not pruned["curve"].isin(METHODS).any():
-        raise Unavailable(f"there are no rows of GLUE at 10, 30 or 50 % for any of {', '.join(METHODS)}")
+    rows = one_calibration_size(rows[rows["task"].isin(GLUE_TASKS)])
+    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE_TASKS)
+    if not pruned["curve"].isin(PRINTED_NAMES).any():
+        raise Unavailable(f"there are no rows of GLUE at 10, 30 or 50 % for any of {', '.join(PRINTED_NAMES)}")
     ours = _ours(pruned, rows, measure)
-    paper = {
-        (row["ratio"], row["method"], row["task"]): row[f"{measure}_percent"] for row in printed.to_dict("records")
-    }
-    lines = [(ratio, curve) for ratio in RATIOS for curve in [*METHODS, *_further(pruned)]]
+    paper = printed.set_index(["ratio", "method", "task"])[f"{measure}_percent"].to_dict()
+    lines = [(ratio, curve) for ratio in METHOD_RATIOS for curve in [*PRINTED_NAMES, *_further(pruned)]]
     if (0.0, UNPRUNED_IN_PAPER, AVERAGE) in paper:
         lines = [(0.0, UNPRUNED), *lines]
-    data = pd.DataFrame(
-        [_record(ratio, curve, task, paper, ours) for ratio, curve in lines for task in (*GLUE, AVERAGE)]
-    )
+    keys = [(*line, task) for line in lines for task in (*GLUE_TASKS, AVERAGE)]
+    data = pd.DataFrame([_record(key, paper, ours) for key in keys])
     used = rows[rows["curve"].isin([curve for _, curve in lines])]
-    return Table(_shown(data), data, f"{title}: {caption(used)}. {_note(data)}{missing_tasks(pruned, GLUE)}")
+    return Table(
+        _shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE_TASKS)}"
+    )
 
 
-def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[tuple[float, str, str], Cell]:
+def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[Key, SeedMean]:
     unpruned = rows[rows["ratio"] == 0].assign(curve=UNPRUNED).drop_duplicates(["task", "seed"])
     points = summarise(pd.concat([pruned, unpruned]), measure, ["ratio", "curve", "task"])
     return {
-        (round(point.ratio, 6), point.curve, point.task): Cell(point.mean, point.n, point.seeds)
+        (round(point.ratio, 6), point.curve, point.task): SeedMean(point.mean, point.n, point.seeds)
         for point in points.itertuples(name="Point")
     }
 
@@ -74,32 +89,19 @@ def _further(rows: pd.DataFrame) -> list[str]:
     alphas = rows["alpha"] if "alpha" in rows else pd.Series(np.nan, index=rows.index)
     chosen = alphas.map(lambda alpha: isinstance(alpha, str)).any()
     fixed = set(rows.loc[alphas.map(choice.is_number), "curve"]) if chosen else set()
-    return [curve for curve in ordered_curves(rows) if curve not in METHODS and curve not in fixed]
+    return [curve for curve in ordered_curves(rows) if curve not in PRINTED_NAMES and curve not in fixed]
 
 
-def _record(
-    ratio: float,
-    curve: str,
-    task: str,
-    paper: dict[tuple[float, str, str], float],
-    ours: dict[tuple[float, str, str], Cell],
-) -> dict[str, object]:
-    method = UNPRUNED_IN_PAPER if curve == UNPRUNED else METHODS.get(curve, "")
-    cell = ours.get((ratio, curve, task), NOTHING)
+def _record(key: Key, paper: Mapping[Key, float], ours: Mapping[Key, SeedMean]) -> dict[str, object]:
+    ratio, curve, task = key
+    cell = ours.get(key, NO_SEED)
     if task == AVERAGE:
-        cells = {name: ours.get((ratio, curve, name), NOTHING) for name in GLUE}
+        cells = {name: ours.get((ratio, curve, name), NO_SEED) for name in GLUE_TASKS}
         seeds = min(one.seeds for one in cells.values())
-        cell = Cell(average({name: one.mean for name, one in cells.items()}, GLUE), seeds, seeds)
-    told = paper.get((ratio, method, task), np.nan)
-    return {
-        "ratio": ratio,
-        "criterion": curve,
-        "task": task,
-        PAPER: told,
-        OURS: cell.mean,
-        "n": cell.n,
-        "seeds": cell.seeds,
-    }
+        cell = SeedMean(beside.average({name: one.mean for name, one in cells.items()}, GLUE_TASKS), seeds, seeds)
+    method = UNPRUNED_IN_PAPER if curve == UNPRUNED else PRINTED_NAMES.get(curve, "")
+    line = {"ratio": ratio, "criterion": curve, "task": task, PAPER: paper.get((ratio, method, task), np.nan)}
+    return {**line, OURS: cell.mean, "n": cell.n, "seeds": cell.seeds}
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
@@ -122,9 +124,7 @@ def _text(row: dict[object, object], side: str) -> str:
 
 def _note(data: pd.DataFrame) -> str:
     undefined = data[(data["n"] == 0) & (data["seeds"] > 0) & (data["task"] != AVERAGE)]
-    cells = [
-        f"{task_name(row.task)} at {percent(row.ratio)} for {row.criterion}"
-        for row in undefined.itertuples(name="Cell")
-    ]
-    told = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
-    return f"Paper: BERT-base. Ours: mean over seeds. {BLANK}; {averages_note([*GLUE])}.{told}"
+    cells = [f"{task_name(row.task)} at {percent(row.ratio)} for {row.criterion}" for row in undefined.itertuples()]
+    text = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
+    averages = beside.averages_note([*GLUE_TASKS])
+    return f"Paper: BERT-base. Ours: mean over seeds. {beside.BLANK_NOTE}; {averages}.{text}"

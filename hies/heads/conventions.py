@@ -23,8 +23,8 @@ OUTPUTS = (
 BY_HEAD = ("gate_proj", "g_proj", "linear_pos", "relative_k_proj")
 PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v")  # [heads, ...]
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+KEY_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")
 # Widths of all heads together; each is set only where the forward reads it and it is that width.
 ALL_WIDTHS = ("all_head_size", "inner_dim", "split_size", "embed_dim", "hidden_size", "q_dim")
 KEY_WIDTHS = ("kv_dim",)

@@ -9,7 +9,7 @@ from analysis_runs import HIES, TUNED, right_in
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.tables.against import against
+from analysis.tables.differences import against_table
 
 NORM = {**TUNED, "importance": "output_norm"}
 HIES_NORM = HIES.replace(")", ", of the output norm)")
@@ -32,14 +32,14 @@ def cell(data: pd.DataFrame, curve: str, reference: str, ratio: float, measure: 
 
 
 def test_each_curve_stands_against_hies_and_an_importance_against_itself_without_entropy(tmp_path: Path) -> None:
-    data = against(frame(tmp_path), draws=50).data
+    data = against_table(frame(tmp_path), draws=50).data
     pairs = set(zip(data["criterion"], data["against"], strict=True))
     assert pairs == {("HIS", HIES), (HIES_NORM, HIES), ("Output norm", HIES), (HIES_NORM, "Output norm")}
     assert set(data["measure"]) == {"quality", "stability"} and sorted(set(data["ratio"])) == [0.1, 0.3, 0.5]
 
 
 def test_the_difference_is_the_mean_over_the_tasks_that_both_have(tmp_path: Path) -> None:
-    data = against(frame(tmp_path), draws=50).data
+    data = against_table(frame(tmp_path), draws=50).data
     his = cell(data, "HIS", HIES, 0.5)
     assert his["mean"] == pytest.approx(-30) and his["tasks"] == 2 and his["seeds"] == 3
     assert his["low"] < -30 < his["high"] < 0 and his["verdict"] == "behind"
@@ -50,19 +50,19 @@ def test_the_difference_is_the_mean_over_the_tasks_that_both_have(tmp_path: Path
 
 
 def test_what_excludes_zero_is_bold_and_a_single_seed_has_no_interval(tmp_path: Path) -> None:
-    shown = against(frame(tmp_path), draws=50).shown
+    shown = against_table(frame(tmp_path), draws=50).shown
     line = shown[(shown["criterion"] == "HIS") & (shown["against"] == HIES)].iloc[0]
     assert line["quality, 50 %"].startswith("**-30.00 [") and not line["quality, 10 %"].startswith("**")
     other = tmp_path / "single"
     right_in(other, "hies", 0.8, 0.7, seeds=1, **TUNED)
     right_in(other, "his", 0.8, 0.6, seeds=1)
-    table = against(load(other), draws=50)
+    table = against_table(load(other), draws=50)
     assert table.shown["quality, 10 %"].tolist() == ["-10.00"] and np.isnan(table.data["low"]).all()
 
 
 def test_without_hies_there_is_nothing_to_stand_against(tmp_path: Path) -> None:
     rows = frame(tmp_path)
     with pytest.raises(Unavailable, match="rows of hies"):
-        against(rows[rows["criterion"] != "hies"])
+        against_table(rows[rows["criterion"] != "hies"])
     with pytest.raises(Unavailable, match="another criterion"):
-        against(rows[rows["curve"] == HIES])
+        against_table(rows[rows["curve"] == HIES])

@@ -10,13 +10,14 @@ from analysis_runs import answers_right_in, write_run
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from analysis import load, weighted
+from analysis import load
 from analysis.errors import Unavailable
-from analysis.labels import label
-from analysis.resampling import example_counts, seed_counts, unevenness
-from analysis.significance import Estimate, gains
-from analysis.tables.claims import CLAIMS, claims, verdict
-from analysis.tables.significance import significance
+from analysis.stats import weighted
+from analysis.stats.resampling import example_counts, seed_counts, unevenness
+from analysis.stats.significance import Estimate, gains_over_his
+from analysis.tables.claims import CLAIMS, Claim, claims_table
+from analysis.tables.differences import significance_table
+from analysis.text.labels import label
 
 RATIOS = (0.0, 0.1, 0.3, 0.5)
 PER_RATIO, AUTO = (label("hies", {"alpha": word}) for word in ("per_ratio", "auto"))
@@ -54,8 +55,8 @@ def test_metrics_of_resamples_are_those_of_the_repeated_examples(metric: str, cl
     labels, answers = answers_of(metric, models=3, examples=53, classes=classes)
     answers[2] = labels
     counts = np.concatenate(list(example_counts("toy", 53, 11)))
-    found = weighted.quality(metric, labels, answers, counts)
-    agreed = weighted.stability(answers[:2], answers[1:], counts)
+    found = weighted.weighted_quality(metric, labels, answers, counts)
+    agreed = weighted.weighted_stability(answers[:2], answers[1:], counts)
     assert found.shape == (11, 3) and (counts.sum(axis=1) == 53).all() and counts.max() > 1
     for draw, count in enumerate(counts):
         chosen = np.repeat(np.arange(53), count)
@@ -67,17 +68,19 @@ def test_metrics_of_resamples_are_those_of_the_repeated_examples(metric: str, cl
 
 def test_a_constant_prediction_is_50_for_matthews_and_undefined_for_pearson() -> None:
     labels, whole = np.array([0, 1, 1, 0, 1]), np.ones((1, 5))
-    assert weighted.quality("matthews", labels, np.ones((1, 5), int), whole) == 50
+    assert weighted.weighted_quality("matthews", labels, np.ones((1, 5), int), whole) == 50
     scores = np.array([[3, 3, 3, 3, 3], [1, 1, 1, 1, 5]], dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = weighted.quality("pearson", labels.astype(float), scores, np.array([[1, 1, 1, 1, 1], [2, 2, 1, 0, 0]]))
+        found = weighted.weighted_quality(
+            "pearson", labels.astype(float), scores, np.array([[1, 1, 1, 1, 1], [2, 2, 1, 0, 0]])
+        )
     assert np.isnan(found).tolist() == [[True, False], [True, True]]  # the last: only equal scores were drawn
 
 
 def test_f1_is_zero_where_no_positive_is_found_and_undefined_where_there_is_none() -> None:
     labels, none = np.array([1, 0, 0]), np.zeros((1, 3), dtype=int)
-    found = weighted.quality("f1", labels, none, np.array([[1, 1, 1], [0, 2, 1]]))
+    found = weighted.weighted_quality("f1", labels, none, np.array([[1, 1, 1], [0, 2, 1]]))
     assert found[0, 0] == 0 and np.isnan(found[1, 0])
 
 
@@ -120,7 +123,7 @@ def test_draws_take_the_same_seeds_and_examples_on_both_sides(tmp_path: Path, me
     for seed in range(4):
         for side, (criterion, keys) in enumerate((("his", {}), ("hies", {"alpha": "auto"}))):
             write(tmp_path, criterion, seed, answers[seed, side], labels, metric, "toy", **keys)
-    found = {gain.measure: gain for gain in gains(load(tmp_path), draws=7)}
+    found = {gain.measure: gain for gain in gains_over_his(load(tmp_path), draws=7)}
     examples, seeds = np.concatenate(list(example_counts("toy", 31, 7))), seed_counts("toy", 4, 7)
     measures = {"quality": INDEPENDENT[metric], "stability": None}
     for name, measure in measures.items():
@@ -153,9 +156,9 @@ def test_intervals_are_the_same_on_every_call_and_wider_than_those_over_seeds_al
         labels, answers = answers_right_in((0.9, 0.65, 0.65, 0.65), seed=1)
         write(tmp_path, "hies", seed, answers, labels, alpha="auto")
     rows = load(tmp_path)
-    line = claims(rows).data.query("claim.str.startswith('1')").iloc[0]
+    line = claims_table(rows).data.query("claim.str.startswith('1')").iloc[0]
     assert line["mean"] == pytest.approx(5) and line["low"] < 0 < line["high"] and line["verdict"] == "undecided"
-    pd.testing.assert_frame_equal(claims(rows).data, claims(rows.sample(frac=1, random_state=0)).data)
+    pd.testing.assert_frame_equal(claims_table(rows).data, claims_table(rows.sample(frac=1, random_state=0)).data)
 
 
 def cells(table) -> dict[str, list[str]]:
@@ -164,7 +167,7 @@ def cells(table) -> dict[str, list[str]]:
 
 def test_claims_that_hold(tmp_path: Path) -> None:
     write_pair(tmp_path, his=(0.9, 0.9, 0.6, 0.5), hies=(0.9, 0.7, 0.9, 0.8))
-    table = claims(load(tmp_path))
+    table = claims_table(load(tmp_path))
     quality, stability, redundant, even = cells(table)["toy"]
     assert quality.startswith("holds: +30.00 [+") and stability.startswith("holds: +30.00 [+")
     assert redundant.startswith("holds: -20.00 [-")
@@ -177,16 +180,16 @@ def test_claims_that_hold(tmp_path: Path) -> None:
 
 def test_claims_that_do_not_hold(tmp_path: Path) -> None:
     write_pair(tmp_path, his=(0.9, 0.6, 0.9, 0.8), hies=(0.9, 0.9, 0.6, 0.5))
-    quality, stability, redundant, _ = cells(claims(load(tmp_path)))["toy"]
+    quality, stability, redundant, _ = cells(claims_table(load(tmp_path)))["toy"]
     assert quality.startswith("does not hold: -30.00") and stability.startswith("does not hold: -30.00")
     assert redundant.startswith("does not hold: +30.00")
 
 
 def test_no_difference_is_undecided_and_one_seed_decides_nothing(tmp_path: Path) -> None:
     write_pair(tmp_path / "same", his=(0.9, 0.7, 0.7, 0.7), hies=(0.9, 0.7, 0.7, 0.7))
-    assert cells(claims(load(tmp_path / "same")))["toy"][0] == "undecided: 0.00 [0.00, 0.00]"
+    assert cells(claims_table(load(tmp_path / "same")))["toy"][0] == "undecided: 0.00 [0.00, 0.00]"
     write_pair(tmp_path / "one", his=(0.9, 0.7, 0.2, 0.2), hies=(0.9, 0.7, 0.9, 0.9), seeds=1)
-    assert cells(claims(load(tmp_path / "one")))["toy"][0] == "undecided: +70.00"
+    assert cells(claims_table(load(tmp_path / "one")))["toy"][0] == "undecided: +70.00"
 
 
 def test_the_mean_over_tasks_weighs_tasks_alike_and_curves_stand_apart(tmp_path: Path) -> None:
@@ -199,7 +202,7 @@ def test_the_mean_over_tasks_weighs_tasks_alike_and_curves_stand_apart(tmp_path:
         write(tmp_path, "hies", seed, answers, labels, task="rte", alpha="auto")
         write(tmp_path, "hies", seed, answers, labels, task="rte", alpha="per_ratio_on_report")
         write(tmp_path, "hies", seed, answers, labels, task="rte", alpha=0.5)
-    table = claims(load(tmp_path))
+    table = claims_table(load(tmp_path))
     assert table.shown[["criterion", "task"]].to_numpy().tolist() == [
         [PER_RATIO, "SST-2"], [PER_RATIO, "RTE"], [PER_RATIO, "mean of 2 tasks"],
         [AUTO, "CoLA"], [AUTO, "RTE"], [AUTO, "mean of 2 tasks"],
@@ -219,7 +222,7 @@ def test_undefined_seeds_are_left_out_and_counted_and_never_zero(tmp_path: Path)
         write(tmp_path, "his", seed, answers[seed, 0], labels, "pearson", "stsb")
         write(tmp_path, "hies", seed, answers[seed, 1], labels, "pearson", "stsb", alpha="per_ratio")
     rows = load(tmp_path)
-    table = significance(rows, draws=200)
+    table = significance_table(rows, draws=200)
     line = table.data.query("ratio == 0.5 and measure == 'quality'").iloc[0]
     gained = [
         50 * (pearsonr(labels, answers[seed, 1, 3])[0] - pearsonr(labels, answers[seed, 0, 3])[0]) for seed in (0, 1)
@@ -233,7 +236,7 @@ def test_undefined_seeds_are_left_out_and_counted_and_never_zero(tmp_path: Path)
     )
     others = table.data.query("not (ratio == 0.5 and measure == 'quality')")
     assert (others["undefined_draws"] == 0).all()
-    assert f"STS-B up to {lost}" in claims(rows, draws=200).caption
+    assert f"STS-B up to {lost}" in claims_table(rows, draws=200).caption
 
 
 def test_what_is_undefined_for_all_seeds_is_blank(tmp_path: Path) -> None:
@@ -244,10 +247,10 @@ def test_what_is_undefined_for_all_seeds_is_blank(tmp_path: Path) -> None:
         write(tmp_path, "his", seed, answers, labels, "pearson", "stsb")
         write(tmp_path, "hies", seed, answers, labels, "pearson", "stsb", alpha="per_ratio")
     rows = load(tmp_path)
-    line = significance(rows, draws=50).shown.query("removed == '50 %'").iloc[0]
+    line = significance_table(rows, draws=50).shown.query("removed == '50 %'").iloc[0]
     assert line[["quality: HIS", "quality: difference", "quality: HIES is"]].tolist() == ["", "", ""]
     assert line["stability: difference"] == "0.00 [0.00, 0.00]"
-    assert cells(claims(rows, draws=50))["STS-B"][0] == ""
+    assert cells(claims_table(rows, draws=50))["STS-B"][0] == ""
 
 
 def test_unevenness_by_hand() -> None:
@@ -262,8 +265,9 @@ def test_unevenness_by_hand() -> None:
      ((1, 2), -1, "does not hold"), ((-2, -1), -1, "holds"), ((np.nan, np.nan), 1, "undecided")],
 )  # fmt: skip
 def test_verdict(bounds: tuple[float, float], sign: int, words: str) -> None:
-    assert verdict(Estimate(0.0, *bounds, 5, 0, 100, 0), sign) == words
-    assert verdict(Estimate(np.nan, *bounds, 5, 0, 100, 0), sign) == ""
+    claim = Claim("", "quality", sign, np.isfinite)
+    assert claim.decided(Estimate(0.0, *bounds, 5, 0, 100, 0)) == words
+    assert claim.decided(Estimate(np.nan, *bounds, 5, 0, 100, 0)) == ""
 
 
 def no_predictions(folder: Path) -> None:
@@ -299,7 +303,7 @@ def unknown_metric(folder: Path) -> None:
      (several_sizes, "one calibration size"), (other_examples, "other examples"),
      (unknown_metric, "metric bleu of toy")],
 )  # fmt: skip
-@pytest.mark.parametrize("make", [claims, significance])
+@pytest.mark.parametrize("make", [claims_table, significance_table])
 def test_what_the_rows_do_not_allow(tmp_path: Path, make, prepare, reason: str) -> None:
     prepare(tmp_path)
     with pytest.raises(Unavailable, match=reason):

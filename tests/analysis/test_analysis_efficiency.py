@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from analysis_runs import write_run
 
-from analysis import efficiency, rows, style
+from analysis import style
 from analysis.cli import main
+from analysis.data import efficiency, rows
 from analysis.errors import Unavailable
-from analysis.figures.efficiency import LOOKS, draw
-from analysis.tables.efficiency import costs
+from analysis.figures.efficiency import COST_LOOKS, draw_efficiency
+from analysis.tables.costs import costs_table
 from hies.errors import RowsWarning
 from hies.runs import grid
 
@@ -92,7 +93,7 @@ def test_a_file_that_cannot_be_trusted_is_named_and_left_out(tmp_path: Path, spo
 def test_the_figure_has_a_panel_for_each_model_and_a_line_for_each_measure(tmp_path: Path) -> None:
     write_measurements(tmp_path, "minilm")
     write_measurements(tmp_path, "llama", cache=True)
-    llama, minilm = draw(efficiency.load(tmp_path))
+    llama, minilm = draw_efficiency(efficiency.load(tmp_path))
     drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()} for axes in (llama, minilm)]
     assert drawn[0].keys() == {"FLOPs", "latency", "parameters", "peak memory", "key/value cache"}
     np.testing.assert_allclose(drawn[0]["key/value cache"], [[0, 100], [10, 90], [50, 50]])
@@ -107,13 +108,17 @@ def test_the_figure_has_a_panel_for_each_model_and_a_line_for_each_measure(tmp_p
 
 def test_the_measures_differ_in_colour_and_marker_and_in_colours_of_the_house() -> None:
     palette = {color for color, _ in style.LOOKS.values()}
-    assert {look["color"] for look in LOOKS.values()} <= palette
-    assert len({look["color"] for look in LOOKS.values()}) == len({look["marker"] for look in LOOKS.values()}) == 5
+    assert {look["color"] for look in COST_LOOKS.values()} <= palette
+    assert (
+        len({look["color"] for look in COST_LOOKS.values()})
+        == len({look["marker"] for look in COST_LOOKS.values()})
+        == 5
+    )
 
 
 def test_the_table_says_how_far_latency_is_from_its_promise(tmp_path: Path) -> None:
     write_measurements(tmp_path)
-    table = costs(efficiency.load(tmp_path))
+    table = costs_table(efficiency.load(tmp_path))
     dense, tenth, half = table.shown.to_dict("records")
     assert (dense["FLOPs"], dense["latency"], dense["parameters"]) == ("5.0 G", "200 ms", "3.0 M")
     assert (half["FLOPs"], half["latency"], half["gap"]) == ("87.5", "90.0 [80.0, 120.0]", "+2.9")
@@ -122,7 +127,7 @@ def test_the_table_says_how_far_latency_is_from_its_promise(tmp_path: Path) -> N
     assert "minilm: 8 x 128 tokens, 1 thread" in table.caption
 
 
-@pytest.mark.parametrize("make", [draw, costs])
+@pytest.mark.parametrize("make", [draw_efficiency, costs_table])
 def test_a_dense_model_alone_is_nothing_to_compare(tmp_path: Path, make) -> None:
     write_measurements(tmp_path, ratios=(0.0,))
     with pytest.raises(Unavailable, match="only measurements of dense"):

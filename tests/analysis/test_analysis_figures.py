@@ -7,7 +7,7 @@ from matplotlib.collections import PatchCollection, QuadMesh
 
 from analysis import load, style
 from analysis.errors import Unavailable
-from analysis.figures import agreement, curves, heatmaps
+from analysis.figures import agreement, curves, heads
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 
@@ -19,7 +19,7 @@ def line(axes, label: str):
 def test_curves_draws_means_and_bands_of_both_measures(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", seed=0, quality=(90, 60), stability=(100, 50))
     write_run(tmp_path / "exp", "his", seed=1, quality=(90, 80), stability=(100, 70))
-    quality, stability = curves.draw(load(tmp_path))
+    quality, stability = curves.draw_curves(load(tmp_path))
     np.testing.assert_allclose(line(quality, "HIS").get_xydata(), [[0, 90], [40, 70]])
     np.testing.assert_allclose(line(stability, "HIS").get_xydata(), [[0, 100], [40, 60]])
     np.testing.assert_allclose(line(quality, "unpruned").get_ydata(), [90, 90])
@@ -31,7 +31,7 @@ def test_curves_draws_means_and_bands_of_both_measures(tmp_path: Path) -> None:
 def test_curves_draws_nothing_where_quality_is_undefined_and_hollow_where_partly(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", seed=0, quality=(90, None, None), ratios=(0.0, 0.2, 0.4))
     write_run(tmp_path / "exp", "his", seed=1, quality=(90, 80, None), ratios=(0.0, 0.2, 0.4))
-    quality, _ = curves.draw(load(tmp_path))
+    quality, _ = curves.draw_curves(load(tmp_path))
     np.testing.assert_allclose(line(quality, "HIS").get_ydata(), [90, 80, np.nan])
     hollow = [one for one in quality.get_lines() if one.get_markerfacecolor() == "white"]
     np.testing.assert_allclose(np.concatenate([one.get_xydata() for one in hollow]), [[20, 80]])
@@ -41,7 +41,7 @@ def test_curves_draws_nothing_where_quality_is_undefined_and_hollow_where_partly
 def test_caption_tells_the_protocol_and_what_is_missing(tmp_path: Path) -> None:
     write_grid(tmp_path / "exp", ("his", 0), ("ae", 0))
     write_run(tmp_path / "exp", "his", seed=0)
-    text = curves.draw(load(tmp_path))[0].figure.get_supxlabel().replace("\n", " ")
+    text = curves.draw_curves(load(tmp_path))[0].figure.get_supxlabel().replace("\n", " ")
     for part in ("model tiny, task toy, 50 examples, 1 seed (0), calibration size 32", "incomplete: 1 of 2 jobs"):
         assert part in text
     assert "bootstrap" not in text  # one seed has no interval
@@ -80,7 +80,7 @@ def test_heatmaps_grey_exactly_the_mask_and_leave_ragged_sites_blank(tmp_path: P
     options = {"masks": masks, "ratios": ratios, "quality": quality}
     write_run(tmp_path / "exp", "his", seed=1, scores=[9, 9, 9, 9, 9], **options)
     write_run(tmp_path / "exp", "his", seed=0, scores=[1, 2, 3, 4, 5], **options)
-    axes = heatmaps.draw(load(tmp_path))
+    axes = heads.draw_heatmaps(load(tmp_path))
     assert [cells(one) for one in axes] == [set(), {(1, 2)}, {(0, 1), (1, 0), (1, 2)}]
     mesh = next(one for one in axes[0].collections if isinstance(one, QuadMesh))
     np.testing.assert_array_equal(mesh.get_array().reshape(2, 3).filled(-1), [[1, 2, -1], [3, 4, 5]])
@@ -91,7 +91,7 @@ def test_heatmaps_shows_raw_entropy_for_ae_and_the_alpha_nearest_one_half(tmp_pa
     for alpha in (0.1, 0.4, 0.9):
         write_run(tmp_path / "exp", "hies", alpha=alpha, ratios=(0.0, 0.5))
     write_run(tmp_path / "exp", "ae", ratios=(0.0, 0.5), scores=[0, -1, -2, -3, -4], arrays={"ae": np.arange(5.0)})
-    axes = heatmaps.draw(load(tmp_path))
+    axes = heads.draw_heatmaps(load(tmp_path))
     assert [one.get_title(loc="left").split("\n")[0] for one in axes[:2]] == ["AE", f"HIES ({ALPHA} = 0.4)"]
     mesh = next(one for one in axes[0].collections if isinstance(one, QuadMesh))
     np.testing.assert_array_equal(mesh.get_array().compressed(), [0, 1, 2, 3, 4])
@@ -100,7 +100,7 @@ def test_heatmaps_shows_raw_entropy_for_ae_and_the_alpha_nearest_one_half(tmp_pa
 def test_heatmaps_name_a_ratio_that_only_one_criterion_has(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", ratios=(0.0, 0.5))
     write_run(tmp_path / "exp", "hies", alpha=0.5, ratios=(0.0, 0.7))
-    axes = heatmaps.draw(load(tmp_path))
+    axes = heads.draw_heatmaps(load(tmp_path))
     told = [[text.get_text() for text in one.texts] for one in axes]
     blank = ["no row at this ratio"]
     assert told == [[], [], [], blank, blank, []]
@@ -124,7 +124,7 @@ def test_agreement_averages_over_shared_seeds(tmp_path: Path) -> None:
     rows = load(tmp_path)
     np.testing.assert_allclose(agreement.overlaps(rows, 0.5, ["HIS", "AE"]), [[1, (1 + 1 / 3) / 2]] * 1 + [[2 / 3, 1]])
     np.testing.assert_allclose(agreement.correlations(rows, ["HIS", "AE"]), [[1, 0.95], [0.95, 1]])
-    panels = agreement.draw(rows)
+    panels = agreement.draw_agreement(rows)
     assert [text.get_text() for text in panels[0].texts] == ["1.00", "0.67", "0.67", "1.00"]
     assert [text.get_text() for text in panels[1].texts] == ["1.00", "0.95", "0.95", "1.00"]
 
@@ -132,12 +132,13 @@ def test_agreement_averages_over_shared_seeds(tmp_path: Path) -> None:
 def test_constant_scores_have_no_correlation_and_no_zero(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", ratios=(0.0, 0.5))
     write_run(tmp_path / "exp", "l2", ratios=(0.0, 0.5), scores=[1, 1, 1, 1, 1])
-    texts = [text.get_text() for text in agreement.draw(load(tmp_path))[-1].texts]
+    texts = [text.get_text() for text in agreement.draw_agreement(load(tmp_path))[-1].texts]
     assert texts == ["1.00", "n/a", "n/a", "n/a"]
 
 
 @pytest.mark.parametrize(
-    ("draw", "reason"), [(curves.draw, "unpruned"), (heatmaps.draw, "no rows"), (agreement.draw, "two criteria")]
+    ("draw", "reason"),
+    [(curves.draw_curves, "unpruned"), (heads.draw_heatmaps, "no rows"), (agreement.draw_agreement, "two criteria")],
 )
 def test_figures_say_what_they_lack(tmp_path: Path, draw, reason: str) -> None:
     write_run(tmp_path / "exp", "random", ratios=(0.0,), quality=(90,))

@@ -10,10 +10,11 @@ from analysis_runs import HEADS, hies, write_run
 from matplotlib.collections import QuadMesh
 from shown import caption_of, lines
 
-from analysis import choice, load, style
-from analysis.diagnosis import file_name, load_diagnosis
+from analysis import load, style
+from analysis.data.diagnosis import diagnosis_file, load_diagnosis
 from analysis.errors import Unavailable
-from analysis.figures import alphas, curves, figure1, figure3, figure8, figure12, heatmaps, tasks
+from analysis.figures import alphas, curves, drop, heads, tasks
+from analysis.text import choice
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 WORDS = ("per_ratio", "per_task", "auto", "per_ratio_on_report", "per_task_on_report")
@@ -69,7 +70,7 @@ def test_heatmaps_name_the_alpha_of_the_scores_they_draw(tmp_path: Path) -> None
     hies(tmp_path / "exp", "per_ratio", 0.7, ratios=(0.0, 0.5))
     rows = load(tmp_path)
     rows.loc[(rows["alpha"] == "per_ratio") & (rows["ratio"] == 0), "alpha_used"] = np.nan
-    axes = heatmaps.draw(rows)
+    axes = heads.draw_heatmaps(rows)
     assert axes[0].get_title(loc="left") == f"HIES ({ALPHA} per ratio)\nlowest go first; drawn at {ALPHA} = 0.7"
     assert "each mask has its own" in caption_of(axes[0])
 
@@ -86,7 +87,7 @@ def two_tasks(folder: Path) -> None:
 
 def test_tasks_draws_each_task_and_the_mean_where_all_have_a_number(tmp_path: Path) -> None:
     two_tasks(tmp_path / "exp")
-    panels = tasks.draw(load(tmp_path))
+    panels = tasks.draw_all_tasks(load(tmp_path))
     titles = [axes.get_title(loc="left") for axes in panels]
     assert titles == ["CoLA", "RTE", "Mean over tasks"] * 2  # the paper's order
     cola, rte, mean = panels[:3]
@@ -102,7 +103,7 @@ def test_tasks_draws_each_task_and_the_mean_where_all_have_a_number(tmp_path: Pa
 
 def test_tasks_shows_the_main_hies_auto_and_the_baselines(words: pd.DataFrame) -> None:
     both = pd.concat([words, words.assign(task="other")])
-    named = set(lines(tasks.draw(both)[0]))
+    named = set(lines(tasks.draw_all_tasks(both)[0]))
     assert named == {f"HIES ({ALPHA} per ratio)", f"HIES ({ALPHA} auto)", "HIS", "unpruned"}
     fixed = words[words["alpha"].map(choice.is_number)]
     assert tasks.shown_curves(fixed) == [f"HIES ({ALPHA} = 0.5)"]
@@ -122,7 +123,7 @@ def test_weighted_areas_by_hand(tmp_path: Path) -> None:
     alpha_grid(tmp_path / "exp")
     hies(tmp_path / "exp", 0.9, seed=1, quality=(90, 60, 75), ratios=(0.0, 0.2, 0.4), task="rte")  # also 70
     hies(tmp_path / "exp", 0.5, seed=1, quality=(90, 80, None), ratios=(0.0, 0.2, 0.4), task="rte")  # 80 / 3
-    areas = figure12.weighted_areas(choice.fixed_alphas(load(tmp_path)))
+    areas = alphas.weighted_areas(choice.fixed_alphas(load(tmp_path)))
     expected = {0.9: 70, 0.7: 50, 0.5: (60 + 80 / 3) / 2, 0.3: 40, 0.1: 20}
     assert list(areas.index) == [0.9, 0.7, 0.5, 0.3, 0.1]
     np.testing.assert_allclose(areas.to_numpy(), list(expected.values()))
@@ -131,7 +132,7 @@ def test_weighted_areas_by_hand(tmp_path: Path) -> None:
 def test_weighted_areas_leave_out_a_ratio_that_one_alpha_lacks(tmp_path: Path) -> None:
     hies(tmp_path / "exp", 0.9, quality=(90, 80, 65), ratios=(0.0, 0.2, 0.4))
     hies(tmp_path / "exp", 0.5, quality=(90, 81), ratios=(0.0, 0.2))
-    np.testing.assert_allclose(figure12.weighted_areas(choice.fixed_alphas(load(tmp_path))), [81, 80])
+    np.testing.assert_allclose(alphas.weighted_areas(choice.fixed_alphas(load(tmp_path))), [81, 80])
 
 
 def test_figure12_draws_best_median_and_worst(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_figure12_draws_best_median_and_worst(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", quality=(90, 85, 45), ratios=(0.0, 0.2, 0.4), task="rte")
     hies(tmp_path / "exp", "per_ratio", 0.9, quality=(90, 99, 99), ratios=(0.0, 0.2, 0.4), task="rte")
     alpha_grid(tmp_path / "exp", "cola")
-    cola, rte = figure12.draw(load(tmp_path))
+    cola, rte = alphas.draw_figure12(load(tmp_path))
     drawn = lines(rte)
     names = [f"best {ALPHA} = 0.9", f"median {ALPHA} = 0.7", f"worst {ALPHA} = 0.1", "HIS"]  # areas 70 60 50 40 20
     assert list(drawn) == [*names, "unpruned"]
@@ -155,7 +156,7 @@ def test_figure12_draws_best_median_and_worst(tmp_path: Path) -> None:
 def test_alphas_draws_one_line_a_ratio_at_equal_distances(tmp_path: Path) -> None:
     alpha_grid(tmp_path / "exp")
     hies(tmp_path / "exp", 0.9, seed=1, quality=(90, 60, 75), ratios=(0.0, 0.2, 0.4), task="rte")
-    (panel,) = alphas.draw(load(tmp_path))
+    (panel,) = alphas.draw_alphas(load(tmp_path))
     assert [text.get_text() for text in panel.get_xticklabels()] == ["0.1", "0.3", "0.5", "0.7", "0.9"]
     drawn = lines(panel)
     assert list(drawn) == ["20 %", "40 %"]
@@ -180,7 +181,7 @@ def his_and_hies(folder: Path) -> None:
 
 def test_figure3_tells_the_fate_of_every_head(tmp_path: Path) -> None:
     his_and_hies(tmp_path / "exp")
-    (panel,) = figure3.draw(load(tmp_path))
+    (panel,) = heads.draw_figure3(load(tmp_path))
     mesh = next(one for one in panel.collections if isinstance(one, QuadMesh))
     fate = mesh.get_array().reshape(2, 3).filled(-1)
     np.testing.assert_array_equal(fate, [[3, 0, -1], [0, 1, 2]])  # the first site has two heads
@@ -192,13 +193,13 @@ def test_figure3_tells_the_fate_of_every_head(tmp_path: Path) -> None:
 
 def test_figure8_draws_a_bar_for_every_head(tmp_path: Path) -> None:
     his_and_hies(tmp_path / "exp")
-    left, right = figure8.draw(load(tmp_path))
-    heads = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    left, right = heads.draw_figure8(load(tmp_path))
+    cells = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     for axes, heights in ((left, [5, 4, 3, 2, 1]), (right, [0.1, 0.2, 0.3, 0.4, 0.9])):
         corners = [bar._faces.reshape(-1, 3) for bar in sorted(axes.collections, key=lambda bar: bar.get_zorder())]
         places = [tuple(np.round((one.max(0) + one.min(0)) / 2)[[1, 0]].astype(int)) for one in corners]
         tops = [one[:, 2].max() for one in corners]
-        assert dict(zip(places, tops, strict=True)) == pytest.approx(dict(zip(heads, heights, strict=True)))
+        assert dict(zip(places, tops, strict=True)) == pytest.approx(dict(zip(cells, heights, strict=True)))
         assert places.index((1, 0)) < places.index((0, 0)) < places.index((0, 1))  # the nearest bar is drawn last
     assert right.get_title() == f"HIES ({ALPHA} per ratio), drawn at {ALPHA} = 0.85"
 
@@ -211,7 +212,7 @@ def write_diagnosis(folder: Path, seed: int = 0, **changes: Any) -> None:
         "pruned": "no", "example": 7, "checkpoint": "c", **changes,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / file_name("tiny", "toy", seed), **arrays)
+    np.savez(folder / diagnosis_file("tiny", "toy", seed), **arrays)
 
 
 def test_figure1_shows_the_drop_the_attention_and_the_removed_heads(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_figure1_shows_the_drop_the_attention_and_the_removed_heads(tmp_path: Pa
     write_run(folder, "his", 0, (90, 60), scores=[1, 2, 4, 8, 16], arrays={"ae": np.array([0.1, 0.2, 0.3, 0.4, 0.5])})
     write_run(folder, "his", 1, (90, 70))
     write_diagnosis(folder)
-    curve, heat, his, ae = figure1.draw(load(tmp_path))
+    curve, heat, his, ae = drop.draw_figure1(load(tmp_path))
     np.testing.assert_allclose(lines(curve)["HIS, seed 0"], [[0, 90], [40, 60]])
     (span,) = curve.patches
     assert (span.get_x(), span.get_width()) == (0, 40)
@@ -242,7 +243,7 @@ def test_figure1_shows_the_drop_the_attention_and_the_removed_heads(tmp_path: Pa
 def test_figure1_names_the_command_that_makes_its_diagnosis(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", command="python -m experiments.run criterion=his seed=0 experiment=exp")
     with pytest.raises(Unavailable, match=r"`python -m experiments\.diagnose criterion=his seed=0 experiment=exp`"):
-        figure1.draw(load(tmp_path))
+        drop.draw_figure1(load(tmp_path))
 
 
 def test_a_diagnosis_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_the_diagnosis_of_the_lowest_seed_is_read_and_a_broken_one_is_named(tmp_
 
 def test_a_regression_task_is_drawn_with_its_mapping(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", task="stsb", metric="pearson", quality=(94.0, None))
-    quality, _ = curves.draw(load(tmp_path))
+    quality, _ = curves.draw_curves(load(tmp_path))
     assert quality.get_title(loc="left") == "Quality: Pearson"
     assert "mapped from [-1, 1]" in caption_of(quality) and "STS-B" in quality.figure.get_suptitle()
 
@@ -273,12 +274,12 @@ def test_a_regression_task_is_drawn_with_its_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("draw", "reason"),
     [
-        (tasks.draw, "two tasks"),
-        (figure12.draw, "three numbers"),
-        (alphas.draw, "three numbers"),
-        (figure3.draw, "no seed in common"),
-        (figure8.draw, "no seed in common"),
-        (figure1.draw, "no rows of his"),
+        (tasks.draw_all_tasks, "two tasks"),
+        (alphas.draw_figure12, "three numbers"),
+        (alphas.draw_alphas, "three numbers"),
+        (heads.draw_figure3, "no seed in common"),
+        (heads.draw_figure8, "no seed in common"),
+        (drop.draw_figure1, "no rows of his"),
     ],
 )
 def test_figures_say_what_they_lack(tmp_path: Path, draw, reason: str) -> None:

@@ -13,9 +13,9 @@ from analysis_runs import run_name, write_grid, write_run
 
 from analysis import load, load_arrays, load_scores, missing_jobs
 from analysis.errors import Unavailable
-from analysis.pack import pack
 from hies.errors import RowsWarning
 from hies.runs import folders as runs_module
+from hies.runs.pack import pack
 
 REPORTS = Path(__file__).parents[2] / "reports"
 

@@ -9,11 +9,10 @@ from analysis_runs import write_run
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.figures.methods import draw, with_flops_left
-from analysis.labels import label
-from analysis.tables.removed import lines, removed
-from analysis.tables.table1 import table1
-from analysis.tables.table2 import table2
+from analysis.figures.methods import draw_methods
+from analysis.tables.paper import table1, table2
+from analysis.tables.removed import parts_left, percent_of_dense, removed_table
+from analysis.text.labels import label
 
 SLICED = {"tune": False, "damping": 0.01}
 BLOCK = {"taylor": "first", "reduction": "sum", "local": True, "keep_first": None, "keep_last": 1}
@@ -62,28 +61,29 @@ def test_the_papers_numbers_stand_beside_those_of_every_method(tmp_path: Path) -
 
 
 def test_what_is_left_is_in_percent_of_the_unpruned_model(tmp_path: Path) -> None:
-    data = lines(frame(tmp_path))
+    data = parts_left(frame(tmp_path))
     assert data["curve"].tolist() == ["HIS", "SliceGPT (w/o tune)"] * 2
     assert data["flops"].round(6).tolist() == [98, 92, 90, 60]
     assert data["parameters"].round(6).tolist() == [98, 92, 90, 60]
     assert data["seconds"].round(6).tolist() == [1.1, 1.1, 1.5, 1.5]
-    assert removed(frame(tmp_path)).shown["FLOPs left"].tolist() == ["98.0 %", "92.0 %", "90.0 %", "60.0 %"]
+    assert removed_table(frame(tmp_path)).shown["FLOPs left"].tolist() == ["98.0 %", "92.0 %", "90.0 %", "60.0 %"]
 
 
 def test_rows_without_a_cost_have_no_line(tmp_path: Path) -> None:
     rows = frame(tmp_path)
     with pytest.raises(Unavailable, match="parameters and FLOPs"):
-        removed(rows.assign(flops=None))
+        removed_table(rows.assign(flops=None))
     with pytest.raises(Unavailable, match="FLOPs"):
-        draw(rows.assign(flops=None))
+        draw_methods(rows.assign(flops=None))
     with pytest.raises(Unavailable, match="two criteria"):
-        draw(rows[rows["criterion"] == "his"])
+        draw_methods(rows[rows["criterion"] == "his"])
 
 
 def test_the_figure_has_the_mean_over_tasks_at_the_flops_that_are_left(tmp_path: Path) -> None:
     rows = frame(tmp_path)
-    assert with_flops_left(rows).query("criterion == 'slicegpt'")["left"].unique().tolist() == [100, 92, 60]
-    quality, by_cost, stability, _ = draw(rows)
+    left = percent_of_dense(rows, "flops")
+    assert left[rows["criterion"] == "slicegpt"].unique().tolist() == [100, 92, 60]
+    quality, by_cost, stability, _ = draw_methods(rows)
     drawn = {tuple(line.get_xdata().round(6)): line.get_ydata().tolist() for line in by_cost.get_lines()}
     assert drawn == {(100.0, 98.0, 90.0): [85, 75, 55], (100.0, 92.0, 60.0): [85, 75, 55]}
     assert quality.get_ylabel() == "quality (%)" and stability.get_ylabel() == "stability (%)"

@@ -11,8 +11,9 @@ from analysis_runs import run_name, write_grid, write_run
 from analysis import cli as analysis_cli
 from analysis import load, load_arrays, load_scores, missing_jobs
 from analysis.errors import Unavailable
-from analysis.pack import main, pack
+from analysis.pack import main
 from hies.errors import RowsWarning
+from hies.runs.pack import pack
 
 RATIOS = (0.0, 0.3)
 

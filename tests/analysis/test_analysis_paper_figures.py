@@ -14,24 +14,11 @@ from matplotlib.collections import QuadMesh
 from shown import caption_of, lines
 
 from analysis import load, paper
-from analysis.captions import removed_words, without_heads
 from analysis.errors import Unavailable
-from analysis.figures import (
-    agreement,
-    alphas,
-    curves,
-    figure3,
-    figure4,
-    figure8,
-    figure10,
-    figure11,
-    figure12,
-    figure13,
-    heatmaps,
-    tasks,
-)
-from analysis.tables.measures import quality
-from analysis.tables.summary import summary
+from analysis.figures import agreement, alphas, curves, heads, paper_tasks, tasks
+from analysis.tables.measures import quality_table
+from analysis.tables.summary import summary_table
+from analysis.text.captions import removed_words, without_heads
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 RATIOS = (0.0, 0.2, 0.4)
@@ -70,7 +57,7 @@ def test_figure4_has_a_column_for_each_language_task_and_their_mean(tmp_path: Pa
         write(tmp_path / "exp", "his", "winogrande", (70, 60 + shift, None if seed else 50), seed=seed)
         write(tmp_path / "exp", "his", "mmlu", (10, 10, 10), seed=seed)
         write(tmp_path / "exp", "his", "sst2", (10, 10, 10), seed=seed)
-    panels = figure4.draw(load(tmp_path))
+    panels = paper_tasks.draw_figure4(load(tmp_path))
     assert titles(panels) == ["WinoGrande", "PIQA", "Mean over tasks"] * 2  # the paper's order
     winogrande, piqa, mean, *below = panels
     np.testing.assert_allclose(lines(piqa)["HIS"], [[0, 90], [20, 82], [40, 70]])
@@ -86,7 +73,7 @@ def test_figure4_has_a_column_for_each_language_task_and_their_mean(tmp_path: Pa
 
 def test_one_task_has_no_mean(tmp_path: Path) -> None:
     write(tmp_path / "exp", "his", "docs")
-    panels = figure4.draw(load(tmp_path))
+    panels = paper_tasks.draw_figure4(load(tmp_path))
     assert titles(panels) == ["Docs", "Docs"] and "mean is over" not in caption_of(panels[0])
 
 
@@ -96,7 +83,7 @@ def test_figure4_draws_the_papers_methods_and_both_forms_of_slicegpt(tmp_path: P
     for tune in (True, False):
         write(tmp_path / "exp", "slicegpt", "docs", tune=tune, masks=NO_HEADS)
     hies(tmp_path / "exp", "per_ratio", 0.9, task="docs", ratios=RATIOS, quality=(90, 80, 70))
-    panels = figure4.draw(load(tmp_path))
+    panels = paper_tasks.draw_figure4(load(tmp_path))
     names = {"HIS", "AD", "L2", "Random", "AE", "LLM-Pruner (Block)", "SliceGPT (w/ tune)", "SliceGPT (w/o tune)"}
     assert set(lines(panels[0])) == {*names, f"HIES ({ALPHA} per ratio)", "unpruned"}
     assert xlabels(panels) == {"attention weights removed (%)"}
@@ -106,7 +93,7 @@ def test_figure4_draws_the_papers_methods_and_both_forms_of_slicegpt(tmp_path: P
 def test_table_10_stands_in_figure_4_of_llama_2_alone(tmp_path: Path, model: str) -> None:
     for task in ("arc_challenge", "arc_easy"):
         write(tmp_path / "exp", "his", task, model=model)
-    panels = figure4.draw(load(tmp_path))
+    panels = paper_tasks.draw_figure4(load(tmp_path))
     assert titles(panels)[:2] == ["ARC-e", "ARC-c"]
     names = {"HIS, paper", "HIES, paper"} if model == "llama2_7b" else set()
     axes, challenge = panels[1], lines(panels[1])
@@ -128,18 +115,20 @@ def test_no_other_figure_has_numbers_of_the_paper(tmp_path: Path) -> None:
     for task in ("arc_challenge", "gsm8k", "cifar100"):
         write(tmp_path / "exp", "his", task, model="llama2_7b")
     rows = load(tmp_path)
-    for draw in (figure10.draw, figure11.draw, tasks.draw):
+    for draw in (paper_tasks.draw_figure10, paper_tasks.draw_figure11, tasks.draw_all_tasks):
         panels = draw(rows)
         assert not [name for axes in panels for name in lines(axes) if "paper" in name]
-    assert set(figure4.table10()["task"]) == set(paper.read("table10_llama_seeds")["task"]) - {"average"}
+    assert set(paper_tasks.printed_language()["task"]) == set(paper.read_paper("table10_llama_seeds")["task"]) - {
+        "average"
+    }
 
 
 def test_figures_10_and_11_have_their_tasks_alone(tmp_path: Path) -> None:
     for task in ("mmlu", "gsm8k", "hellaswag", "imagenet1k", "cifar100", "cifar10", "vizwiz", "rte"):
         write(tmp_path / "exp", "his", task)
     rows = load(tmp_path)
-    assert titles(figure10.draw(rows)) == ["GSM8K", "MMLU", "Mean over tasks"] * 2
-    assert titles(figure11.draw(rows)) == ["CIFAR-10", "CIFAR-100", "ImageNet-1k", "Mean over tasks"] * 2
+    assert titles(paper_tasks.draw_figure10(rows)) == ["GSM8K", "MMLU", "Mean over tasks"] * 2
+    assert titles(paper_tasks.draw_figure11(rows)) == ["CIFAR-10", "CIFAR-100", "ImageNet-1k", "Mean over tasks"] * 2
 
 
 def test_figure13_sets_the_norm_against_norm_and_entropy(tmp_path: Path) -> None:
@@ -150,7 +139,7 @@ def test_figure13_sets_the_norm_against_norm_and_entropy(tmp_path: Path) -> None
         hies(tmp_path / "exp", alpha, 0.9, quality=values, stability=(100, 75, 60), **options)
     hies(tmp_path / "exp", "per_ratio", 0.9, task="arc_easy", ratios=RATIOS, quality=(90, 2, 2), calibration_size=32)
     write(tmp_path / "exp", "his", "arc_easy")
-    above, below = figure13.draw(load(tmp_path))
+    above, below = paper_tasks.draw_figure13(load(tmp_path))
     together = f"HIES ({ALPHA} per ratio, of the output norm)"
     assert set(lines(above)) == {together, "Output norm", "unpruned"}
     np.testing.assert_allclose(lines(above)["Output norm"], [[0, 90], [20, 65], [40, 50]])
@@ -166,15 +155,15 @@ def test_figure13_needs_both(tmp_path: Path) -> None:
     write(tmp_path / "exp", "output_norm", "arc_easy")
     hies(tmp_path / "exp", 0.9, task="arc_easy", ratios=RATIOS, quality=(90, 2, 2))
     with pytest.raises(Unavailable, match="output_norm, and of hies with importance output_norm"):
-        figure13.draw(load(tmp_path))
+        paper_tasks.draw_figure13(load(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("draw", "reason"),
     [
-        (figure4.draw, "on HellaSwag, .* PIQA or Docs"),
-        (figure10.draw, "on GSM8K or MMLU"),
-        (figure11.draw, "on CIFAR-10,"),
+        (paper_tasks.draw_figure4, "on HellaSwag, .* PIQA or Docs"),
+        (paper_tasks.draw_figure10, "on GSM8K or MMLU"),
+        (paper_tasks.draw_figure11, "on CIFAR-10,"),
     ],
 )
 def test_they_say_which_tasks_they_lack(tmp_path: Path, draw, reason: str) -> None:
@@ -200,7 +189,7 @@ def test_which_curves_remove_no_heads(tmp_path: Path) -> None:
 def test_curves_name_attention_weights_beside_methods_without_heads(tmp_path: Path) -> None:
     write(tmp_path / "exp", "his", "docs")
     write(tmp_path / "exp", "llm_pruner_channel", "docs", masks=NO_HEADS)
-    assert xlabels(curves.draw(load(tmp_path))) == {"attention weights removed (%)"}
+    assert xlabels(curves.draw_curves(load(tmp_path))) == {"attention weights removed (%)"}
 
 
 def test_agreement_leaves_out_what_removes_no_heads(tmp_path: Path) -> None:
@@ -208,17 +197,17 @@ def test_agreement_leaves_out_what_removes_no_heads(tmp_path: Path) -> None:
         write(tmp_path / "exp", criterion, "docs", ratios=(0.0, 0.3, 0.5))
     write(tmp_path / "exp", "slicegpt", "docs", tune=True, ratios=(0.0, 0.3, 0.5), masks=NO_HEADS)
     rows = load(tmp_path)
-    panels = agreement.draw(rows)
+    panels = agreement.draw_agreement(rows)
     assert [text.get_text() for text in panels[0].get_xticklabels()] == ["HIS", "AE"]
     assert "Left out, since they remove no heads: SliceGPT (w/ tune)." in caption_of(panels[0])
     with pytest.raises(Unavailable, match="two criteria that remove heads"):
-        agreement.draw(rows[rows["criterion"] != "ae"])
+        agreement.draw_agreement(rows[rows["criterion"] != "ae"])
 
 
 def test_agreement_of_a_file_without_scores_is_that_of_the_heads(tmp_path: Path) -> None:
     write(tmp_path / "exp", "his", "docs", ratios=(0.0, 0.3, 0.5))
     without_scores(write(tmp_path / "exp", "ae", "docs", ratios=(0.0, 0.3, 0.5)))
-    panels = agreement.draw(load(tmp_path))
+    panels = agreement.draw_agreement(load(tmp_path))
     assert [text.get_text() for text in panels[0].texts] == ["1.00"] * 4
     assert [text.get_text() for text in panels[-1].texts] == ["1.00", "n/a", "n/a", "n/a"]
 
@@ -229,18 +218,18 @@ def test_maps_of_heads_do_with_the_arrays_that_are_there(tmp_path: Path) -> None
     second = write(tmp_path / "exp", "hies", "docs", alpha=0.5, **options)
     without_scores(second, "scores")
     rows = load(tmp_path)
-    assert titles(heatmaps.draw(rows))[0].startswith("HIS\n")  # HIES would be drawn by its scores
-    assert len(heatmaps.draw(rows)) == 3
-    mesh = next(one for one in figure3.draw(rows)[0].collections if isinstance(one, QuadMesh))
+    assert titles(heads.draw_heatmaps(rows))[0].startswith("HIS\n")  # HIES would be drawn by its scores
+    assert len(heads.draw_heatmaps(rows)) == 3
+    mesh = next(one for one in heads.draw_figure3(rows)[0].collections if isinstance(one, QuadMesh))
     np.testing.assert_array_equal(mesh.get_array().reshape(2, 3).filled(-1), [[3, 0, -1], [0, 3, 0]])
     with pytest.raises(Unavailable, match=f"score file of {second.stem} has no scores"):
-        figure8.draw(rows)
+        heads.draw_figure8(rows)
     without_scores(tmp_path / "exp" / f"{rows.loc[rows['criterion'] == 'his', 'run_id'].iloc[0]}.jsonl")
     with pytest.raises(Unavailable, match="do not hold what it draws"):
-        heatmaps.draw(load(tmp_path))
+        heads.draw_heatmaps(load(tmp_path))
 
 
-@pytest.mark.parametrize("draw", [heatmaps.draw, figure3.draw, figure8.draw])
+@pytest.mark.parametrize("draw", [heads.draw_heatmaps, heads.draw_figure3, heads.draw_figure8])
 def test_maps_of_heads_say_what_methods_without_heads_lack(tmp_path: Path, draw) -> None:
     write(tmp_path / "exp", "slicegpt", "docs", tune=False, masks=NO_HEADS)
     with pytest.raises(Unavailable, match=r"no rows of his|no seed in common"):
@@ -258,18 +247,18 @@ def unjudged(tmp_path: Path) -> pd.DataFrame:
 
 
 def test_a_task_without_quality_is_undefined_in_figures(unjudged: pd.DataFrame) -> None:
-    vizwiz, mmvet, mean, *below = tasks.draw(unjudged)
+    vizwiz, mmvet, mean, *below = tasks.draw_all_tasks(unjudged)
     for axes in (mmvet, mean):
         assert [text.get_text() for text in axes.texts] == ["undefined"]
         drawn = lines(axes)
         assert "unpruned" not in drawn and all(np.isnan(points[:, 1]).all() for points in drawn.values())
         assert axes.get_xlim() == vizwiz.get_xlim()
     assert not any(axes.texts for axes in (vizwiz, *below))
-    left, right = curves.draw(unjudged[unjudged["task"] == "mmvet"])
+    left, right = curves.draw_curves(unjudged[unjudged["task"] == "mmvet"])
     assert [text.get_text() for text in left.texts] == ["undefined"] and not right.texts
     (legend,) = left.get_figure(root=True).legends
     assert "unpruned" in [text.get_text() for text in legend.get_texts()]
-    for draw in (alphas.draw, figure12.draw):
+    for draw in (alphas.draw_alphas, alphas.draw_figure12):
         assert titles(draw(unjudged)) == ["VizWiz"]
         with pytest.raises(Unavailable, match="with a quality"):
             draw(unjudged[unjudged["task"] == "mmvet"])
@@ -277,8 +266,8 @@ def test_a_task_without_quality_is_undefined_in_figures(unjudged: pd.DataFrame) 
 
 def test_a_task_without_quality_is_undefined_in_tables(unjudged: pd.DataFrame) -> None:
     mmvet = unjudged[unjudged["task"] == "mmvet"]
-    assert quality(mmvet).shown.set_index("criterion").loc["HIS"].tolist() == ["undefined"] * 3
-    table = summary(unjudged)
+    assert quality_table(mmvet).shown.set_index("criterion").loc["HIS"].tolist() == ["undefined"] * 3
+    table = summary_table(unjudged)
     shown = table.shown[table.shown["task"] == "MM-Vet"]
     assert set(shown["quality"]) == {"undefined"} and set(shown["quality: HIES is"]) == {""}
     assert set(table.data.loc[table.data["task"] == "mmvet", "quality_verdict"]) == {"undefined"}

@@ -9,12 +9,9 @@ from shown import line
 
 from analysis import load, paper
 from analysis.errors import Unavailable
-from analysis.labels import TASKS
-from analysis.tables.table3 import table3
-from analysis.tables.table8 import table8
-from analysis.tables.table9 import table9
-from analysis.tables.table10 import table10
-from analysis.tables.table12 import table12
+from analysis.tables.paper import table8, table9, table10, table12
+from analysis.tables.spread import table3
+from analysis.text.labels import TASK_NAMES
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 PER_RATIO = f"HIES ({ALPHA} per ratio)"
@@ -34,20 +31,25 @@ def both(folder: Path, task: str, his: float | None, hies: float | None, seed: i
 
 
 def test_the_papers_names_of_tasks_are_ours() -> None:
-    named = {task for name in paper.names() if "task" in paper.read(name) for task in paper.read(name)["task"]}
-    assert named - {"average"} <= set(TASKS)
+    named = {
+        task
+        for name in paper.paper_tables()
+        if "task" in paper.read_paper(name)
+        for task in paper.read_paper(name)["task"]
+    }
+    assert named - {"average"} <= set(TASK_NAMES)
     assert {"vizwiz", "mmvet"} <= named
 
 
 def test_the_printed_averages_of_tables_10_and_12_are_those_of_the_printed_numbers() -> None:
     for name in ("table10_llama_seeds", "table12_llama_calibration"):
         for column in ("HIS_percent", "HIES_percent"):
-            wide = paper.read(name).pivot(index="ratio", columns="task", values=column)
+            wide = paper.read_paper(name).pivot(index="ratio", columns="task", values=column)
             np.testing.assert_allclose(wide[list(THREE)].mean(axis=1), wide["average"], atol=0.007)
 
 
 def test_what_table_10_prints_as_a_deviation_on_two_tasks_is_the_mean_again() -> None:
-    printed = paper.read("table10_llama_seeds")
+    printed = paper.read_paper("table10_llama_seeds")
     for criterion in ("HIS", "HIES"):
         mean, deviation = printed[f"{criterion}_percent"] / 100, printed[f"{criterion}_std_as_printed"]
         same = np.isclose(mean, deviation, atol=0.00051)

@@ -7,13 +7,9 @@ from shown import line
 
 from analysis import load, paper
 from analysis.errors import Unavailable
-from analysis.labels import GLUE
 from analysis.tables.orthogonality import orthogonality
-from analysis.tables.table1 import table1
-from analysis.tables.table2 import table2
-from analysis.tables.table7 import table7
-from analysis.tables.table9 import table9
-from analysis.tables.table11 import table11
+from analysis.tables.paper import table1, table2, table7, table9, table11
+from analysis.text.labels import GLUE_TASKS
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 PER_RATIO = f"HIES ({ALPHA} per ratio)"
@@ -28,17 +24,17 @@ def write(folder: Path, criterion: str, task: str, quality: tuple[float | None, 
 
 def test_the_printed_averages_are_those_of_the_printed_numbers() -> None:
     for name, column in (("table1_bert_glue_quality", "quality"), ("table2_bert_glue_stability", "stability")):
-        wide = paper.read(name).pivot(index=["ratio", "method"], columns="task", values=f"{column}_percent")
-        np.testing.assert_allclose(wide[list(GLUE)].mean(axis=1), wide["average"], atol=0.006)
-    assert list(dict.fromkeys(paper.read("table1_bert_glue_quality")["task"])) == [*GLUE, "average"]
+        wide = paper.read_paper(name).pivot(index=["ratio", "method"], columns="task", values=f"{column}_percent")
+        np.testing.assert_allclose(wide[list(GLUE_TASKS)].mean(axis=1), wide["average"], atol=0.006)
+    assert list(dict.fromkeys(paper.read_paper("table1_bert_glue_quality")["task"])) == [*GLUE_TASKS, "average"]
 
 
 def test_a_table_of_the_paper_is_a_copy_and_an_unknown_one_is_told() -> None:
-    frame = paper.read("table9_bert_seeds")
+    frame = paper.read_paper("table9_bert_seeds")
     frame.loc[0, "task"] = "changed"
-    assert paper.read("table9_bert_seeds").loc[0, "task"] == "cola"
+    assert paper.read_paper("table9_bert_seeds").loc[0, "task"] == "cola"
     with pytest.raises(ValueError, match=r"no table 'table99'; there are .*table1_bert_glue_quality"):
-        paper.read("table99")
+        paper.read_paper("table99")
 
 
 def test_table1_has_the_mean_over_seeds_below_the_papers_number_and_blanks_where_there_is_none(tmp_path: Path) -> None:
@@ -72,7 +68,7 @@ def test_table1_has_the_mean_over_seeds_below_the_papers_number_and_blanks_where
 
 
 def test_table1_averages_only_where_all_eight_tasks_are_there(tmp_path: Path) -> None:
-    for place, task in enumerate(GLUE):
+    for place, task in enumerate(GLUE_TASKS):
         write(tmp_path, "his", task, (90, 80 + place, 60))
         if task != "rte":
             write(tmp_path, "ad", task, (90, 70, 60))
@@ -108,7 +104,7 @@ def test_orthogonality_is_that_of_numpy_and_of_the_paper() -> None:
     assert found["cov_uv"] == pytest.approx(np.cov(u, ae, bias=True)[0, 1])
     assert found["correlation"] == pytest.approx(np.corrcoef(u, ae)[0, 1])
     assert np.isnan(orthogonality(np.ones(5), np.arange(5.0))["correlation"])
-    printed = paper.read("table7_8_orthogonality").query("model == 'BERT'")  # which covariance the paper prints
+    printed = paper.read_paper("table7_8_orthogonality").query("model == 'BERT'")  # which covariance the paper prints
     np.testing.assert_allclose(
         printed["mean_inner_product"],
         printed["cov_uv"] + printed["mean_u_his"] * printed["mean_v_ae"],
@@ -133,7 +129,7 @@ def test_table7_is_the_mean_over_the_seeds_of_his(tmp_path: Path) -> None:
 
 def test_table9_by_hand(tmp_path: Path) -> None:
     for seed, (his, hies) in enumerate([(60, 80), (63, 84), (66, 82)]):
-        for task in GLUE:
+        for task in GLUE_TASKS:
             write(tmp_path, "his", task, (90, his, 50), seed)
             write(tmp_path, "hies", task, (90, hies, 55), seed, alpha="per_ratio")
             write(tmp_path, "hies", task, (90, 1, 1), seed, alpha="auto")

@@ -8,11 +8,11 @@ import pytest
 from analysis_runs import command_of, run_name, write_grid, write_run
 
 from analysis import load, load_arrays, load_scores, missing_jobs
-from analysis.captions import caption
 from analysis.errors import Unavailable
-from analysis.labels import label, ordered_curves, ordered_tasks, task_name
-from analysis.pairing import paired
-from analysis.statistics import _resamples, mean_interval, summarise
+from analysis.stats.intervals import _resamples, mean_interval, summarise
+from analysis.stats.pairing import paired
+from analysis.text.captions import caption
+from analysis.text.labels import label, ordered_curves, ordered_tasks, task_name
 from hies.errors import RowsWarning
 from hies.runs.schema import REQUIRED
 

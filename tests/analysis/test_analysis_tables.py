@@ -5,8 +5,8 @@ from analysis_runs import write_run
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.tables.measures import quality, stability
-from analysis.tables.summary import summary
+from analysis.tables.measures import quality_table, stability_table
+from analysis.tables.summary import summary_table
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 RATIOS = (0.0, 0.1, 0.3)
@@ -16,7 +16,7 @@ def test_quality_by_hand(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", seed=0, ratios=RATIOS, quality=(90, 60, None))
     write_run(tmp_path / "exp", "his", seed=1, ratios=RATIOS, quality=(90, 80.5, 50))
     write_run(tmp_path / "exp", "random", seed=0, ratios=(0.0, 0.3), quality=(90, None))
-    table = quality(load(tmp_path))
+    table = quality_table(load(tmp_path))
     assert list(table.shown.columns) == ["criterion", "0 %", "10 %", "30 %"]
     assert table.shown.to_numpy().tolist() == [
         ["HIS", "90.00 [90.00, 90.00]", "70.25 [60.00, 80.50]", "50.00 (n = 1)"],
@@ -29,7 +29,7 @@ def test_quality_by_hand(tmp_path: Path) -> None:
 
 def test_stability_of_one_seed_has_no_interval(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", stability=(100, 61))
-    table = stability(load(tmp_path))
+    table = stability_table(load(tmp_path))
     assert table.shown.to_numpy().tolist() == [["HIS", "100.00", "61.00"]]
     assert "One seed: no intervals." in table.caption
 
@@ -43,7 +43,7 @@ def test_summary_pairs_by_seed(tmp_path: Path) -> None:
         write_run(
             tmp_path / "exp", "hies", seed, ratios=RATIOS, quality=(90, at_10, at_30), stability=agreement, alpha=0.9
         )
-    lines = summary(load(tmp_path)).shown.to_numpy().tolist()
+    lines = summary_table(load(tmp_path)).shown.to_numpy().tolist()
     curve = f"HIES ({ALPHA} = 0.9)"
     assert lines == [
         ["tiny", "toy", curve, "10 %", "+0.80 [-0.60, +2.00]", "undecided", "0.00 [0.00, 0.00]", "undecided", "3"],
@@ -56,7 +56,7 @@ def test_summary_has_a_block_for_each_alpha_and_never_decides_on_one_seed(tmp_pa
     write_run(tmp_path / "exp", "his", seed=5, quality=(90, 99))  # no partner
     for alpha in (0.9, 0.1):
         write_run(tmp_path / "exp", "hies", alpha=alpha, quality=(90, 80))
-    shown = summary(load(tmp_path)).shown
+    shown = summary_table(load(tmp_path)).shown
     assert shown["criterion"].tolist() == [f"HIES ({ALPHA} = 0.1)", f"HIES ({ALPHA} = 0.9)"]
     assert shown["quality"].tolist() == ["+70.00", "+70.00"]
     assert shown["quality: HIES is"].tolist() == ["undecided", "undecided"]
@@ -66,7 +66,7 @@ def test_summary_compares_within_one_protocol_only(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", calibration_size=64)
     write_run(tmp_path / "exp", "hies", alpha=0.5)
     with pytest.raises(Unavailable, match="same seed and protocol"):
-        summary(load(tmp_path))
+        summary_table(load(tmp_path))
 
 
 def test_summary_does_not_choose_between_curves_of_his(tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ def test_summary_does_not_choose_between_curves_of_his(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", reduction="batch")
     write_run(tmp_path / "exp", "hies", alpha=0.5)
     with pytest.raises(Unavailable, match=r"HIS, HIS \(per batch\)"):
-        summary(load(tmp_path))
+        summary_table(load(tmp_path))

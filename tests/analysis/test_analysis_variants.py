@@ -13,12 +13,12 @@ from sklearn.metrics import accuracy_score
 from analysis import load
 from analysis.cli import main
 from analysis.errors import Unavailable
-from analysis.figures import variants as forest
-from analysis.labels import label
-from analysis.resampling import example_counts, seed_counts
-from analysis.significance import Estimate
-from analysis.tables.variants import variants
-from analysis.variants import COLUMNS, NO_REFERENCE, compare
+from analysis.figures import forest
+from analysis.stats.resampling import example_counts, seed_counts
+from analysis.stats.significance import Estimate
+from analysis.stats.variants import COMPARISON, NO_REFERENCE, compare
+from analysis.tables.differences import variants_table
+from analysis.text.labels import label
 
 BATCH = {"reduction": "batch", "reduction_batch": 32}
 
@@ -94,7 +94,7 @@ def test_what_is_compared_and_in_which_order(tmp_path: Path, jobs: list, expecte
     for criterion, knobs in jobs:
         right_in(tmp_path, criterion, 0.9, 0.8, 0.7, seeds=2, **knobs)
     data = compare(load(tmp_path), draws=5)
-    assert pairs(data) == expected and list(data) == COLUMNS
+    assert pairs(data) == expected and list(data) == COMPARISON
     assert len(data) == 4 * len(expected) and (data["mean"] == 0).all() and (data["verdict"] == "undecided").all()
 
 
@@ -153,7 +153,7 @@ def test_hies_with_another_alpha_is_no_reference(tmp_path: Path) -> None:
     right_in(tmp_path, "hies", 0.9, 0.9, alpha=0.5)
     right_in(tmp_path, "hies", 0.9, 0.8, alpha=0.9)
     right_in(tmp_path, "hies", 0.9, 0.6, alpha=0.9, combination="product")
-    table = variants(load(tmp_path), draws=20)
+    table = variants_table(load(tmp_path), draws=20)
     product, whole = f"HIES ({ALPHA} = 0.9, product)", f"HIES ({ALPHA} = 0.9)"
     assert line(table.data, criterion=product, against=whole, measure="quality")["mean"] == pytest.approx(-20)
     assert f"HIES ({ALPHA} = 0.5)" not in set(table.data["against"])
@@ -178,7 +178,7 @@ def half(folder: Path) -> None:
 
 def test_a_missing_reference_is_named_and_never_zero(tmp_path: Path) -> None:
     half(tmp_path)
-    table = variants(load(tmp_path), draws=50)
+    table = variants_table(load(tmp_path), draws=50)
     cell = {"criterion": HIES_BATCH, "against": HIES, "removed": "30 % and more", "measure": "quality"}
     lacking = line(table.data, task="cola", **cell)
     assert np.isnan(lacking[["mean", "low", "high"]].astype(float)).all()
@@ -218,7 +218,7 @@ def test_constant_predictions_leave_quality_undefined(tmp_path: Path) -> None:
                   **({"entropy": "min"} if knobs else {}))  # fmt: skip
     right_in(tmp_path, "ae", 0.9, 0.5, task="sst2")
     right_in(tmp_path, "ae", 0.9, 0.8, task="sst2", entropy="min")
-    table = variants(load(tmp_path), draws=100)
+    table = variants_table(load(tmp_path), draws=100)
     some = line(table.data, criterion="HIS (per batch)", measure="quality")
     correlations = [[pearsonr(truth, answers[seed, side, 1])[0] for side in (0, 1)] for seed in (0, 1)]
     assert some["mean"] == pytest.approx(np.mean([50 * (two - one) for one, two in correlations]), rel=1e-4)
@@ -231,18 +231,18 @@ def test_constant_predictions_leave_quality_undefined(tmp_path: Path) -> None:
     shown = table.shown.set_index(["criterion", "task"])
     assert shown.loc[("AE (min-entropy)", "mean of 2 tasks"), "quality, up to 10 %"] == ""
     assert "STS-B up to" in table.caption
-    texts = [text.get_text().strip() for axes in forest.draw(load(tmp_path), draws=20) for text in axes.texts]
+    texts = [text.get_text().strip() for axes in forest.draw_forest(load(tmp_path), draws=20) for text in axes.texts]
     assert texts == ["undefined"]
 
 
 def test_one_seed_has_no_interval_and_decides_nothing(tmp_path: Path) -> None:
     right_in(tmp_path, "his", 0.9, 0.9, 0.3, seeds=1)
     right_in(tmp_path, "his", 0.9, 0.9, 0.8, seeds=1, **BATCH)
-    table = variants(load(tmp_path), draws=20)
+    table = variants_table(load(tmp_path), draws=20)
     alone = line(table.data, measure="quality", removed="30 % and more")
     assert alone["mean"] == pytest.approx(50) and np.isnan(alone["low"]) and alone["verdict"] == "undecided"
     assert table.shown["quality, 30 % and more"].tolist() == ["undecided: +50.00"]
-    (first, *_) = forest.draw(load(tmp_path), draws=20)
+    (first, *_) = forest.draw_forest(load(tmp_path), draws=20)
     assert marks(first, "o")[0][:2] == pytest.approx((50, 1))
 
 
@@ -255,7 +255,7 @@ def marks(axes, marker: str) -> list[tuple[float, float, bool]]:
 
 def test_the_forest_has_a_block_for_each_reference(tmp_path: Path) -> None:
     half(tmp_path)
-    panels = forest.draw(load(tmp_path), draws=50)
+    panels = forest.draw_forest(load(tmp_path), draws=50)
     assert len(panels) == 2 * 4
     assert [axes.get_title(loc="left").replace("\n", " ") for axes in panels[:4]] == [
         "quality, 30 % and more", "stability, 30 % and more", "quality, up to 10 %", "stability, up to 10 %",
@@ -282,7 +282,7 @@ def test_a_marker_is_hollow_where_the_interval_holds_zero_and_entropy_has_its_ow
     right_in(tmp_path, "his", 0.9, 0.9, 0.7, **BATCH)
     right_in(tmp_path, "ae", 0.9, 0.9, 0.9)
     right_in(tmp_path, "ae", 0.9, 0.9, 0.2, entropy="min")
-    panels = forest.draw(load(tmp_path), draws=50)
+    panels = forest.draw_forest(load(tmp_path), draws=50)
     his, ae = panels[0], panels[4]
     assert marks(his, "o") == [(0, 1, False)] and marks(ae, "o") == [(pytest.approx(-70), 1, True)]
     assert marks(his, "|") == marks(ae, "|") == []  # one task: it is what the circle says
@@ -294,11 +294,11 @@ def test_limits_hold_all_intervals_and_leave_a_far_task_outside() -> None:
     lines = pd.DataFrame({"low": [-1.0, np.nan, np.nan], "mean": [1.0, 2.5, 90.0], "high": [2.0, np.nan, np.nan],
                           "bold": [True, False, False]})  # fmt: skip
     # The intervals take -1 to 2; tasks widen that by at most 0.6 x 3, and 6 % of the whole is margin.
-    assert forest.limits(lines) == pytest.approx((-1 - 0.06 * 4.8, 3.8 + 0.06 * 4.8))
-    assert forest.limits(lines.assign(low=0.0, mean=0.0, high=0.0)) == (-1, 1)
+    assert forest.scale_limits(lines) == pytest.approx((-1 - 0.06 * 4.8, 3.8 + 0.06 * 4.8))
+    assert forest.scale_limits(lines.assign(low=0.0, mean=0.0, high=0.0)) == (-1, 1)
 
 
-@pytest.mark.parametrize("make", [variants, forest.draw])
+@pytest.mark.parametrize("make", [variants_table, forest.draw_forest])
 def test_the_papers_forms_alone_are_no_study(tmp_path: Path, make) -> None:
     for criterion, knobs in (("his", {"reduction": "example"}), ("ae", {}), ("hies", TUNED), ("random", {})):
         right_in(tmp_path, criterion, 0.9, 0.8, seeds=1, **knobs)
@@ -306,7 +306,7 @@ def test_the_papers_forms_alone_are_no_study(tmp_path: Path, make) -> None:
         make(load(tmp_path))
 
 
-@pytest.mark.parametrize("make", [variants, forest.draw])
+@pytest.mark.parametrize("make", [variants_table, forest.draw_forest])
 def test_several_calibration_sizes_are_refused(tmp_path: Path, make) -> None:
     right_in(tmp_path, "his", 0.9, 0.8, seeds=1)
     right_in(tmp_path, "his", 0.9, 0.8, seeds=1, calibration_size=64, **BATCH)
@@ -321,4 +321,4 @@ def test_both_are_written_by_name(tmp_path: Path, capsys) -> None:
         "forest__exp__tiny.pdf", "forest__exp__tiny.png", "variants__exp__tiny.csv", "variants__exp__tiny.md",
     ]  # fmt: skip
     numbers = pd.read_csv(tmp_path / "tables" / "variants__exp__tiny.csv")
-    assert list(numbers) == COLUMNS and set(Estimate._fields) < set(COLUMNS)
+    assert list(numbers) == COMPARISON and set(Estimate._fields) < set(COMPARISON)

@@ -14,10 +14,10 @@ from experiments import schema
 from experiments.grid import declared_jobs
 from experiments.messages import CONF
 from hies.errors import HiesError
-from hies.methods import CRITERIA, METHODS
+from hies.methods import METHODS
 from hies.tasks import TASKS
 from hies.tasks.glue import GLUE
-from hies.tasks.images import PICTURES
+from hies.tasks.images import IMAGE_TASKS
 
 
 def names(group):
@@ -34,7 +34,7 @@ def every_copy(tmp_path_factory):
         copy_of(root, name)
     arcs = [TASKS[name] for name in ("arc_easy", "arc_challenge")]  # two configurations of one repository
     write_rows(root, arcs[0].repository, {kind.config: made_up(kind.name, ("train", kind.reported)) for kind in arcs})
-    for kind in PICTURES:
+    for kind in IMAGE_TASKS:
         write_pictures(root, kind)
     return visual_copy.write_copies(root)
 
@@ -61,13 +61,13 @@ def test_every_experiment_declares_jobs_under_its_own_name(name):
 
 @pytest.mark.parametrize("name", names("criterion"))
 def test_every_criterion_is_its_class(name):
-    kinds = {**CRITERIA, **METHODS}
+    kinds = METHODS
     longest = max((kind for kind in kinds if f"{name}_".startswith(f"{kind}_")), key=len)
     assert type(config_of(f"criterion={name}").criterion) is kinds[longest]
 
 
 def test_every_criterion_and_task_has_a_configuration():
-    assert {*CRITERIA, *METHODS} <= {*names("criterion")}
+    assert {*METHODS} <= {*names("criterion")}
     assert {type(config_of(f"task={name}", f"model={fitting(name)}").task) for name in names("task")} == set(
         TASKS.values()
     )

@@ -16,9 +16,11 @@ from experiments import job as job_module
 from experiments import run, schema
 from experiments.grid import Declared, write_grid
 from experiments.messages import CONF
-from hies.evaluation import evaluator as workbench_module
-from hies.evaluation.models import HEADS, load_weights
-from hies.methods import CRITERIA
+from hies.evaluation import checkpoints
+from hies.evaluation import evaluator as evaluator_module
+from hies.evaluation.loading import NETWORKS, load_weights
+from hies.methods import METHODS
+from hies.tasks import classifier
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):
@@ -117,7 +119,7 @@ def test_a_later_part_does_not_shrink_the_grid(call):
 def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call):
     def declare(name, criteria):
         config = schema.to_config(compose_small(name))
-        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), ()) for kind in criteria]
+        jobs = [job_module.Job(replace(config, criterion=METHODS[kind]()), ()) for kind in criteria]
         write_grid(Declared(jobs, sweep=True, whole=True))
         grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
         return sorted((job["model"], job["criterion"]) for job in grid)
@@ -146,8 +148,8 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
         raise AssertionError("this was computed before")
 
     job_module._benches.clear()
-    for name in ("predict", "collect", "finetune"):
-        monkeypatch.setattr(workbench_module, name, never)
+    for module, name in ((classifier, "predict"), (evaluator_module, "collect"), (checkpoints, "finetune")):
+        monkeypatch.setattr(module, name, never)
     for path in call.results.rglob("*.jsonl"):
         path.unlink()
     status, err = call("criterion=his", "sparsity.ratios=[0.5]")
@@ -158,10 +160,10 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
     call("criterion=his", "sparsity.ratios=[0.5]")
     job_module._benches.clear()
     computed = []
-    for name in ("predict", "collect"):
-        original = getattr(workbench_module, name)
+    for module, name in ((classifier, "predict"), (evaluator_module, "collect")):
+        original = getattr(module, name)
         monkeypatch.setattr(
-            workbench_module,
+            module,
             name,
             lambda *a, original=original, name=name, **k: computed.append(name) or original(*a, **k),
         )
@@ -174,7 +176,7 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
 def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
     call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
     (bench,) = job_module._benches.values()
-    saved = load_weights(HEADS["image"], bench.checkpoint).state_dict()
+    saved = load_weights(NETWORKS["image"], bench.checkpoint).state_dict()
     state = bench.network.state_dict()
     assert saved.keys() == state.keys()
     assert all(torch.equal(saved[name], state[name]) for name in saved)
@@ -372,7 +374,7 @@ def test_a_method_that_removes_no_heads_has_the_same_rows_and_its_own_cost(call,
     assert all(row["score_seconds"] >= 0 and row["eval_seconds"] >= 0 for row in rows)
     with np.load(next(call.results.rglob("*.npz"))) as arrays:
         assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 2
-    monkeypatch.setattr(workbench_module.Workbench, "_apply", None)  # known by now
+    monkeypatch.setattr(evaluator_module.Evaluator, "_apply", None)  # known by now
     assert call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]", "name=again")[0] == 0
     again = rows_of(call.results / "again")
     assert [row["quality"] for row in again] == [row["quality"] for row in rows]

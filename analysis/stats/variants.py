@@ -1,0 +1,112 @@
+"""Which reduction of HIS, which entropy, which scale and combination of HIES wins: each curve minus its references."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import Unavailable
+from analysis.stats.pairing import COMPARED_MEASURES, PROTOCOL_KEYS, one_calibration_size, with_references
+from analysis.stats.significance import DRAWS, MEAN, Estimate, Gain, curve_differences, mean_over_tasks
+from analysis.text import labels
+
+# The knobs whose defaults are the definitions of the paper.
+VARIED = ("reduction", "entropy", "normalize", "combination")
+# Two forms of HIES that are compared also share the way to their alpha.
+ALPHA_KEYS = ["criterion", "alpha", *labels.TUNING_WORDS]
+WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "30 % and more": lambda ratios: ratios >= 0.3 - 1e-9,
+    "up to 10 %": lambda ratios: ratios <= 0.1 + 1e-9,
+}
+NO_REFERENCE = "no reference"
+COMPARISON = ["criterion", "against", "task", "tasks", "measure", "removed", "ratios", *Estimate._fields, "verdict"]
+
+
+def compare(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
+    """Returns each curve minus its references in percentage points, for every task and the mean over tasks.
+
+    The reference of a curve is the paper's form of its criterion with the same alpha; HIES is also compared with every
+    curve of HIS. The comparisons with the paper's HIS come first, then those with HIES, with other forms of HIS, and
+    with AE. Columns, COMPARISON: removed (the ratios whose mean it is, a key of WINDOWS), tasks (how many a mean is
+    over), verdict (that of the interval, `no reference`, or nothing where the metric is undefined).
+
+    Raises:
+        Unavailable: there are only the paper's forms, no curve has a reference, or the rows do not allow a bootstrap.
+    """
+    rows = one_calibration_size(rows)
+    jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
+    jobs = jobs.assign(paper=is_paper(jobs))
+    if jobs["paper"].all():
+        raise Unavailable("all its curves are the paper's forms of their criteria, so there is nothing to compare")
+    pairs = _with_paper_forms(jobs)
+    wanted = _wanted(jobs, pairs)
+    if pairs.empty:
+        lacking = "; ".join(f"{curve} needs {against}" for curve, against in wanted)
+        raise Unavailable(f"no curve has its reference on the same seeds: {lacking}")
+    gains = curve_differences(rows, pairs, draws)
+    lines = [line for curve, against in wanted for line in _lines(curve, against, jobs, gains)]
+    return pd.DataFrame(lines, columns=COMPARISON)
+
+
+def is_paper(rows: pd.DataFrame) -> pd.Series:
+    """Returns whether reduction, entropy, scale and combination are the paper's, or no knobs of the criterion."""
+    other = [rows[knob].notna() & (rows[knob] != labels.KNOB_DEFAULTS[knob]) for knob in VARIED if knob in rows]
+    return ~np.logical_or.reduce(other) if other else pd.Series(True, index=rows.index)
+
+
+def _with_paper_forms(jobs: pd.DataFrame) -> pd.DataFrame:
+    """A line for each job and each of its references of the same seed."""
+    shared = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key in jobs]
+    tuned = [*shared, *(key for key in ALPHA_KEYS if key in jobs)]
+    own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], tuned)
+    his = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], shared)
+    return pd.concat([own, his], ignore_index=True)
+
+
+def _wanted(jobs: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Each curve with the names of its references, also of those that no task has; the paper's HIS first."""
+    paper = jobs[jobs["paper"]].drop_duplicates("curve").set_index("curve")["criterion"]
+    wanted = set(zip(pairs["curve"], pairs["against"], strict=True))
+    for row in jobs.drop_duplicates("curve").to_dict("records"):
+        there = {paper.get(against) for curve, against in wanted if curve == row["curve"]}
+        needed = [] if row["paper"] else [row["criterion"]]
+        needed += ["his"] if row["criterion"] == "hies" else []
+        wanted |= {(row["curve"], _paper_name(one, row)) for one in needed if one not in there}
+    curves = labels.ordered_curves(jobs)
+
+    def place(pair: tuple[str, str]) -> tuple[bool, int, int]:
+        curve, against = pair
+        at = curves.index(against) if against in curves else len(curves)
+        return paper.get(against) != "his", at, curves.index(curve)
+
+    return sorted(wanted, key=place)
+
+
+def _paper_name(criterion: str, row: dict[str, object]) -> str:
+    """The curve that the paper's form of a criterion would have beside this row."""
+    knobs = ["scope", "schedule", "min_heads_per_layer", *(["alpha"] if criterion == row["criterion"] else [])]
+    return labels.label(criterion, {knob: row[knob] for knob in knobs if knob in row})
+
+
+def _lines(curve: str, against: str, jobs: pd.DataFrame, gains: list[Gain]) -> Iterator[dict[str, object]]:
+    """One comparison in both measures and all windows: every task that has the curve, then their mean."""
+    of_pair = [gain for gain in gains if (gain.curve, gain.against) == (curve, against)]
+    lacking = [task for task in labels.ordered_tasks(jobs.loc[jobs["curve"] == curve, "task"])
+               if task not in {gain.task for gain in of_pair}]  # fmt: skip
+    windows = {removed: at for removed, at in WINDOWS.items() if any(at(gain.ratios).any() for gain in gains)}
+    for measure in COMPARED_MEASURES:
+        for removed, at in windows.items():
+            parts = [gain for gain in of_pair if gain.measure == measure and at(gain.ratios).any()]
+            ratios = sorted({ratio for gain in parts for ratio in gain.ratios[at(gain.ratios)].tolist()})
+            line = {"criterion": curve, "against": against, "measure": measure, "removed": removed, "tasks": 1}
+            line["ratios"] = " ".join(f"{ratio:g}" for ratio in ratios)
+            samples = {gain.task: gain.over(at(gain.ratios)) for gain in parts}
+            yield from ({**line, "task": task, **_decided(one.estimate())} for task, one in samples.items())
+            yield from ({**line, "task": task, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE} for task in lacking)
+            if len(samples) > 1:
+                mean = mean_over_tasks(list(samples.values())).estimate()
+                yield {**line, "task": MEAN, "tasks": len(samples), **_decided(mean)}
+
+
+def _decided(estimate: Estimate) -> dict[str, object]:
+    return {**estimate._asdict(), "verdict": estimate.verdict}

@@ -1,0 +1,170 @@
+"""The name of a curve: criterion and knobs in words, so that runs which differ in a knob are never averaged."""
+
+import json
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import pandas as pd
+
+CRITERION_NAMES = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random",
+            "output_norm": "Output norm", "fisher": "Fisher", "greedy": "Greedy", "slicegpt": "SliceGPT",
+            "llm_pruner_block": "LLM-Pruner (Block)", "llm_pruner_channel": "LLM-Pruner (Channel)"}  # fmt: skip
+# Tasks as people write them, by what they are about, each kind in the paper's order. The paper's tables 1, 2, 7, 9 and
+# 11 have a place for those of GLUE.
+GLUE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
+              "mnli": "MNLI", "rte": "RTE"}  # fmt: skip
+LANGUAGE_TASKS = {"hellaswag": "HellaSwag", "winogrande": "WinoGrande", "arc_easy": "ARC-e", "arc_challenge": "ARC-c",
+                  "openbookqa": "OBQA", "piqa": "PIQA", "docs": "Docs"}  # fmt: skip
+REASONING_TASKS = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
+VISION_TASKS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "food101": "Food-101", "fashion_mnist": "Fashion-MNIST",
+                "imagenet1k": "ImageNet-1k"}  # fmt: skip
+QUESTION_TASKS = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Digit questions"}
+TASK_NAMES = {**GLUE_TASKS, **LANGUAGE_TASKS, **REASONING_TASKS, **VISION_TASKS, **QUESTION_TASKS}
+KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
+                 "reduction": "example", "reduction_batch": 32, "entropy": "shannon",
+                 "combination": "sum"}  # fmt: skip
+# Of criteria whose knobs have names and defaults of their own.
+DEFAULTS_OF: dict[str, dict[str, Any]] = {
+    "llm_pruner_block": {"taylor": "first", "reduction": "sum", "local": True, "keep_last": 1},
+    "llm_pruner_channel": {"taylor": "first", "reduction": "sum"},
+    "slicegpt": {"damping": 0.01, "tune_epochs": 2, "tune_learning_rate": 1e-3, "tune_rank": 16,
+                 "tune_examples": 6000, "tune_batch_size": 32},
+}  # fmt: skip
+ALPHA_SIGN = "\N{GREEK SMALL LETTER ALPHA}"
+SYMBOLS = {"alpha": ALPHA_SIGN, "min_heads_per_layer": "min heads", "reduction_batch": "batch size"}
+# An alpha that a job chose, by the word of its protocol.
+CHOSEN = {
+    "per_ratio": f"{ALPHA_SIGN} per ratio",
+    "per_task": f"{ALPHA_SIGN}* per task",
+    "auto": f"{ALPHA_SIGN} auto",
+    "per_ratio_on_report": f"{ALPHA_SIGN} per ratio, chosen on the report split",
+    "per_task_on_report": f"{ALPHA_SIGN}* per task, chosen on the report split",
+}
+# The values of a knob that need no name of the knob beside them.
+VALUE_WORDS: dict[str, dict[Any, str]] = {
+    "alpha": CHOSEN,
+    "reduction": {"batch": "per batch", "batch_l2": "per batch, layer L2", "token": "per token"},
+    "entropy": {"gini": "Gini-Simpson", "min": "min-entropy", "support": "effective support"},
+    "combination": {"product": "product", "printed": "as D.8 prints it"},
+    "importance": {"output_norm": "of the output norm"},
+    "tune": {True: "w/ tune", False: "w/o tune"},
+}
+WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
+SETTING = ["experiment", "model", "task"]
+# Named only where a setting holds several of them, because they rarely differ.
+PROTOCOL_WORDS = {
+    "split": "{} split",
+    "calibration_size": "calibration size {}",
+    "examples": "{} examples",
+    "checkpoint": "checkpoint {}",
+    "data": "data {}",
+}
+TUNING_WORDS = {
+    "alphas": f"{ALPHA_SIGN} from {{}}",
+    "tuning_seeds": "{} tuning seeds",
+    "tuning_examples": "{} tuning examples",
+}  # of a chosen alpha alone
+
+
+def criterion_name(criterion: str) -> str:
+    """Returns the criterion as people write it."""
+    return CRITERION_NAMES.get(criterion, criterion)
+
+
+def task_name(task: str) -> str:
+    """Returns the task as people write it."""
+    return TASK_NAMES.get(task, task)
+
+
+def ordered_tasks(tasks: pd.Series) -> list[str]:
+    """Returns the different tasks, those of the paper first and in its order."""
+    order = list(TASK_NAMES)
+    return sorted(tasks.unique(), key=lambda task: (order.index(task) if task in order else len(order), task))
+
+
+def named_tasks(tasks: Iterable[str]) -> str:
+    """Returns the tasks as a sentence lists them: A, B or C."""
+    *first, last = map(task_name, tasks)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def label(criterion: str, knobs: dict[str, Any]) -> str:
+    """Returns for example `HIES (alpha = 0.5, scope = layer)`, alpha in Greek; other knobs only off their default."""
+    defaults = {**KNOB_DEFAULTS, **DEFAULTS_OF.get(criterion, {})}
+    named = {name: value for name, value in knobs.items() if not pd.isna(value) and defaults.get(name) != value}
+    ordered = WITH_ORDER.get(named.get("entropy", "")) if "order" in named else None
+    names = sorted(named, key=lambda name: (name != "alpha", name))
+    parts = [_part(name, named[name]) for name in names if not (ordered and name in ("entropy", "order"))]
+    parts += [f"{ordered} {_text(named['order'])}"] if ordered else []
+    return criterion_name(criterion) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
+    """Returns the rows with a column `curve`, which names criterion, knobs and whatever else sets rows apart."""
+    rows = rows.copy()
+    for knob in knobs:
+        if rows[knob].dtype == object:
+            rows[knob] = rows[knob].map(_hashable)
+    tuning = {name: words for name, words in TUNING_WORDS.items() if name in rows and "alpha" in rows}
+    protocol = {**PROTOCOL_WORDS, **tuning}
+    named = [knob for knob in knobs if knob not in tuning]
+    # What names a curve is the same in all rows of a run, and there are many more rows than curves.
+    kind = rows.groupby([*SETTING, "criterion", *named, *protocol], dropna=False, sort=False).ngroup()
+    kinds = rows[~kind.duplicated()]
+    several = {column: _several(kinds, column) for column in protocol}
+    names = []
+    for place, row in enumerate(kinds.to_dict("records")):
+        extra = [_extra(words, row[column]) for column, words in protocol.items() if several[column][place]]
+        names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra]))
+    return rows.assign(curve=kind.map(dict(enumerate(names))))
+
+
+def ordered_curves(rows: pd.DataFrame) -> list[str]:
+    """Returns the curves in the order of CRITERION_NAMES; within a criterion by alpha (words first) and size."""
+    criteria, words = list(CRITERION_NAMES), list(CHOSEN)
+    first = rows.drop_duplicates("curve").to_dict("records")
+
+    def place(row: dict[Hashable, Any]) -> tuple[int, str, int, float, int, str]:
+        criterion: str = row["criterion"]
+        alpha: Any = row.get("alpha")
+        rank = criteria.index(criterion) if criterion in criteria else len(criteria)
+        word, number = len(words) + 1, -1.0 if pd.isna(alpha) or isinstance(alpha, str) else float(alpha)
+        if isinstance(alpha, str):
+            word = words.index(alpha) if alpha in words else len(words)
+        return rank, criterion, word, number, row.get("calibration_size", 0), row["curve"]
+
+    return [row["curve"] for row in sorted(first, key=place)]
+
+
+def in_order(frame: pd.DataFrame, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Returns the lines of a frame sorted by these columns, its curves and tasks in the order of those of `rows`."""
+    order = {name: place for place, name in enumerate([*ordered_tasks(rows["task"]), *ordered_curves(rows)])}
+    return frame.sort_values(by, key=lambda column: column.map(order) if column.name in ("task", "curve") else column)
+
+
+def _part(name: str, value: Any) -> str:
+    words = VALUE_WORDS.get(name, {})
+    return words[value] if value in words else f"{SYMBOLS.get(name, name)} = {_text(value)}"
+
+
+def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
+    """For each row: whether its setting holds several values; a tuning knob counts within each way to choose alpha."""
+    counted, within = pd.Series(True, index=kinds.index), SETTING
+    if column in TUNING_WORDS:
+        counted, within = kinds["alpha"].map(lambda alpha: isinstance(alpha, str)), [*SETTING, "alpha"]
+    values = kinds[counted].groupby(within)[column].transform("nunique", dropna=False)
+    return values.reindex(kinds.index, fill_value=0).gt(1).tolist()
+
+
+def _extra(words: str, value: Any) -> str:
+    return words.format("all" if pd.isna(value) else _text(value))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value

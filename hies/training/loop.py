@@ -1,0 +1,112 @@
+"""The loop of fine-tuning: AdamW, linear warm-up and decay, the best epoch by the selection split."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hies.batching import Encoded
+from hies.errors import ParameterError
+from hies.precision import computing
+from hies.scoring.losses import default_loss
+from hies.training import Finetuning
+
+
+def finetune(
+    model: nn.Module,
+    train: Encoded,
+    validate: Callable[[nn.Module], float],
+    settings: Finetuning,
+    title: str,
+    precision: str = "float32",
+) -> list[float]:
+    """Trains `model` in place and leaves it with the weights of its best epoch.
+
+    Args:
+        model: a classifier or regressor; its default loss is minimised.
+        train: the training examples.
+        validate: a score on the selection split, higher is better.
+        settings: see `Finetuning`.
+        title: what the progress bar says.
+        precision: of the matrix products, see `hies.precision.computing`.
+
+    Returns:
+        The validation score of every epoch. The same seed gives the same weights on the same machine.
+
+    Raises:
+        ParameterError: the loss became infinite or no number; it names the learning rate.
+    """
+    generator = np.random.default_rng(settings.seed)
+    scores: list[float] = []
+    best: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        optimizer, schedule = _optimizer(model, len(train), settings)
+        for epoch in range(settings.epochs):
+            batches = _shuffled(train, settings.batch_size, generator)
+            label = f"{title}, epoch {epoch + 1}/{settings.epochs}"
+            _run_epoch(model, train, batches, optimizer, schedule, label, precision)
+            scores.append(validate(model))
+            if scores[-1] >= max(scores):
+                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    model.eval()
+    return scores
+
+
+def _run_epoch(
+    model: nn.Module,
+    train: Encoded,
+    batches: list[np.ndarray],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    label: str,
+    precision: str,
+) -> None:
+    device = next(model.parameters()).device
+    loss_of = default_loss(model)
+    model.train()
+    for indices in tqdm(batches, desc=label, unit="batch", disable=None):
+        batch = {name: tensor.to(device) for name, tensor in train.batch(indices).items()}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        with computing(precision, device):
+            outputs = model(**inputs)
+        loss = loss_of(outputs, batch).mean()
+        if not loss.isfinite():
+            found = f"the loss became {float(loss)} in {label}, so give a lower one"
+            raise ParameterError("learning_rate", optimizer.defaults["lr"], found)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def _optimizer(
+    model: nn.Module, examples: int, settings: Finetuning
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    undecayed = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+    )
+    steps = settings.epochs * -(-examples // settings.batch_size)
+    rising = max(round(settings.warmup * steps), 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
+    )
+    return optimizer, schedule
+
+
+def _shuffled(train: Encoded, size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Returns random batches of examples of similar length: sorted by length within groups of 50 random batches."""
+    order = generator.permutation(len(train))
+    lengths = np.array([train.length(i) for i in range(len(train))])
+    group = 50 * size
+    chunks = [order[start : start + group] for start in range(0, len(order), group)]
+    order = np.concatenate([chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks])
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
