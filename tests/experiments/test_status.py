@@ -108,7 +108,7 @@ def test_times_in_words(seconds, words):
 
 
 def test_processes_side_by_side_compute_everything_once_and_lose_no_row():
-    command = [sys.executable, "-m", "benchmarks.sweep_together", "--processes", "3", "--criteria", "his,ae"]
+    command = [sys.executable, "-m", "benchmarks.sweep_together", "--processes", "2", "--criteria", "his,ae"]
     done = subprocess.run([*command, "--seeds", "0,1"], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Rows: 12 of 12." in done.stdout

@@ -15,7 +15,8 @@ from hies.evaluation import evaluator as evaluator_module
 from hies.heads import projections
 
 QUIET = ["wandb.mode=disabled", "calibration.size=8"]
-DIGITS = ["model=vit_tiny", "task=digits", "model.finetune.epochs=3", "task.max_examples=101", "criterion=his", *QUIET]
+DIGITS = ["model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=3", "task=digits",
+          "task.max_examples=101", "criterion=his", *QUIET]  # fmt: skip
 LIBRARIES = ("numpy", "sklearn")
 
 
