@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.grid import Declared
-from experiments.job import workbench
+from experiments.sweep.jobs import Declared
+from experiments.sweep.job import evaluator_of
 from experiments.planning import make_plan
-from experiments.schema import Config
-from experiments.shell import command
+from experiments.config.schema import Config
+from experiments.sweep.command import run_command
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
@@ -32,7 +32,7 @@ LONGEST = 40  # tokens that a figure has room for
 
 def main() -> int:
     """Diagnose every model, task and seed that the command line names; the exit status."""
-    return command(_diagnose_all, lambda: print(__doc__))
+    return run_command(_diagnose_all, __doc__)
 
 
 def _diagnose_all(declared: Declared) -> int:
@@ -44,7 +44,7 @@ def _diagnose_all(declared: Declared) -> int:
         try:
             check(config)
             path = file_of(config)
-            found = diagnose(config, workbench(config))
+            found = diagnose(config, evaluator_of(config))
         except HiesError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)

@@ -4,16 +4,16 @@ import sys
 
 from tqdm import tqdm
 
-from experiments.grid import Declared
-from experiments.job import workbench
-from experiments.shell import command
+from experiments.sweep.jobs import Declared
+from experiments.sweep.job import evaluator_of
+from experiments.sweep.command import run_command
 from hies.evaluation.evaluator import Workbench
 from hies.storage import digest
 
 
 def main() -> int:
     """Fine-tune every model on every task that the command line names; the exit status."""
-    return command(_finetune_all, lambda: print(__doc__))
+    return run_command(_finetune_all, __doc__)
 
 
 def _finetune_all(declared: Declared) -> int:
@@ -22,7 +22,7 @@ def _finetune_all(declared: Declared) -> int:
         name = digest([job.config.model.identity(job.config.task), job.identity["task"]])
         if name not in done:
             done.add(name)
-            tqdm.write(_report(workbench(job.config)))
+            tqdm.write(_report(evaluator_of(job.config)))
     return 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.schema import Config
+from experiments.config.schema import Config
 from hies.equations import removal_count
 from hies.errors import HiesError
 from hies.evaluation.evaluator import Workbench

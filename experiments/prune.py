@@ -17,11 +17,11 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, PreTrainedModel
 
 import hies
-from experiments.grid import Declared
-from experiments.job import Job, workbench
+from experiments.sweep.jobs import Declared
+from experiments.sweep.job import Job, evaluator_of
 from experiments.planning import make_plan
-from experiments.schema import Config
-from experiments.shell import command
+from experiments.config.schema import Config
+from experiments.sweep.command import run_command
 from hies.efficiency.cost import Cost
 from hies.errors import HiesError
 from hies.evaluation import metrics
@@ -37,7 +37,7 @@ SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def main() -> int:
     """Prune the model that the command line describes; the exit status."""
-    return command(_prune_declared, lambda: print(__doc__))
+    return run_command(_prune_declared, __doc__)
 
 
 def _prune_declared(declared: Declared) -> int:
@@ -48,7 +48,7 @@ def _prune_declared(declared: Declared) -> int:
         )
     (job,) = declared.jobs
     folder = checked_folder(job.config)
-    bench = workbench(job.config)
+    bench = evaluator_of(job.config)
     check_cut(job.config, bench)
     with tqdm(total=job.steps, unit="mask", disable=None) as bar:
         plan = make_plan(job.config, bench, bar.update)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import filelock
 
-from experiments.secrets import redacted
 from hies.runs.wandb import ARTIFACT, IMPATIENT, ROW_FILE, first_line
 
 PATIENCE = 60.0  # seconds without one more uploaded run before an upload is given up
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> int:
     try:
         uploaded = sync(results_dir)
     except NotUploaded as problem:
-        print(f"error: {redacted(str(problem))}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
         print(f"error: {problem.filename or results_dir} cannot be used ({problem.strerror}).", file=sys.stderr)
