@@ -3,9 +3,8 @@
 Reads files only: no torch, no transformers, and nothing of `hies` or `experiments`.
 """
 
-from analysis.rows import load
+from analysis.rows import load, missing_jobs
 from analysis.scores import load_arrays, load_scores
 from analysis.statistics import summarise
-from hies.runs.grid import missing_jobs
 
 __all__ = ["load", "load_arrays", "load_scores", "missing_jobs", "summarise"]

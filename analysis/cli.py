@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.errors import Unavailable
 from analysis.output import write
 from analysis.registry import Entry, entries
-from analysis.rows import load
+from analysis.rows import finished, load
 from hies.errors import RowsWarning
 from hies.runs import grid
 
@@ -73,7 +73,7 @@ def _build(options: argparse.Namespace) -> int:
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
-        missing = [] if jobs is None else grid.missing_jobs(options.results, jobs, options.experiment)
+        missing = [] if jobs is None else grid.missing_jobs(options.results, finished(jobs), options.experiment)
     for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
         print(f"warning: {text}", file=sys.stderr)
     if all(frame.empty for frame in frames.values()):
@@ -162,7 +162,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
 
 def _print_completeness(results: Path, rows: pd.DataFrame, missing: list[grid.Job], experiment: str | None) -> None:
     for name in [experiment] if experiment else grid.experiments(results):
-        jobs = grid.jobs(results, name, rows)
+        jobs = grid.jobs(results, name, finished(rows))
         gaps = [job for job in missing if job.experiment == name]
         failed = sum(job.failed for job in gaps)
         tail = f", {failed} failed" if failed else ""

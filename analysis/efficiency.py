@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from hies.errors import RowsWarning
+from hies.runs.folders import EFFICIENCY
 
-FOLDER = "efficiency"
 NEEDS = "measurements, which `make efficiency` makes"
 SCHEMA = 1
 # What is compared with the dense model, as people write it.
@@ -36,7 +36,9 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     """
     columns = [*TEXTS, *NUMBERS, *MEASURES, *(f"{name}_percent" for name in (*MEASURES, *ENDS))]
     frames = []
-    for path in sorted((Path(results_dir) / FOLDER).glob("[!.]*.jsonl")) if experiment in (None, FOLDER) else ():
+    for path in (
+        sorted((Path(results_dir) / EFFICIENCY).glob("[!.]*.jsonl")) if experiment in (None, EFFICIENCY) else ()
+    ):
         try:
             frames.append(_relative(_read(path)))
         except (ValueError, KeyError, TypeError):

@@ -34,6 +34,16 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
         return _load(results_dir, [experiment] if experiment else grid.experiments(results_dir))
 
 
+def finished(rows: pd.DataFrame) -> list[Row]:
+    """Returns of each job in these rows what `hies.runs.grid` needs to know of it."""
+    return rows.drop_duplicates(["experiment", "run_id"])[list(grid.OF_ROWS)].to_dict("records")
+
+
+def missing_jobs(results_dir: str | Path, rows: pd.DataFrame, experiment: str | None = None) -> list[grid.Job]:
+    """Returns the declared jobs that have no rows in `rows`; a file that could not be read counts as missing."""
+    return grid.missing_jobs(Path(results_dir), finished(rows), experiment)
+
+
 def _load(results_dir: Path, names: list[str]) -> pd.DataFrame:
     table = table_of(run for name in names for run in _runs(results_dir, name))
     if not table.names:
@@ -85,11 +95,10 @@ def _one_run_a_seed(found: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
 
 def _add_completeness(found: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
     """Put the counts on the runs, so that every figure of a part of the frame can state them."""
-    jobs = [job for name in found["experiment"].unique() for job in grid.jobs(results_dir, name, found)]
+    rows = finished(found)
+    jobs = [job for name in found["experiment"].unique() for job in grid.jobs(results_dir, name, rows)]
     there = set(zip(found["experiment"], found["run_id"], strict=True))
     declared = Counter((job.experiment, job.model, job.task) for job in jobs)
-    finished = Counter((job.experiment, job.model, job.task) for job in jobs if (job.experiment, job.run_id) in there)
+    done = Counter((job.experiment, job.model, job.task) for job in jobs if (job.experiment, job.run_id) in there)
     cells = [*zip(*(found[name] for name in SETTING), strict=True)]
-    return found.assign(
-        jobs_declared=[declared[cell] for cell in cells], jobs_finished=[finished[cell] for cell in cells]
-    )
+    return found.assign(jobs_declared=[declared[cell] for cell in cells], jobs_finished=[done[cell] for cell in cells])

@@ -20,8 +20,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from analysis import pack
-from analysis.rows import load
+from analysis import load
 from benchmarks.rounds import conditions
 from benchmarks.sweeps import MODEL, start
 from experiments import shell  # noqa: F401 - makes the schema known to Hydra
@@ -30,6 +29,7 @@ from experiments.job import Job
 from experiments.messages import CONF
 from hies.runs import files as results
 from hies.runs.files import read_run
+from hies.runs.pack import pack
 from hies.runs.schema import sealed
 from hies.storage import read_arrays, write_arrays
 
@@ -66,7 +66,7 @@ def main() -> None:
         table.append(
             [f"frame of {options.files * len(rows):,} rows, single files", _seconds(lambda: _load(here / "frame"))]
         )
-        pack.pack(here / "frame" / "large", here / "packed" / "large")
+        pack(here / "frame" / "large", here / "packed" / "large")
         table.append([f"frame of {options.files * len(rows):,} rows, packed", _seconds(lambda: _load(here / "packed"))])
     print(tabulate(table, headers=["", "seconds"], floatfmt=".2f"))
     print(conditions())

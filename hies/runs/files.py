@@ -1,43 +1,30 @@
-"""Rows: one JSON object an evaluated ratio, in `results/<experiment>/<run id>.jsonl`, with arrays beside it.
+"""The files of a run: one row a line in `results/<experiment>/<run id>.jsonl`; arrays, or a failure, beside it."""
 
-Keys of a row: run_id, experiment, model, task, split, criterion and its knobs (alpha, ...), scope, schedule,
-min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_removed, mask (site -> removed heads),
-metric, value (raw), quality and stability (percent), examples, score_seconds (of the calibration pass, which several
-criteria share), eval_seconds (of this mask's evaluation, when it was computed), parameters, flops (one example of the
-model's full length), checkpoint and data (digests of the weights and of all examples), label_order, versions, revision,
-command, rows (how many the file has), digest (of the text of the line before it); for HIES also alpha_used (what made
-the mask, where alpha names a protocol).
-"""
-
-import hashlib
 import importlib.metadata
 import json
 import subprocess
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hies.runs import folders as runs
-from hies.runs.schema import SEAL, BadRows, read_row
+from hies.runs import folders
+from hies.runs.schema import SCHEMA, SEAL, BadRows, Row, read_row, sealed
 from hies.storage import remove_partials, replacing, write_arrays
 
-SCHEMA = 1
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "scikit-learn")
-
-Row = dict[str, Any]
+FAILED = ".failed.json"
 
 
 def run_path(results_dir: Path, experiment: str, run_id: str) -> Path:
-    """The row file of a run; its arrays lie beside it with the ending npz."""
+    """Returns the row file of a run; its arrays lie beside it with the ending npz."""
     return results_dir / experiment / f"{run_id}.jsonl"
 
 
 def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays, then rows: a run is finished exactly when its row file has its name. One process at a time."""
-    lines = [_sealed({"schema": SCHEMA, **row, "rows": len(rows)}) for row in rows]
+    """Writes arrays, then rows: a run is finished exactly when its row file has its name. One process at a time."""
+    lines = [sealed({"schema": SCHEMA, **row, "rows": len(rows), "digest": ""}) for row in rows]
     for file in (path, path.with_suffix(".npz")):
         remove_partials(file)
     with replacing(path.with_suffix(".npz")) as temporary:
@@ -47,26 +34,20 @@ def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> Non
     failure_path(path).unlink(missing_ok=True)
 
 
-def _sealed(row: Row) -> str:
-    """A row as one line that ends with a digest of the text before it, so that a change by hand is seen."""
-    text = json.dumps(row, allow_nan=False)
-    return f'{text[:-1]}, "digest": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'
-
-
 def failure_path(path: Path) -> Path:
-    """Where the record of a failed run lies, given its row file."""
-    return path.with_suffix(".failed.json")
+    """Returns where the record of a failed run lies, given its row file."""
+    return path.with_suffix(FAILED)
 
 
 def write_failure(path: Path, error: str, command: str, trace: str | None = None) -> None:
-    """Record that a run failed, beside where its rows would be; they replace the record once the run succeeds."""
+    """Records that a run failed, beside where its rows would be; they replace the record once the run succeeds."""
     record = {"run_id": path.stem, "error": error, "command": command, **({"traceback": trace} if trace else {})}
     with replacing(failure_path(path)) as temporary:
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def read_failure(path: Path) -> str | None:
-    """Why the run of this row file failed, in a sentence; None where it left no record."""
+    """Returns why the run of this row file failed, in a sentence; None where it left no record."""
     try:
         return str(json.loads(failure_path(path).read_text(encoding="utf-8"))["error"])
     except FileNotFoundError:
@@ -77,13 +58,13 @@ def read_failure(path: Path) -> str | None:
 
 @cache
 def versions() -> dict[str, str]:
-    """The installed versions that a result may depend on."""
+    """Returns the installed versions that a result may depend on."""
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 @cache
 def revision() -> str | None:
-    """The commit of the source tree, with a plus sign if it has changes; None outside a repository."""
+    """Returns the commit of the source tree, with a plus sign if it has changes; None outside a repository."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -96,12 +77,16 @@ def revision() -> str | None:
 
 
 def read_run(path: Path, text: str) -> list[Row]:
-    """The rows of one finished job from the text of its row file.
+    """Returns the rows of one finished job.
+
+    Args:
+        path: its row file.
+        text: what is in it.
 
     Raises:
         BadRows: a garbled or changed line, a missing key, a wrong type or value, or other ratios than were written.
     """
-    if not runs.is_name(run_id := path.stem):
+    if not folders.is_name(run_id := path.stem):
         raise BadRows("has a name that is no run id")
     if "\N{REPLACEMENT CHARACTER}" in text:
         raise BadRows("is not in UTF-8")
@@ -121,16 +106,21 @@ def read_run(path: Path, text: str) -> list[Row]:
 
 
 def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a run by the path of its row file, as `runs.read_arrays` gives them; none where it has no file.
+    """Returns the arrays of a run by the path of its row file, as `folders.read_arrays` does; none without a file.
 
     Raises:
         BadRows: they cannot be trusted.
     """
     try:
-        return runs.read_arrays(path, names)
+        return _arrays(path, names)
     except FileNotFoundError:
         return {}
-    except runs.BadFile as problem:
+
+
+def _arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+    try:
+        return folders.read_arrays(path, names)
+    except folders.BadFile as problem:
         raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
 
 
@@ -147,11 +137,9 @@ def _check_ratios(path: Path, rows: list[Row]) -> None:
 
 def _check_score_file(path: Path, ratios: list[float]) -> None:
     try:
-        expected = runs.read_arrays(path, ("ratios",))["ratios"]
+        expected = _arrays(path, ("ratios",))["ratios"]
     except FileNotFoundError:
         return
-    except runs.BadFile as problem:
-        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
     except KeyError:
         raise BadRows(f"has a score file ({path.stem}.npz) without ratios") from None
     if expected.shape != (len(ratios),) or not np.allclose(expected, ratios, atol=1e-6):

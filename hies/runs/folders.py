@@ -1,4 +1,4 @@
-"""Where the runs of an experiment lie: a pair of files for each run, or the packed folder that `analysis.pack` makes.
+"""Where the runs of an experiment lie: a pair of files for each run, or the packed folder that `hies.runs.pack` makes.
 
 This file alone knows which of the two it is. A run is spoken of by the path of its row file,
 `<folder>/<run id>.jsonl`, whether that file is there or packed.
@@ -18,10 +18,12 @@ import numpy as np
 
 from hies.errors import RowsWarning
 
-ROWS, ARRAYS, GRID = "rows.jsonl.gz", "arrays.npz", "grid.json"
+PACKED_ROWS, PACKED_ARRAYS, GRID = "rows.jsonl.gz", "arrays.npz", "grid.json"
+EFFICIENCY = "efficiency"  # a folder of results with rows of another kind
+NO_EXPERIMENTS = ("wandb", "figures", "tables", EFFICIENCY)  # folders of results that hold no runs
 SCORES, ANSWERS, OWNER = ("scores", "his", "ae"), ("predictions", "labels"), "run_id"
 # The kinds of values, by numpy's letters, that an array may hold; one of another name may hold any but objects.
-KINDS = {**dict.fromkeys(SCORES, "iuf"), "ratios": "iuf", "heads": "iu", "sites": "U", OWNER: "U"}
+ARRAY_KINDS = {**dict.fromkeys(SCORES, "iuf"), "ratios": "iuf", "heads": "iu", "sites": "U", OWNER: "U"}
 NAME = re.compile(r"\w[\w.-]*")  # of a file, and of nothing outside its folder
 RUN_ID = re.compile(r'"run_id": ?"([^"]*)"')
 
@@ -35,27 +37,27 @@ class BadFile(Exception):
 
 
 def is_name(text: object) -> bool:
-    """Whether this can be the name of a run or an experiment, and so of a file in the folder where it is looked for."""
+    """Returns whether this can be the name of a run or an experiment, and so of a file in the folder it is read from."""
     return isinstance(text, str) and NAME.fullmatch(text) is not None
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether the runs of this folder lie in one file."""
-    return (folder / ROWS).exists()
+    """Returns whether the runs of this folder lie in one file."""
+    return (folder / PACKED_ROWS).exists()
 
 
 def has_rows(folder: Path) -> bool:
-    """Whether there is any run, packed or not."""
-    return is_packed(folder) or any(True for _ in _row_files(folder))
+    """Returns whether there is any run, packed or not."""
+    return is_packed(folder) or next(_row_files(folder), None) is not None
 
 
 def unread(folder: Path) -> int:
-    """How many single row files lie beside packed ones, which alone are read."""
+    """Returns how many single row files lie beside packed ones, which alone are read."""
     return len([*_row_files(folder)]) if is_packed(folder) else 0
 
 
 def texts(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The row file of every run and what is in it: one row a line, in the order of the run ids.
+    """Yields the row file of every run and what is in it: one row a line, in the order of the run ids.
 
     A file that cannot be read, and a packed run with a name that is no run id, are left out with a RowsWarning. Bytes
     that are no UTF-8 become replacement characters.
@@ -76,32 +78,36 @@ def texts(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a run by the path of its row file; `names`: only those of them that are there.
+    """Returns the arrays of a run.
 
     Scores are float32 and predictions of the smallest type that holds them, as in a pack: whatever is made of them is
     the same whether the run was packed or not.
+
+    Args:
+        path: its row file.
+        names: read only these, as far as they are there; None reads all.
 
     Raises:
         FileNotFoundError: the run has no arrays.
         BadFile: its arrays cannot be read, or were written for another run.
     """
     packed = is_packed(path.parent)
-    file = path.parent / ARRAYS if packed else path.with_suffix(".npz")
-    asked = None if names is None else (*names, OWNER)
+    file = path.parent / PACKED_ARRAYS if packed else path.with_suffix(".npz")
+    wanted = None if names is None else (*names, OWNER)
     try:
-        found = _read_packed(file, path.stem, asked) if packed else _read_single(file, asked)
-        found = {name: narrowed(name, _checked(name, array)) for name, array in found.items()}
+        arrays = _read_packed(file, path.stem, wanted) if packed else _read_single(file, wanted)
+        arrays = {name: narrowed(name, _checked(name, array)) for name, array in arrays.items()}
     except FileNotFoundError:
         raise
     except Exception:  # damaged bytes raise errors of many kinds
         raise BadFile(file) from None
-    if str(found.pop(OWNER, path.stem)) != path.stem:
+    if str(arrays.pop(OWNER, path.stem)) != path.stem:
         raise BadFile(file, "belongs to another run")
-    return found
+    return arrays
 
 
 def narrowed(name: str, array: np.ndarray) -> np.ndarray:
-    """An array as a pack holds it."""
+    """Returns an array as a pack holds it."""
     if name in SCORES:
         return array.astype(np.float32)
     if name not in ANSWERS:
@@ -117,18 +123,18 @@ def narrowed(name: str, array: np.ndarray) -> np.ndarray:
 def _packed_texts(folder: Path) -> Iterator[tuple[Path, str]]:
     lines: dict[str, list[str]] = {}
     try:
-        with gzip.open(folder / ROWS, "rt", encoding="utf-8") as file:
+        with gzip.open(folder / PACKED_ROWS, "rt", encoding="utf-8") as file:
             for line in file:
                 # Whoever parses the line sees whether this is what it says; here it need not be parsed.
                 (run_id,) = RUN_ID.search(line).groups()  # type: ignore[union-attr]
                 lines.setdefault(run_id, []).append(line)
     except (OSError, EOFError, ValueError, AttributeError, MemoryError, zlib.error):
-        raise BadFile(folder / ROWS) from None
+        raise BadFile(folder / PACKED_ROWS) from None
     for run_id, rows in lines.items():
         if is_name(run_id):
             yield folder / f"{run_id}.jsonl", "".join(rows)
         else:
-            message = f"{folder / ROWS} holds a run {run_id!r}, which is no run id and is left out."
+            message = f"{folder / PACKED_ROWS} holds a run {run_id!r}, which is no run id and is left out."
             warnings.warn(message, RowsWarning, stacklevel=2)
 
 
@@ -145,7 +151,7 @@ def _read_single(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndar
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind not in KINDS.get(name, "biufU") or (name == OWNER and array.ndim):
+    if array.dtype.kind not in ARRAY_KINDS.get(name, "biufU") or (name == OWNER and array.ndim):
         raise ValueError(f"{name} is of type {array.dtype}")
     return array
 
@@ -159,9 +165,9 @@ def _read_packed(path: Path, run_id: str, names: tuple[str, ...] | None) -> dict
 
 @lru_cache(maxsize=8)
 def _opened(path: Path, changed: int) -> tuple[zipfile.ZipFile, dict[str, list[str]]]:
-    """A packed file, which stays open because it is asked once for every run, and the names of each run's arrays.
+    """A packed file, which stays open because it is read once for every run, and the names of each run's arrays.
 
-    changed: when; a file that was written anew is opened anew.
+    `changed` is when it was written: a new file is opened anew.
     """
     archive = zipfile.ZipFile(path)
     runs: dict[str, list[str]] = {}

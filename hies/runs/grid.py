@@ -1,24 +1,40 @@
 """Which jobs an experiment declares, which of them have rows, and the command that fills each gap."""
 
+import json
 import warnings
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import orjson
-import pandas as pd
 
-from analysis import efficiency
 from hies.errors import RowsWarning, printable
-from hies.runs import folders as runs
+from hies.runs import folders
+from hies.runs.files import FAILED
+from hies.runs.schema import Row
+from hies.storage import remove_partials, replacing
 
-TEXTS = ("run_id", "model", "task", "criterion", "command")
-FOUND = (*TEXTS, "seed")  # what the rows of a job without a declaration say of it
+JOB_TEXTS = ("run_id", "model", "task", "criterion", "command")
+OF_ROWS = ("experiment", *JOB_TEXTS, "seed")  # what the rows of a job say of it
 
 
 @dataclass(frozen=True)
 class Job:
-    """One declared job: a curve for one seed."""
+    """One declared job: a curve for one seed.
+
+    Attributes:
+        experiment: the folder that its rows are in.
+        run_id: their file's name.
+        model: the model, as the configuration calls it.
+        task: the task.
+        criterion: the criterion.
+        parameters: its knobs.
+        seed: the seed; None if it is not known.
+        command: runs the job; empty if it is not known.
+        failed: it left a record of its failure.
+    """
 
     experiment: str
     run_id: str
@@ -37,66 +53,108 @@ class Job:
 
 
 def experiments(results_dir: Path) -> list[str]:
-    """The folders of `results_dir` that hold rows of jobs, failures or a grid."""
+    """Returns the folders of `results_dir` that hold rows of jobs, failures or a grid."""
     if not results_dir.is_dir():
         return []
     return sorted(folder.name for folder in results_dir.iterdir() if folder.is_dir() and _is_experiment(folder))
 
 
-def declared_jobs(results_dir: Path, experiment: str) -> list[Job]:
-    """The jobs in `grid.json`; empty where there is none (then completeness is only what is found)."""
-    path = results_dir / experiment / runs.GRID
+def write_grid(folder: Path, jobs: Iterable[dict[str, Any]], replaced: Collection[str] = ()) -> None:
+    """Adds jobs to the grid of an experiment, so that analysis can name the missing ones.
+
+    Args:
+        folder: of the experiment's rows.
+        jobs: what each says of itself, with OF_ROWS (without the experiment) and `parameters`.
+        replaced: the models whose jobs, as far as the grid has any, these take the place of.
+    """
+    path = folder / folders.GRID
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        kept = {job["run_id"]: job for job in _grid_there(path) if job["model"] not in replaced}
+        remove_partials(path)
+        with replacing(path) as temporary:
+            every = kept | {job["run_id"]: job for job in jobs}
+            temporary.write_text(json.dumps({"jobs": list(every.values())}, indent=1), encoding="utf-8")
+
+
+def _grid_there(path: Path) -> list[dict[str, Any]]:
+    """The jobs of a grid that is there; one that is no list of jobs is put aside."""
     if not path.exists():
         return []
     try:
-        declared = orjson.loads(path.read_bytes())["jobs"]
+        known = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        if all(isinstance(job["run_id"], str) and isinstance(job["model"], str) for job in known):
+            return known
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    warnings.warn(f"{path} is no list of jobs; it is kept as {path.name}.damaged and begun anew.", stacklevel=3)
+    path.replace(path.with_name(f"{path.name}.damaged"))
+    return []
+
+
+def declared_jobs(results_dir: Path, experiment: str) -> list[Job]:
+    """Returns the jobs in `grid.json`; none without one (then completeness is only what has rows or failed)."""
+    path = results_dir / experiment / folders.GRID
+    if not path.exists():
+        return []
+    try:
         failed = failures(path.parent)
-        jobs = [_job(experiment, job, failed) for job in declared]
+        declared = [_job(experiment, job, failed) for job in orjson.loads(path.read_bytes())["jobs"]]
     except (OSError, ValueError, KeyError, TypeError):
         message = f"{path} is no list of jobs and is not used, so missing jobs cannot be named."
         warnings.warn(message, RowsWarning, stacklevel=2)
         return []
-    named = [job for job in jobs if runs.is_name(job.run_id)]
-    if left := len(jobs) - len(named):
-        message = f"{path} declares {left} jobs with a name that is no run id; they are left out."
+    named = [job for job in declared if folders.is_name(job.run_id)]
+    if left_out := len(declared) - len(named):
+        message = f"{path} declares {left_out} jobs with a name that is no run id; they are left out."
         warnings.warn(message, RowsWarning, stacklevel=2)
     return named
 
 
-def jobs(results_dir: Path, experiment: str, rows: pd.DataFrame) -> list[Job]:
-    """The declared jobs; without a grid, the jobs that are found (finished in `rows`, or failed)."""
-    declared = declared_jobs(results_dir, experiment)
-    if declared:
+def jobs(results_dir: Path, experiment: str, finished: Iterable[Row]) -> list[Job]:
+    """Returns the declared jobs; without a grid, those that are finished or failed.
+
+    Args:
+        results_dir: where the experiments are.
+        experiment: which of them.
+        finished: a row of each job that has any, of this or of other experiments, with OF_ROWS.
+    """
+    if declared := declared_jobs(results_dir, experiment):
         return declared
-    finished = rows.loc[rows["experiment"] == experiment, list(FOUND)].drop_duplicates("run_id")
-    found = [_job(experiment, {**row, "parameters": {}}, failed=set()) for row in finished.to_dict("records")]
-    failed = sorted(failures(results_dir / experiment) - set(finished["run_id"]))
-    return found + [Job(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
+    rows = [row for row in finished if row["experiment"] == experiment]
+    ended = [_job(experiment, {**row, "parameters": {}}, failed=set()) for row in rows]
+    failed = sorted(failures(results_dir / experiment) - {row["run_id"] for row in rows})
+    return ended + [Job(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
 
 
-def missing_jobs(results_dir: Path, rows: pd.DataFrame, experiment: str | None = None) -> list[Job]:
-    """The declared jobs that have no rows in `rows`; a file that could not be read counts as missing."""
-    finished = set(zip(rows["experiment"], rows["run_id"], strict=True))
+def missing_jobs(results_dir: Path, finished: Collection[Row], experiment: str | None = None) -> list[Job]:
+    """Returns the declared jobs that are not finished; a job whose file could not be read counts as missing.
+
+    Args:
+        results_dir: where the experiments are.
+        finished: as for `jobs`.
+        experiment: the only one to look at; None looks at all.
+    """
+    there = {(row["experiment"], row["run_id"]) for row in finished}
     names = [experiment] if experiment else experiments(results_dir)
-    missing = [job for name in names for job in jobs(results_dir, name, rows) if (name, job.run_id) not in finished]
+    missing = [job for name in names for job in jobs(results_dir, name, finished) if (name, job.run_id) not in there]
     return [_forced(job) if (results_dir / job.experiment / f"{job.run_id}.jsonl").exists() else job for job in missing]
 
 
 def failures(folder: Path) -> set[str]:
-    """The run ids that left a record of their failure."""
-    suffix = ".failed.json"
-    run_ids = (path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
-    return {run_id for run_id in run_ids if runs.is_name(run_id)}
+    """Returns the run ids that left a record of their failure."""
+    run_ids = (path.name.removesuffix(FAILED) for path in folder.glob(f"*{FAILED}"))
+    return {run_id for run_id in run_ids if folders.is_name(run_id)}
 
 
 def _is_experiment(folder: Path) -> bool:
-    if folder.name == efficiency.FOLDER:  # rows of another kind
+    if folder.name == folders.EFFICIENCY:
         return False
-    return runs.has_rows(folder) or (folder / runs.GRID).exists() or bool(failures(folder))
+    return folders.has_rows(folder) or (folder / folders.GRID).exists() or bool(failures(folder))
 
 
 def _job(experiment: str, job: dict[str, Any], failed: set[str]) -> Job:
-    texts = [job[name] for name in TEXTS]
+    texts = [job[name] for name in JOB_TEXTS]
     if not (all(isinstance(text, str) for text in texts) and isinstance(job["parameters"], dict)):
         raise TypeError("a job of other types")
     run_id, model, task, criterion, command = texts

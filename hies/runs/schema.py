@@ -1,4 +1,13 @@
-"""What a row must hold: its keys, their types and ranges, and the digest that shows a change made by hand."""
+"""What a row must hold: its keys, their types and ranges, and the digest that shows a change made by hand.
+
+A row is what is known of one evaluated ratio. Its keys: run_id, experiment, model, task, split, criterion and its knobs
+(alpha, ...), scope, schedule, min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_removed,
+mask (site -> removed heads), metric, value (raw), quality and stability (percent), examples, score_seconds (of the
+calibration pass, which several criteria share), eval_seconds (of this mask's evaluation, when it was computed),
+parameters, flops (one example of the model's full length), checkpoint and data (digests of the weights and of all
+examples), label_order, versions, revision, command, rows (how many the file has), digest (of the text of the line
+before it); for HIES also alpha_used (what made the mask, where alpha names a protocol).
+"""
 
 import hashlib
 import json
@@ -12,23 +21,18 @@ from typing import Any
 import orjson
 
 SCHEMA = 1
-COUNTS = ("seed", "calibration_size", "heads_total", "heads_removed", "examples")
 MEASURES = ("value", "quality", "stability")  # the first two are null where the metric is undefined
-TEXTS = ("run_id", "experiment", "model", "task", "split", "criterion", "scope", "schedule", "metric", "command")
-SHOWN = TEXTS[:-1]  # what figures, tables and messages show as it is
-OTHERS = ("schema", "min_heads_per_layer", "parameters", "flops")
+# What figures, tables and messages show as it is.
+SHOWN_KEYS = ("run_id", "experiment", "model", "task", "split", "criterion", "scope", "schedule", "metric")
 TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(TEXTS, (str,)),
-    **dict.fromkeys(COUNTS, (int,)),
-    "ratio": (int, float),
-    **dict.fromkeys(MEASURES, (int, float, NoneType)),
-    "stability": (int, float),
-    **dict.fromkeys(("score_seconds", "eval_seconds"), (int, float)),
+    **dict.fromkeys((*SHOWN_KEYS, "command"), (str,)),
+    **dict.fromkeys(("seed", "calibration_size", "heads_total", "heads_removed", "examples"), (int,)),
+    **dict.fromkeys(("ratio", "stability", "score_seconds", "eval_seconds"), (int, float)),
+    **dict.fromkeys(("value", "quality"), (int, float, NoneType)),
     **dict.fromkeys(("checkpoint", "data", "revision"), (str, NoneType)),
-    "mask": (dict,),
-    "versions": (dict,),
+    **dict.fromkeys(("mask", "versions"), (dict,)),
 }
-REQUIRED = (*TYPES, *OTHERS)
+REQUIRED = (*TYPES, "schema", "min_heads_per_layer", "parameters", "flops")
 # What differs from row to row of a run; the last three are in some rows alone.
 PER_RATIO = ("ratio", "heads_removed", "mask", *MEASURES, "score_seconds", "eval_seconds", "parameters", "flops",
              "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
@@ -39,7 +43,7 @@ SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the lin
 Row = dict[str, Any]
 
 _required = itemgetter(*REQUIRED)
-_shown = itemgetter(*SHOWN)
+_shown = itemgetter(*SHOWN_KEYS)
 
 
 class BadRows(Exception):
@@ -47,7 +51,11 @@ class BadRows(Exception):
 
 
 def read_row(line: str, number: int) -> Row:
-    """The row in a line of a row file.
+    """Returns the row in a line of a row file.
+
+    Args:
+        line: the text.
+        number: of the line, for messages.
 
     Raises:
         BadRows: a line that is garbled or was changed, a missing key, a wrong type, or a value outside its range.
@@ -64,31 +72,31 @@ def read_row(line: str, number: int) -> Row:
         raise BadRows(f"has schema {str(row['schema'])[:20]} where {SCHEMA} is read")
     if ("rows" in row or "digest" in row) and not _fits_its_digest(line):
         raise BadRows(f"was changed after it was written (line {number})")
-    if wrong := _of_wrong_type(types) or _wrong_values(row) or _hidden(line, row):
+    if wrong := _wrong_types(types) or _wrong_values(row) or _hidden(line, row):
         raise BadRows(f"has {wrong} in line {number}")
     return row
 
 
 def sealed(row: Row) -> str:
-    """A row as a line; one that carries a digest gets that of its new text."""
+    """Returns a row as a line; one that carries a digest gets that of its new text."""
     text = json.dumps({key: value for key, value in row.items() if key != "digest"}, allow_nan=False)
-    return f'{text[:-1]}, "digest": "{_digest(text)}"}}' if "digest" in row else text
+    return f"{text[:-1]}{_ending(text)}" if "digest" in row else text
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _ending(text: str) -> str:
+    """The end of a sealed line, given the row's text without its digest."""
+    return f', "digest": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'
 
 
 def _fits_its_digest(line: str) -> bool:
-    end = -len(', "digest": "0123456789abcdef"}')
-    text = f"{line[:end]}}}"
-    return line[end:] == f', "digest": "{_digest(text)}"}}'
+    length = len(_ending(""))
+    return line[-length:] == _ending(f"{line[:-length]}}}")
 
 
 @lru_cache
-def _of_wrong_type(types: tuple[type, ...]) -> str:
+def _wrong_types(types: tuple[type, ...]) -> str:
     """What is wrong with the types of a row's REQUIRED, in words; few sets of types occur, and there are many rows."""
-    wrong = [key for key, found in zip(REQUIRED, types, strict=True) if found not in TYPES.get(key, (found,))]
+    wrong = [key for key, kind in zip(REQUIRED, types, strict=True) if kind not in TYPES.get(key, (kind,))]
     return f"a value of the wrong type for {', '.join(wrong)}" if wrong else ""
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from analysis import efficiency
 from hies.errors import RowsWarning
 from hies.runs import folders as runs
 from hies.runs.files import read_run
@@ -20,7 +19,6 @@ ROW_FILE = "row_file"  # in a run's config: the text of its row file
 ARTIFACT = "scores"  # the type of the artifact that holds its arrays
 PROJECT = re.compile(r"[\w.-]+/[\w.-][\w. -]*")
 LONGEST = 200  # bytes of an experiment or a run id; a file system may take no more
-TAKEN = ("wandb", "figures", "tables", efficiency.FOLDER)  # folders of results that are no experiments
 PAGE = 100  # runs in one request
 # W&B tries for hours by default; a person at a terminal is told soon.
 IMPATIENT = {
@@ -122,7 +120,7 @@ def _names(text: str) -> tuple[str, str]:
         raise BadRows("has a row file that cannot be read") from None
     if not all(runs.is_name(name) and len(name.encode()) <= LONGEST for name in (experiment, run_id)):
         raise BadRows("has an experiment or a run id that is no plain name")
-    if experiment in TAKEN:
+    if experiment in runs.NO_EXPERIMENTS:
         raise BadRows(f"names {experiment} as its experiment, a folder that holds other files,")
     return experiment, run_id
 

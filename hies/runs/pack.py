@@ -1,0 +1,79 @@
+"""The many small files of an experiment as three: its rows, its arrays and its grid.
+
+What comes out is read like what went in (`hies.runs.folders`), fits into a repository, and has the same bytes
+whenever the rows are the same. It holds numbers alone: no text of any data set, and no path to one.
+"""
+
+import gzip
+import io
+import json
+import shlex
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hies.errors import RowsWarning
+from hies.runs import folders, grid
+from hies.runs.files import read_arrays, read_run
+from hies.runs.schema import BadRows, sealed
+from hies.storage import replacing
+
+OF_A_MACHINE = ("results_dir=", "cache_dir=", "wandb.", "device=")  # what of a command concerns one machine alone
+DATA_ROOT = "data_root=$HIES_DATA"
+
+
+def pack(source: Path, target: Path) -> list[Path]:
+    """Writes the runs of the folder `source` to the folder `target`; returns the files.
+
+    A run whose rows cannot be trusted is left out with a RowsWarning; runs without arrays keep their rows.
+    """
+    rows: list[str] = []
+    arrays: dict[str, np.ndarray] = {}
+    for path, text in folders.texts(source):
+        try:
+            read_run(path, text)
+            arrays |= {f"{path.stem}/{name}": array for name, array in read_arrays(path).items()}
+        except BadRows as problem:
+            warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
+            continue
+        rows += [sealed(_without_path(json.loads(line))) for line in text.splitlines()]
+    lines = "".join(f"{row}\n" for row in rows).encode()
+    files = {folders.PACKED_ARRAYS: _npz(arrays), folders.PACKED_ROWS: gzip.compress(lines, mtime=0)}
+    if jobs := _declarations(source):
+        files[folders.GRID] = json.dumps({"jobs": [_without_path(job) for job in jobs]}, indent=1).encode()
+    for name, content in files.items():
+        with replacing(target / name) as temporary:
+            temporary.write_bytes(content)
+    return [target / name for name in files]
+
+
+def _declarations(source: Path) -> list[dict[str, Any]]:
+    """The jobs that the grid declares, in full; none where it cannot be used, which a warning says."""
+    usable = {job.run_id for job in grid.declared_jobs(source.parent, source.name)}
+    jobs = json.loads((source / folders.GRID).read_text(encoding="utf-8"))["jobs"] if usable else []
+    return [job for job in jobs if job["run_id"] in usable]
+
+
+def _without_path(row: dict[str, Any]) -> dict[str, Any]:
+    """The row or job with a command that names no place of the machine it ran on."""
+    try:
+        words = [word for word in shlex.split(row["command"]) if not word.startswith(OF_A_MACHINE)]
+    except ValueError:  # a quotation mark too few, and so no command
+        return {**row, "command": ""}
+    kept = [DATA_ROOT if word.startswith("data_root=") else shlex.quote(word) for word in words]
+    return {**row, "command": " ".join(kept)}
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """What numpy.load reads, without the time of writing in it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in sorted(arrays.items()):
+            plain = io.BytesIO()
+            np.lib.format.write_array(plain, np.ascontiguousarray(array), allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
+            archive.writestr(member, plain.getvalue(), zipfile.ZIP_DEFLATED, 9)
+    return content.getvalue()
