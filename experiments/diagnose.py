@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import evaluator_of
-from experiments.planning import make_plan
 from experiments.config.schema import Config
+from experiments.planning import make_plan
 from experiments.sweep.command import run_command
+from experiments.sweep.job import evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics

@@ -4,9 +4,9 @@ import sys
 
 from tqdm import tqdm
 
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import evaluator_of
 from experiments.sweep.command import run_command
+from experiments.sweep.job import evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.evaluation.evaluator import Workbench
 from hies.storage import digest
 

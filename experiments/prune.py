@@ -17,11 +17,11 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, PreTrainedModel
 
 import hies
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import Job, evaluator_of
-from experiments.planning import make_plan
 from experiments.config.schema import Config
+from experiments.planning import make_plan
 from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.efficiency.cost import Cost
 from hies.errors import HiesError
 from hies.evaluation import metrics

@@ -10,7 +10,7 @@ import sys
 from experiments import wandb
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, tally
-from experiments.sweep.jobs import Declared, write_grid
+from experiments.sweep.jobs import Declared, leave_grid
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
 from hies.errors import ParameterError, printable
@@ -26,7 +26,7 @@ def _run_all(declared: Declared) -> int:
     if out := next((job.config.out for job in declared.jobs if job.config.out), None):
         raise ParameterError("out", out, "experiments.run writes rows and no model; experiments.prune takes out")
     if declared.sweep:
-        write_grid(declared)
+        leave_grid(declared)
     jobs = declared.jobs
     todo = [job for job in jobs if job.config.force or not job.finished]
     where = f"{jobs[0].config.results_dir}/{jobs[0].config.name}"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from experiments.sweep.duration import Durations, in_words
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import COMMAND, Job
 from experiments.sweep.command import run_command
+from experiments.sweep.duration import Durations, in_words
+from experiments.sweep.job import COMMAND, Job
+from experiments.sweep.jobs import Declared
 from hies.errors import printable
 from hies.runs import files as results
 from hies.runs.schema import BadRows

@@ -4,6 +4,7 @@ A job writes an offline run to `<results_dir>/wandb`, which asks no server; `exp
 once, when a command that has done jobs ends.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -67,10 +68,8 @@ def upload(config: Config) -> None:
             start_new_session=True,  # so that it outlives the command
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(LAST)
-    except subprocess.TimeoutExpired:
-        pass
     said = (results_dir / "wandb" / "sync.log").read_text(encoding="utf-8", errors="replace").splitlines()
     for line in said:
         if line.startswith("error: "):

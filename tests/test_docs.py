@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
+from command_line import composing, declared
 from conftest import make, make_batch
-from hydra import initialize_config_dir
 from small_folders import GROUPED, SIZES, write_folder
 
 import hies
-from experiments import schema
-from experiments.grid import declared_jobs
-from experiments.messages import CONF
 from hies.pruning.files import RECORD
 
 PAGE = Path(__file__).parent.parent / "docs" / "prune-your-model.md"
@@ -92,9 +89,8 @@ def test_another_head_on_the_page_reads_the_same_pruned_layers(told):
 def test_the_commands_of_the_page_compose(line, glue_copy, tmp_path):
     words = shlex.split(line.replace("FOLDER", str(tmp_path)))
     assert words[:3] == ["python", "-m", "experiments.prune"]
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        (job,) = declared_jobs([*words[3:], f"data_root={glue_copy}"], multirun=False).jobs
+    with composing():
+        (job,) = declared(*words[3:], f"data_root={glue_copy}", multirun=False).jobs
     assert job.config.out and len(job.config.sparsity.ratios) == 1
 
 

@@ -1,25 +1,19 @@
 """What a command line declares: the jobs of its grid, known before the first of them runs."""
 
 import itertools
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-import filelock
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config.schema import to_config
 from experiments.sweep.job import Job
 from experiments.sweep.launch import Here, Launcher
 from hies.errors import HiesError
-from hies.storage import remove_partials, replacing
+from hies.runs.grid import write_grid
 
 SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
 
@@ -84,36 +78,14 @@ def _product(overrides: Sequence[Override]) -> list[list[str]]:
     return [list(chosen) for chosen in itertools.product(*choices.values())]
 
 
-def write_grid(declared: Declared) -> None:
+def leave_grid(declared: Declared) -> None:
     """Leaves the declared jobs beside the rows, so that analysis can name the missing ones.
 
     A part of an experiment, or a sweep made up on the command line, adds to the grid that is there; a whole one takes
     the place of what was declared for the same models.
     """
-    path = declared.jobs[0].path.with_name("grid.json")
-    jobs = {job.run_id: job.describe() for job in declared.jobs}
     replaced = {job.config.model.name for job in declared.jobs} if declared.whole else set()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_name(".grid.json.lock")):
-        jobs = {job["run_id"]: job for job in _known(path) if job["model"] not in replaced} | jobs
-        remove_partials(path)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"jobs": list(jobs.values())}, indent=1), encoding="utf-8")
-
-
-def _known(path: Path) -> list[dict[str, Any]]:
-    """Returns the jobs of a grid that is there; one that is no list of jobs is put aside."""
-    if not path.exists():
-        return []
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))["jobs"]
-        if all(isinstance(job["run_id"], str) and isinstance(job["model"], str) for job in known):
-            return known
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    warnings.warn(f"{path} is no list of jobs; it is kept as {path.name}.damaged and begun anew.", stacklevel=3)
-    path.replace(path.with_name(f"{path.name}.damaged"))
-    return []
+    write_grid(declared.jobs[0].path.parent, (job.describe() for job in declared.jobs), replaced)
 
 
 class _Composer:

@@ -1,1 +1,1 @@
-"""Hydra's sweeper for the commands of `experiments`; Hydra looks for plugins in packages called `hydra_plugins` alone."""
+"""Hydra's sweeper for the commands of `experiments`: Hydra finds plugins in packages of this name alone."""

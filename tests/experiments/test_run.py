@@ -12,10 +12,11 @@ import torch
 from command_line import FAST, rows_of, without_times
 from hydra import compose, initialize_config_dir
 
-from experiments import job as job_module
-from experiments import run, schema
-from experiments.grid import Declared, write_grid
-from experiments.messages import CONF
+from experiments import run
+from experiments.config import schema
+from experiments.config.messages import CONF
+from experiments.sweep import job as job_module
+from experiments.sweep.jobs import Declared, leave_grid
 from hies.evaluation import evaluator as workbench_module
 from hies.evaluation.models import HEADS, load_weights
 from hies.methods import CRITERIA
@@ -118,7 +119,7 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
     def declare(name, criteria):
         config = schema.to_config(compose_small(name))
         jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), ()) for kind in criteria]
-        write_grid(Declared(jobs, sweep=True, whole=True))
+        leave_grid(Declared(jobs, sweep=True, whole=True, launcher=None))
         grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
         return sorted((job["model"], job["criterion"]) for job in grid)
 
@@ -145,7 +146,7 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
     def never(*_):
         raise AssertionError("this was computed before")
 
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     for name in ("predict", "collect", "finetune"):
         monkeypatch.setattr(workbench_module, name, never)
     for path in call.results.rglob("*.jsonl"):
@@ -156,7 +157,7 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
 
 def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeypatch):
     call("criterion=his", "sparsity.ratios=[0.5]")
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     computed = []
     for name in ("predict", "collect"):
         original = getattr(workbench_module, name)
@@ -173,7 +174,7 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
 @pytest.mark.parametrize("sparsity", ["oneshot", "iterative"])
 def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
     call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     saved = load_weights(HEADS["image"], bench.checkpoint).state_dict()
     state = bench.network.state_dict()
     assert saved.keys() == state.keys()
@@ -278,7 +279,7 @@ def test_a_chosen_alpha_is_the_best_of_the_fixed_ones_by_its_own_measure(call, w
     rows = rows_of(call.results)
     assert status == 0 and [row["alpha"] for row in rows] == [word] * 3, err
     assert rows[0]["alpha_used"] is None and {row["alpha_used"] for row in rows[1:]} <= {0.9, 0.5, 0.1}
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     fixed = {}
     for alpha in (0.9, 0.5, 0.1):
         for seed in (0, 1):
@@ -313,7 +314,7 @@ def test_equal_masks_are_evaluated_once_and_the_log_says_so(call, cache, tmp_pat
     call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]", "seed=7",
          f"cache_dir={tmp_path}/own")  # fmt: skip
     masks = {json.dumps(row["mask"], sort_keys=True) for row in rows_of(call.results)}
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     tally = job_module.tally
     asked, distinct, evaluated = tally.asked, len(tally.distinct), tally.evaluated
     status, err = call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]",
@@ -408,7 +409,7 @@ def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, c
 def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, monkeypatch, criteria, scored):
     monkeypatch.setattr(run, "tally", job_module.tally.__class__())
     monkeypatch.setattr(job_module, "tally", run.tally)
-    monkeypatch.setattr(job_module, "_benches", {})
+    monkeypatch.setattr(job_module, "_evaluators", {})
     status, log = call("-m", f"criterion={','.join(criteria)}", "sparsity.ratios=[0.5,1]", "name=counted")
     cells = len(criteria) * 2 * (scored + 2 * 101)
     needed = scored + (2 + len(criteria)) * 101  # the unpruned model, a mask a criterion, and no head at all, once
