@@ -86,8 +86,8 @@ def report_errors(work: Callable[[], int | None]) -> int:
     except Stopped as error:
         where = error.filename or "A file in results_dir or cache_dir"
         _print_error(
-            f"{where} cannot be written ({error.strerror}); make room and give the same command again, which goes on "
-            "from here: finished jobs are kept."
+            f"{where} cannot be written ({error.strerror}); check results_dir and cache_dir or make room, and give the "
+            "same command again, which goes on from here: finished jobs are kept."
         )
     except OSError as error:
         _print_error(

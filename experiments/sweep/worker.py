@@ -28,15 +28,17 @@ class Stopped(OSError):
     """A disk that takes no more: this process goes on with no other job."""
 
 
-_stopped: list[Stopped] = []
+_stopped: list[Stopped] = []  # what this process met, if anything
 
 
 def work(node: DictConfig) -> str | Stopped | None:
     """Computes the job that Hydra has composed, as `compute`; returns what stops the sweep, for Hydra to hand on."""
-    try:
-        return compute(Job.of(node, HydraConfig.get().overrides.task))
-    except Stopped as error:
-        return error
+    if not _stopped:
+        try:
+            return compute(Job.of(node, HydraConfig.get().overrides.task))
+        except Stopped as error:
+            _stopped.append(error)
+    return _stopped[0]
 
 
 def work_under(command: int, node: DictConfig) -> str | Stopped | None:
@@ -67,8 +69,6 @@ def compute(job: Job) -> str | None:
     Raises:
         Stopped: the disk is full or cannot be written to.
     """
-    if _stopped:
-        raise _stopped[0]
     try:
         with job.lock.acquire(timeout=MOMENT):
             _compute(job)
@@ -100,14 +100,13 @@ def _compute(job: Job) -> None:
 
 
 def _is_hopeless(error: Exception) -> bool:
-    """Libraries that write in another language say it in words alone."""
+    """Tells whether other jobs would meet the error as well; libraries written in another language say it in words."""
     return getattr(error, "errno", None) in HOPELESS or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _stopping(error: Exception) -> Stopped:
-    """What ends this process's part of the sweep."""
-    if not isinstance(error, Stopped):
-        number, file = getattr(error, "errno", None) or errno.ENOSPC, getattr(error, "filename", None)
-        error = Stopped(number, getattr(error, "strerror", None) or str(error), file)
-    _stopped.append(error)
-    return error
+    """Returns what ends this process's part of the sweep."""
+    if isinstance(error, Stopped):
+        return error
+    number, file = getattr(error, "errno", None) or errno.ENOSPC, getattr(error, "filename", None)
+    return Stopped(number, getattr(error, "strerror", None) or str(error), file)
