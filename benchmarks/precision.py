@@ -6,13 +6,13 @@ in both, the answers that agree, the stability in both, and the time that the se
 
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from tabulate import tabulate
 
 from experiments.grid import Declared
-from experiments.job import workbench
-from experiments.planning import Scoring
+from experiments.job import Job, workbench
 from experiments.shell import command
 from hies.evaluation import metrics
 from hies.evaluation.predictions import predict
@@ -32,7 +32,9 @@ def _compare(declared: Declared) -> int:
         labels, tokens = bench.labels("report"), bench.encoded("report")
         unpruned: dict[str, np.ndarray] = {}
         rows = []
-        for ratio, removed in ({0.0: {}} | Scoring(job.config, bench, HIS(), job.config.seed).masks()).items():
+        plan = Job(replace(job.config, criterion=HIS()), ()).plan(bench)
+        for ratio, pruned in plan.models.items():
+            removed = pruned.removed
             answers, seconds = {}, {}
             for precision in PRECISIONS:
                 with masked(bench.network, removed):

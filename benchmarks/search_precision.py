@@ -18,7 +18,7 @@ from experiments.shell import command
 from hies.heads.sites import Removed
 from hies.methods.greedy.greedy import Greedy
 from hies.precision import PRECISIONS, computing
-from hies.scoring.statistics import collect
+from hies.scoring.calibration_pass import collect
 
 
 def main() -> int:

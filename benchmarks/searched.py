@@ -8,15 +8,15 @@ mean of the tasks of classes, whose losses have one unit (nats). Searches come f
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 from tabulate import tabulate
 
 from experiments.grid import Declared
 from experiments.job import Job, workbench
-from experiments.planning import Scoring
 from experiments.shell import command
-from hies.methods import CRITERIA
+from hies.methods import METHODS
 
 
 def main() -> int:
@@ -43,8 +43,8 @@ def _measure(declared: Declared) -> int:
 def _losses(job: Job) -> list[float]:
     """The mean loss of the unpruned model, then for each ratio that of the masks of HIS and of greedy."""
     config, bench = job.config, workbench(job.config)
-    masks = [Scoring(config, bench, CRITERIA[name](), config.seed).masks() for name in ("his", "greedy")]
-    removed = [{}, *(one[ratio] for ratio in config.sparsity.ratios for one in masks)]
+    plans = [Job(replace(config, criterion=METHODS[name]()), ()).plan(bench).models for name in ("his", "greedy")]
+    removed = [{}, *(plan[ratio].removed for ratio in config.sparsity.ratios for plan in plans)]
     return [bench.calibration_loss(heads, config.seed, config.calibration.size) for heads in removed]
 
 

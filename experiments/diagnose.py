@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config.schema import Config
-from experiments.planning import make_plan
 from experiments.sweep.command import run_command
-from experiments.sweep.job import evaluator_of
+from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
 from hies.batching import Batch
 from hies.errors import HiesError
@@ -24,7 +23,7 @@ from hies.evaluation import metrics
 from hies.evaluation.evaluator import Workbench
 from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.heads.sites import Removed, SiteTensors
-from hies.methods import CRITERIA
+from hies.methods import METHODS
 from hies.storage import digest, replacing, write_arrays
 
 LONGEST = 40  # tokens that a figure has room for
@@ -75,8 +74,8 @@ def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
     Raises:
         HiesError: quality never drops, or the drop loses no short example.
     """
-    plan = make_plan(replace(config, criterion=CRITERIA["his"]()), bench, lambda: None)
-    answers = {ratio: bench.predictions(removed) for ratio, removed in plan.masks.items()}
+    plan = Job(replace(config, criterion=METHODS["his"]()), ()).plan(bench)
+    answers = {ratio: bench.predictions(masked.removed) for ratio, masked in plan.models.items()}
     before, ratio = _sharp_drop(config, bench.labels("report"), answers)
     example = _lost_at(config, bench, answers[0.0], answers[ratio], ratio)
     batch = {name: value.to(bench.device) for name, value in bench.encoded("report").batch([example]).items()}
@@ -89,7 +88,7 @@ def diagnose(config: Config, bench: Workbench) -> dict[str, np.ndarray]:
         "ratio": np.array(ratio),
         "sites": plan.arrays["sites"],
         "heads": plan.arrays["heads"],
-        "removed": flat_mask(counts, plan.masks[ratio]),
+        "removed": flat_mask(counts, plan.models[ratio].removed),
         "tokens": np.array(_tokens(bench, batch)),
         "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
         "example": np.array(example),

@@ -18,7 +18,6 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 import hies
 from experiments.config.schema import Config
-from experiments.planning import make_plan
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
@@ -27,9 +26,8 @@ from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.evaluator import Workbench
 from hies.heads.sites import Removed
-from hies.methods import CRITERIA, Method
+from hies.methods import METHODS
 from hies.pruning.files import RECORD
-from hies.pruning.selection import group_sizes
 from hies.storage import replacing
 
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -51,8 +49,8 @@ def _prune_declared(declared: Declared) -> int:
     bench = evaluator_of(job.config)
     check_cut(job.config, bench)
     with tqdm(total=job.steps, unit="mask", disable=None) as bar:
-        plan = make_plan(job.config, bench, bar.update)
-        removed = plan.masks[job.config.sparsity.ratios[0]]
+        plan = job.plan(bench, bar.update)
+        removed = plan.models[job.config.sparsity.ratios[0]].removed
         save(hies.prune(bench.network, removed, job.config.sparsity.unit), bench, folder)
         dense = bench.predictions({})
         bar.update()
@@ -87,17 +85,15 @@ def checked_folder(config: Config) -> Path:
 
 def check_cut(config: Config, bench: Workbench) -> None:
     """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
-    if isinstance(config.criterion, Method):
+    if not config.criterion.removes_heads:
+        heads_go = ", ".join(name for name, method in METHODS.items() if method.removes_heads)
         raise HiesError(
-            f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes "
-            f"{', '.join(CRITERIA)}."
+            f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes {heads_go}."
         )
     sites = bench.prunable_sites()
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
-    rules = config.criterion if config.criterion.selects else config.sparsity
-    groups = group_sizes(sites) if config.criterion.selects or config.sparsity.unit == "kv_group" else {}
     (ratio,) = config.sparsity.ratios
-    if not rules.select(equal, ratio, groups):
+    if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, sites)[ratio]:
         heads = sum(site.heads for site in sites.values())
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 

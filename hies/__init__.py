@@ -12,26 +12,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imported when it is first asked for
-    from hies import methods
+    from hies import equations, methods
     from hies import methods as criteria
     from hies.errors import HiesError, ParameterError, UnsupportedModelError
-    from hies.heads.attention import Site, find_sites, masked
+    from hies.heads.attention import find_sites, masked
+    from hies.heads.sites import Site
     from hies.methods import HIES
     from hies.pruning.files import load_pruned, save_pruned
     from hies.pruning.removal import prune, pruned_heads
     from hies.pruning.selection import select
+    from hies.scoring.calibration_pass import collect
     from hies.scoring.entropy import attention_entropy
-    from hies.scoring.statistics import Statistics, collect
+    from hies.scoring.statistics import Statistics
 
 _HOMES = {
     "HIES": "hies.methods",
     "HiesError": "hies.errors",
     "ParameterError": "hies.errors",
-    "Site": "hies.heads.attention",
+    "Site": "hies.heads.sites",
     "Statistics": "hies.scoring.statistics",
     "UnsupportedModelError": "hies.errors",
     "attention_entropy": "hies.scoring.entropy",
-    "collect": "hies.scoring.statistics",
+    "collect": "hies.scoring.calibration_pass",
     "find_sites": "hies.heads.attention",
     "load_pruned": "hies.pruning.files",
     "masked": "hies.heads.attention",
@@ -40,7 +42,11 @@ _HOMES = {
     "save_pruned": "hies.pruning.files",
     "select": "hies.pruning.selection",
 }
-_ROOMS = {"criteria": "hies.methods", "methods": "hies.methods"}  # the paper calls a method a criterion
+_MODULES = {
+    "criteria": "hies.methods",  # the paper calls a method a criterion
+    "equations": "hies.equations",
+    "methods": "hies.methods",
+}
 
 __all__ = [
     "HIES",
@@ -52,6 +58,7 @@ __all__ = [
     "attention_entropy",
     "collect",
     "criteria",
+    "equations",
     "find_sites",
     "load_pruned",
     "masked",
@@ -64,11 +71,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what a public name stands for (PEP 562), so that `import hies` and `hies.runs` need no torch."""
-    if name in _ROOMS:
-        return importlib.import_module(_ROOMS[name])
+    """Imports what a public name stands for (PEP 562), so that `import hies` and `hies.runs` need no torch.
+
+    Modules that declare knobs reach what computes in the same way, as in `hies.equations.min_max(...)`.
+    """
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'hies' has no attribute {name!r}")
+    if name == "collect":  # methods bring statistics that it knows by name
+        importlib.import_module("hies.methods")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -1,5 +1,8 @@
 """The paper's equations (arXiv 2510.13832 v2) as pure functions of tensors.
 
+The weighted area under a quality curve (appendix D.8) is in `hies.runs.quality.weighted_area`, since figures need it
+without torch; what SliceGPT takes from its paper is in `hies.methods.slicegpt.bases`.
+
 Words and symbols: m_h is a gate that multiplies the output A_h of head h; x is an example; a_t are the attention
 weights of query token t over the n_t keys it can see. Entropies are in nats until they are divided by log n_t.
 """
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hies.errors import HiesError
+from hies.errors import ParameterError
 
 
 def head_importance(gradients: Tensor) -> Tensor:
@@ -228,59 +231,7 @@ def combine_as_printed(importance: Tensor, entropy: Tensor, alpha: float) -> Ten
 
 def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha < 1:
-        raise HiesError(
-            f"criterion.alpha is {alpha}; it must be at least 0 and below 1 (for HIS alone: criterion=his)."
-        )
-
-
-def second_moment(signals: Sequence[Tensor]) -> Tensor:
-    """Uncentred second moment of a signal over tokens, C = 1/N sum_t x_t x_t^T (SliceGPT, Ashkboos et al. 2024).
-
-    The paper sums where this takes the mean; the eigenvectors are the same.
-
-    Args:
-        signals: the real tokens of each batch, [tokens, width]; N is the number of all of them.
-
-    Returns:
-        C, symmetric, float64, [width, width].
-
-    Raises:
-        HiesError: no token at all, or a signal that is not finite.
-    """
-    count = sum(len(signal) for signal in signals)
-    if not count:
-        raise HiesError("The calibration examples have no tokens, so there is no second moment; give at least one.")
-    total = torch.zeros(2 * signals[0].shape[1:], dtype=torch.float64, device=signals[0].device)
-    for signal in signals:
-        total += signal.double().T @ signal.double()
-    if not total.isfinite().all():
-        raise HiesError("A hidden state of a calibration example is not finite, so its principal axes are not defined.")
-    return total / count
-
-
-def principal_basis(moment: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Principal axes of a signal, C + damping * mean(diag C) * I = Q diag(l) Q^T (SliceGPT, Ashkboos et al. 2024).
-
-    Damping shifts all eigenvalues alike and leaves the axes; it keeps the decomposition well-behaved where a signal
-    does not fill its space. The entry of largest absolute value of each axis is made positive, since the equation
-    leaves the sign open. Axes of equal eigenvalue are arbitrary within the space that they span.
-
-    Args:
-        moment: C, symmetric, [width, width].
-        damping: share of the mean diagonal that is added, 0 or more.
-
-    Returns:
-        The eigenvalues l, largest first, [width], and Q, whose columns are the axes, [width, width].
-    """
-    added = damping * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    values, axes = torch.linalg.eigh(moment + added)
-    values, axes = values.flip(0), axes.flip(1)
-    peaks = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    return values, axes * torch.where(peaks < 0, -1.0, 1.0)
-
-
-TAYLOR = ("vectorised", "first", "second", "mixed")  # kinds of `taylor_salience`
-REDUCTIONS = ("sum", "mean", "max", "product")  # of `group_salience`
+        raise ParameterError("alpha", alpha, "it must be at least 0 and below 1 (1 would be HIS alone)")
 
 
 def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: str) -> Tensor:
@@ -294,7 +245,7 @@ def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: st
         weights: W, any shape.
         gradient: g, of the mean loss over the examples, same shape.
         squares: F, the mean over the examples of the squared gradient of each one's loss, same shape.
-        kind: one of `TAYLOR`.
+        kind: `vectorised`, `first`, `second` or `mixed`.
 
     Returns:
         One number for every weight; the salience of several is their sum, same shape.
@@ -305,18 +256,19 @@ def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: st
     return {"vectorised": first, "first": first.abs(), "second": second.abs()}[kind]
 
 
-def group_salience(saliences: Tensor, reduction: str) -> Tensor:
+def group_salience(saliences: Sequence[Tensor], reduction: str) -> Tensor:
     """One salience out of those of the matrices of a group (LLM-Pruner, section 3.2), non-negative, [groups].
 
     sum, mean: the absolute value of the sum (mean) of signed saliences; max, product: of the absolute values.
 
     Args:
-        saliences: [matrices, groups].
-        reduction: one of `REDUCTIONS`.
+        saliences: of each matrix, [groups].
+        reduction: `sum`, `mean`, `max` or `product`.
     """
+    joint = torch.stack(list(saliences))  # [matrices, groups]
     if reduction in ("sum", "mean"):
-        return (saliences.sum(dim=0) if reduction == "sum" else saliences.mean(dim=0)).abs()
-    return saliences.abs().amax(dim=0) if reduction == "max" else saliences.abs().prod(dim=0)
+        return (joint.sum(dim=0) if reduction == "sum" else joint.mean(dim=0)).abs()
+    return joint.abs().amax(dim=0) if reduction == "max" else joint.abs().prod(dim=0)
 
 
 def fisher_information(gradients: Tensor) -> Tensor:
@@ -374,7 +326,7 @@ def output_norm(examples: Tensor) -> Tensor:
 def removal_count(ratio: float, heads: int) -> int:
     """Number of heads that go, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
     if not 0 <= ratio <= 1:
-        raise HiesError(f"ratio is {ratio}; it must lie between 0 (keep all heads) and 1 (remove all).")
+        raise ParameterError("ratio", ratio, "it must lie between 0 (keep all heads) and 1 (remove all)")
     return round(ratio * heads)
 
 
@@ -391,19 +343,3 @@ def keep_mask(scores: Tensor, ratio: float) -> Tensor:
     mask = torch.ones(len(scores), dtype=torch.bool)
     mask[torch.argsort(scores, stable=True)[: removal_count(ratio, len(scores))]] = False
     return mask
-
-
-def weighted_area(quality: Tensor, ratios: Tensor) -> Tensor:
-    """Weighted area under the quality curve (appendix D.8), by which one alpha* is chosen for a task.
-
-    wAUC = sum_r w_r q(r) / sum_r w_r with w_r = r: heavier pruning counts more. That the weight is the ratio itself is
-    our reading; the paper names the measure without its weights.
-
-    Args:
-        quality: q(r) in percent, NaN where undefined, which counts as 0, [..., ratios].
-        ratios: the pruned ratios, each in (0, 1], [ratios].
-
-    Returns:
-        wAUC in percent, [...].
-    """
-    return (quality.nan_to_num(0.0) * ratios).sum(dim=-1) / ratios.sum()

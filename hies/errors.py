@@ -1,5 +1,6 @@
 """Errors for people: the message is a sentence that names the parameter, its value and what would work."""
 
+from collections.abc import Collection
 from typing import Any
 
 
@@ -27,6 +28,13 @@ class ParameterError(HiesError):
     def renamed(self, name: str) -> "ParameterError":
         """Returns the same error under another name of the parameter, such as the option that sets it."""
         return type(self)(name, self.value, self.expected)
+
+
+def check_choice(name: str, value: Any, values: Collection[str]) -> None:
+    """Raises ParameterError for a parameter that is none of the values that it can take."""
+    if value not in values:
+        *first, last = values
+        raise ParameterError(name, value, f"use {', '.join(first)} or {last}")
 
 
 class UnsupportedModelError(HiesError):

@@ -40,7 +40,7 @@ def test_one_by_one_it_gives_the_same_numbers(model, batch):
 def test_a_batch_gives_the_gradient_of_its_sum(model, batch):
     importance, _ = classical.collect(model, [batch])
     found = collect(model, [batch])
-    expected = {site: batched_head_importance(gradient, 5) for site, gradient in found.gradient.items()}
+    expected = {site: batched_head_importance(gradient, 5) for site, gradient in found["his"].items()}
     torch.testing.assert_close(importance, table(expected), rtol=1e-4, atol=1e-8)
     assert (importance < table(found.his)).any()
 

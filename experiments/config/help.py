@@ -9,7 +9,7 @@ from typing import Any
 from experiments.config.messages import choices_of
 from experiments.config.schema import Calibration, Config, Resources, Sparsity, Wandb
 from hies.evaluation.models import Model
-from hies.methods import CRITERIA, METHODS
+from hies.methods import METHODS
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 
@@ -34,7 +34,7 @@ def help_text(description: str) -> str:
     parts.append(f"task: {_summary(Task)}\n{_choices('task')}{_options('task.', Task)}")
     parts += [_options_of_kind("task", name, kind, Task) for name, kind in TASKS.items()]
     parts.append(f"criterion: what decides which heads are removed\n{_choices('criterion')}".rstrip())
-    parts += [_options_of_kind("criterion", name, kind, None) for name, kind in {**CRITERIA, **METHODS}.items()]
+    parts += [_options_of_kind("criterion", name, kind, None) for name, kind in METHODS.items()]
     return "\n\n".join(part.rstrip() for part in [*parts, FLAGS] if part)
 
 

@@ -10,49 +10,34 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from hies.errors import HiesError, ParameterError
+from experiments.config.options import with_option
+from hies.errors import HiesError, ParameterError, check_choice
 from hies.evaluation.models import check_fit
-from hies.methods import Criterion
-from hies.pruning.removal import UNITS
 from hies.pruning.selection import Selection
 
-SCHEDULES = ("oneshot", "iterative")
 MODES = ("mask", "remove")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 @dataclass(frozen=True)
 class Sparsity(Selection):
-    """Which shares of the heads go, and how.
+    """Which shares of the heads are removed, and how.
 
-    ratio: a single one, in the place of ratios. unit: what goes, `head` or `kv_group` (all query heads that share a
-    key/value head). mode: whether a model without heads is evaluated with their outputs at zero (`mask`) or with their
-    weights cut out of a copy (`remove`); both give the same answers. step: share between two scorings, for
-    `schedule: iterative` alone.
+    Attributes:
+        ratios: shares of the heads.
+        ratio: a single one, in the place of ratios.
+        mode: a model without heads is evaluated with their outputs at zero (`mask`) or with their weights cut out of a
+            copy (`remove`); both give the same answers.
     """
 
     ratios: list[float] = field(default_factory=list)
     ratio: float | None = None
-    unit: str = "head"
     mode: str = "mask"
-    schedule: str = "oneshot"
-    step: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set_ratios()
-        if self.unit not in UNITS:
-            raise HiesError(f"sparsity.unit is {self.unit!r}; use {' or '.join(UNITS)}.")
-        if self.mode not in MODES:
-            raise HiesError(f"sparsity.mode is {self.mode!r}; use {' or '.join(MODES)}.")
-        if self.schedule not in SCHEDULES:
-            raise HiesError(f"sparsity.schedule is {self.schedule!r}; use {' or '.join(SCHEDULES)}.")
-        if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
-            raise HiesError(
-                f"sparsity.step is {self.step}; it must be above 0 and at most 1 (sparsity=iterative sets it)."
-            )
-        if self.schedule == "oneshot" and self.step is not None:
-            raise HiesError(f"sparsity.step is {self.step}, but schedule=oneshot scores once; use sparsity=iterative.")
+        check_choice("mode", self.mode, MODES)
 
     def _set_ratios(self) -> None:
         given = self.ratios if self.ratio is None else [self.ratio]
@@ -156,7 +141,10 @@ def to_config(node: Any) -> Config:
     if config.data_root is not None and not Path(config.data_root).is_dir():
         raise ParameterError("data_root", config.data_root, "name a folder that holds the data sets")
     check_fit(config.model, config.task)
-    _check_own_selection(config)
+    try:
+        config.criterion.check_selection(config.sparsity)
+    except ParameterError as error:
+        raise with_option(error) from None
     return config
 
 
@@ -174,14 +162,3 @@ def _converted(node: Any, name: str) -> Any:
 
 def _no_option(name: str) -> HiesError:
     return HiesError(f"{name!r} is no option here; leave out the plus sign and check its name.")
-
-
-def _check_own_selection(config: Config) -> None:
-    """A criterion that has its own way to remove takes ratios from the sparsity group and nothing else."""
-    if isinstance(config.criterion, Criterion) and not config.criterion.selects:
-        return
-    usual = Sparsity(ratios=config.sparsity.ratios)
-    for name in ("unit", "schedule", "scope", "min_heads_per_layer"):
-        if (value := getattr(config.sparsity, name)) != (default := getattr(usual, name)):
-            way = f"criterion={config.criterion.name} has its own way to remove; leave it at {default!r}"
-            raise ParameterError(f"sparsity.{name}", value, way)

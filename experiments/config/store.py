@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from experiments.config.messages import CONF
 from experiments.config.schema import Config, Sparsity
 from hies.evaluation.models import Model
-from hies.methods import CRITERIA, METHODS
+from hies.methods import METHODS
 from hies.tasks import TASKS
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # the files of conf/hydra/launcher
@@ -21,7 +21,7 @@ def register() -> None:
     _store("schema", Config)
     _store("model", Model, "schema")
     _store("sparsity", Sparsity, "schema")
-    _store_choices("criterion", {**CRITERIA, **METHODS})
+    _store_choices("criterion", METHODS)
     _store_choices("task", TASKS)
     _leave_launchers_to_files()
 

@@ -13,13 +13,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.schema import Config, to_config
-from experiments.planning import Tick, make_plan, tuning_steps
 from experiments.sweep.devices import own_device
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.evaluation import metrics
 from hies.evaluation.evaluator import Outcome, Tally, Workbench
 from hies.heads.sites import Removed
-from hies.methods import Method
+from hies.methods.planning import AppliedMethod, Draw, MaskedHeads, Plan, Tick
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
 from hies.runs.schema import BadRows
@@ -164,23 +163,30 @@ class Job:
     @property
     def steps(self) -> int:
         """How many masks the job asks the model about: what a progress bar counts."""
-        return len({0.0, *self.config.sparsity.ratios}) + tuning_steps(self.config)
+        ratios = self.config.sparsity.ratios
+        return len({0.0, *ratios}) + self.config.criterion.steps(ratios)
+
+    def plan(self, bench: Workbench, tick: Tick = lambda: None) -> Plan:
+        """Returns what the job evaluates; `tick` is called for each mask looked at to choose alpha."""
+        config = self.config
+        draw = Draw(config.seed, config.calibration.size)
+        return config.criterion.plan(bench, draw, config.sparsity, config.sparsity.ratios, tick)
 
     def run(self, bench: Workbench, tick: Tick = lambda: None) -> list[results.Row]:
         """Score, select, evaluate every ratio and write the rows; the unpruned model is the row of ratio 0."""
         self._check(bench)
-        plan = make_plan(self.config, bench, tick)
+        plan = self.plan(bench, tick)
         answers, rows = [], []
-        for ratio, removed in plan.masks.items():
-            outcome = self._outcome(bench, ratio, removed)
+        for ratio, pruned in plan.models.items():
+            outcome = self._outcome(bench, ratio, pruned)
             answers.append(outcome.answers)
             scored = plan.seconds if np.isnan(outcome.prune_seconds) else outcome.prune_seconds
             times = {"score_seconds": scored, "eval_seconds": outcome.eval_seconds}
-            measured = self._measured(bench, ratio, removed, outcome, answers[0])
+            measured = self._measured(bench, ratio, pruned.removed, outcome, answers[0])
             rows.append({**measured, **plan.notes[ratio], **{key: round(value, 4) for key, value in times.items()}})
             tick()
         arrays = plan.arrays | {
-            "ratios": np.array(list(plan.masks)),
+            "ratios": np.array(list(plan.models)),
             "predictions": np.stack(answers),
             "labels": bench.labels("report"),
         }
@@ -189,26 +195,22 @@ class Job:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(self.config))), encoding="utf-8")
         return rows
 
-    def _outcome(self, bench: Workbench, ratio: float, removed: Removed) -> Outcome:
-        criterion, size = self.config.criterion, self.config.calibration.size
-        need = frozenset() if isinstance(criterion, Method) else criterion.need
+    def _outcome(self, bench: Workbench, ratio: float, pruned: MaskedHeads | AppliedMethod) -> Outcome:
         if ratio:  # scored, unpruned answers, pruned answers
-            bench.tally.naive += bench.scoring_passes(need, size) + 2 * len(bench.labels("report"))
-        if ratio and isinstance(criterion, Method):
-            return bench.outcome_of(criterion, ratio, self.config.seed, size)
-        return bench.outcome(removed)
+            passes = bench.scoring_passes(self.config.criterion.need, self.config.calibration.size)
+            bench.tally.naive += passes + 2 * len(bench.labels("report"))
+        return pruned.evaluated(bench)
 
     def _check(self, bench: Workbench) -> None:
         """Refuse before any work what the data or the model's structure do not allow."""
         bench.check_size(self.config.calibration.size)
-        if isinstance(self.config.criterion, Method):
-            try:
-                bench.check(self.config.criterion)
-            except UnsupportedModelError as error:
-                raise HiesError(
-                    f"criterion={self.config.criterion.name} does not fit model={self.config.model.name}: {error}"
-                ) from None
-        elif bench.remove:
+        try:
+            bench.check(self.config.criterion)
+        except UnsupportedModelError as error:
+            raise HiesError(
+                f"criterion={self.config.criterion.name} does not fit model={self.config.model.name}: {error}"
+            ) from None
+        if bench.remove and self.config.criterion.removes_heads:
             self._check_removable(bench)
 
     def _check_removable(self, bench: Workbench) -> None:

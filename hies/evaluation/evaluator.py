@@ -24,16 +24,16 @@ from hies.evaluation.predictions import example_losses, predict
 from hies.heads.attention import Site, find_sites, masked
 from hies.heads.projections import find_projections
 from hies.heads.sites import Removed
-from hies.methods.greedy.search import searched
-from hies.methods.method import Calibration, Method
+from hies.methods import Calibration, Method
 from hies.precision import computing
 from hies.pruning.removal import prune
 from hies.runs import files as results
-from hies.scoring.arrays import KINDS, from_arrays, to_arrays
-from hies.scoring.statistics import Statistics, collect
+from hies.scoring.arrays import from_arrays, to_arrays
+from hies.scoring.calibration_pass import collect
+from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached, cached_arrays, check_checksums, digest, write_checksums
 from hies.tasks.base import PromptTask, Split, Splits, Task
-from hies.training import finetune
+from hies.training.loop import finetune
 
 Chosen = TypeVar("Chosen")
 Result = TypeVar("Result")
@@ -216,8 +216,8 @@ class Workbench:
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
-        if self.model.sites is not None and "greedy" in need:
-            raise HiesError("criterion=greedy searches among all heads; leave model.sites out.")
+        if self.model.sites is not None and (among_all := searches(need)):
+            raise HiesError(f"criterion={among_all[0].name} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         asked = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
@@ -226,18 +226,12 @@ class Workbench:
         def build() -> dict[str, np.ndarray]:
             return to_arrays(self._collect(need, seed, size, removed or {}))
 
-        return self._of_chosen(from_arrays(self._kept("statistics", asked, build, passes)))
+        found = from_arrays(self._kept("statistics", asked, build, passes))
+        return found if self.model.sites is None else found.of_sites(self._chosen(found.heads))
 
     def scoring_passes(self, need: frozenset[str], size: int) -> int:
         """Forward passes of an example that these statistics of `size` calibration examples take."""
-        return size * (searched(self.heads_total) if "greedy" in need else 1)
-
-    def _of_chosen(self, found: Statistics) -> Statistics:
-        if self.model.sites is None:
-            return found
-        gradient, entropy, norm = (getattr(found, kind) and self._chosen(getattr(found, kind)) for kind in KINDS)
-        rest = {name: self._chosen(tensors) for name, tensors in found.others.items()}
-        return Statistics(self._chosen(found.heads), found.examples, gradient, entropy, norm, rest, found.seconds)
+        return size * passes_of(need, self.heads_total)
 
     def predictions(self, removed: Removed, split_name: str = "report", examples: int | None = None) -> np.ndarray:
         """The task's answers with the `removed` heads masked, [examples], kept by mask.
@@ -289,9 +283,10 @@ class Workbench:
 
     def check(self, method: Method) -> None:
         """Raise UnsupportedModelError where a method cannot be applied; known before a checkpoint is made."""
-        if self.model.sites is not None:
-            raise UnsupportedModelError("it cuts what all layers share; leave model.sites out.")
-        method.check(self._structure())
+        if not method.removes_heads:
+            if self.model.sites is not None:
+                raise UnsupportedModelError("it cuts what all layers share; leave model.sites out.")
+            method.check(self._structure())
 
     def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         asked = [self.identity, split_name, examples, removed]
@@ -344,8 +339,8 @@ class Workbench:
         return cached_arrays(path, build)
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
-        # A greedy search is evaluations, of thousands of masks, on the calibration set.
-        precision = self.model.precision if need == {"greedy"} else "float32"
+        # A search is evaluations, of thousands of masks, on the calibration set.
+        precision = self.model.precision if searches(need) else "float32"
 
         def scored(batches: list[Batch]) -> Statistics:
             with computing(precision, self.device):

@@ -20,7 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.forwards import reads
 from hies.heads.pruned_heads import Kept
-from hies.heads.sites import listed
+from hies.heads.sites import Site, normalize_removed
 
 PREFIX = "hies_"
 BASES = ("sdpa", "eager")
@@ -60,24 +60,6 @@ class AttentionCall:
     bias: Tensor | None
     softcap: float | None
     sinks: Tensor | None
-
-
-@dataclass(frozen=True)
-class Site:
-    """An attention module and its heads.
-
-    rows, queries and keys: what its first call computed in the forward pass that found it; rows is the batch size
-    times, say, the number of windows. calls: how often that pass used the module, more than once if layers share it.
-    """
-
-    name: str
-    heads: int
-    key_heads: int
-    width: int
-    rows: int
-    queries: int
-    keys: int
-    calls: int = 1
 
 
 Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
@@ -300,7 +282,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
         HiesError: a site or a head that the model does not have; raised by the forward pass, or on leaving the block,
             where only that can show it.
     """
-    gone = listed(removed)
+    gone = normalize_removed(removed)
     unknown = gone.keys() - dict(model.named_modules()).keys()
     if unknown:
         raise HiesError(f"{type(model).__name__} has no site {sorted(unknown)[0]!r}; hies.find_sites names its sites.")

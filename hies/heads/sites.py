@@ -1,28 +1,56 @@
 """Numbers per head, kept per site: the name of an attention module -> a tensor whose last dimension is its heads."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from hies.errors import ParameterError
 
-from hies.errors import HiesError
+if TYPE_CHECKING:  # methods declare their knobs without torch
+    from torch import Tensor
 
-SiteTensors = dict[str, Tensor]
-Removed = dict[str, list[int]]  # site -> sorted indices of the heads that go
+SiteTensors = dict[str, "Tensor"]
+Removed = dict[str, list[int]]  # site -> sorted indices of the heads that are removed
+Head = tuple[str, int]  # site, index
 
 
-def listed(removed: Mapping[str, Any]) -> Removed:
-    """Heads that go, as sorted lists; sites that lose none are left out.
+@dataclass(frozen=True)
+class Site:
+    """An attention module and its heads, as a forward pass found them.
 
-    removed: site -> a list, set, array or tensor of indices.
+    Attributes:
+        name: of the module in its model.
+        heads: its query heads.
+        key_heads: its key/value heads.
+        width: of a head's output.
+        rows: of its first call in the pass: the batch size times, say, the number of windows.
+        queries: of that call.
+        keys: of that call.
+        calls: how often the pass used the module, more than once if layers share it.
+    """
+
+    name: str
+    heads: int
+    key_heads: int
+    width: int
+    rows: int
+    queries: int
+    keys: int
+    calls: int = 1
+
+
+def normalize_removed(removed: Mapping[str, Any]) -> Removed:
+    """Returns the removed heads as sorted lists; sites that lose none are left out.
+
+    Args:
+        removed: site -> a list, set, array or tensor of indices.
 
     Raises:
-        HiesError: something that is no index, such as a mask of booleans.
+        ParameterError: something that is no index, such as a mask of booleans.
     """
-    found = {site: _indices(site, heads) for site, heads in removed.items()}
-    return {site: heads for site, heads in found.items() if heads}
+    by_site = {site: _indices(site, heads) for site, heads in removed.items()}
+    return {site: heads for site, heads in by_site.items() if heads}
 
 
 def _indices(site: str, heads: Any) -> list[int]:
@@ -30,23 +58,22 @@ def _indices(site: str, heads: Any) -> list[int]:
     iterable = isinstance(values, Iterable) and not isinstance(values, str)
     values = list(values) if iterable else [values]
     if not iterable or any(isinstance(one, bool) or not isinstance(one, Integral) for one in values):
-        raise HiesError(f"removed[{site!r}] is {heads!r}; give the indices of the heads that go, as in [0, 3].")
+        raise ParameterError(f"removed[{site!r}]", heads, "give the indices of the heads to remove, as in [0, 3]")
     return sorted({int(one) for one in values})
 
 
-def join(tensors: Mapping[str, Tensor]) -> Tensor:
-    """All heads of the model in order of depth, [..., heads of the model]."""
+def join(tensors: "Mapping[str, Tensor]") -> "Tensor":
+    """Returns all heads of the model in order of depth, [..., heads of the model]."""
+    import torch
+
     return torch.cat(list(tensors.values()), dim=-1)
 
 
-def split(joined: Tensor, like: Mapping[str, Tensor]) -> SiteTensors:
-    """The inverse of `join`, with the sites and the head counts of `like`."""
-    widths = [tensor.shape[-1] for tensor in like.values()]
-    return dict(zip(like, joined.split(widths, dim=-1), strict=True))
+def split(joined: "Tensor", heads: Mapping[str, int]) -> SiteTensors:
+    """Returns the parts of a joined tensor, the inverse of `join`.
 
-
-def rectangle(tensors: Mapping[str, Tensor]) -> Tensor:
-    """A view for heat maps, [sites, largest number of heads], NaN where a site has fewer heads."""
-    width = max(tensor.shape[-1] for tensor in tensors.values())
-    rows = [torch.nn.functional.pad(t.double(), (0, width - len(t)), value=torch.nan) for t in tensors.values()]
-    return torch.stack(rows)
+    Args:
+        joined: [..., heads of the model].
+        heads: site -> its number of heads.
+    """
+    return dict(zip(heads, joined.split(list(heads.values()), dim=-1), strict=True))

@@ -1,11 +1,11 @@
-"""Criteria, one small file each; a new one is a file and a line here.
+"""Methods, one small file each; a new one is a file and a line here.
 
-A `Criterion` scores heads; a `Method` prunes in a way that yields no score per head.
+A `ScoringMethod` scores heads; another `Method` prunes in a way that yields no score per head.
 """
 
 from hies.methods.ad import AD
 from hies.methods.ae import AE
-from hies.methods.base import Criterion
+from hies.methods.base import Calibration, Method, ScoringMethod
 from hies.methods.fisher import Fisher
 from hies.methods.greedy.greedy import Greedy
 from hies.methods.hies import HIES
@@ -13,25 +13,26 @@ from hies.methods.his import HIS
 from hies.methods.l2 import L2
 from hies.methods.llm_pruner.block import LLMPrunerBlock
 from hies.methods.llm_pruner.channel import LLMPrunerChannel
-from hies.methods.method import Calibration, Method
 from hies.methods.output_norm import OutputNorm
 from hies.methods.random import Random
 from hies.methods.slicegpt.slicegpt import SliceGPT
 
-KINDS: tuple[type[Criterion], ...] = (Random, L2, HIS, AE, AD, HIES, LLMPrunerBlock, OutputNorm, Fisher, Greedy)
-CRITERIA: dict[str, type[Criterion]] = {kind.name: kind for kind in KINDS}
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (LLMPrunerChannel, SliceGPT)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        *(Random, L2, HIS, AE, AD, HIES, LLMPrunerBlock, OutputNorm, Fisher, Greedy),
+        *(LLMPrunerChannel, SliceGPT),
+    )
+}
 
 __all__ = [
     "AD",
     "AE",
-    "CRITERIA",
     "HIES",
     "HIS",
     "L2",
     "METHODS",
     "Calibration",
-    "Criterion",
     "Fisher",
     "Greedy",
     "LLMPrunerBlock",
@@ -39,5 +40,6 @@ __all__ = [
     "Method",
     "OutputNorm",
     "Random",
+    "ScoringMethod",
     "SliceGPT",
 ]

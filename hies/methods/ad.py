@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hies import equations
 from hies.heads.sites import SiteTensors
 from hies.methods.ae import AE
-from hies.scoring.entropy_kinds import Entropy
 from hies.scoring.statistics import Statistics
 
 
@@ -17,6 +15,5 @@ class AD(AE):
     name: ClassVar[str] = "ad"
 
     def score(self, statistics: Statistics) -> SiteTensors:
-        """The negative attention deficit, in [-1, 0]."""
-        spread = statistics.spread(Entropy(self.entropy, self.order))
-        return {site: -equations.attention_deficit(ae) for site, ae in spread.items()}
+        """Returns the negative attention deficit, in [-1, 0]."""
+        return {site: -deficit for site, deficit in super().score(statistics).items()}

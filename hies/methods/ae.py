@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hies import equations
+import hies
 from hies.heads.sites import SiteTensors
-from hies.methods.base import Criterion
+from hies.methods.base import ScoringMethod
 from hies.scoring.entropy_kinds import Entropy
 from hies.scoring.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class AE(Criterion):
+class AE(ScoringMethod):
     """Score = 1 - AE_h: the heads of LARGEST entropy, which spread their attention, go first. Opposite to AD.
 
-    entropy, order: which entropy, see `hies.scoring.entropy_kinds.Entropy`.
+    Attributes:
+        entropy: kind of entropy, see `hies.scoring.entropy_kinds.Entropy`.
+        order: of that kind.
     """
 
     name: ClassVar[str] = "ae"
@@ -27,10 +29,10 @@ class AE(Criterion):
 
     @property
     def need(self) -> frozenset[str]:
-        """The entropy asked for."""
+        """The statistic of this entropy."""
         return frozenset({Entropy(self.entropy, self.order).need})
 
     def score(self, statistics: Statistics) -> SiteTensors:
-        """The entropy term of HIES (section 4.1), in [0, 1]."""
-        spread = statistics.spread(Entropy(self.entropy, self.order))
-        return {site: equations.attention_deficit(ae) for site, ae in spread.items()}
+        """Returns the entropy term of HIES (section 4.1), in [0, 1]."""
+        entropies = statistics.mean_entropy(Entropy(self.entropy, self.order))
+        return {site: hies.equations.attention_deficit(ae) for site, ae in entropies.items()}

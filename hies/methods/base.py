@@ -1,32 +1,172 @@
-"""The contract of every criterion: statistics in, one score per head out, higher = keep."""
+"""The contract of everything that prunes, and of the methods among it that score heads.
+
+Modules of methods declare knobs and import nothing that computes: they reach it as `hies.<name>`, which is imported
+when it is first used, or import it in the function that needs it.
+"""
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import PreTrainedModel
+import numpy as np
 
-from hies.errors import HiesError
-from hies.heads.attention import find_sites, masked
-from hies.heads.sites import Removed, SiteTensors
-from hies.methods.method import Calibration
-from hies.pruning.selection import Groups, group_sizes, select
-from hies.scoring.statistics import Statistics, collect
+import hies
+from hies.errors import HiesError, ParameterError
+from hies.heads.sites import Removed, Site, SiteTensors, join
+from hies.methods.planning import AppliedMethod, Draw, MaskedHeads, ModelOnTask, Plan, Tick, arrays_of_sites
+from hies.pruning.selection import Score, Selection
+from hies.scoring.statistics import Statistics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hies.batching import Batch, Encoded
 
 
 @dataclass(frozen=True)
-class Criterion(ABC):
-    """A rule that scores heads. Subclasses are plain dataclasses whose fields are the criterion's knobs.
+class Calibration:
+    """What a model is pruned by.
 
-    needs names the statistics that `hies.collect` has to find, whatever the knobs. Calling a criterion gives
-    {site: [heads]}, float64, HIGHER = KEEP, every score finite.
+    Attributes:
+        batches: the labelled calibration examples.
+        train: all training examples, for methods that tune the pruned model.
+        seed: of everything random.
+        precision: of the matrix products of tuning, see `hies.precision.computing`.
+    """
+
+    batches: "Sequence[Batch]"
+    train: "Encoded | None" = None
+    seed: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batches, Mapping):
+            raise HiesError("batches is a single dict; give a list of them, such as [batch].")
+        object.__setattr__(self, "batches", list(self.batches))  # methods read them more than once
+        if not self.batches:
+            raise HiesError("batches is empty; a model is pruned by at least one calibration example.")
+
+
+def nothing() -> None:
+    """Does nothing, for progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to prune. Subclasses are plain dataclasses whose fields are its knobs.
+
+    The ratio is the share of the attention weights that is removed, the same share whatever the method cuts.
+
+    Attributes:
+        name: of the method, everywhere.
+        removes_heads: it removes heads, so that its result is a mask; else it changes the model in its own way.
     """
 
     name: ClassVar[str]
+    removes_heads: ClassVar[bool] = False
+
+    @property
+    def need(self) -> frozenset[str]:
+        """The statistics that `hies.collect` has to find for these knobs."""
+        return frozenset()
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it takes `Calibration.train`."""
+        return False
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The knobs that the result depends on, by name."""
+        return asdict(self)
+
+    @abstractmethod
+    def check(self, model: "PreTrainedModel") -> None:
+        """Looks at the structure of a model, before any work.
+
+        Raises:
+            UnsupportedModelError: the method cannot be applied to it; the sentence says why.
+        """
+
+    def check_selection(self, selection: Selection) -> None:
+        """Refuses rules of selection that the method does not follow; a method that removes its own way takes none.
+
+        Raises:
+            ParameterError: the rule that is not at its default.
+        """
+        for rule in fields(Selection):
+            value = getattr(selection, rule.name)
+            if value != rule.default:
+                raise ParameterError(
+                    rule.name, value, f"{self.name} has its own way to remove, so leave it at {rule.default!r}"
+                )
+
+    def most(self, heads: Mapping[str, int]) -> float:
+        """Returns the largest ratio that a model can be pruned at.
+
+        Args:
+            heads: site -> its number of heads.
+        """
+        return 1.0
+
+    @abstractmethod
+    def pruned(
+        self, model: "PreTrainedModel", calibration: Calibration, ratio: float
+    ) -> "AbstractContextManager[PreTrainedModel]":
+        """Gives a pruned model inside the block; `model` is bit for bit as before when the block ends.
+
+        Args:
+            model: in evaluation mode, with its classifier.
+            calibration: what it is pruned by.
+            ratio: share of the attention weights that is removed, in [0, 1]; 0 gives a model with the answers of
+                `model`.
+
+        Raises:
+            UnsupportedModelError: see `check`.
+            HiesError: a ratio outside what the method can do.
+        """
+
+    def steps(self, ratios: Sequence[float]) -> int:
+        """Returns how many masks `plan` looks at, besides those of the ratios themselves."""
+        return 0
+
+    def plan(
+        self,
+        evaluator: ModelOnTask,
+        draw: Draw,
+        selection: Selection,
+        ratios: Sequence[float],
+        tick: Tick = nothing,
+    ) -> Plan:
+        """Returns what a job evaluates, the unpruned model of ratio 0 first.
+
+        Args:
+            evaluator: the model on its task.
+            draw: the calibration set.
+            selection: the rules by which scores become masks; see `check_selection`.
+            ratios: each in [0, 1].
+            tick: called `steps` times.
+
+        Raises:
+            HiesError: no ratio that the model can be pruned at, or what the method needs is undefined.
+        """
+        applied = {ratio: AppliedMethod(self, ratio, draw) for ratio in sorted({*ratios} - {0.0})}
+        heads = {name: site.heads for name, site in evaluator.sites.items()}
+        return Plan({0.0: MaskedHeads(), **applied}, {ratio: {} for ratio in (0.0, *applied)}, arrays_of_sites(heads))
+
+
+@dataclass(frozen=True)
+class ScoringMethod(Method):
+    """A method that scores heads; a subclass adds `score`, and names the statistics that it `needs`.
+
+    Calling it gives {site: [heads]}, float64, HIGHER = KEEP, every score finite.
+    """
+
     needs: ClassVar[frozenset[str]] = frozenset()
-    selects: ClassVar[bool] = False  # by rules of its own, see `select`, in the place of those of the sparsity group
+    removes_heads: ClassVar[bool] = True
 
     @property
     def need(self) -> frozenset[str]:
@@ -40,30 +180,10 @@ class Criterion(ABC):
 
     @abstractmethod
     def score(self, statistics: Statistics) -> SiteTensors:
-        """Scores per site, higher = keep."""
-
-    def select(self, scores: SiteTensors, ratio: float, groups: Groups) -> Removed:
-        """The heads that go at a ratio, where the criterion `selects`; groups: see `hies.pruning.selection`."""
-        raise NotImplementedError(f"{self.name} leaves the selection to hies.select.")
-
-    def most(self, heads: Mapping[str, int]) -> float:
-        """The largest ratio that a model with these heads, {site: number}, can be pruned at."""
-        return 1.0
-
-    @contextlib.contextmanager
-    def pruned(self, model: PreTrainedModel, calibration: Calibration, ratio: float) -> Iterator[PreTrainedModel]:
-        """The model with the heads masked that go at a ratio, as `Method.pruned`."""
-        statistics = collect(model, calibration.batches, self.need)
-        scores = self(statistics)
-        if self.selects:
-            removed = self.select(scores, ratio, group_sizes(find_sites(model, calibration.batches[0])))
-        else:
-            removed = select(scores, ratio)
-        with masked(model, removed):
-            yield model
+        """Returns scores per site, [heads], higher = keep."""
 
     def __call__(self, statistics: Statistics) -> SiteTensors:
-        """Scores per site, higher = keep.
+        """Returns scores per site, [heads], higher = keep.
 
         Raises:
             HiesError: a score is not finite; the sentence names the head.
@@ -78,6 +198,57 @@ class Criterion(ABC):
                 )
         return scores
 
+    def check(self, model: "PreTrainedModel") -> None:
+        """Takes every model: whether its heads can be reached is seen when they are scored."""
+
+    def check_selection(self, selection: Selection) -> None:
+        """Takes every selection."""
+
+    def masks(
+        self, score: Score, ratios: Sequence[float], selection: Selection, sites: Mapping[str, Site]
+    ) -> dict[float, Removed]:
+        """Returns the heads that are removed at each ratio, smallest ratio first; see `Selection.masks`."""
+        return selection.masks(score, ratios, sites)
+
+    @contextlib.contextmanager
+    def pruned(self, model: "PreTrainedModel", calibration: Calibration, ratio: float) -> "Iterator[PreTrainedModel]":
+        """Gives the model with the heads masked that are removed at a ratio, see `Method.pruned`."""
+        statistics = hies.collect(model, calibration.batches, self.need)
+        sites = hies.find_sites(model, calibration.batches[0])
+        masks = self.masks(lambda _: self(statistics), [ratio], Selection(), sites)
+        with hies.masked(model, masks[ratio]):
+            yield model
+
+    def plan(
+        self,
+        evaluator: ModelOnTask,
+        draw: Draw,
+        selection: Selection,
+        ratios: Sequence[float],
+        tick: Tick = nothing,
+    ) -> Plan:
+        """Returns the masks of the ratios; see `Method.plan`."""
+        statistics = evaluator.statistics(self.need, draw.seed, draw.size)
+        scores = self(statistics)
+
+        def score(removed: Removed) -> SiteTensors:
+            return self(evaluator.statistics(self.need, draw.seed, draw.size, removed)) if removed else scores
+
+        masks = {0.0: {}, **self.masks(score, ratios, selection, evaluator.sites)}
+        return Plan(
+            {ratio: MaskedHeads(removed) for ratio, removed in masks.items()},
+            {ratio: {} for ratio in masks},
+            _arrays(statistics, scores),
+            statistics.seconds,
+        )
+
+
+def _arrays(statistics: Statistics, scores: SiteTensors) -> dict[str, np.ndarray]:
+    """Returns scores and statistics of all heads in order of depth, float64, and how many heads each site has."""
+    by_name = {"scores": scores}
+    by_name |= {name: getattr(statistics, name) for name in ("his", "ae") if name in statistics}
+    return arrays_of_sites(statistics.heads) | {name: join(heads).double().numpy() for name, heads in by_name.items()}
+
 
 PAPER: dict[str, Any] = {
     "entropy": "shannon",
@@ -89,7 +260,7 @@ PAPER: dict[str, Any] = {
 
 
 def used(knobs: dict[str, Any]) -> dict[str, Any]:
-    """The knobs without those that say what the paper says, or that say nothing beside the others."""
+    """Returns the knobs without those that say what the paper says, or that say nothing beside the others."""
     idle = {"reduction_batch"} if not str(knobs.get("reduction")).startswith("batch") else set()
     return {name: value for name, value in knobs.items() if name not in idle and not _is_paper(name, value)}
 

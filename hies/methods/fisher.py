@@ -3,20 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hies import equations
+import hies
 from hies.heads.sites import SiteTensors
-from hies.methods.base import Criterion
+from hies.methods.base import ScoringMethod
 from hies.scoring.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class Fisher(Criterion):
-    """Score = mean squared gradient of the head's gate: like HIS, with more weight on the examples that feel a head."""
+class Fisher(ScoringMethod):
+    """Score = mean squared gradient of the head's gate: like HIS, with more weight on examples of large gradients."""
 
     name: ClassVar[str] = "fisher"
     needs: ClassVar[frozenset[str]] = frozenset({"his"})
 
     def score(self, statistics: Statistics) -> SiteTensors:
-        """E_x (dL(x)/dm_h)^2, in the squared units of the loss."""
-        examples = statistics.examples_of("his")
-        return {site: equations.fisher_information(gradients) for site, gradients in examples.items()}
+        """Returns E_x (dL(x)/dm_h)^2, in the squared units of the loss."""
+        return {site: hies.equations.fisher_information(values) for site, values in statistics["his"].items()}

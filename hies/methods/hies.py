@@ -1,35 +1,44 @@
 """HIES, section 4.1: importance and entropy together."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from hies import equations
-from hies.errors import HiesError
+import hies
+from hies.errors import HiesError, ParameterError, check_choice
 from hies.heads.sites import SiteTensors
-from hies.methods.alpha import GRID, PROTOCOLS
-from hies.methods.base import Criterion, used
-from hies.methods.importance import check_kind, check_reduction, importance, statistic_of
+from hies.methods.alpha import GRID, PROTOCOLS, AlphaSearch
+from hies.methods.base import ScoringMethod, nothing, used
+from hies.methods.importance import check_importance, importance, statistic_of
 from hies.methods.normalization import NORMALIZATIONS, normalize
+from hies.methods.planning import Draw, MaskedHeads, ModelOnTask, Plan, Tick
+from hies.pruning.selection import Selection
 from hies.scoring.entropy_kinds import Entropy
 from hies.scoring.statistics import Statistics
 
-COMBINATIONS = {
-    "sum": equations.combine,
-    "product": equations.combine_as_product,
-    "printed": equations.combine_as_printed,
-}
+# combination -> the function of `hies.equations`
+COMBINATIONS = {"sum": "combine", "product": "combine_as_product", "printed": "combine_as_printed"}
 
 
 @dataclass(frozen=True)
-class HIES(Criterion):
+class HIES(ScoringMethod):
     """Score = alpha * HIS^ + (1 - alpha) * (1 - AE^).
 
-    alpha: weight of the importance, in [0, 1), or the name of a protocol by which a job chooses it among `alphas`
-    (`hies.methods.alpha.PROTOCOLS`), looking at `tuning_seeds` calibration draws and at most `tuning_examples` examples
-    of the deciding split. normalize: what ^ stands for, `global` (the paper), `layer`, `rank`. combination: `sum` (the
-    paper's), `product` (a geometric mean), `printed` (what appendix D.8 prints, AE^ in the place of 1 - AE^).
-    reduction, reduction_batch: of HIS, see `HIS`. entropy, order: see `hies.scoring.entropy_kinds.Entropy`. importance:
-    what stands for HIS, `his` (the paper's) or `output_norm` (appendix D.9, see `OutputNorm`), which has no reductions.
+    Attributes:
+        alpha: weight of the importance, in [0, 1), or the name of a protocol by which a job chooses it among `alphas`,
+            see `hies.methods.alpha.PROTOCOLS`.
+        normalize: what ^ stands for, `global` (the paper), `layer`, `rank`.
+        alphas: the numbers that a protocol chooses among.
+        tuning_seeds: calibration draws that a protocol looks at.
+        tuning_examples: examples of the deciding split that it looks at, at most; None: all.
+        combination: `sum` (the paper's), `product` (a geometric mean), `printed` (what appendix D.8 prints, AE^ in the
+            place of 1 - AE^).
+        reduction: of HIS, see `HIS`.
+        reduction_batch: of HIS, see `HIS`.
+        entropy: kind of entropy, see `hies.scoring.entropy_kinds.Entropy`.
+        order: of that kind.
+        importance: what stands for HIS, `his` (the paper's) or `output_norm` (appendix D.9, see `OutputNorm`), which
+            has no reductions.
     """
 
     name: ClassVar[str] = "hies"
@@ -47,27 +56,25 @@ class HIES(Criterion):
     importance: str = "his"
 
     def __post_init__(self) -> None:
-        words = f"at least 0 and below 1 (for HIS alone: criterion=his), or one of {', '.join(PROTOCOLS)}"
         if self.alpha not in PROTOCOLS if isinstance(self.alpha, str) else not 0 <= self.alpha < 1:
-            raise HiesError(f"criterion.alpha is {self.alpha}; it must be {words}.")
-        if not self.alphas or len(set(self.alphas)) < len(self.alphas) or not all(0 <= a < 1 for a in self.alphas):
-            raise HiesError(f"criterion.alphas is {list(self.alphas)}; it takes different numbers from 0 to below 1.")
-        if self.tuning_seeds < 1 or (self.tuning_examples is not None and self.tuning_examples < 1):
-            raise HiesError(
-                f"criterion.tuning_seeds is {self.tuning_seeds} and criterion.tuning_examples {self.tuning_examples}; "
-                "they must be at least 1 (tuning_examples may be null, for all)."
+            expected = (
+                f"it must be at least 0 and below 1 (for HIS alone: criterion=his), or one of {', '.join(PROTOCOLS)}"
             )
-        if self.normalize not in NORMALIZATIONS:
-            raise HiesError(f"criterion.normalize is {self.normalize!r}; use {', '.join(NORMALIZATIONS)}.")
-        if self.combination not in COMBINATIONS:
-            raise HiesError(f"criterion.combination is {self.combination!r}; use {', '.join(COMBINATIONS)}.")
-        check_reduction(self.reduction, self.reduction_batch)
-        check_kind(self.importance, self.reduction)
+            raise ParameterError("alpha", self.alpha, expected)
+        if not self.alphas or len(set(self.alphas)) < len(self.alphas) or not all(0 <= a < 1 for a in self.alphas):
+            raise ParameterError("alphas", list(self.alphas), "it takes different numbers from 0 to below 1")
+        if self.tuning_seeds < 1:
+            raise ParameterError("tuning_seeds", self.tuning_seeds, "it must be at least 1")
+        if self.tuning_examples is not None and self.tuning_examples < 1:
+            raise ParameterError("tuning_examples", self.tuning_examples, "it must be at least 1, or null for all")
+        check_choice("normalize", self.normalize, NORMALIZATIONS)
+        check_choice("combination", self.combination, COMBINATIONS)
+        check_importance(self.reduction, self.reduction_batch, self.importance)
         Entropy(self.entropy, self.order)
 
     @property
     def need(self) -> frozenset[str]:
-        """The importance and the entropy asked for."""
+        """The statistics of its importance and its entropy."""
         return frozenset({statistic_of(self.reduction, self.importance), Entropy(self.entropy, self.order).need})
 
     @property
@@ -82,15 +89,47 @@ class HIES(Criterion):
         return used({**knobs, "alpha": self.alpha if isinstance(self.alpha, str) else float(self.alpha)})
 
     def at(self, alpha: float) -> "HIES":
-        """The same criterion with this alpha."""
+        """Returns the same method with this alpha."""
         return replace(self, alpha=alpha)
 
     def score(self, statistics: Statistics) -> SiteTensors:
-        """HIES_h in [0, 1]."""
+        """Returns HIES_h in [0, 1]."""
         if isinstance(self.alpha, str):
             raise HiesError(f"alpha is {self.alpha!r}, which a job chooses; to score heads give a number: HIES(0.9).")
         importances = importance(statistics, self.reduction, self.reduction_batch, self.importance)
-        felt = normalize(importances, self.normalize)
-        spread = normalize(statistics.spread(Entropy(self.entropy, self.order)), self.normalize)
-        combine = COMBINATIONS[self.combination]
-        return {site: combine(felt[site], spread[site], self.alpha) for site in felt}
+        normalized_importance = normalize(importances, self.normalize)
+        entropies = statistics.mean_entropy(Entropy(self.entropy, self.order))
+        normalized_entropy = normalize(entropies, self.normalize)
+        combine = getattr(hies.equations, COMBINATIONS[self.combination])
+        return {site: combine(normalized_importance[site], normalized_entropy[site], self.alpha) for site in entropies}
+
+    def steps(self, ratios: Sequence[float]) -> int:
+        """Returns how many masks are looked at to choose alpha."""
+        return AlphaSearch.steps(self, ratios) if isinstance(self.alpha, str) else 0
+
+    def plan(
+        self,
+        evaluator: ModelOnTask,
+        draw: Draw,
+        selection: Selection,
+        ratios: Sequence[float],
+        tick: Tick = nothing,
+    ) -> Plan:
+        """Returns the masks of the ratios, each at its alpha; see `Method.plan`.
+
+        The arrays hold the scores at the alpha of the ratio nearest to 1/2.
+        """
+        if isinstance(self.alpha, str):
+            alphas = AlphaSearch(self, evaluator, draw, selection, ratios, tick).chosen()
+        else:
+            alphas = dict.fromkeys(ratios, float(self.alpha))
+        plans = {
+            alpha: super(HIES, self.at(alpha)).plan(evaluator, draw, selection, ratios)
+            for alpha in sorted({*alphas.values()})
+        }
+        removed = {ratio: plans[alphas[ratio]].models[ratio] for ratio in sorted({*ratios} - {0.0})}
+        return replace(
+            plans[alphas[min(alphas, key=lambda ratio: abs(ratio - 0.5))]],
+            models={0.0: MaskedHeads(), **removed},
+            notes={0.0: {"alpha_used": None}, **{ratio: {"alpha_used": alphas[ratio]} for ratio in removed}},
+        )

@@ -3,20 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hies import equations
+import hies
 from hies.heads.sites import SiteTensors
-from hies.methods.base import Criterion
+from hies.methods.base import ScoringMethod
 from hies.scoring.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class OutputNorm(Criterion):
+class OutputNorm(ScoringMethod):
     """Score = mean norm of what the head adds before the output projection: heads of small outputs go first."""
 
     name: ClassVar[str] = "output_norm"
     needs: ClassVar[frozenset[str]] = frozenset({"output_norm"})
 
     def score(self, statistics: Statistics) -> SiteTensors:
-        """Euclidean norm, in the units of the values."""
-        examples = statistics.examples_of("output_norm")
-        return {site: equations.output_norm(values) for site, values in examples.items()}
+        """Returns the Euclidean norm, in the units of the values."""
+        return {site: hies.equations.output_norm(values) for site, values in statistics["output_norm"].items()}

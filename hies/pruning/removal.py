@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hies.errors import HiesError, UnsupportedModelError
+from hies.errors import HiesError, UnsupportedModelError, check_choice
 from hies.heads.attention import check_not_handled, route
 from hies.heads.conventions import ALL_WIDTHS, BIASES, HEADS, KEY_HEADS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import reads
 from hies.heads.projections import HeadParameter, Projections, find_projections, matrix
 from hies.heads.pruned_heads import Kept, groups_of
-from hies.heads.sites import Removed, listed
-
-UNITS = ("head", "kv_group")
+from hies.heads.sites import Removed, normalize_removed
+from hies.pruning.selection import UNITS
 
 
 def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: str = "head") -> PreTrainedModel:
@@ -41,9 +40,8 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     """
     check_not_handled(model, "hies.prune")
     check_no_adapters(model)
-    if unit not in UNITS:
-        raise HiesError(f"unit is {unit!r}; use {' or '.join(UNITS)}.")
-    removed = listed(removed)
+    check_choice("unit", unit, UNITS)
+    removed = normalize_removed(removed)
     _check_unshared(model, {site: _plan(model, site, heads, unit)[0] for site, heads in removed.items()})
     small = copy.deepcopy(model)
     cut(small, removed)
@@ -71,7 +69,7 @@ def pruned_heads(model: nn.Module) -> Removed:
 
 def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     """Cut heads out of `model` itself; works on the meta device, where weights have shapes only."""
-    plans = {site: _plan(model, site, heads) for site, heads in listed(removed).items()}
+    plans = {site: _plan(model, site, heads) for site, heads in normalize_removed(removed).items()}
     for site, plan in plans.items():
         _cut_site(model.get_submodule(site), *plan)
     biased = _is_biased(model)

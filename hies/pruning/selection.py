@@ -1,46 +1,72 @@
-"""From scores to the heads that go: exact counts, stable ties, nested in the ratio.
+"""From scores to the heads that are removed: exact counts, stable ties, nested in the ratio.
 
-Where `groups` names, for each site, how many query heads share a key/value head, whole groups go: a group's score is
-the mean of its heads', and as many groups go as come nearest to round(ratio * heads), fewer if two numbers are as near.
+Where `groups` names, for each site, how many query heads share a key/value head, whole groups are removed: a group's
+score is the mean of its heads', and as many groups go as come nearest to round(ratio * heads), fewer if two numbers are
+as near.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from hies import equations
-from hies.errors import HiesError
-from hies.heads.attention import Site
-from hies.heads.sites import Removed, SiteTensors
+import hies
+from hies.errors import HiesError, ParameterError, check_choice
+from hies.heads.sites import Head, Removed, Site, SiteTensors
 
 SCOPES = ("global", "layer")
-Head = tuple[str, int]
+SCHEDULES = ("oneshot", "iterative")
+UNITS = ("head", "kv_group")
 Groups = Mapping[str, int]  # site -> query heads that share a key/value head; a site that is not in it: 1
+Score = Callable[[Removed], SiteTensors]  # removed heads -> scores of all heads, computed with those heads masked
 
 
 @dataclass(frozen=True)
 class Selection:
     """How scores become masks.
 
-    scope: `global` ranks all heads of the model together (the paper); `layer` takes the same share from every site.
-    min_heads_per_layer: so many of the best heads of every site always stay (0 in the paper).
+    Attributes:
+        scope: `global` ranks all heads of the model together (the paper); `layer` takes the same share of every site.
+        min_heads_per_layer: the best N heads of every site always stay (0 in the paper).
+        unit: what is removed, `head` or `kv_group` (all query heads that share a key/value head).
+        schedule: `oneshot`, or `iterative`, which scores again after each `step`.
+        step: share of the heads that is removed between two scorings, in (0, 1]; for `iterative` alone.
     """
 
     scope: str = "global"
     min_heads_per_layer: int = 0
+    unit: str = "head"
+    schedule: str = "oneshot"
+    step: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise HiesError(f"sparsity.scope is {self.scope!r}; use {' or '.join(SCOPES)}.")
+        for name, values in (("scope", SCOPES), ("unit", UNITS), ("schedule", SCHEDULES)):
+            check_choice(name, getattr(self, name), values)
         if self.min_heads_per_layer < 0:
-            raise HiesError(f"sparsity.min_heads_per_layer is {self.min_heads_per_layer}; it must be 0 or more.")
+            raise ParameterError("min_heads_per_layer", self.min_heads_per_layer, "it must be 0 or more")
+        if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
+            raise ParameterError("step", self.step, "for the iterative schedule it must be above 0 and at most 1")
+        if self.schedule == "oneshot" and self.step is not None:
+            raise ParameterError("step", self.step, "the oneshot schedule scores once and takes none")
+
+    def masks(self, score: Score, ratios: Sequence[float], sites: Mapping[str, Site]) -> dict[float, Removed]:
+        """Returns the heads that are removed at each ratio, smallest ratio first.
+
+        Args:
+            score: computes the scores; it is called once for `oneshot`.
+            ratios: each in [0, 1].
+            sites: the model's sites, from `hies.find_sites`.
+        """
+        groups = group_sizes(sites) if self.unit == "kv_group" else {}
+        if self.step is not None:
+            return select_iteratively(score, ratios, self.step, self, groups)
+        scores = score({})
+        return {ratio: self.select(scores, ratio, groups) for ratio in sorted(ratios)}
 
     def order(
-        self, scores: Mapping[str, Tensor], gone: Collection[Head] = (), groups: Groups | None = None
+        self, scores: SiteTensors, removed: Collection[Head] = (), groups: Groups | None = None
     ) -> list[list[Head]]:
-        """The groups not yet gone, as lists of heads, in the order in which they go; what always stays is not in it.
+        """Returns the groups that may still be removed, as lists of heads, in the order in which they are.
 
         Equal scores go by position (site by site, head by head), so equal scores give equal masks on every machine.
         With scope `layer`, the i-th group of n to leave a site has its turn at (i + 1/2) / n of the way (Webster's
@@ -50,54 +76,55 @@ class Selection:
         for depth, (site, values) in enumerate(scores.items()):
             size = (groups or {}).get(site, 1)
             array = values.detach().cpu().double().numpy().reshape(-1, size).mean(axis=1)  # [groups]
-            left = [int(group) for group in np.argsort(array, kind="stable") if (site, int(group) * size) not in gone]
-            already, stay = len(array) - len(left), -(-self.min_heads_per_layer // size)
-            for place, group in enumerate(left[: max(len(left) - stay, 0)]):
+            ascending = [int(group) for group in np.argsort(array, kind="stable")]
+            present = [group for group in ascending if (site, group * size) not in removed]
+            already, stay = len(array) - len(present), -(-self.min_heads_per_layer // size)
+            for place, group in enumerate(present[: max(len(present) - stay, 0)]):
                 turn = (already + place + 0.5) / len(array) if self.scope == "layer" else float(array[group])
                 heads = [(site, head) for head in range(group * size, (group + 1) * size)]
                 ranked.append((turn, depth, group, heads))
         return [heads for *_, heads in sorted(ranked)]
 
-    def select(self, scores: Mapping[str, Tensor], ratio: float, groups: Groups | None = None) -> Removed:
-        """Exactly round(ratio * heads) heads of the model, {site: sorted heads}; sites that lose nothing are left out.
+    def select(self, scores: SiteTensors, ratio: float, groups: Groups | None = None) -> Removed:
+        """Returns round(ratio * heads) heads of the model, {site: sorted heads}; sites that lose none are left out.
 
         Raises:
-            HiesError: a ratio outside [0, 1], a score that is not finite, more heads asked for than may go, or groups
+            HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups
                 that do not fit the scores.
         """
         return _as_removed(self.extend(scores, [], ratio, groups))
 
     def extend(
-        self, scores: Mapping[str, Tensor], already: Sequence[Head], ratio: float, groups: Groups | None = None
+        self, scores: SiteTensors, already: Sequence[Head], ratio: float, groups: Groups | None = None
     ) -> list[Head]:
-        """`already`, followed by the worst of the others, round(ratio * heads) in all."""
+        """Returns `already`, followed by the worst of the other heads, round(ratio * heads) in all."""
         if any(not values.isfinite().all() for values in scores.values()):
             raise HiesError("A score is not finite, so the heads cannot be ranked.")
         _check_groups(scores, groups or {})
         total = sum(len(values) for values in scores.values())
-        count = equations.removal_count(ratio, total)
-        others = self.order(scores, set(already), groups)
-        most = len(already) + sum(map(len, others))
+        count = hies.equations.removal_count(ratio, total)
+        candidates = self.order(scores, set(already), groups)
+        most = len(already) + sum(map(len, candidates))
         if count > most:
-            raise HiesError(
-                f"ratio {ratio} removes {count} of {total} heads, but sparsity.min_heads_per_layer="
-                f"{self.min_heads_per_layer} lets only {most} go."
+            raise ParameterError(
+                "ratio",
+                ratio,
+                f"it removes {count} of {total} heads, but min_heads_per_layer={self.min_heads_per_layer} lets at most "
+                f"{most} be removed",
             )
-        return [*already, *_nearest(others, count - len(already))]
+        return [*already, *_nearest(candidates, count - len(already))]
 
 
-def _check_groups(scores: Mapping[str, Tensor], groups: Groups) -> None:
+def _check_groups(scores: SiteTensors, groups: Groups) -> None:
     for site, size in groups.items():
         if site not in scores:
             raise HiesError(f"groups names {site!r}, which has no scores; it takes the sites that the scores have.")
         if size < 1 or len(scores[site]) % size:
-            raise HiesError(
-                f"groups has {size} for site {site!r}; it must divide the {len(scores[site])} heads of that site."
-            )
+            raise ParameterError(f"groups[{site!r}]", size, f"it must divide the {len(scores[site])} heads of the site")
 
 
 def _nearest(groups: Sequence[list[Head]], count: int) -> list[Head]:
-    """The heads of the leading groups, as near to `count` of them as whole groups come."""
+    """Returns the heads of the leading groups, as near to `count` of them as whole groups come."""
     taken: list[Head] = []
     for heads in groups:
         if len(heads) >= 2 * (count - len(taken)):
@@ -113,44 +140,52 @@ def select(
     min_heads_per_layer: int = 0,
     groups: Groups | None = None,
 ) -> Removed:
-    """The heads that go at `ratio`, one shot; see `Selection` for the knobs and `Selection.select` for the errors.
+    """Returns the heads that are removed at a ratio, one shot, {site: sorted heads}.
 
-    groups: query heads that share a key/value head, {site: number}, for whole groups to go; None: single heads.
-    `{name: site.heads // site.key_heads for name, site in hies.find_sites(model, batch).items()}` finds them.
+    Args:
+        scores: higher = keep, {site: [heads]}.
+        ratio: share of the heads that is removed, in [0, 1].
+        scope: see `Selection`.
+        min_heads_per_layer: see `Selection`.
+        groups: query heads that share a key/value head, {site: number}, for whole groups to go; None: single heads.
+            `{name: site.heads // site.key_heads for name, site in hies.find_sites(model, batch).items()}` finds them.
+
+    Raises:
+        HiesError: see `Selection.select`.
     """
     return Selection(scope, min_heads_per_layer).select(scores, ratio, groups)
 
 
 def select_iteratively(
-    score: Callable[[Removed], SiteTensors],
+    score: Score,
     ratios: Sequence[float],
     step: float,
     selection: Selection,
     groups: Groups | None = None,
 ) -> dict[float, Removed]:
-    """Masks for several ratios, scoring again after each `step` of the heads has gone.
+    """Returns masks for several ratios, scoring again after each `step` of the heads has been removed.
 
-    What goes at a ratio does not depend on the other ratios asked for, and the masks are nested.
+    What is removed at a ratio does not depend on the other ratios, and the masks are nested.
 
     Args:
-        score: removed heads -> scores of all heads, computed with those heads masked.
+        score: computes the scores of all heads with some of them masked.
         ratios: each in [0, 1].
-        step: share of the model's heads that goes between two scorings, in (0, 1].
+        step: share of the model's heads that is removed between two scorings, in (0, 1].
         selection: scope and floor.
         groups: as in `select`.
     """
     if not 0 < step <= 1:
-        raise HiesError(f"sparsity.step is {step}; it must be above 0 and at most 1.")
+        raise ParameterError("step", step, "it must be above 0 and at most 1")
     masks: dict[float, Removed] = {}
-    gone: list[Head] = []
+    removed: list[Head] = []
     done = 0  # whole steps taken
     scores = score({})
     for ratio in sorted(ratios):
         while (done + 1) * step < ratio - 1e-9:
             done += 1
-            gone = selection.extend(scores, gone, done * step, groups)
-            scores = score(_as_removed(gone))
-        masks[ratio] = _as_removed(selection.extend(scores, gone, ratio, groups))
+            removed = selection.extend(scores, removed, done * step, groups)
+            scores = score(_as_removed(removed))
+        masks[ratio] = _as_removed(selection.extend(scores, removed, ratio, groups))
     return masks
 
 
@@ -162,7 +197,7 @@ def _as_removed(heads: Sequence[Head]) -> Removed:
 
 
 def group_sizes(sites: Mapping[str, Site]) -> Groups:
-    """How many query heads of each site share a key/value head.
+    """Returns how many query heads of each site share a key/value head.
 
     Raises:
         HiesError: a site whose groups are of unequal size.
@@ -171,6 +206,6 @@ def group_sizes(sites: Mapping[str, Site]) -> Groups:
         if site.heads % site.key_heads:
             raise HiesError(
                 f"The {site.heads} heads of site {name!r} share {site.key_heads} key/value heads unequally, so they "
-                "cannot go in whole groups; use sparsity.unit=head, and a criterion that removes single heads."
+                "cannot go in whole groups; use unit=head, and a method that removes single heads."
             )
     return {name: site.heads // site.key_heads for name, site in sites.items()}

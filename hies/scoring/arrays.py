@@ -6,33 +6,33 @@ import torch
 from hies.heads.sites import join, split
 from hies.scoring.statistics import Statistics
 
-KINDS = ("gradient", "entropy", "weight_norm")  # of Statistics, in the order of its fields
-OTHER = "other/"
+# What three statistics are called in files; the name of any other follows a prefix.
+IN_FILES = {"his": "gradient", "ae": "entropy", "l2": "weight_norm"}
+PREFIX_IN_FILES = "other/"
 
 
 def to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
-    """As numpy can write them: what is kept per head is joined over the sites."""
+    """Returns arrays as numpy can write them: each statistic is joined over the sites, [..., heads of the model]."""
     arrays = {
         "sites": np.array(list(statistics.heads)),
         "heads": np.array(list(statistics.heads.values())),
         "examples": np.array(statistics.examples),
         "seconds": np.array(statistics.seconds),
     }
-    kinds = {kind: getattr(statistics, kind) for kind in KINDS}
-    kinds |= {OTHER + name: tensors for name, tensors in statistics.others.items()}
-    return arrays | {kind: join(tensors).numpy() for kind, tensors in kinds.items() if tensors}
+    return arrays | {
+        IN_FILES.get(name, PREFIX_IN_FILES + name): join(tensors).numpy()
+        for name, tensors in statistics.tensors.items()
+        if tensors
+    }
 
 
 def from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
-    """The inverse of `to_arrays`."""
+    """Returns the statistics of `to_arrays`."""
     heads = {str(site): int(count) for site, count in zip(arrays["sites"], arrays["heads"], strict=True)}
-    like = {site: torch.empty(count) for site, count in heads.items()}
-    found = {kind: split(torch.from_numpy(array), like) for kind, array in arrays.items() if _is_statistic(kind)}
-    others = {kind.removeprefix(OTHER): tensors for kind, tensors in found.items() if kind.startswith(OTHER)}
-    gradient, entropy, weight_norm = (found.get(kind, {}) for kind in KINDS)
-    seconds = float(arrays["seconds"])
-    return Statistics(heads, int(arrays["examples"]), gradient, entropy, weight_norm, others, seconds)
-
-
-def _is_statistic(name: str) -> bool:
-    return name in KINDS or name.startswith(OTHER)
+    by_file_name = {file_name: name for name, file_name in IN_FILES.items()}
+    tensors = {
+        by_file_name.get(name, name.removeprefix(PREFIX_IN_FILES)): split(torch.from_numpy(array), heads)
+        for name, array in arrays.items()
+        if name in by_file_name or name.startswith(PREFIX_IN_FILES)
+    }
+    return Statistics(heads, int(arrays["examples"]), tensors, float(arrays["seconds"]))

@@ -1,14 +1,16 @@
-"""Which entropy of attention: several measures of spread, all functions of a Renyi entropy, all scaled to [0, 1]."""
+"""Kinds of entropy of attention, all of them functions of a Renyi entropy, all scaled to [0, 1]."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+import hies
+from hies.errors import ParameterError, check_choice
 
-from hies import equations
-from hies.errors import HiesError
+if TYPE_CHECKING:  # methods declare their knobs without torch
+    from torch import Tensor
 
-# kind -> the order of the Renyi entropy that it is a function of; None: the order is given.
-KINDS: dict[str, float | None] = {
+# kind -> the order of the Renyi entropy that it is a function of; None: it takes an order.
+ENTROPIES: dict[str, float | None] = {
     "shannon": 1.0,
     "renyi": None,
     "tsallis": None,
@@ -23,27 +25,24 @@ PREFIX = "ae:"
 class Entropy:
     """A measure of how widely a query spreads its attention: 0 for one key, 1 for all keys alike.
 
-    kind: `shannon` (the paper), `renyi` and `tsallis` of an order, `min` (Renyi of infinite order: the largest weight
-    alone), `gini` (Gini-Simpson, Tsallis of order 2), `support` (effective number of keys, exp of Shannon's).
-    order: positive, finite, not 1; for renyi and tsallis alone.
+    Attributes:
+        kind: `shannon` (the paper), `renyi` and `tsallis` of an order, `min` (Renyi of infinite order: the largest
+            weight alone), `gini` (Gini-Simpson, Tsallis of order 2), `support` (effective number of keys, exp of
+            Shannon's).
+        order: positive, finite, not 1; for renyi and tsallis alone.
     """
 
     kind: str = "shannon"
     order: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise HiesError(f"criterion.entropy is {self.kind!r}; use {', '.join(KINDS)}.")
-        takes_order = KINDS[self.kind] is None
-        if takes_order != (self.order is not None):
-            raise HiesError(
-                f"criterion.entropy is {self.kind} and criterion.order {self.order}; renyi and tsallis need an order, "
-                "the other entropies take none."
-            )
-        if self.order is not None and (self.order == 1 or not 0 < self.order < float("inf")):
-            raise HiesError(
-                f"criterion.order is {self.order}; it is positive, finite and not 1 (order 1 is entropy=shannon)."
-            )
+        check_choice("entropy", self.kind, ENTROPIES)  # named as in the methods whose knobs these are
+        if ENTROPIES[self.kind] is not None:
+            if self.order is not None:
+                raise ParameterError("order", self.order, f"entropy={self.kind} takes none, renyi and tsallis do")
+        elif self.order is None or self.order == 1 or not 0 < self.order < float("inf"):
+            expected = f"entropy={self.kind} takes an order that is positive, finite and not 1 (that is shannon)"
+            raise ParameterError("order", self.order, expected)
 
     @property
     def need(self) -> str:
@@ -58,34 +57,35 @@ class Entropy:
     @property
     def renyi_order(self) -> float:
         """The order of the Renyi entropy that it is a function of."""
-        order = self.order if KINDS[self.kind] is None else KINDS[self.kind]
+        order = self.order if ENTROPIES[self.kind] is None else ENTROPIES[self.kind]
         assert order is not None
         return order
 
-    def relative(self, entropy: Tensor, visible: Tensor) -> Tensor:
-        """In [0, 1]; NaN where a query sees one key or none.
+    def relative(self, entropy: "Tensor", visible: "Tensor") -> "Tensor":
+        """Returns the entropy in [0, 1]; NaN where a query sees one key or none.
 
         Args:
             entropy: Renyi entropy of `renyi_order` in nats, [batch, heads, tokens].
             visible: the number of keys that a query sees, broadcastable to `entropy`.
         """
         if self.kind in ("tsallis", "gini"):
-            return equations.relative_tsallis_entropy(entropy, visible, self.renyi_order)
+            return hies.equations.relative_tsallis_entropy(entropy, visible, self.renyi_order)
         if self.kind == "support":
-            return equations.relative_effective_support(entropy, visible)
-        return equations.relative_entropy(entropy, visible)
+            return hies.equations.relative_effective_support(entropy, visible)
+        return hies.equations.relative_entropy(entropy, visible)
 
 
 def entropy_named(need: str) -> Entropy:
-    """The entropy whose statistic is called `need`, the inverse of `Entropy.need`.
+    """Returns the entropy whose statistic is called `need`, the inverse of `Entropy.need`.
 
     Raises:
-        HiesError: no such entropy.
+        ParameterError: no such entropy.
     """
     if need == "ae":
         return Entropy()
     kind, _, order = need.removeprefix(PREFIX).partition("-")
     try:
-        return Entropy(kind, float(order) if order else None)
+        number = float(order) if order else None
     except ValueError:
-        raise HiesError(f"need names {need!r}, whose order is no number; for example ae:renyi-2.") from None
+        raise ParameterError("need", need, "its order is no number; an example is ae:renyi-2") from None
+    return Entropy(kind, number)

@@ -1,9 +1,10 @@
 """Gradients of a loss, also of a float16 model."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hies.errors import HiesError
 
@@ -11,24 +12,41 @@ HALF_SCALE = 1024  # of the loss of a float16 model, whose small gradients would
 REMEDY = "score the model in bfloat16 or float32"
 
 
-def gradients(loss: Tensor, wanted: Sequence[Tensor], is_half: bool) -> list[Tensor]:
-    """dloss/dx for every tensor x that is wanted, in its shape, at least float32; zeros where the loss does not reach.
+def gradients(loss: Tensor, tensors: Sequence[Tensor], is_half: bool) -> list[Tensor]:
+    """Returns dloss/dx for every tensor x, in its shape, at least float32; zeros where the loss does not reach.
 
-    is_half: something on the way is float16. The loss is then scaled, unless that makes a gradient overflow.
+    Args:
+        loss: one number.
+        tensors: what to differentiate by.
+        is_half: something on the way is float16. The loss is then scaled, unless that makes a gradient overflow.
     """
     scale = HALF_SCALE if is_half else 1
-    found = torch.autograd.grad(scale * loss, wanted, materialize_grads=True, retain_graph=is_half)
-    if is_half and not all(gradient.isfinite().all() for gradient in found):
-        scale, found = 1, torch.autograd.grad(loss, wanted, materialize_grads=True)
-    return [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale for gradient in found]
+    raw = torch.autograd.grad(scale * loss, tensors, materialize_grads=True, retain_graph=is_half)
+    if is_half and not all(gradient.isfinite().all() for gradient in raw):
+        scale, raw = 1, torch.autograd.grad(loss, tensors, materialize_grads=True)
+    return [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale for gradient in raw]
+
+
+@contextlib.contextmanager
+def requiring_gradients(model: nn.Module, weights: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Lets only `weights` of the parameters require gradients inside the block, then gives all flags back."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for parameter, flag in before.items():
+            parameter.requires_grad_(flag)
 
 
 def not_finite(example: int, site: str, is_half: bool) -> HiesError:
-    """The refusal of an example, by its number in the calibration set, whose gradients are no numbers."""
+    """Returns the refusal of an example, by its number in the calibration set, whose gradients are no numbers."""
     remedy = f"; {REMEDY}" if is_half else ""
     return HiesError(f"Example {example} has a gradient that is not finite at site {site!r}{remedy}.")
 
 
 def all_zero(example: int) -> HiesError:
-    """The refusal of an example whose gradients float16 has rounded to zero: its scores would say nothing."""
+    """Returns the refusal of an example whose gradients float16 has rounded to zero: its scores would say nothing."""
     return HiesError(f"All gradients of example {example} are zero in float16; {REMEDY}.")

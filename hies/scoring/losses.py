@@ -16,7 +16,7 @@ IGNORED = -100  # label of a token that does not count, as everywhere in transfo
 
 
 def default_loss(model: nn.Module) -> Loss:
-    """The loss that fits the model: (outputs, batch) -> [batch].
+    """Returns the loss that fits the model: (outputs, batch) -> [batch].
 
     Cross-entropy for classes, squared error for one regression output, mean negative log-likelihood over the labelled
     tokens for language models (labels shifted by one where the model generates from left to right).
@@ -49,29 +49,50 @@ def default_loss(model: nn.Module) -> Loss:
     return loss
 
 
+def examples_in(batch: Mapping[str, Any]) -> int:
+    """Returns the number of examples of a calibration batch.
+
+    Raises:
+        HiesError: there is none.
+    """
+    if not batch:
+        raise HiesError("A calibration batch is an empty dict; give what the model reads.")
+    size = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
+    if not size:
+        raise HiesError("A calibration batch has no example; leave it out.")
+    return size
+
+
+def check_losses(losses: Tensor, examples: int) -> None:
+    """Raises HiesError for a loss that is not one number for each example, [examples]."""
+    if losses.shape != (examples,):
+        several = f"{examples} example{'s' if examples > 1 else ''}"
+        raise HiesError(f"The loss has the shape {tuple(losses.shape)} for {several}, not one each.")
+
+
 def reads_encoder(model: nn.Module) -> bool:
-    """Whether it has a decoder that reads from an encoder, and whose inputs come from labels."""
+    """Returns True for a model whose decoder reads from an encoder and takes its inputs from labels."""
     return bool(getattr(getattr(_unwrapped(model), "config", None), "is_encoder_decoder", False))
 
 
 def inputs_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
-    """What a model reads of a batch: labels only where its decoder, or a loss of one's own, may need them.
+    """Returns what a model reads of a batch: labels only where its decoder, or a caller's loss, may need them.
 
-    Without labels a model computes no loss of its own, which `default_loss` does not read.
+    Without labels a model computes no loss itself, which `default_loss` does not read.
     """
     keep_labels = reads_encoder(model) or getattr(loss, "__module__", None) != default_loss.__module__
     return {name: value for name, value in batch.items() if keep_labels or name != "labels"}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside what only wraps it (LoRA, torch.compile, data parallelism): modules with a single child."""
+    """Returns the model inside what only wraps it (LoRA, torch.compile, data parallelism: modules of one child)."""
     while not isinstance(model, PreTrainedModel) and len(children := list(model.children())) == 1:
         (model,) = children
     return model
 
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy; logits [batch, classes], labels [batch] -> [batch]."""
+    """Cross-entropy: logits [batch, classes], labels [batch] -> [batch]."""
     outside = (labels < 0) | (labels >= logits.shape[-1])  # -100 among them: every example counts
     if outside.any():
         raise HiesError(
@@ -82,14 +103,14 @@ def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _token_loss(logits: Tensor, batch: Mapping[str, Any], shifted: bool) -> Tensor:
-    """Mean negative log-likelihood over each example's labelled tokens; logits [batch, tokens, words] -> [batch].
+    """Mean negative log-likelihood over each example's labelled tokens: logits [batch, tokens, words] -> [batch].
 
-    Shifted: a token that only padding comes before is asked of nothing, as it would be without the padding.
+    Shifted: a token that only padding comes before carries no loss, as it would not without the padding.
     """
     labels = batch["labels"]
     if shifted:
-        logits, asked = logits[:, :-1], batch.get("attention_mask")
-        padding = asked[:, :-1] == 0 if asked is not None and asked.shape == labels.shape else None
+        logits, mask = logits[:, :-1], batch.get("attention_mask")
+        padding = mask[:, :-1] == 0 if mask is not None and mask.shape == labels.shape else None
         labels = labels[:, 1:] if padding is None else labels[:, 1:].masked_fill(padding, IGNORED)
     each = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
     counted = (labels != IGNORED).sum(dim=-1)

@@ -18,9 +18,9 @@ from hies.evaluation.models import Model
 from hies.evaluation.predictions import predict
 from hies.heads.attention import find_sites, masked
 from hies.heads.sites import join
-from hies.methods import CRITERIA
+from hies.methods import METHODS
 from hies.pruning.selection import select
-from hies.scoring.statistics import collect
+from hies.scoring.calibration_pass import collect
 
 CLASSIFIERS = ["bert", "roberta", "electra", "distilbert", "albert", "modernbert", "bart_classifier"]
 LANGUAGE = ["gpt2", "llama_grouped", "mistral", "gemma2"]
@@ -166,7 +166,7 @@ def config(tmp_path):
     return schema.Config(
         model=model,
         task=task,
-        criterion=CRITERIA["random"](),
+        criterion=METHODS["random"](),
         sparsity=schema.Sparsity(ratios=[0.2, 0.5, 0.8]),
         calibration=schema.Calibration(5),
         name="glue",

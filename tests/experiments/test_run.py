@@ -19,7 +19,7 @@ from experiments.sweep import job as job_module
 from experiments.sweep.jobs import Declared, leave_grid
 from hies.evaluation import evaluator as workbench_module
 from hies.evaluation.models import HEADS, load_weights
-from hies.methods import CRITERIA
+from hies.methods import METHODS
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):
@@ -118,7 +118,7 @@ def test_a_later_part_does_not_shrink_the_grid(call):
 def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call):
     def declare(name, criteria):
         config = schema.to_config(compose_small(name))
-        jobs = [job_module.Job(replace(config, criterion=CRITERIA[kind]()), ()) for kind in criteria]
+        jobs = [job_module.Job(replace(config, criterion=METHODS[kind]()), ()) for kind in criteria]
         leave_grid(Declared(jobs, sweep=True, whole=True, launcher=None))
         grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
         return sorted((job["model"], job["criterion"]) for job in grid)

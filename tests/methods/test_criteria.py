@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import make, make_batch
 
-from hies import HiesError, Statistics, collect, equations, select
-from hies.heads.sites import join, rectangle, split
-from hies.methods import AD, AE, CRITERIA, HIES, HIS, L2, Random
-from hies.methods.llm_pruner.taylor import GROUPS, MATRICES
-from hies.scoring.statistics import STATISTICS
+from hies import HiesError, Statistics, collect, select
+from hies.heads.sites import join, split
+from hies.methods import AD, AE, HIES, HIS, L2, METHODS, Random, ScoringMethod
+from hies.methods.llm_pruner.block import KEY_HEAD_OF, MATRICES, TAYLOR_KINDS
+from hies.scoring.calibration_pass import OF_THE_PASS
+from hies.scoring.statistics import METHOD_STATISTICS
 
+SCORING = [name for name, method in METHODS.items() if issubclass(method, ScoringMethod)]
 HEADS = {"a": 3, "b": 2}
 # HIS: a = 2, 6, 4; b = 10, 0. The signs would cancel if the mean came before the absolute value.
 GRADIENT = {"a": [[1.0, -5.0, 4.0], [-3.0, 7.0, -4.0]], "b": [[-10.0, 0.0], [10.0, 0.0]]}
@@ -29,10 +31,11 @@ def tensors(values):
 
 @pytest.fixture
 def statistics():
-    taylor = {f"taylor/{matrix}/{kind}": tensors(NORM) for matrix in MATRICES for kind in equations.TAYLOR}
-    groups = {GROUPS: tensors({"a": [0, 1, 2], "b": [0, 1]})}
+    taylor = {f"taylor/{matrix}/{kind}": tensors(NORM) for matrix in MATRICES for kind in TAYLOR_KINDS}
+    groups = {KEY_HEAD_OF: tensors({"a": [0, 1, 2], "b": [0, 1]})}
     others = {"output_norm": tensors(ENTROPY), "greedy": tensors(PLACES), **taylor, **groups}
-    return Statistics(dict(HEADS), 2, tensors(GRADIENT), tensors(ENTROPY), tensors(NORM), others)
+    own = {"his": tensors(GRADIENT), "ae": tensors(ENTROPY), "l2": tensors(NORM)}
+    return Statistics(dict(HEADS), 2, own | others)
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +43,26 @@ def measured():
     return collect(make("bert"), [make_batch("bert")], need=("his", "ae", "l2"))
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", SCORING)
 def test_every_criterion_keeps_the_contract(name, statistics):
-    criterion, before = CRITERIA[name](), copy.deepcopy(statistics)
+    criterion, before = METHODS[name](), copy.deepcopy(statistics)
     scores = criterion(statistics)
-    assert criterion.name == name and criterion.need <= set(STATISTICS)
+    assert criterion.name == name and criterion.need <= {*OF_THE_PASS, *METHOD_STATISTICS}
     assert {site: len(values) for site, values in scores.items()} == HEADS
     assert list(scores) == list(HEADS)
     assert all(values.dtype == torch.float64 and values.isfinite().all() for values in scores.values())
     for site, values in criterion(statistics).items():
         assert torch.equal(values, scores[site])
-    for field in ("gradient", "entropy", "weight_norm"):
-        for site, values in getattr(before, field).items():
-            torch.testing.assert_close(getattr(statistics, field)[site], values, atol=0, rtol=0, equal_nan=True)
+    for kind in before:
+        for site, values in before[kind].items():
+            torch.testing.assert_close(statistics[kind][site], values, atol=0, rtol=0, equal_nan=True)
     with pytest.raises(dataclasses.FrozenInstanceError):
         criterion.name = "other"
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", SCORING)
 def test_a_criterion_needs_what_it_declares_and_no_more(name):
-    criterion, batch = CRITERIA[name](), make_batch("bert")
+    criterion, batch = METHODS[name](), make_batch("bert")
     scores = criterion(collect(make("bert"), [batch], need=criterion.need))
     assert {len(values) for values in scores.values()} == {5}
     for missing in criterion.need:
@@ -92,7 +95,7 @@ def test_values_by_hand(name, statistics):
         "ae": {"a": [0.7, 0.5, 0.1], "b": [0.3, 0.6]},
         "l2": NORM,
     }
-    torch.testing.assert_close(CRITERIA[name]()(statistics), tensors(expected[name]))
+    torch.testing.assert_close(METHODS[name]()(statistics), tensors(expected[name]))
 
 
 def test_deficit_baseline_by_hand(statistics):
@@ -128,7 +131,7 @@ def test_hies_by_hand(how, alpha, statistics):
 def test_hies_ranks_count_equal_scores_half():
     ones = torch.ones(1, 4, dtype=torch.float64)
     his = torch.tensor([[3.0, 1.0, 1.0, 2.0]], dtype=torch.float64)
-    statistics = Statistics({"a": 4}, 1, {"a": his}, {"a": 0.5 * ones})
+    statistics = Statistics({"a": 4}, 1, {"his": {"a": his}, "ae": {"a": 0.5 * ones}})
     scores = HIES(alpha=0.5, normalize="rank")(statistics)["a"]
     torch.testing.assert_close(2 * scores - 0.5, torch.tensor([1, 1 / 6, 1 / 6, 2 / 3], dtype=torch.float64))
 
@@ -136,7 +139,7 @@ def test_hies_ranks_count_equal_scores_half():
 @pytest.mark.parametrize("how", NORMALISED)
 def test_hies_of_heads_that_are_all_alike(how):
     same = torch.full((2, 3), 0.5, dtype=torch.float64)
-    scores = HIES(alpha=0.25, normalize=how)(Statistics({"a": 3}, 2, {"a": same}, {"a": same}))["a"]
+    scores = HIES(alpha=0.25, normalize=how)(Statistics({"a": 3}, 2, {"his": {"a": same}, "ae": {"a": same}}))["a"]
     assert scores.isfinite().all() and len(scores.unique()) == 1
 
 
@@ -155,7 +158,7 @@ def test_an_unknown_normalisation_is_refused():
     "criterion", [AE(), AD(), HIES(), HIES(normalize="layer"), HIES(normalize="rank")], ids=lambda c: str(c)
 )
 def test_an_undefined_score_names_its_head(criterion, statistics):
-    statistics.entropy["b"][:, 1] = math.nan
+    statistics["ae"]["b"][:, 1] = math.nan
     with pytest.raises(HiesError, match="head 1 of site 'b'"):
         criterion(statistics)
 
@@ -189,13 +192,11 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_scores_of_a_seeded_model_have_not_changed(name, measured):
     knobs = {"alpha": 0.5} if name == "hies" else {}
-    found = rectangle(CRITERIA[name](**knobs)(measured))
+    found = torch.stack(list(METHODS[name](**knobs)(measured).values())).double()
     torch.testing.assert_close(found, torch.tensor(GOLDEN[name], dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-def test_join_and_split_are_inverse_and_a_rectangle_is_padded(statistics):
-    his = statistics.his
-    assert join(his).tolist() == [2, 6, 4, 10, 0]
-    assert {site: values.tolist() for site, values in split(join(his), his).items()} == {"a": [2, 6, 4], "b": [10, 0]}
-    assert rectangle(his)[:, :2].tolist() == [[2, 6], [10, 0]]
-    assert rectangle(his)[0, 2] == 4 and rectangle(his)[1, 2].isnan()
+def test_join_and_split_are_inverse(statistics):
+    joined = join(statistics.his)
+    assert joined.tolist() == [2, 6, 4, 10, 0]
+    assert {site: values.tolist() for site, values in split(joined, HEADS).items()} == {"a": [2, 6, 4], "b": [10, 0]}

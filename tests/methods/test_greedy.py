@@ -349,7 +349,7 @@ def test_the_criterion_removes_the_heads_in_this_order():
     scores, expected = Greedy()(alone), found_by(model, batches)
     for site, values in scores.items():
         assert torch.equal(values, expected[site]) and torch.equal(values, Greedy()(together)[site])
-        assert torch.equal(together.gradient[site], collect(model, batches, need=("his",)).gradient[site])
+        assert torch.equal(together["his"][site], collect(model, batches, need=("his",))["his"][site])
     for count in range(10):
         removed = select(scores, count / 9)
         assert sorted(scores[site][head] for site, heads in removed.items() for head in heads) == list(range(count))

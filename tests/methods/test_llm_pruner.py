@@ -11,11 +11,11 @@ from conftest import LENGTHS, make, make_batch
 
 from hies import HiesError, Statistics, UnsupportedModelError, collect, find_sites, masked, prune
 from hies.efficiency.cost import count
-from hies.methods.llm_pruner.block import LLMPrunerBlock
+from hies.methods import Calibration
+from hies.methods.llm_pruner.block import MATRICES, LLMPrunerBlock
 from hies.methods.llm_pruner.channel import LLMPrunerChannel
 from hies.methods.llm_pruner.channels import Reading, Writing, attention_modules, one_stream, without_channels
-from hies.methods.llm_pruner.taylor import MATRICES, channel_saliences, head_saliences
-from hies.methods.method import Calibration
+from hies.methods.llm_pruner.taylor import channel_saliences, head_saliences
 from hies.scoring.losses import default_loss
 
 DOUBLE = torch.float64
@@ -360,7 +360,7 @@ def statistics_of(kind, absolute):
         others[f"taylor/{matrix}/{other}"] = {
             s: v if other == kind else torch.full_like(v, 77) for s, v in values.items()
         }
-    return Statistics({"a": 4, "b": 2}, 3, others=others)
+    return Statistics({"a": 4, "b": 2}, 3, others)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -382,7 +382,7 @@ def test_block_scores_by_hand(kind, reduction):
 
 def test_block_needs_the_taylor_statistic_and_no_other():
     criterion, model = LLMPrunerBlock(), make("llama_grouped")
-    assert criterion.need == {"taylor"} and criterion.selects
+    assert criterion.need == {"taylor"}
     scores = criterion(collect(model, [make_batch("llama_grouped")], need=criterion.need))
     for values in scores.values():
         first, second = values.unflatten(0, (2, 3))

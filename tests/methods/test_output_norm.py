@@ -29,7 +29,7 @@ NEED = ("output_norm",)
 
 
 def norms_of(statistics):
-    return statistics.examples_of("output_norm")
+    return statistics["output_norm"]
 
 
 # --- output norm ------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_it_takes_no_labels_and_disturbs_no_other_statistic():
     without, together = (collect(model, [batch], need) for need in (("his", "ae"), ("his", "ae", *NEED)))
     for site in alone.heads:
         for name, other in (("output_norm", alone), ("his", without), ("ae", without)):
-            assert torch.equal(together.examples_of(name)[site], other.examples_of(name)[site])
+            assert torch.equal(together[name][site], other[name][site])
     with pytest.raises(HiesError, match=r"'output_norm' was not collected.*need=\('output_norm',\)"):
         norms_of(without)
 
@@ -187,7 +187,7 @@ def test_half_precision_neither_overflows_nor_rounds():
 
 def test_small_outputs_go_first():
     norms = torch.tensor([[1.0, 6.0, 3.0], [5.0, 2.0, math.nan]], dtype=torch.float64)
-    scores = OutputNorm()(Statistics({"a": 3}, 2, others={"output_norm": {"a": norms}}))
+    scores = OutputNorm()(Statistics({"a": 3}, 2, {"output_norm": {"a": norms}}))
     assert scores["a"].tolist() == [3, 4, 3]
     assert [select(scores, ratio)["a"] for ratio in (1 / 3, 2 / 3)] == [[0], [0, 2]]
 
@@ -224,7 +224,7 @@ def test_fisher_information_is_that_of_a_loop_of_backward_passes(name):
 
 def test_fisher_information_by_hand():
     gradient = torch.tensor([[1.0, -5.0, 0.0], [-3.0, 1.0, 0.0]], dtype=torch.float64)
-    assert Fisher()(Statistics({"a": 3}, 2, {"a": gradient}))["a"].tolist() == [5, 13, 0]
+    assert Fisher()(Statistics({"a": 3}, 2, {"his": {"a": gradient}}))["a"].tolist() == [5, 13, 0]
 
 
 # --- HIES on output norms ---------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def statistics():
     norms, entropy = (
         {site: torch.tensor(rows, dtype=torch.float64) for site, rows in given.items()} for given in (NORMS, ENTROPY)
     )
-    return Statistics({"a": 2, "b": 3}, 2, entropy=entropy, others={"output_norm": norms})
+    return Statistics({"a": 2, "b": 3}, 2, {"ae": entropy, "output_norm": norms})
 
 
 @pytest.mark.parametrize("alpha", [0, 0.3, 0.9])
@@ -265,7 +265,7 @@ def test_output_norm_and_entropy_of_a_model():
         values = values.mean(0)
         return (values - values.min()) / (values.max() - values.min())
 
-    norms, spread = (scaled(torch.cat(list(statistics.examples_of(name).values()), 1)) for name in (*NEED, "ae:gini"))
+    norms, spread = (scaled(torch.cat(list(statistics[name].values()), 1)) for name in (*NEED, "ae:gini"))
     found = torch.cat(list(criterion(statistics).values()))
     torch.testing.assert_close(found, 0.4 * norms + 0.6 * (1 - spread))
 

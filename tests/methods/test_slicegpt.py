@@ -12,13 +12,14 @@ from checks import Double
 from conftest import LENGTHS, make, make_batch
 
 import hies
-from hies import HiesError, UnsupportedModelError, equations
+from hies import HiesError, UnsupportedModelError
 from hies.batching import Encoded
 from hies.efficiency.cost import count
-from hies.methods.method import Calibration
-from hies.methods.slicegpt import family_of, sliced, tuning
-from hies.methods.slicegpt.bases import reflections
+from hies.methods import Calibration
+from hies.methods.slicegpt import tuning
+from hies.methods.slicegpt.bases import principal_basis, reflections, second_moment
 from hies.methods.slicegpt.calls import record
+from hies.methods.slicegpt.model import family_of, sliced
 from hies.methods.slicegpt.modules import SlicedNorm
 from hies.methods.slicegpt.slicegpt import SliceGPT
 
@@ -62,17 +63,17 @@ def tokens(generator):
 
 def test_the_second_moment_is_the_mean_outer_product(tokens):
     expected = sum(np.outer(row, row) for row in tokens.numpy()) / 29
-    found = equations.second_moment([tokens[:10].float().double(), tokens[10:]])
+    found = second_moment([tokens[:10].float().double(), tokens[10:]])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    np.testing.assert_allclose(equations.second_moment([tokens]), expected, rtol=1e-13)
-    assert equations.second_moment([tokens.float()]).dtype == torch.float64
+    np.testing.assert_allclose(second_moment([tokens]), expected, rtol=1e-13)
+    assert second_moment([tokens.float()]).dtype == torch.float64
 
 
 def test_the_axes_are_those_of_numpy_whatever_the_damping(tokens):
-    moment = equations.second_moment([tokens])
+    moment = second_moment([tokens])
     expected = np.linalg.eigvalsh(moment)[::-1]
     for damping in (0.0, 0.01, 3.0):
-        values, basis = equations.principal_basis(moment, damping)
+        values, basis = principal_basis(moment, damping)
         np.testing.assert_allclose(values, expected + damping * np.diag(moment).mean(), rtol=1e-12)
         np.testing.assert_allclose(basis.T @ basis, np.eye(7), atol=1e-13)
         np.testing.assert_allclose(moment @ basis, basis * torch.tensor(expected.copy()), atol=1e-11)
@@ -82,10 +83,10 @@ def test_the_axes_are_those_of_numpy_whatever_the_damping(tokens):
 
 def test_no_token_and_no_finite_signal_are_refused(tokens):
     with pytest.raises(HiesError, match="no tokens"):
-        equations.second_moment([tokens[:0]])
+        second_moment([tokens[:0]])
     tokens[3, 2] = torch.nan
     with pytest.raises(HiesError, match="not finite"):
-        equations.second_moment([tokens])
+        second_moment([tokens])
 
 
 # --- nothing cut ---

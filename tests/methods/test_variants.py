@@ -11,7 +11,8 @@ from hies import HiesError, Statistics, attention_entropy, collect, equations
 from hies.heads.attention import handling
 from hies.methods import AD, AE, HIES, HIS
 from hies.scoring.arrays import from_arrays, to_arrays
-from hies.scoring.entropy_kinds import KINDS, Entropy, entropy_named
+from hies.scoring.entropy_kinds import ENTROPIES as KINDS
+from hies.scoring.entropy_kinds import Entropy, entropy_named
 
 ENTROPIES = [
     Entropy(),
@@ -106,8 +107,8 @@ def test_all_entropies_come_from_one_pass_and_do_not_disturb_each_other(name):
     model, batch = make(name), make_batch(name)
     together = collect(model, [batch], need=[*NAMES, "his"])
     for need in NAMES:
-        alone = collect(model, [batch], need=(need,)).examples_of(need)
-        for site, values in together.examples_of(need).items():
+        alone = collect(model, [batch], need=(need,))[need]
+        for site, values in together[need].items():
             assert values.shape == (3, together.heads[site])
             torch.testing.assert_close(values, alone[site], rtol=0, atol=0)
 
@@ -115,7 +116,7 @@ def test_all_entropies_come_from_one_pass_and_do_not_disturb_each_other(name):
 @pytest.mark.parametrize("entropy", ENTROPIES, ids=NAMES)
 def test_the_entropy_of_a_model_is_that_of_its_eager_weights(entropy):
     model, batch = make("bert").eval(), make_batch("bert")
-    found = collect(model, [batch], need=(entropy.need,)).spread(entropy)
+    found = collect(model, [batch], need=(entropy.need,)).mean_entropy(entropy)
     for values, weights in zip(found.values(), eager_attentions(model, batch), strict=True):
         expected = torch.zeros(5, dtype=torch.float64)
         for example, length in enumerate(batch["attention_mask"].sum(1).tolist()):
@@ -145,8 +146,8 @@ def test_the_gradient_of_a_token_is_that_of_its_output(name):
     for site, calls in outputs.items():
         felt = [(call * call.grad).sum(-1) for call in calls]  # [rows, tokens, heads]
         per_example = torch.cat([one.unflatten(0, (3, -1)).flatten(1, 2) for one in felt], dim=1)
-        torch.testing.assert_close(found.others["his_token"][site], per_example.abs().sum(1), rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(found.gradient[site], per_example.sum(1), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found["his_token"][site], per_example.abs().sum(1), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found["his"][site], per_example.sum(1), rtol=1e-9, atol=1e-12)
 
 
 def plain_losses(model, batch):
@@ -159,9 +160,9 @@ def test_asking_for_tokens_changes_nothing_else():
     model, batch = make("bert", torch.float64), make_batch("bert")
     plain, tokens = collect(model, [batch]), collect(model, [batch], need=("his", "his_token", "ae"))
     for site in plain.heads:
-        torch.testing.assert_close(plain.gradient[site], tokens.gradient[site], rtol=1e-9, atol=1e-12)
-        assert torch.equal(plain.entropy[site], tokens.entropy[site])
-        assert (tokens.others["his_token"][site] >= tokens.gradient[site].abs() - 1e-12).all()
+        torch.testing.assert_close(plain["his"][site], tokens["his"][site], rtol=1e-9, atol=1e-12)
+        assert torch.equal(plain["ae"][site], tokens["ae"][site])
+        assert (tokens["his_token"][site] >= tokens["his"][site].abs() - 1e-12).all()
 
 
 GRADIENT = torch.tensor([[1.0, -5.0], [-3.0, 7.0], [2.0, 1.0], [4.0, -1.0], [-6.0, 0.0]], dtype=torch.float64)
@@ -180,7 +181,7 @@ GRADIENT = torch.tensor([[1.0, -5.0], [-3.0, 7.0], [2.0, 1.0], [4.0, -1.0], [-6.
 )
 def test_reductions_by_hand(options, expected):
     tokens = torch.tensor([[1.0, 3.0], [3.0, 5.0]], dtype=torch.float64)
-    statistics = Statistics({"a": 2}, 5, {"a": GRADIENT}, others={"his_token": {"a": tokens}})
+    statistics = Statistics({"a": 2}, 5, {"his": {"a": GRADIENT}, "his_token": {"a": tokens}})
     torch.testing.assert_close(HIS(**options)(statistics)["a"], torch.tensor(expected, dtype=torch.float64))
 
 
@@ -203,8 +204,10 @@ def test_combinations_by_hand():
     statistics = Statistics(
         {"a": 3},
         1,
-        {"a": torch.tensor([[0.0, 1.0, 4.0]], dtype=torch.float64)},
-        {"a": torch.tensor([[0.2, 0.6, 0.4]], dtype=torch.float64)},
+        {
+            "his": {"a": torch.tensor([[0.0, 1.0, 4.0]], dtype=torch.float64)},
+            "ae": {"a": torch.tensor([[0.2, 0.6, 0.4]], dtype=torch.float64)},
+        },
     )
     felt, spread = [0.0, 0.25, 1.0], [0.0, 1.0, 0.5]
     for name, formula in {
@@ -240,11 +243,11 @@ def test_a_variant_is_named_in_the_knobs_and_the_paper_is_not(criterion, knobs):
 def test_statistics_of_variants_survive_the_cache():
     found = collect(make("bert"), [make_batch("bert")], need=("his_token", "ae:min", "ae:renyi-2", "l2"))
     back = from_arrays(to_arrays(found))
-    assert back.heads == found.heads and back.others.keys() == found.others.keys()
-    for name, tensors in found.others.items():
-        for site, values in tensors.items():
+    assert back.heads == found.heads and set(back) == set(found)
+    for name in found:
+        for site, values in found[name].items():
             torch.testing.assert_close(back.others[name][site], values, rtol=0, atol=0, equal_nan=True)
-    assert not back.entropy and back.gradient.keys() == found.gradient.keys()
+    assert "ae" not in back and back["his"].keys() == found["his"].keys()
 
 
 def test_every_kind_is_tested():

@@ -44,7 +44,7 @@ def batches_of(name):
 
 def examples(statistics, names):
     """Every statistic before the mean over examples, {(statistic, site): [examples, heads]}."""
-    found = {name: statistics.examples_of(name) for name in names}
+    found = {name: statistics[name] for name in names}
     return {(name, site): values for name, sites in found.items() for site, values in sites.items()}
 
 

@@ -90,8 +90,8 @@ def test_importance_is_the_finite_difference_of_a_gate(name, side):
         width = getattr(projection, "in_features", projection.weight.shape[0]) // heads
         columns = [finite_difference(model, name, batch, site, head, width) for head in range(heads)]
         expected.append(torch.stack(columns, dim=1))
-        found.append(statistics.gradient[site])
-        torch.testing.assert_close(statistics.his[site], statistics.gradient[site].abs().mean(0))
+        found.append(statistics["his"][site])
+        torch.testing.assert_close(statistics.his[site], statistics["his"][site].abs().mean(0))
     found, expected = torch.cat(found, 1), torch.cat(expected, 1)
     assert expected.abs().min() > 1e-9  # every gate is felt
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
@@ -108,8 +108,8 @@ def test_padding_on_either_side_changes_no_importance(name, side, attention):
         batch["position_ids"] = (real.cumsum(1) - 1).clamp(min=0)
     alone = [{key: value[i : i + 1, real[i]] for key, value in batch.items()} for i in range(len(real))]
     padded, expected = collect(model, [batch], need=("his",)), collect(model, alone, need=("his",))
-    for site, gradient in expected.gradient.items():
-        torch.testing.assert_close(padded.gradient[site], gradient, rtol=1e-3, atol=1e-5)
+    for site, gradient in expected["his"].items():
+        torch.testing.assert_close(padded["his"][site], gradient, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel"])
@@ -128,7 +128,7 @@ def test_a_wrapped_model_has_the_importance_of_the_model_inside(name, wrap):
 
 def test_importance_of_a_batch_is_not_the_gradient_of_its_sum():
     statistics = collect(make("bert"), [make_batch("bert")], need=("his",))
-    for site, gradient in statistics.gradient.items():
+    for site, gradient in statistics["his"].items():
         assert (statistics.his[site] - gradient.sum(0).abs() / len(gradient)).max() > 1e-4
 
 
@@ -187,10 +187,10 @@ def test_entropy_is_that_of_the_eager_weights(name, side):
     calls = defaultdict(list)
     for number, weights in enumerate(eager_attentions(model, batch)):
         calls[list(statistics.heads)[number % len(statistics.heads)]].append(weights)
-    assert calls.keys() == statistics.entropy.keys()
+    assert calls.keys() == statistics["ae"].keys()
     for site, weights in calls.items():
         expected = plain_entropy(weights, real_tokens(name, site, batch))
-        np.testing.assert_allclose(statistics.entropy[site], expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(statistics["ae"][site], expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(statistics.ae[site], expected.mean(0), atol=1e-5, rtol=0)
         assert expected.std() > 1e-3  # the heads differ, so the comparison says something
 
@@ -204,8 +204,8 @@ def test_without_padding_the_mask_may_be_left_out():
         bare = {key: value for key, value in batch.items() if key != "attention_mask"}
         one, two = collect(model, [batch]), collect(model, [bare])
         for site in one.heads:
-            torch.testing.assert_close(one.entropy[site], two.entropy[site], atol=1e-5, rtol=0)
-            torch.testing.assert_close(one.gradient[site], two.gradient[site], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(one["ae"][site], two["ae"][site], atol=1e-5, rtol=0)
+            torch.testing.assert_close(one["his"][site], two["his"][site], atol=1e-5, rtol=1e-4)
 
 
 def test_entropy_counts_the_prompt_whether_or_not_it_is_labelled():
@@ -215,15 +215,15 @@ def test_entropy_counts_the_prompt_whether_or_not_it_is_labelled():
         answers[:, :3] = -100
         one, two = collect(model, [batch]), collect(model, [{**batch, "labels": answers}])
         for site in one.heads:
-            torch.testing.assert_close(one.entropy[site], two.entropy[site])
-            assert (one.gradient[site] - two.gradient[site]).abs().max() > 1e-4
+            torch.testing.assert_close(one["ae"][site], two["ae"][site])
+            assert (one["his"][site] - two["his"][site]).abs().max() > 1e-4
 
 
 def test_an_example_of_one_token_has_no_entropy_and_does_not_count():
     model, batch = make("bert"), make_batch("bert")
     batch["attention_mask"][1, 1:] = 0
     statistics = collect(model, [batch], need=("ae",))
-    for site, entropy in statistics.entropy.items():
+    for site, entropy in statistics["ae"].items():
         assert entropy[1].isnan().all() and entropy[[0, 2]].isfinite().all()
         torch.testing.assert_close(statistics.ae[site], entropy[[0, 2]].mean(0))
 
@@ -267,12 +267,12 @@ def test_scores_do_not_depend_on_the_batch_size(name):
     alone, some, together = (collect(model, in_batches(examples, size)) for size in (1, 7, 32))
     assert alone.examples == some.examples == together.examples == 32
     for site in alone.heads:
-        assert alone.gradient[site].shape == alone.entropy[site].shape == (32, alone.heads[site])
+        assert alone["his"][site].shape == alone["ae"][site].shape == (32, alone.heads[site])
         scale = float(alone.his[site].max())
         for other in (some, together):
             torch.testing.assert_close(other.his[site], alone.his[site], atol=1e-5 * scale, rtol=1e-5)
             torch.testing.assert_close(other.ae[site], alone.ae[site], atol=1e-5, rtol=0)
-            torch.testing.assert_close(other.entropy[site], alone.entropy[site], atol=1e-5, rtol=0, equal_nan=True)
+            torch.testing.assert_close(other["ae"][site], alone["ae"][site], atol=1e-5, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["swin", "albert", "llava", "gemma2"])
@@ -281,9 +281,9 @@ def test_an_example_is_measured_alike_alone_and_in_a_batch(name):
     together = collect(model, [batch])
     alone = collect(model, [{key: value[i : i + 1] for key, value in batch.items()} for i in range(3)])
     for site in together.heads:
-        torch.testing.assert_close(together.entropy[site], alone.entropy[site], atol=1e-5, rtol=0)
-        torch.testing.assert_close(together.gradient[site], alone.gradient[site], atol=1e-5, rtol=1e-4)
-        assert together.entropy[site].std(0).min() > 1e-4  # the examples differ
+        torch.testing.assert_close(together["ae"][site], alone["ae"][site], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together["his"][site], alone["his"][site], atol=1e-5, rtol=1e-4)
+        assert together["ae"][site].std(0).min() > 1e-4  # the examples differ
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -421,7 +421,7 @@ def test_an_input_that_is_not_finite_names_its_example_and_is_not_taken_for_padd
 def test_a_query_that_sees_one_key_is_not_taken_for_one_that_is_not_finite():
     one = {"input_ids": torch.tensor([[5]]), "attention_mask": torch.tensor([[1]]), "labels": torch.tensor([1])}
     found = collect(make("bert"), [make_batch("bert"), one], ("ae",))
-    assert all(values[3].isnan().all() and values[:3].isfinite().all() for values in found.entropy.values())
+    assert all(values[3].isnan().all() and values[:3].isfinite().all() for values in found["ae"].values())
 
 
 def test_layers_are_computed_again_for_taylor_too(monkeypatch):
@@ -436,8 +436,8 @@ def test_layers_are_computed_again_for_taylor_too(monkeypatch):
     model, batch = make("llama", torch.float64), make_batch("llama")
     plain, found = (collect(model, [batch], ("taylor", "greedy"), checkpoint=value) for value in (False, True))
     assert calls.count(True) >= 2 * len(batch["labels"])  # both layers of every example
-    for name, tensors in plain.others.items():
-        assert all(torch.equal(found.others[name][site], values) for site, values in tensors.items())
+    for name in plain:
+        assert all(torch.equal(found[name][site], values) for site, values in plain[name].items())
 
 
 def test_gradients_inside_inference_mode_are_refused():

@@ -143,14 +143,14 @@ def check_scored(name, side):
         generator = torch.Generator().manual_seed(11)
         ways = {s: torch.randn(n, generator=generator, dtype=torch.float64) for s, n in found.heads.items()}
         assert min(float(his.min()) for his in found.his.values()) > 1e-9  # every gate is felt
-        slope = sum(found.gradient[site] @ way for site, way in ways.items())
+        slope = sum(found["his"][site] @ way for site, way in ways.items())
         torch.testing.assert_close(slope, finite_difference(model, batch, ways), rtol=1e-5, atol=1e-8)
         with eager(model) as weights:
             run(model, batch)
-    assert weights.keys() == found.entropy.keys()
+    assert weights.keys() == found["ae"].keys()
     for site, calls in weights.items():
         expected = entropy_of(calls, real_tokens(site, calls[0].shape[2], batch), len(slope))
-        torch.testing.assert_close(found.entropy[site], expected, atol=1e-7, rtol=0, equal_nan=True)
+        torch.testing.assert_close(found["ae"][site], expected, atol=1e-7, rtol=0, equal_nan=True)
         assert expected.nan_to_num().std() > 1e-4  # the heads differ, so the comparison says something
 
 

@@ -19,20 +19,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hies.errors import HiesError
 from hies.heads.attention import AttentionCall, evaluating, find_sites, handling
 from hies.heads.forwards import wrapped
-from hies.heads.sites import SiteTensors
-from hies.pruning.selection import Head
+from hies.heads.sites import Head, SiteTensors
+from hies.methods.greedy.greedy import greedy_passes
 from hies.scoring.losses import Loss, inputs_of
-
-
-def searched(heads: int) -> int:
-    """How many passes over the calibration set a search among so many heads takes."""
-    return heads * (heads + 1) // 2 - 1
 
 
 def removal_order(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], loss: Loss, progress: bool = False
 ) -> dict[str, SiteTensors]:
-    """The place of every head in the order of greedy removal.
+    """Returns the place of every head in the order of greedy removal.
 
     The first to go is the head whose removal (its output at zero) gives the lowest mean loss over the calibration set,
     the next is that whose removal besides gives the lowest, and so on; of equal losses the first head by position. What
@@ -51,20 +46,21 @@ def removal_order(
         HiesError: a loss that is not finite or not one for each example, or a batch with past_key_values.
     """
     passes = _Passes(model, list(batches), loss)
-    left = [(site, head) for site, heads in passes.heads.items() for head in range(heads)]
+    candidates = [(site, head) for site, heads in passes.heads.items() for head in range(heads)]
     order: list[Head] = []
-    bar = tqdm(total=searched(len(left)), desc="greedy removal", unit="head", disable=None if progress else True)
+    total = greedy_passes(len(candidates))
+    bar = tqdm(total=total, desc="greedy removal", unit="head", disable=None if progress else True)
     with bar, passes.opened():
-        while len(left) > 1:
+        while len(candidates) > 1:
             passes.settle()
             losses = []
-            for site, head in left:
+            for site, head in candidates:
                 losses.append(passes.without(site, head))
                 bar.update()
-            order.append(left.pop(losses.index(min(losses))))
+            order.append(candidates.pop(losses.index(min(losses))))
             passes.remove(*order[-1])
     places = {site: torch.empty(heads, dtype=torch.float64) for site, heads in passes.heads.items()}
-    for place, (site, head) in enumerate([*order, *left]):
+    for place, (site, head) in enumerate([*order, *candidates]):
         places[site][head] = place
     return {"greedy": places}
 

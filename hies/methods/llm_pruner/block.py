@@ -1,42 +1,48 @@
 """LLM-Pruner, block-wise (Ma et al. 2023, arXiv 2305.11627), on the attention alone: whole heads go."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
+import hies
+from hies.errors import HiesError, ParameterError, check_choice
+from hies.heads.sites import Removed, Site, SiteTensors
+from hies.methods.base import Method, ScoringMethod
+from hies.pruning.selection import Groups, Score, Selection, group_sizes
+from hies.scoring.statistics import MethodStatistic, Statistics, register_statistic
 
-from hies import equations
-from hies.errors import HiesError
-from hies.heads.sites import Removed, SiteTensors
-from hies.methods.base import Criterion
-from hies.methods.llm_pruner.taylor import GROUPS, MATRICES
-from hies.pruning.selection import Groups, Selection
-from hies.scoring.statistics import Statistics
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TAYLOR_KINDS = ("vectorised", "first", "second", "mixed")  # of `hies.equations.taylor_salience`
+GROUP_REDUCTIONS = ("sum", "mean", "max", "product")  # of `hies.equations.group_salience`
+MATRICES = ("query", "key", "value", "output")
+KEY_HEAD_OF = "taylor/groups"  # the statistic that says which key/value head each query head has
 
 
 def check_saliences(taylor: str, reduction: str) -> None:
-    """Raise HiesError where a knob of LLM-Pruner is not one of its values."""
-    for name, value, known in (("taylor", taylor, equations.TAYLOR), ("reduction", reduction, equations.REDUCTIONS)):
-        if value not in known:
-            raise HiesError(f"criterion.{name} is {value!r}; use {', '.join(known)}.")
+    """Raises ParameterError where a knob of LLM-Pruner is not one of its values."""
+    check_choice("taylor", taylor, TAYLOR_KINDS)
+    check_choice("reduction", reduction, GROUP_REDUCTIONS)
 
 
 @dataclass(frozen=True)
-class LLMPrunerBlock(Criterion):
+class LLMPrunerBlock(ScoringMethod):
     """Score = Taylor salience of a head's rows of the query, key and value and its columns of the output matrix.
 
-    taylor: `vectorised`, `first` (the published code's default), `second` or `mixed`, see
-    `hies.equations.taylor_salience`. reduction: of the four matrices, `sum`, `mean`, `max` or `product`. local: every
-    layer that is pruned loses the same share (the published default); else all of their heads are ranked together.
-    keep_first, keep_last: so many layers (sites, in order) stay whole; keep_first null: the HIES paper's 3, and in
-    models of fewer than 12 layers a quarter of them, at least 1.
+    Attributes:
+        taylor: `vectorised`, `first` (the published code's default), `second` or `mixed`, see
+            `hies.equations.taylor_salience`.
+        reduction: of the four matrices, `sum`, `mean`, `max` or `product`.
+        local: every layer that is pruned loses the same share (the published default); else all of their heads are
+            ranked together.
+        keep_first: the first N layers (sites, in order) stay whole; None: the HIES paper's 3, and in models of fewer
+            than 12 layers a quarter of them, at least 1.
+        keep_last: the last N layers stay whole.
     """
 
     name: ClassVar[str] = "llm_pruner_block"
     needs: ClassVar[frozenset[str]] = frozenset({"taylor"})
-    selects: ClassVar[bool] = True
 
     taylor: str = "first"
     reduction: str = "sum"
@@ -48,65 +54,90 @@ class LLMPrunerBlock(Criterion):
         check_saliences(self.taylor, self.reduction)
         for name in ("keep_first", "keep_last"):
             value = getattr(self, name)
-            chosen = value is None and name == "keep_first"
-            if not chosen and not (isinstance(value, int) and value >= 0):
-                raise HiesError(f"criterion.{name} is {value}; it must be 0 or more whole layers.")
+            by_depth = value is None and name == "keep_first"
+            if not by_depth and not (isinstance(value, int) and value >= 0):
+                raise ParameterError(name, value, "it must be 0 or more whole layers")
 
     def score(self, statistics: Statistics) -> SiteTensors:
-        """The salience of each head's key/value group, non-negative."""
-        parts = [statistics.examples_of(f"taylor/{matrix}/{self.taylor}") for matrix in MATRICES]
-        groups = statistics.examples_of(GROUPS)
-        return {
-            site: self._of_site(torch.stack([part[site] for part in parts]), index.long())
-            for site, index in groups.items()
-        }
+        """Returns the salience of each head's key/value group, non-negative."""
+        parts = [statistics[f"taylor/{matrix}/{self.taylor}"] for matrix in MATRICES]
+        key_heads = statistics[KEY_HEAD_OF]
+        return {site: self._of_site([part[site] for part in parts], index.long()) for site, index in key_heads.items()}
 
-    def _of_site(self, saliences: Tensor, groups: Tensor) -> Tensor:
-        """Saliences by matrix and head, [matrices, heads] -> those of the heads' groups [heads]."""
-        joint = saliences.new_zeros(len(saliences), int(groups.max()) + 1).index_add(1, groups, saliences)
-        return equations.group_salience(joint, self.reduction)[groups]
+    def _of_site(self, parts: "list[Tensor]", groups: "Tensor") -> "Tensor":
+        """Returns the saliences of the heads' groups, [heads], from those of each matrix by head, [heads]."""
+        sums = [part.new_zeros(int(groups.max()) + 1).index_add(0, groups, part) for part in parts]  # [groups] each
+        return hies.equations.group_salience(sums, self.reduction)[groups]
+
+    def check_selection(self, selection: Selection) -> None:
+        """Refuses every rule but the defaults, see `Method.check_selection`."""
+        Method.check_selection(self, selection)
+
+    def masks(
+        self, score: Score, ratios: Sequence[float], selection: Selection, sites: Mapping[str, Site]
+    ) -> dict[float, Removed]:
+        """Returns the heads that are removed at each ratio that can be, in whole key/value groups.
+
+        Raises:
+            HiesError: none of the ratios can be, see `select`.
+        """
+        scores, groups, ascending = score({}), group_sizes(sites), sorted(ratios)
+        heads = {site: len(values) for site, values in scores.items()}
+        removable, total = round(self.most(heads) * sum(heads.values())), sum(heads.values())
+        possible = [ratio for ratio in ascending if hies.equations.removal_count(ratio, total) <= removable]
+        return {ratio: self.select(scores, ratio, groups) for ratio in possible or ascending[:1]}
 
     def select(self, scores: SiteTensors, ratio: float, groups: Groups) -> Removed:
-        """round(ratio * heads) heads of the model, all from layers that are not kept; whole groups where given.
+        """Returns round(ratio * heads) heads of the model, all from layers that do not stay whole.
 
         Heads of one group have one score, so without `groups` they go one after the other.
 
+        Args:
+            scores: {site: [heads]}.
+            ratio: share of the model's heads that is removed.
+            groups: as in `hies.select`.
+
         Raises:
-            HiesError: the layers that are not kept have too few heads, or there is no such layer.
+            HiesError: the layers that do not stay whole have too few heads, or there is no such layer.
         """
         heads = {site: len(values) for site, values in scores.items()}
-        sites, total = self._pruned(heads), sum(heads.values())
-        there, count = sum(heads[site] for site in sites), equations.removal_count(ratio, total)
-        if count > there:
-            raise HiesError(
-                f"ratio is {ratio}, {count} of {total} heads, but {self.name} can remove at most {there} "
-                "of this model; give a smaller ratio, or keep fewer layers (criterion.keep_first, criterion.keep_last)."
+        sites, total = self._prunable(heads), sum(heads.values())
+        removable, count = sum(heads[site] for site in sites), hies.equations.removal_count(ratio, total)
+        if count > removable:
+            raise ParameterError(
+                "ratio",
+                ratio,
+                f"it removes {count} of {total} heads, but {self.name} can remove at most {removable} of this model; "
+                "give a smaller ratio, or keep fewer layers (keep_first, keep_last)",
             )
         rules = Selection("layer" if self.local else "global")
-        mine = {site: size for site, size in groups.items() if site in sites}
-        return rules.select({site: scores[site] for site in sites}, count / there, mine)
+        prunable_groups = {site: size for site, size in groups.items() if site in sites}
+        return rules.select({site: scores[site] for site in sites}, count / removable, prunable_groups)
 
     def most(self, heads: Mapping[str, int]) -> float:
-        """The share of the heads that lie in layers that are not kept.
+        """Returns the share of the heads that lie in layers that do not stay whole.
 
         Raises:
             HiesError: there is no such layer.
         """
-        return sum(heads[site] for site in self._pruned(heads)) / sum(heads.values())
+        return sum(heads[site] for site in self._prunable(heads)) / sum(heads.values())
 
-    def _first(self, layers: int) -> int:
-        """How many of the first layers stay whole."""
-        if self.keep_first is not None:
-            return self.keep_first
-        return min(3, max(layers // 4, 1))
-
-    def _pruned(self, heads: Mapping[str, int]) -> list[str]:
-        """The sites that are not kept."""
-        first = self._first(len(heads))
+    def _prunable(self, heads: Mapping[str, int]) -> list[str]:
+        """Returns the sites that do not stay whole."""
+        first = min(3, max(len(heads) // 4, 1)) if self.keep_first is None else self.keep_first
         sites = list(heads)[first : max(len(heads) - self.keep_last, 0)]
         if not sites:
             raise HiesError(
                 f"{self.name} keeps the first {first} and the last {self.keep_last} layers whole, but the model has "
-                f"{len(heads)}; set criterion.keep_first and criterion.keep_last so that a layer is left to prune."
+                f"{len(heads)}; set keep_first and keep_last so that a layer is left to prune."
             )
         return sites
+
+
+def _collect(*arguments: Any) -> dict[str, SiteTensors]:
+    from hies.methods.llm_pruner.taylor import head_saliences
+
+    return head_saliences(*arguments)
+
+
+register_statistic(MethodStatistic("taylor", _collect))

@@ -3,18 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+import hies
+from hies.methods.base import Calibration, Method
+from hies.methods.llm_pruner.block import MATRICES, check_saliences
 
-from hies import equations
-from hies.methods.llm_pruner.block import check_saliences
-from hies.methods.llm_pruner.channels import one_stream, without_channels
-from hies.methods.llm_pruner.taylor import MATRICES, channel_saliences
-from hies.methods.method import Calibration, Method
-from hies.scoring.losses import default_loss
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,11 @@ class LLMPrunerChannel(Method):
     """The channels of the residual stream that matter least to all attention layers together go, the same everywhere.
 
     A channel is a column of the query, key and value matrices and a row of the output matrix of every site; heads stay
-    as they are, and so do channels outside the attention. taylor, reduction: as in `LLMPrunerBlock`, with all sites'
-    saliences of a matrix summed before the reduction.
+    as they are, and so do channels outside the attention.
+
+    Attributes:
+        taylor: as in `LLMPrunerBlock`.
+        reduction: as in `LLMPrunerBlock`, with all sites' saliences of a matrix summed before it.
     """
 
     name: ClassVar[str] = "llm_pruner_channel"
@@ -34,26 +34,34 @@ class LLMPrunerChannel(Method):
     def __post_init__(self) -> None:
         check_saliences(self.taylor, self.reduction)
 
-    def check(self, model: PreTrainedModel) -> None:
-        """Refuse a model whose attention does not read and write one residual stream, see `one_stream`.
+    def check(self, model: "PreTrainedModel") -> None:
+        """Refuses a model whose attention does not read and write one residual stream.
 
         Raises:
-            UnsupportedModelError: it does not; found by the model's code and the shapes of its weights alone.
+            UnsupportedModelError: it does not, by the model's code and the shapes of its weights alone.
         """
+        from hies.methods.llm_pruner.channels import one_stream
+
         one_stream(model)
 
-    def saliences(self, model: PreTrainedModel, calibration: Calibration) -> Tensor:
-        """One number for every channel of the residual stream, non-negative, float64 [channels]."""
-        found = channel_saliences(model, one_stream(model), calibration.batches, default_loss(model))
-        return equations.group_salience(
-            torch.stack([found[f"{matrix}/{self.taylor}"] for matrix in MATRICES]), self.reduction
+    def saliences(self, model: "PreTrainedModel", calibration: Calibration) -> "Tensor":
+        """Returns one number for every channel of the residual stream, non-negative, float64 [channels]."""
+        from hies.methods.llm_pruner.channels import one_stream
+        from hies.methods.llm_pruner.taylor import channel_saliences
+        from hies.scoring.losses import default_loss
+
+        by_name = channel_saliences(model, one_stream(model), calibration.batches, default_loss(model))
+        return hies.equations.group_salience(
+            [by_name[f"{matrix}/{self.taylor}"] for matrix in MATRICES], self.reduction
         )
 
     @contextlib.contextmanager
-    def pruned(self, model: PreTrainedModel, calibration: Calibration, ratio: float) -> Iterator[PreTrainedModel]:
-        """`model` with round(ratio * channels) channels cut out of its attention, ties by position; see `Method`."""
+    def pruned(self, model: "PreTrainedModel", calibration: Calibration, ratio: float) -> "Iterator[PreTrainedModel]":
+        """Gives `model` with round(ratio * channels) channels cut out of its attention, ties by position."""
+        from hies.methods.llm_pruner.channels import one_stream, without_channels
+
         sites = one_stream(model)
         saliences = self.saliences(model, calibration)
-        gone = saliences.argsort(stable=True)[: equations.removal_count(ratio, len(saliences))]
-        with without_channels(sites, gone):
+        removed = saliences.argsort(stable=True)[: hies.equations.removal_count(ratio, len(saliences))]
+        with without_channels(sites, removed):
             yield model

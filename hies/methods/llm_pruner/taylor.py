@@ -5,7 +5,6 @@ calibration set, F the mean squared gradient of single examples; see `hies.equat
 count, no biases. Every example passes the model on its own, so the results do not depend on how examples are batched.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +20,10 @@ from hies.heads.attention import evaluating, find_sites
 from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.pruned_heads import Kept
 from hies.heads.sites import SiteTensors
-from hies.scoring.gradients import all_zero, gradients, not_finite
-from hies.scoring.losses import Loss, inputs_of
+from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
+from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
+from hies.scoring.losses import Loss, check_losses, examples_in, inputs_of
 
-MATRICES = ("query", "key", "value", "output")
-GROUPS = "taylor/groups"  # the key/value head of each query head
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
 
 Batches = Iterable[Mapping[str, Any]]
@@ -44,7 +42,7 @@ def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: boo
     """The saliences of all heads by matrix and kind, each {site: [heads]}, float64 on the CPU; the model is as before.
 
     The names are `taylor/<matrix>/<kind>` with the matrices of `MATRICES` (that of a head's gate counts as part of that
-    of its query) and the kinds of `hies.equations.TAYLOR`; besides `taylor/groups`, the key/value head of each query
+    of its query) and the kinds of `TAYLOR_KINDS`; besides `taylor/groups`, the key/value head of each query
     head. Query heads that share a key and a value have equal parts of the salience of these, so the sum over the heads
     of a group is the salience of the group.
 
@@ -65,7 +63,7 @@ def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: boo
     moments = _moments(model, sites, _examples(batches), loss, progress)
     found: dict[str, SiteTensors] = {}
     for site, projections in sites.items():
-        found.setdefault(GROUPS, {})[site] = torch.tensor(projections.groups, dtype=torch.float64)
+        found.setdefault(KEY_HEAD_OF, {})[site] = torch.tensor(projections.groups, dtype=torch.float64)
         for name, values in _of_heads(projections, moments).items():
             found.setdefault(f"taylor/{name}", {})[site] = values
     return found
@@ -91,7 +89,7 @@ def channel_saliences(
             if rows in counted:
                 continue
             counted.add(rows)
-            for kind in equations.TAYLOR:
+            for kind in TAYLOR_KINDS:
                 values = _elements(part, part is projections.output, moments, kind).sum(dim=(0, 1)).cpu()
                 found[f"{name}/{kind}"] = found.get(f"{name}/{kind}", torch.zeros_like(values)) + values
     return found
@@ -119,7 +117,7 @@ def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str
     sharing = torch.tensor(found.groups).bincount()[list(found.groups)]  # query heads that share one's key and value
     for name, part in projections_of(found):
         place = _places(found, part)
-        for kind in equations.TAYLOR:
+        for kind in TAYLOR_KINDS:
             each = _elements(part, part is found.output, moments, kind).sum(dim=(1, 2)).cpu()[place]
             each = each / sharing if name in ("key", "value") else each
             result[f"{name}/{kind}"] = result.get(f"{name}/{kind}", torch.zeros_like(each)) + each
@@ -147,11 +145,10 @@ def _moments(
     sums, squares = ([torch.zeros_like(w, dtype=d) for w, d in zip(owners, dtypes, strict=True)] for _ in range(2))
     is_half = any(weight.dtype == torch.float16 for weight in owners)
     bar = tqdm(examples, "taylor", unit="example", disable=None if progress else True)
-    with evaluating(model), _requiring(model, owners), torch.enable_grad():
+    with evaluating(model), requiring_gradients(model, list(owners)), torch.enable_grad():
         for count, example in enumerate(bar):
             losses = loss(model(**inputs_of(model, example, loss)), example)
-            if losses.shape != (1,):
-                raise HiesError(f"The loss has the shape {tuple(losses.shape)} for 1 example, not one each.")
+            check_losses(losses, 1)
             each = gradients(losses.sum(), list(owners), is_half)
             if is_half and not any(gradient.any() for gradient in each):
                 raise all_zero(count)
@@ -164,20 +161,6 @@ def _moments(
     return {w: Moments(total / size, square / size) for w, total, square in zip(owners, sums, squares, strict=True)}
 
 
-@contextlib.contextmanager
-def _requiring(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[None]:
-    """Only `weights` ask for gradients inside the block; every parameter gets its own flag back."""
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for parameter, flag in before.items():
-            parameter.requires_grad_(flag)
-
-
 def _examples(batches: Batches) -> list[Example]:
     """Every example as a batch of one, views of the tensors given; padding stays on.
 
@@ -186,7 +169,7 @@ def _examples(batches: Batches) -> list[Example]:
     """
     found = []
     for batch in batches:
-        size = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
+        size = examples_in(batch)
         found += [{name: _rows(name, value, i, size) for name, value in batch.items()} for i in range(size)]
     if not found:
         raise HiesError("There is no calibration example; Taylor saliences are gradients of a loss.")

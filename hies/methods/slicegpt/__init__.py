@@ -4,7 +4,3 @@ A norm without gain commutes with a rotation, so each block may see the residual
 that read it and write it absorb the basis, and only the shortcuts between blocks become matrices. `bert.py` and
 `llama.py` know the two ways to place the norms, `model.py` puts them together.
 """
-
-from hies.methods.slicegpt.model import family_of, sliced
-
-__all__ = ["family_of", "sliced"]

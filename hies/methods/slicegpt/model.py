@@ -62,7 +62,7 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
         model: see `family_of`.
         batches: calibration examples as the model takes them; labels are not looked at.
         width: k, from 1 to the model's width d; d rotates and cuts nothing.
-        damping: see `hies.equations.principal_basis`.
+        damping: see `hies.methods.slicegpt.bases.principal_basis`.
 
     Raises:
         UnsupportedModelError: the model cannot be sliced, or it computes something that slicing does not know.

@@ -9,14 +9,15 @@ from transformers import PreTrainedModel
 
 from hies.batch_size import is_out_of_memory
 from hies.batching import Encoded
-from hies.errors import HiesError
-from hies.training import Finetuning, finetune
+from hies.errors import HiesError, ParameterError
+from hies.training import Finetuning
+from hies.training.loop import finetune
 
-BETWEEN = (".enter", ".restore")  # see hies/slicing/modules.py
+BETWEEN = (".enter", ".restore")  # modules between d and k dimensions, see `modules.py`
 
 
 def lora() -> Any:
-    """The package peft.
+    """Returns the package peft.
 
     Raises:
         HiesError: it is not installed.
@@ -31,14 +32,14 @@ def lora() -> Any:
 def recover(
     model: PreTrainedModel, train: Encoded, settings: Finetuning, rank: int, examples: int, precision: str
 ) -> None:
-    """Tune the layers of `model` in place; the embeddings, what enters and leaves the residual, and the head stay.
+    """Tunes the layers of `model` in place; the embeddings, what enters and leaves the residual, and the head stay.
 
     Args:
         model: a sliced model with a classifier.
         train: all training examples.
         settings: the last epoch counts; the seed draws the examples, their order, and the first updates.
         rank: of the updates, which begin at zero and count once (LoRA's alpha is the rank).
-        examples: at most so many of the training examples.
+        examples: of the training examples, at most.
         precision: see `hies.precision.computing`.
 
     Raises:
@@ -53,19 +54,19 @@ def recover(
         tuner = peft.LoraModel(model, {"default": config}, "default")
     try:
         finetune(model, some, lambda _: 0.0, settings, "tuning what slicing left", precision)
-    except HiesError as error:
-        raise HiesError(str(error).replace("model.finetune.", "criterion.tune_")) from error
+    except ParameterError as error:
+        raise error.renamed(f"tune_{error.name}") from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise HiesError(
-            f"Out of memory while tuning; criterion.tune_batch_size is {settings.batch_size}, give a smaller one."
+        raise ParameterError(
+            "tune_batch_size", settings.batch_size, "the memory does not hold a batch while tuning; give a smaller one"
         ) from error
     tuner.merge_and_unload()
 
 
 def layer_matrices(model: PreTrainedModel) -> list[str]:
-    """Names of the Linears inside the layers of a sliced model, but not of those between k and d dimensions."""
+    """Returns the names of the Linears inside the layers of a sliced model, save those between k and d dimensions."""
     stacks = [stack for stack in model.base_model.modules() if isinstance(stack, nn.ModuleList)]
     inside = {module for stack in stacks for module in stack.modules() if isinstance(module, nn.Linear)}
     return [name for name, module in model.named_modules() if module in inside and not name.endswith(BETWEEN)]

@@ -1,7 +1,6 @@
-"""Fine-tuning: AdamW, linear warm-up and decay, the best epoch by the selection split."""
+"""The loop of fine-tuning: AdamW, linear warm-up and decay, the best epoch by the selection split."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,33 +8,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hies.batching import Encoded
-from hies.errors import HiesError
+from hies.errors import ParameterError
 from hies.precision import computing
 from hies.scoring.losses import default_loss
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """Settings of a fine-tuning run. warmup: share of the steps in which the learning rate rises from zero."""
-
-    epochs: int = 3
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < float("inf"):
-            raise HiesError(
-                f"model.finetune has epochs={self.epochs}, batch_size={self.batch_size}, learning_rate="
-                f"{self.learning_rate}; each must be positive and finite."
-            )
-        if not 0 <= self.warmup <= 1 or not 0 <= self.weight_decay < float("inf") or not 0 <= self.seed < 2**32:
-            raise HiesError(
-                f"model.finetune has warmup={self.warmup}, weight_decay={self.weight_decay}, seed={self.seed}; warmup "
-                "is a share from 0 to 1, the others are 0 or more (a seed below 4294967296)."
-            )
+from hies.training import Finetuning
 
 
 def finetune(
@@ -46,7 +22,7 @@ def finetune(
     title: str,
     precision: str = "float32",
 ) -> list[float]:
-    """Train `model` in place and leave it with the weights of its best epoch.
+    """Trains `model` in place and leaves it with the weights of its best epoch.
 
     Args:
         model: a classifier or regressor; its default loss is minimised.
@@ -58,6 +34,9 @@ def finetune(
 
     Returns:
         The validation score of every epoch. The same seed gives the same weights on the same machine.
+
+    Raises:
+        ParameterError: the loss became infinite or no number; it names the learning rate.
     """
     generator = np.random.default_rng(settings.seed)
     scores: list[float] = []
@@ -96,7 +75,8 @@ def _run_epoch(
             outputs = model(**inputs)
         loss = loss_of(outputs, batch).mean()
         if not loss.isfinite():
-            raise HiesError(f"{label}: the loss became {float(loss)}; lower model.finetune.learning_rate.")
+            found = f"the loss became {float(loss)} in {label}, so give a lower one"
+            raise ParameterError("learning_rate", optimizer.defaults["lr"], found)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -108,9 +88,9 @@ def _optimizer(
     model: nn.Module, examples: int, settings: Finetuning
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     decayed = [p for p in model.parameters() if p.dim() > 1]
-    free = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms
+    undecayed = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
         lr=settings.learning_rate,
     )
     steps = settings.epochs * -(-examples // settings.batch_size)
@@ -122,7 +102,7 @@ def _optimizer(
 
 
 def _shuffled(train: Encoded, size: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """Random batches of examples of similar length: sorted by length within groups of 50 random batches."""
+    """Returns random batches of examples of similar length: sorted by length within groups of 50 random batches."""
     order = generator.permutation(len(train))
     lengths = np.array([train.length(i) for i in range(len(train))])
     group = 50 * size

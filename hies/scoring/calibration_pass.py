@@ -1,0 +1,296 @@
+"""One pass over the calibration set, which gives the statistics that all methods of a job need.
+
+What is kept is per example: the signed gradient of each gate and the attention entropy of each head, [examples, heads]
+of every site. That is a few megabytes for the largest models, and every score is a reduction of it.
+"""
+
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hies import equations
+from hies.errors import HiesError, ParameterError, UnsupportedModelError
+from hies.heads.attention import AttentionCall, evaluating, handling
+from hies.heads.projections import weight_norms
+from hies.heads.sites import SiteTensors
+from hies.scoring.checkpointing import checkpointed
+from hies.scoring.entropy import attention_entropy
+from hies.scoring.entropy_kinds import PREFIX, entropy_named
+from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
+from hies.scoring.losses import IGNORED, Loss, check_losses, default_loss, examples_in, inputs_of, reads_encoder
+from hies.scoring.statistics import METHOD_STATISTICS, Statistics
+
+OF_THE_PASS = ("his", "his_token", "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
+
+
+def collect(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    need: Collection[str] = ("his", "ae"),
+    loss: Loss | None = None,
+    progress: bool = False,
+    checkpoint: bool = False,
+) -> Statistics:
+    """Passes once over the calibration set, one forward and (for his) one backward pass a batch.
+
+    Every example has its own gates, so the results do not depend on how the examples are batched. The model is left
+    as it was: parameters, gradients, training flags and attention implementation.
+
+    Args:
+        model: any model that uses transformers' attention interface.
+        batches: dicts that the model accepts, with `labels` where his is needed.
+        need: names of statistics, see `Statistics`; other entropies as `Entropy("renyi", 2).need`.
+        loss: (outputs, batch) -> [batch]; by default what fits the model, see `hies.scoring.losses.default_loss`.
+        progress: show a progress bar.
+        checkpoint: compute the activations of each layer again in the backward pass instead of keeping them: about a
+            forward pass more time, and memory for one layer instead of all. The results are the same.
+
+    Raises:
+        HiesError: no example, a batch without labels, an unknown statistic, or a gradient that is not finite.
+        UnsupportedModelError: the model's heads cannot be reached, or its layers cannot be computed again.
+    """
+    _check(batches, need)
+    brought = [METHOD_STATISTICS[name] for name in sorted(METHOD_STATISTICS.keys() & set(need))]
+    batches = list(batches) if brought else batches  # they are read more than once
+    collector = StatisticsCollector(set(need), reads_encoder(model))
+    loss_of = loss or default_loss(model)
+    if collector.wants_gradient and torch.is_inference_mode_enabled():
+        raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
+    started = time.perf_counter()
+    recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
+    with evaluating(model), requiring_gradients(model), handling(model, collector), recomputing():
+        for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
+            collector.start(batch)
+            with torch.set_grad_enabled(collector.wants_gradient):
+                outputs = model(**inputs_of(model, batch, loss_of))
+                collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
+    if not collector.examples:
+        raise HiesError("There is no calibration example; give at least one batch.")
+    if not collector.heads:
+        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
+    tensors = collector.tensors()
+    if "l2" in need:
+        tensors["l2"] = weight_norms(model, collector.heads)
+    for statistic in brought:
+        with recomputing():
+            parts = statistic.collect(model, batches, loss_of, progress)
+        tensors |= {name: {site: values[site] for site in collector.heads} for name, values in parts.items()}
+    return Statistics(collector.heads, collector.examples, tensors, time.perf_counter() - started)
+
+
+def _check(batches: Any, need: Collection[str]) -> None:
+    if isinstance(batches, Mapping):
+        raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
+    if isinstance(need, str):
+        raise HiesError(f"need is the string {need!r}; give a tuple of names, such as ({need!r},).")
+    known = (*OF_THE_PASS, *METHOD_STATISTICS)
+    if unknown := sorted(name for name in need if name not in known and not name.startswith(PREFIX)):
+        raise ParameterError("need", unknown[0], f"the statistics are {', '.join(known)}")
+
+
+class StatisticsCollector:
+    """The handler of a calibration pass: gates of one per example and head, the entropy of every query, output norms.
+
+    Attributes:
+        heads: site -> its number of heads, of the sites seen so far.
+        examples: how many examples have passed.
+        wants_gradient: a statistic needs a backward pass.
+    """
+
+    def __init__(self, need: set[str], reads_encoder: bool) -> None:
+        self.wants_gradient, self.wants_tokens = bool(need & {"his", "his_token"}), "his_token" in need
+        self.wants_norm = "output_norm" in need
+        self.entropies = {name: entropy_named(name) for name in sorted(need) if name.startswith("ae")}
+        self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
+        self.heads: dict[str, int] = {}
+        self.examples = 0
+        self._parts: dict[str, dict[str, list[Tensor]]] = {}  # [examples, heads] of every batch, by statistic and site
+
+    def tensors(self) -> dict[str, SiteTensors]:
+        """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU."""
+        return {
+            name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in self._parts.items()
+        }
+
+    def start(self, batch: Mapping[str, Any]) -> None:
+        """Prepares for a forward pass over a batch."""
+        self._batch, self._size = batch, examples_in(batch)
+        self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
+        self._is_half = False
+        self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
+        self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
+
+    def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
+        """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
+        self.heads.setdefault(site, output.shape[2])
+        if not self._recomputing:
+            self._measure_entropies(site, call)
+            if self.wants_norm:
+                self._measure_norm(site, call, output)
+        return self._gated(site, output) if self.wants_gradient else output
+
+    def _gated(self, site: str, output: Tensor) -> Tensor:
+        """Returns the output [rows, tokens, heads, width] times a gate per example and head, or per token as well."""
+        # Gates are at least float32: a half-precision sum over tokens and width would lose the gradient's digits.
+        options: dict[str, Any] = {"device": output.device, "requires_grad": True}
+        options["dtype"] = torch.promote_types(output.dtype, torch.float32)
+        self._is_half |= output.dtype == torch.float16
+        rows, tokens, heads, _ = output.shape
+        per_example = _rows_per_example(output, self._size, site)
+        if self.wants_tokens:
+            gate = torch.ones(rows, tokens, heads, **options)
+            if not self._recomputing:  # else only the gate's value counts: gradients flow to those of the forward pass
+                self._gates.setdefault(site, []).append(gate)
+        else:
+            if site not in self._gates:
+                self._gates[site] = [torch.ones(self._size, heads, **options)]
+            gate = self._gates[site][0].repeat_interleave(per_example, dim=0)[:, None]  # [rows, 1, heads]
+        return (output * gate[..., None]).to(output.dtype)
+
+    @torch.no_grad()
+    def _measure_entropies(self, site: str, call: AttentionCall) -> None:
+        """Notes H_t / log n_t (and its like) of one call, NaN where the query does not count."""
+        by_order: dict[float, Tensor] = {}
+        for name, kind in self.entropies.items():
+            if kind.renyi_order not in by_order:
+                by_order[kind.renyi_order] = attention_entropy(
+                    call.query, call.key, call.mask, call.scale, call.causal, kind.renyi_order,
+                    bias=call.bias, softcap=call.softcap, sinks=call.sinks,
+                )  # fmt: skip
+            visible = visible_keys(call)  # a query that sees one key has no relative entropy
+            relative = kind.relative(by_order[kind.renyi_order], visible)
+            self._note(name, site, call, relative, visible > 1)
+
+    @torch.no_grad()
+    def _measure_norm(self, site: str, call: AttentionCall, output: Tensor) -> None:
+        """Notes the norm of the output [rows, tokens, heads, width] at every token, NaN at padding."""
+        norms = equations.token_output_norm(output).transpose(1, 2)  # [rows, heads, tokens]
+        self._note("output_norm", site, call, norms)
+
+    def _note(self, name: str, site: str, call: AttentionCall, values: Tensor, defined: Tensor | None = None) -> None:
+        """Keeps values of queries as those of an example's tokens, NaN at padding.
+
+        Args:
+            name: of the statistic.
+            site: the attention module.
+            call: what it computed.
+            values: [rows, heads, queries].
+            defined: True where a value has to be a number, broadcastable to the values; None: everywhere.
+        """
+        decodes = self.reads_encoder and "decoder" in site
+        real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
+        per_example = _rows_per_example(values, self._size, site)
+        broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
+        if real is not None:
+            values, broken = values.masked_fill(~real, torch.nan), broken & real
+        if broken.any():
+            example = self.examples + int(broken.flatten(1).any(dim=1).nonzero()[0]) // per_example
+            raise HiesError(f"Example {example} has hidden states that are not finite at site {site!r}.")
+        # [batch * rows of an example, heads, queries] -> [batch, heads, rows of an example * queries]
+        of_examples = values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
+        self._per_token.setdefault((name, site), []).append(of_examples)
+
+    def finish(self, losses: Tensor | None) -> None:
+        """Takes the statistics of the batch, after its forward pass.
+
+        Args:
+            losses: of its examples, [batch]; None where no gradient is needed.
+        """
+        for (name, site), values in self._per_token.items():
+            joined = torch.cat(values, dim=-1).double()
+            of_norms = name == "output_norm"
+            mean = equations.output_norm_of_examples if of_norms else equations.attention_entropy_of_examples
+            self._add(name, site, mean(joined))
+        if losses is not None:
+            check_losses(losses, self._size)
+            # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.
+            gates = [gate for of_site in self._gates.values() for gate in of_site]
+            self._recomputing = True
+            by_gate = iter(gradients(losses.sum(), gates, self._is_half))
+            for site, of_site in self._gates.items():
+                self._add_gradients(site, [next(by_gate) for _ in of_site])
+            self._check_underflow()
+        self.examples += self._size
+
+    def _check_underflow(self) -> None:
+        """Refuses an example whose gradients are all zero in float16."""
+        if self._is_half:
+            nonzero = torch.cat([parts[-1] for parts in self._parts["his"].values()], dim=1).any(dim=1)  # [batch]
+            if not nonzero.all():
+                raise all_zero(self.examples + int((~nonzero).nonzero()[0]))
+
+    def _add_gradients(self, site: str, of_gates: list[Tensor]) -> None:
+        """Takes the gradients of every gate of a site, [batch, heads] or [rows, tokens, heads]."""
+        if self.wants_tokens:
+            # [batch * rows of an example, tokens, heads] -> [batch, rows of an example * tokens, heads]
+            per_token = torch.cat([g.double().unflatten(0, (self._size, -1)).flatten(1, 2) for g in of_gates], dim=1)
+            self._add("his_token", site, self._finite(site, per_token.abs().sum(dim=1)))
+            self._add("his", site, per_token.sum(dim=1))
+        else:
+            self._add("his", site, self._finite(site, of_gates[0]))
+
+    def _add(self, name: str, site: str, values: Tensor) -> None:
+        self._parts.setdefault(name, {}).setdefault(site, []).append(values.double().cpu())
+
+    def _finite(self, site: str, gradient: Tensor) -> Tensor:
+        if (bad := ~gradient.isfinite()).any():
+            row = int(bad.any(dim=1).nonzero()[0])
+            raise not_finite(self.examples + row, site, self._is_half)
+        return gradient
+
+
+def visible_keys(call: AttentionCall) -> Tensor:
+    """Returns n_t, the number of keys that each query sees, broadcastable to [rows, heads, queries]."""
+    queries, keys, device = call.query.shape[2], call.key.shape[2], call.query.device
+    if call.mask is not None:
+        count = call.mask.expand(*call.mask.shape[:-1], keys).sum(dim=-1)
+    elif call.causal:
+        count = torch.arange(1, queries + 1, device=device)
+    else:
+        count = torch.full((queries,), keys, device=device)
+    return count + (0 if call.sinks is None else 1)
+
+
+def real_queries(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
+    """Returns True for queries that are no padding, broadcastable to [rows, heads, queries]; None if all of them are.
+
+    In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
+    is a token. In attention to something else (a picture) the batch's mask alone says it.
+    """
+    if call.mask is None:
+        return None
+    mask = batch.get("attention_mask")
+    fits = mask is not None and mask.shape == (call.query.shape[0], call.query.shape[2])
+    real = mask.bool()[:, None] if mask is not None and fits else None
+    if call.mask.shape[-1] != call.query.shape[2]:
+        return real
+    seen = call.mask.any(dim=-2)
+    return seen if real is None else seen | real
+
+
+def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
+    """Returns the same for a decoder that reads from an encoder, whose causal mask shows no padding.
+
+    It is read off the decoder's padding mask, else the labels that it is fed, else (a classifier, fed the encoder's
+    tokens) the encoder's padding mask.
+    """
+    size = (call.query.shape[0], call.query.shape[2])
+    masks = [batch.get("decoder_attention_mask"), batch.get("labels")]
+    if "decoder_input_ids" not in batch:
+        masks.append(batch.get("attention_mask"))
+    for mask, padding in zip(masks, (0, IGNORED, 0), strict=False):
+        if mask is not None and mask.shape == size:
+            return (mask != padding)[:, None]
+    return None
+
+
+def _rows_per_example(tensor: Tensor, examples: int, site: str) -> int:
+    if len(tensor) % examples:
+        raise HiesError(f"Site {site!r} saw {len(tensor)} rows for {examples} examples, which cannot be told apart.")
+    return len(tensor) // examples
