@@ -7,14 +7,14 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from experiments.config.messages import choices_of
-from experiments.config.schema import Calibration, Config, Resources, Sparsity, Wandb
+from experiments.config.schema import CalibrationSet, Config, Resources, Sparsity, Wandb
 from hies.evaluation.models import Model
 from hies.methods import METHODS
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 
 WIDTH = 110  # characters of a line
-GROUPS = {"model": Model, "sparsity": Sparsity, "calibration": Calibration, "wandb": Wandb, "resources": Resources}
+GROUPS = {"model": Model, "sparsity": Sparsity, "calibration": CalibrationSet, "wandb": Wandb, "resources": Resources}
 FLAGS = (
     "Hydra's own flags: -m (a job for every combination of values), --cfg job (the composed configuration),\n"
     "--config-dir DIR (configurations of your own), --hydra-help; hydra.verbose=true shows what libraries log."
@@ -27,7 +27,7 @@ def help_text(description: str) -> str:
     Args:
         description: what the command does, with an example.
     """
-    parts = [description.strip(), "Options, as NAME=VALUE:", _options("", Config)]
+    parts = [description.strip(), f"Options, as NAME=VALUE:\n\n{_options('', Config, {*GROUPS, 'task', 'criterion'})}"]
     parts += [f"experiment: a grid with its settings\n{_choices('experiment')}"]
     for group, kind in GROUPS.items():
         parts.append(f"{group}: {_summary(kind)}\n{_choices(group)}{_options(f'{group}.', kind)}")

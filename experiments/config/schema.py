@@ -1,6 +1,6 @@
-"""The typed configuration: what each key may be, checked before any work starts.
+"""The typed configuration: what each option may be, checked before any work starts.
 
-The knobs of a model, a task or a criterion are the fields of its own dataclass; here they are only made known to Hydra.
+The knobs of a model, a task or a criterion are the fields of its own dataclass.
 """
 
 import re
@@ -40,14 +40,14 @@ class Sparsity(Selection):
         check_choice("mode", self.mode, MODES)
 
     def _set_ratios(self) -> None:
-        given = self.ratios if self.ratio is None else [self.ratio]
-        object.__setattr__(self, "ratios", sorted(set(given)))
-        name = "sparsity.ratios has" if self.ratio is None else "sparsity.ratio is"
-        for ratio in self.ratios:
+        name = "ratios" if self.ratio is None else "ratio"
+        ratios = self.ratios if self.ratio is None else [self.ratio]
+        if not ratios:
+            raise ParameterError(name, ratios, "give at least one ratio, as in sparsity.ratios=[0.1,0.3]")
+        for ratio in ratios:
             if not 0 <= ratio <= 1:
-                raise HiesError(f"{name} {ratio}; a ratio lies between 0 (keep all heads) and 1 (none).")
-        if not self.ratios:
-            raise HiesError("sparsity.ratios is empty; give at least one ratio, as in sparsity.ratios=[0.1,0.3].")
+                raise ParameterError(name, getattr(self, name), "a ratio lies between 0 (keep all heads) and 1 (none)")
+        object.__setattr__(self, "ratios", sorted(set(ratios)))
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -57,34 +57,45 @@ class Sparsity(Selection):
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """size: number of training examples that the heads are scored on."""
+class CalibrationSet:
+    """The training examples that heads are scored on.
+
+    Attributes:
+        size: how many they are.
+    """
 
     size: int = 32
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise HiesError(f"calibration.size is {self.size}; the heads are scored on at least 1 example.")
+            raise ParameterError("size", self.size, "heads are scored on at least 1 example")
 
 
 @dataclass(frozen=True)
 class Wandb:
-    """mode: `auto` is online where an API key is there, else offline."""
+    """Where rows are mirrored to.
+
+    Attributes:
+        mode: `auto` (online where an API key is there, else offline), `online`, `offline` or `disabled`.
+        project: the W&B project.
+    """
 
     mode: str = "auto"
     project: str = "hies"
 
     def __post_init__(self) -> None:
-        if self.mode not in WANDB_MODES:
-            raise HiesError(f"wandb.mode is {self.mode!r}; use {', '.join(WANDB_MODES)}.")
+        check_choice("mode", self.mode, WANDB_MODES)
 
 
 @dataclass(frozen=True)
 class Resources:
     """What a job asks a cluster for (hydra/launcher=submitit_slurm); no part of the result.
 
-    gpus: None asks for none; a job takes one at most. cpus: cores. memory_gb: of the node, not of the GPU.
-    minutes: after so many a job is stopped, and goes on in a new place of the queue.
+    Attributes:
+        gpus: null asks for none; a job takes one at most.
+        cpus: cores.
+        memory_gb: memory of the node, not of the GPU.
+        minutes: after them a job is stopped, and goes on in a new place of the queue.
     """
 
     gpus: int | None = None
@@ -95,15 +106,29 @@ class Resources:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and value < 1:
-                none = " (null for none)" if name == "gpus" else ""
-                raise HiesError(f"resources.{name} is {value}; it must be at least 1{none}.")
+                raise ParameterError(name, value, "it must be at least 1" + (" (null for none)" * (name == "gpus")))
 
 
 @dataclass(frozen=True)
 class Config:
-    """One job. name: the experiment, a folder of `results_dir`. data_root: local copies of Hub data sets.
+    """One job.
 
-    out: the folder that experiments.prune writes a pruned model to.
+    Attributes:
+        model: a choice of conf/model.
+        task: a task.
+        criterion: what decides which heads are removed.
+        sparsity: a choice of conf/sparsity.
+        calibration: the examples that heads are scored on.
+        wandb: the mirror of the rows.
+        resources: what a job asks a cluster for.
+        seed: of the calibration draw and of everything else that is random; a sweep repeats jobs over it.
+        name: the experiment, a folder of results_dir.
+        results_dir: where rows go.
+        out: the folder that experiments.prune writes a pruned model to.
+        cache_dir: checkpoints, statistics and answers that jobs share.
+        data_root: local copies of Hub data sets; HIES_DATA by default, and null for the Hub itself.
+        device: `auto` takes a GPU where there is one; else a name that torch knows.
+        force: compute finished jobs again.
     """
 
     # Any, since a typed field of a frozen dataclass could not be overridden; each group's own schema checks its values.
@@ -111,7 +136,7 @@ class Config:
     task: Any = MISSING  # Task
     criterion: Any = MISSING  # Criterion
     sparsity: Any = MISSING  # Sparsity
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: CalibrationSet = field(default_factory=CalibrationSet)
     wandb: Wandb = field(default_factory=Wandb)
     resources: Resources = field(default_factory=Resources)
     seed: int = 0
