@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 from tabulate import tabulate
 
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.evaluation import metrics
-from hies.evaluation.predictions import predict
 from hies.heads.attention import masked
 from hies.methods import HIS
 from hies.precision import PRECISIONS
+from hies.tasks.classifier import predict
 
 
 def main() -> int:

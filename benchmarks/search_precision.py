@@ -12,9 +12,9 @@ import time
 
 from tabulate import tabulate
 
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.heads.sites import Removed
 from hies.methods.greedy.greedy import Greedy
 from hies.precision import PRECISIONS, computing

@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 from tabulate import tabulate
 
-from experiments.sweep.jobs import Declared
-from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.methods import METHODS
 
 

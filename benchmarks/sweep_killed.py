@@ -23,8 +23,9 @@ from tabulate import tabulate
 
 from benchmarks.sweeps import MODEL, differences, partial_files, start
 from experiments import shell
-from hies.evaluation import evaluator as workbench
+from hies.evaluation import checkpoints, evaluator
 from hies.runs import files as results
+from hies.tasks import classifier
 
 SWEEP = ("-m", *MODEL, "criterion=random,l2,his,ae,ad", "seed=0,1,2", "task.data_seed=0,1", "sparsity.ratios=[0.3,0.6]")
 JOBS = 30
@@ -34,9 +35,9 @@ BETWEEN = "between: launcher, masks, files of the cache"
 IMPORTING = 5.0  # seconds that a fresh interpreter may take to import everything
 WATCHED = (
     (shell, "declared_jobs", "planning"),
-    (workbench, "finetune", "fine-tuning"),
-    (workbench, "collect", "scoring"),
-    (workbench, "predict", "evaluation"),
+    (checkpoints, "finetune", "fine-tuning"),
+    (evaluator, "collect", "scoring"),
+    (classifier, "predict", "evaluation"),
     (results, "write_run", "writing rows"),
 )
 

@@ -16,10 +16,12 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.sweeps import MODEL, differences, partial_files, start
-from hies.evaluation import evaluator as workbench
+from hies.evaluation import checkpoints, evaluator
+from hies.tasks import classifier
 
 RATIOS = 3  # rows of a job, that of ratio 0 among them
 COMPUTING = {"checkpoints": "finetune", "statistics": "collect", "predictions": "predict"}
+WHERE = ((checkpoints, "finetune"), (evaluator, "collect"), (classifier, "predict"))
 
 
 def main() -> int:
@@ -90,10 +92,10 @@ def _count(log: Path) -> None:
     def called(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments, **options: (note("called", name), work(*arguments, **options))[1]
 
-    for name in ("cached", "cached_arrays"):
-        setattr(workbench, name, noted(getattr(workbench, name)))
-    for name in COMPUTING.values():
-        setattr(workbench, name, called(name, getattr(workbench, name)))
+    for module, name in ((checkpoints, "cached"), (evaluator, "cached_arrays")):
+        setattr(module, name, noted(getattr(module, name)))
+    for module, name in WHERE:
+        setattr(module, name, called(name, getattr(module, name)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from tqdm import tqdm
 from experiments.sweep.command import run_command
 from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.storage import digest
 
 
@@ -26,12 +26,12 @@ def _finetune_all(declared: Declared) -> int:
     return 0
 
 
-def _report(bench: Workbench) -> str:
+def _report(evaluator: Evaluator) -> str:
     """Where the checkpoint lies, made now if it was missing, and how good the unpruned model is."""
-    where = bench.checkpoint
-    found = {split: bench.quality({}, split) for split in ("selection", "report")}
+    where = evaluator.checkpoint
+    found = {split: evaluator.quality({}, split) for split in ("selection", "report")}
     words = ", ".join(f"{'undefined' if q is None else f'{q:.2f}'} on the {split} split" for split, q in found.items())
-    return f"{bench.model.name} on {bench.task.name}: {where}, quality {words}"
+    return f"{evaluator.model.name} on {evaluator.task.name}: {where}, quality {words}"
 
 
 if __name__ == "__main__":

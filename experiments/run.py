@@ -9,7 +9,7 @@ import sys
 
 from experiments import wandb
 from experiments.sweep.command import run_command
-from experiments.sweep.job import Job, tally
+from experiments.sweep.job import Job, pass_counter
 from experiments.sweep.jobs import Declared, leave_grid
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
@@ -67,18 +67,17 @@ def _print_damaged(todo: list[Job]) -> None:
 
 def _print_passes() -> None:
     """Prints what sharing spared the jobs of this process."""
-    if tally.asked:
-        print(
-            f"{tally.asked} pruned models asked about, {len(tally.distinct)} distinct, {tally.evaluated} evaluated now "
-            "(the others were in the cache).",
-            file=sys.stderr,
+    counter = pass_counter()
+    if counter.asked:
+        say(
+            f"{counter.asked} pruned models asked about, {len(counter.distinct)} distinct, {counter.evaluated} "
+            "evaluated now (the others were in the cache)."
         )
-    if tally.naive:
-        needed = sum(tally.needed.values())
-        print(
+    if counter.naive:
+        needed = sum(counter.needed.values())
+        say(
             f"{needed:,} forward passes of an example, cached ones included; each cell of the grid on its own would "
-            f"take {tally.naive:,} ({100 * needed / tally.naive:.0f} %).",
-            file=sys.stderr,
+            f"take {counter.naive:,} ({100 * needed / counter.naive:.0f} %)."
         )
 
 

@@ -10,17 +10,25 @@ import torch
 from hies.errors import HiesError
 
 Result = TypeVar("Result")
-SAID = ("out of memory", "can't allocate memory", "not enough memory")  # by allocators that raise a bare RuntimeError
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)  # by allocators that raise a bare RuntimeError
 
 
-class Batches:
-    """The largest batch that fit so far; it only shrinks."""
+class BatchSize:
+    """The largest batch that fit so far; it only shrinks.
+
+    Attributes:
+        size: examples of a batch.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def fitting(self, work: Callable[[int], Result]) -> Result:
-        """What `work(batch size)` returns, tried again with half the batch as often as memory runs out.
+    def retry_on_oom(self, work: Callable[[int], Result]) -> Result:
+        """Returns what `work(batch size)` returns, tried again with half the batch as often as memory runs out.
 
         Raises:
             HiesError: it runs out with a single example.
@@ -47,7 +55,7 @@ class Batches:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocator raised this, of whatever device."""
+    """Returns whether an allocator raised this, of whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAID)
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers as tf
 from command_line import composing, declared
-from conftest import make, make_batch
 from small_folders import GROUPED, SIZES, write_folder
+from tiny_models import make, make_batch
 
 import hies
 from hies.pruning.files import RECORD

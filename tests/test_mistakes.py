@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make, make_batch
+from tiny_models import make, make_batch
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
 from hies.methods import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT

@@ -3,34 +3,40 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.schema import Config, to_config
-from experiments.sweep.devices import own_device
-from hies.errors import HiesError, ParameterError, UnsupportedModelError
-from hies.evaluation import metrics
-from hies.evaluation.evaluator import Outcome, Tally, Workbench
-from hies.heads.sites import Removed
-from hies.methods.planning import AppliedMethod, Draw, MaskedHeads, Plan, Tick
+from experiments.sweep.devices import checked_device
+from hies.errors import HiesError, UnsupportedModelError
+from hies.methods.planning import Draw, Plan, Tick
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
+from hies.runs.quality import stability
 from hies.runs.schema import BadRows
 from hies.storage import digest, replacing, safe_filename
-from hies.tasks.base import PromptTask
+
+if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
+    from hies.evaluation.evaluations import Evaluation, PassCounter
+    from hies.evaluation.evaluator import Evaluator
+    from hies.heads.sites import Removed
 
 COMMAND = "python -m experiments.run"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked configuration and the overrides that make it, none of them a sweep or one of Hydra's own settings."""
+    """What one run identifier stands for, and its files.
+
+    Attributes:
+        config: the checked configuration.
+        overrides: what makes it, none of them a sweep or one of Hydra's own settings.
+    """
 
     config: Config
     overrides: tuple[str, ...]
@@ -52,21 +58,25 @@ class Job:
         """The command line that repeats this job."""
         return " ".join([COMMAND, *(shlex.quote(override) for override in self.overrides)])
 
+    @property
+    def data_root(self) -> Path | None:
+        """The folder of local data sets; None for the Hub."""
+        return None if self.config.data_root is None else Path(self.config.data_root)
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that changes the result, and nothing else: no path, batch size, sparsity.mode or log setting."""
         config = self.config
-        data_root = None if config.data_root is None else Path(config.data_root)
         return {
             "schema": results.SCHEMA,
             "model": [config.model.name, config.model.identity(config.task)],
-            "task": [config.task.name, config.task.fingerprint(data_root), config.task.max_examples],
+            "task": [config.task.name, config.task.fingerprint(self.data_root), config.task.max_examples],
             "criterion": [config.criterion.name, config.criterion.knobs],
             "sparsity": config.sparsity.knobs,
             "calibration": asdict(config.calibration),
             "seed": config.seed,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
-            **({} if (judge := getattr(config.task, "judge", None)) is None else {"judge": judge}),
+            **({} if config.task.judge is None else {"judge": config.task.judge}),
         }
 
     @cached_property
@@ -88,7 +98,7 @@ class Job:
         return filelock.FileLock(self._lock_file)
 
     def lock_is_held(self) -> bool:
-        """Whether a process is at this job; where none ever was, nothing is written to find out."""
+        """Tells whether a process is at this job; where none ever was, nothing is written to find out."""
         if not self._lock_file.exists():
             return False
         try:
@@ -107,7 +117,7 @@ class Job:
         return self.path.exists() and self.damage() is None
 
     def rows(self) -> list[results.Row]:
-        """The rows as they were written.
+        """Returns the rows as they were written.
 
         Raises:
             FileNotFoundError: the job has none yet.
@@ -129,11 +139,11 @@ class Job:
         return [file.stat().st_mtime_ns for file in files if file.exists()]
 
     def left_something_since(self, before: list[int]) -> bool:
-        """Whether there are rows, or the record of a failure, that were not there at a look (`written`) before."""
+        """Tells whether rows or the record of a failure are there that were not at a look (`written`) before."""
         return self.written not in ([], before)
 
     def damage(self) -> str | None:
-        """What is wrong with the row file, in words that follow its name; None if nothing is."""
+        """Returns what is wrong with the row file, in words that follow its name; None if nothing is."""
         try:
             self.rows()
         except BadRows as problem:
@@ -143,109 +153,95 @@ class Job:
         return None
 
     def put_aside_damaged(self) -> None:
-        """Rename a row file that cannot be trusted, so that nothing is lost that a person may want to look at."""
+        """Renames a row file that cannot be trusted, so that nothing is lost that a person may want to look at."""
         if self.path.exists() and self.damage() is not None:
             self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
 
     def describe(self) -> dict[str, Any]:
-        """What names this job in a grid."""
-        config = self.config
-        return {
-            "run_id": self.run_id,
-            "model": config.model.name,
-            "task": config.task.name,
-            "criterion": config.criterion.name,
-            "parameters": self._knobs(),
-            "seed": config.seed,
-            "command": self.command,
-        }
+        """Returns what names this job in a grid."""
+        names = {key: value for key, value in self._names().items() if key not in ("experiment", "split")}
+        return {**names, "parameters": self._knobs(), "seed": self.config.seed, "command": self.command}
 
     @property
     def steps(self) -> int:
-        """How many masks the job asks the model about: what a progress bar counts."""
+        """Masks that the model is evaluated with: what a progress bar counts."""
         ratios = self.config.sparsity.ratios
         return len({0.0, *ratios}) + self.config.criterion.steps(ratios)
 
-    def plan(self, bench: Workbench, tick: Tick = lambda: None) -> Plan:
+    def plan(self, evaluator: "Evaluator", tick: Tick = lambda: None) -> Plan:
         """Returns what the job evaluates; `tick` is called for each mask looked at to choose alpha."""
         config = self.config
         draw = Draw(config.seed, config.calibration.size)
-        return config.criterion.plan(bench, draw, config.sparsity, config.sparsity.ratios, tick)
+        return config.criterion.plan(evaluator, draw, config.sparsity, config.sparsity.ratios, tick)
 
-    def run(self, bench: Workbench, tick: Tick = lambda: None) -> list[results.Row]:
-        """Score, select, evaluate every ratio and write the rows; the unpruned model is the row of ratio 0."""
-        self._check(bench)
-        plan = self.plan(bench, tick)
-        answers, rows = [], []
+    def run(self, evaluator: "Evaluator", tick: Tick = lambda: None) -> list[results.Row]:
+        """Scores, selects, evaluates every ratio and writes the rows; the unpruned model is the row of ratio 0.
+
+        Args:
+            evaluator: of the configuration, from `evaluator_of`.
+            tick: called for each mask that the model is evaluated with.
+        """
+        self._check(evaluator)
+        plan = self.plan(evaluator, tick)
+        constant, answers, rows = self._constant(evaluator), [], []
         for ratio, pruned in plan.models.items():
-            outcome = self._outcome(bench, ratio, pruned)
-            answers.append(outcome.answers)
-            scored = plan.seconds if np.isnan(outcome.prune_seconds) else outcome.prune_seconds
-            times = {"score_seconds": scored, "eval_seconds": outcome.eval_seconds}
-            measured = self._measured(bench, ratio, pruned.removed, outcome, answers[0])
-            rows.append({**measured, **plan.notes[ratio], **{key: round(value, 4) for key, value in times.items()}})
+            if ratio:  # scored, unpruned answers, pruned answers
+                passes = evaluator.scoring_passes(self.config.criterion.need, self.config.calibration.size)
+                evaluator.counter.naive += passes + 2 * len(evaluator.labels("report"))
+            result = pruned.evaluated(evaluator)
+            answers.append(result.answers)
+            scored = plan.seconds if np.isnan(result.prune_seconds) else result.prune_seconds
+            times = {"score_seconds": round(scored, 4), "eval_seconds": round(result.eval_seconds, 4)}
+            measured = _measured(evaluator, pruned.removed, result, answers[0])
+            rows.append({**constant, "ratio": ratio, **measured, **plan.notes[ratio], **times})
             tick()
-        arrays = plan.arrays | {
+        arrays = {
             "ratios": np.array(list(plan.models)),
-            "predictions": np.stack(answers),
-            "labels": bench.labels("report"),
+            "predictions": np.stack(answers),  # [ratios, examples]
+            "labels": evaluator.labels("report"),
         }
-        results.write_run(self.path, rows, arrays)
+        results.write_run(self.path, rows, plan.arrays | arrays)
         with replacing(self.path.with_suffix(".yaml")) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(self.config))), encoding="utf-8")
         return rows
 
-    def _outcome(self, bench: Workbench, ratio: float, pruned: MaskedHeads | AppliedMethod) -> Outcome:
-        if ratio:  # scored, unpruned answers, pruned answers
-            passes = bench.scoring_passes(self.config.criterion.need, self.config.calibration.size)
-            bench.tally.naive += passes + 2 * len(bench.labels("report"))
-        return pruned.evaluated(bench)
-
-    def _check(self, bench: Workbench) -> None:
-        """Refuse before any work what the data or the model's structure do not allow."""
-        bench.check_size(self.config.calibration.size)
+    def _check(self, evaluator: "Evaluator") -> None:
+        """Refuses before any work what the data or the model's structure do not allow."""
+        evaluator.check_size(self.config.calibration.size)
+        names = f"criterion={self.config.criterion.name}", f"model={self.config.model.name}"
         try:
-            bench.check(self.config.criterion)
+            evaluator.check(self.config.criterion)
         except UnsupportedModelError as error:
-            raise HiesError(
-                f"criterion={self.config.criterion.name} does not fit model={self.config.model.name}: {error}"
-            ) from None
-        if bench.remove and self.config.criterion.removes_heads:
-            self._check_removable(bench)
+            raise HiesError(f"{names[0]} does not fit {names[1]}: {error}") from None
+        if evaluator.remove and self.config.criterion.removes_heads:
+            try:
+                evaluator.prunable_sites()
+            except UnsupportedModelError as error:
+                why = f"but {names[1]} cannot be cut; use sparsity.mode=mask: {error}"
+                raise HiesError(f"sparsity.mode is 'remove', {why}") from None
 
-    def _check_removable(self, bench: Workbench) -> None:
-        try:
-            bench.prunable_sites()
-        except UnsupportedModelError as error:
-            raise HiesError(
-                f"sparsity.mode is 'remove', but model={self.config.model.name} cannot be cut; "
-                f"use sparsity.mode=mask: {error}"
-            ) from None
-
-    def _measured(
-        self, bench: Workbench, ratio: float, removed: Removed, outcome: Outcome, unpruned: np.ndarray
-    ) -> results.Row:
-        labels, answers, cost = bench.labels("report"), outcome.answers, outcome.cost
-        value, quality = bench.measure(answers)
+    def _constant(self, evaluator: "Evaluator") -> results.Row:
+        """What is the same in every row of the run."""
+        config = self.config
         return {
-            **self._constant(bench),
-            "ratio": ratio,
-            "heads_removed": sum(len(heads) for heads in removed.values()),
-            "mask": removed,
-            "value": value,
-            "quality": quality,
-            "stability": metrics.stability(answers, unpruned),
-            "examples": len(labels),
-            "parameters": cost and cost.parameters,
-            "flops": cost and cost.flops,
-            **{
-                f"quality_{rule}": metrics.quality(self.config.task.metric, labels, answers)[1]
-                for rule, answers in outcome.others.items()
-            },
+            **self._names(),
+            **self._knobs(),
+            **{name: value for name, value in config.sparsity.knobs.items() if name != "ratios"},
+            "seed": config.seed,
+            "calibration_size": config.calibration.size,
+            "heads_total": evaluator.heads_total,
+            "metric": config.task.metric,
+            "checkpoint": evaluator.checkpoint_identity,
+            "label_order": evaluator.label_order,
+            "data": evaluator.content,
+            "versions": results.versions(),
+            "revision": results.revision(),
+            "command": self.command,
+            **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **config.task.notes(self.data_root),
         }
 
-    def _constant(self, bench: Workbench) -> results.Row:
-        """What is the same in every row of the run."""
+    def _names(self) -> dict[str, str]:
         config = self.config
         return {
             "run_id": self.run_id,
@@ -254,40 +250,56 @@ class Job:
             "task": config.task.name,
             "split": "report",
             "criterion": config.criterion.name,
-            **self._knobs(),
-            **{name: value for name, value in config.sparsity.knobs.items() if name != "ratios"},
-            "seed": config.seed,
-            "calibration_size": config.calibration.size,
-            "heads_total": bench.heads_total,
-            "metric": config.task.metric,
-            "checkpoint": bench.checkpoint_identity,
-            "label_order": bench.label_order,
-            "data": bench.content,
-            "versions": results.versions(),
-            "revision": results.revision(),
-            "command": self.command,
-            **({} if config.model.sites is None else {"sites": config.model.sites}),
-            **self._task_notes(),
         }
-
-    def _task_notes(self) -> dict[str, Any]:
-        data_root = None if self.config.data_root is None else Path(self.config.data_root)
-        return self.config.task.notes(data_root) if isinstance(self.config.task, PromptTask) else {}
 
     def _knobs(self) -> dict[str, Any]:
         return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
 
 
-_evaluators: dict[str, Workbench] = {}
-tally = Tally()  # of all workbenches of this process
+def _measured(
+    evaluator: "Evaluator", removed: "Removed", result: "Evaluation", unpruned: np.ndarray
+) -> results.Row:
+    """What is measured at one ratio; unpruned: answers of the whole model, [examples]."""
+    from hies.evaluation.metrics import quality as quality_of
+
+    value, quality = evaluator.measure(result.answers)
+    metric, labels = evaluator.task.metric, evaluator.labels("report")
+    return {
+        "heads_removed": sum(len(heads) for heads in removed.values()),
+        "mask": removed,
+        "value": value,
+        "quality": quality,
+        "stability": stability(result.answers, unpruned),
+        "examples": len(labels),
+        "parameters": result.cost and result.cost.parameters,
+        "flops": result.cost and result.cost.flops,
+        **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
+    }
 
 
-def evaluator_of(config: Config) -> Workbench:
-    """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once."""
+_evaluators: dict[str, "Evaluator"] = {}
+
+
+@cache
+def pass_counter() -> "PassCounter":
+    """Returns the counter of all evaluators of this process."""
+    from hies.evaluation.evaluations import PassCounter
+
+    return PassCounter()
+
+
+def evaluator_of(config: Config) -> "Evaluator":
+    """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once.
+
+    Raises:
+        ParameterError: a device that is not there.
+    """
     _silence_libraries()
-    device = torch.device(_device(config.device))
+    from hies.evaluation.evaluator import Evaluator
+
+    device = checked_device(config.device)
     data_root = None if config.data_root is None else Path(config.data_root)
-    evaluator = Workbench(config.model, config.task, data_root, Path(config.cache_dir), device, tally)
+    evaluator = Evaluator(config.model, config.task, data_root, Path(config.cache_dir), device, pass_counter())
     key = digest([evaluator.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
     if key not in _evaluators:
         _evaluators.clear()
@@ -305,13 +317,3 @@ def _silence_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return own_device()
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise ParameterError("device", name, "use auto, cpu, or a device that torch can see") from None
-    return name

@@ -90,7 +90,7 @@ class AlphaSearch:
         for row, alpha in enumerate(self.method.alphas):
             models = self.method.at(alpha).plan(self.evaluator, draw, self.selection, ratios).models
             for column, ratio in enumerate(ratios):
-                self.evaluator.tally.naive += draw.size
+                self.evaluator.counter.naive += draw.size
                 values[row, column] = self._value(models[ratio].removed, draw)
                 self.tick()
         return values
@@ -100,10 +100,10 @@ class AlphaSearch:
         evaluator, examples = self.evaluator, self.method.tuning_examples
         split, _ = PROTOCOLS[str(self.method.alpha)]
         if split is None:
-            evaluator.tally.naive += draw.size
+            evaluator.counter.naive += draw.size
             return -evaluator.calibration_loss(removed, draw.seed, draw.size)
         size = len(evaluator.labels(split))
-        evaluator.tally.naive += min(size, examples or size)
+        evaluator.counter.naive += min(size, examples or size)
         quality = evaluator.quality(removed, split, examples)
         if quality is None and evaluator.quality({}, split, examples) is None:
             raise ParameterError(

@@ -18,7 +18,7 @@ Tick = Callable[[], None]  # called for every mask that the model was looked at 
 class ModelOnTask(Protocol):
     """A model on a task, as far as methods look at it; `hies.evaluation` has the evaluator that is one."""
 
-    tally: Any  # its `naive` counts the forward passes, of one example, that a grid without a cache would take
+    counter: Any  # its `naive` counts the forward passes, of one example, that a grid without a cache would take
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -58,7 +58,7 @@ class MaskedHeads:
 
     def evaluated(self, evaluator: Any) -> Any:
         """Returns what an evaluator finds out about it."""
-        return evaluator.outcome(self.removed)
+        return evaluator.evaluate(self.removed)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class AppliedMethod:
 
     def evaluated(self, evaluator: Any) -> Any:
         """Returns what an evaluator finds out about it."""
-        return evaluator.outcome_of(self.method, self.ratio, self.draw.seed, self.draw.size)
+        return evaluator.evaluate_method(self.method, self.ratio, self.draw.seed, self.draw.size)
 
 
 @dataclass(frozen=True)

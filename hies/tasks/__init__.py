@@ -1,4 +1,4 @@
-"""Tasks, one small file each; a new one is a file and a line here."""
+"""Tasks, one declaration each; a new one is a file and a line here."""
 
 from hies.tasks.base import Split, Splits, Task
 from hies.tasks.embedded.apidocs import ApiDocs
@@ -6,12 +6,13 @@ from hies.tasks.embedded.digits import Digits
 from hies.tasks.embedded.docs import Docs
 from hies.tasks.embedded.questions import DigitQuestions
 from hies.tasks.glue import GLUE
-from hies.tasks.images import PICTURES
+from hies.tasks.images import IMAGE_TASKS
 from hies.tasks.language import LANGUAGE
 from hies.tasks.vqa.mmvet import MMVet
 from hies.tasks.vqa.vizwiz import VizWiz
 
-KINDS: tuple[type[Task], ...] = (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *PICTURES, Docs)
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in KINDS}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *IMAGE_TASKS, Docs)
+}
 
 __all__ = ["TASKS", "ApiDocs", "Digits", "Split", "Splits", "Task"]

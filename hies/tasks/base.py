@@ -1,4 +1,6 @@
-"""What every task gives: three splits that do not overlap, its labels, and the way its quality is measured."""
+"""What every task answers for itself: its three splits, how a model reads them, and how good the answers are."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -6,22 +8,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hies.errors import HiesError
+from hies.errors import HiesError, ParameterError
 from hies.storage import digest
+
+if TYPE_CHECKING:  # what computes is imported when it is first called: the knobs of a task need no torch
+    from hies.batching import Encoded
+
+Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, [examples]
+SEEDS = 2**32  # numpy takes seeds below this
+SET_ASIDE = 1000  # training examples for selection, at most a tenth of all, where a data set has no split for it
 
 
 @dataclass(frozen=True)
 class Split:
     """The examples of one split.
 
-    inputs: columns of equal length by name: `text` (and `text_pair`), lists of strings; or `pixel_values`, float32
-    [examples, channels, height, width]; or `image`, a list of encoded files (PNG or JPEG) as bytes; or what a
-    `PromptTask` puts to a model, lists of whatever JSON can hold. labels: int64 class indices, float32 targets, or the
-    right answers as strings, [examples].
+    Attributes:
+        inputs: columns of equal length by name: `text` (and `text_pair`), lists of strings; or `pixel_values`, float32
+            [examples, channels, height, width]; or `image`, a list of encoded files (PNG or JPEG) as bytes; or what a
+            `PromptTask` puts to a model, lists of whatever JSON can hold.
+        labels: int64 class indices, float32 targets, or the right answers as strings, [examples].
     """
 
     inputs: dict[str, Any]
@@ -30,8 +40,8 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
-        """The examples at `indices`, in that order."""
+    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
+        """Returns the examples at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         columns = {
             name: column[chosen] if isinstance(column, np.ndarray) else [column[i] for i in chosen]
@@ -39,22 +49,32 @@ class Split:
         }
         return Split(columns, self.labels[chosen])
 
+    def first(self, count: int | None) -> Split:
+        """Returns the first `count` examples, or as many as there are; None: all."""
+        return self.take(range(min(len(self), count or len(self))))
+
 
 @dataclass(frozen=True)
 class Splits:
-    """train: fine-tuning and calibration; selection: every choice (epoch, alpha); report: the numbers shown."""
+    """The three splits of a task, which never overlap.
+
+    Attributes:
+        train: for fine-tuning and calibration.
+        selection: for every choice (epoch, alpha).
+        report: for the numbers that are shown.
+    """
 
     train: Split
     selection: Split
     report: Split
 
     def digest(self) -> str:
-        """A digest of every example of every split."""
-        found = hashlib.sha256()
+        """Returns a digest of every example of every split."""
+        hashed = hashlib.sha256()
         for split in (self.train, self.selection, self.report):
             for column in (*split.inputs.values(), split.labels):
-                found.update(_bytes_of(column))
-        return found.hexdigest()[:12]
+                hashed.update(_bytes_of(column))
+        return hashed.hexdigest()[:12]
 
 
 def _bytes_of(column: Any) -> bytes:
@@ -67,17 +87,27 @@ def _bytes_of(column: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One benchmark. Subclasses are plain dataclasses whose fields are the knobs of `conf/task/<name>.yaml`.
+    """One benchmark. Subclasses are plain dataclasses whose fields are the knobs of the task.
 
-    max_examples: at most so many examples of the report split, its first (None: all); it is written into every row.
-    finetune: what this task changes in the model's fine-tuning settings (`hies.training.Finetuning`).
-    after: the task whose checkpoint of the same model is fine-tuned further; None: the pretrained weights are.
+    A task either has classes or scores (`ClassifierTask`) or asks a language model (`PromptTask`); nobody else needs to
+    know which.
+
+    Attributes:
+        name: what command lines and rows call it.
+        modality: what a model must take, one of `hies.evaluation.models.MODALITIES`.
+        metric: a key of `hies.evaluation.metrics.METRICS`.
+        finetuned: whether a model is fine-tuned for this task; if not, pretrained weights are asked as they stand.
+        numbered: whether classes go by their numbers, which checkpoints keep whatever they call them.
+        max_examples: the first N examples of the report split are used (None: all); it is written into every row.
+        finetune: what this task changes in the model's fine-tuning settings (`hies.training.Finetuning`).
+        after: the task whose checkpoint of the same model is fine-tuned further; None: the pretrained weights are.
     """
 
     name: ClassVar[str]
-    modality: ClassVar[str]  # "text" or "image"
-    metric: ClassVar[str] = "accuracy"  # a key of hies.evaluation.metrics.METRICS
-    numbered: ClassVar[bool] = False  # classes go by their numbers, which checkpoints keep whatever they call them
+    modality: ClassVar[str]
+    metric: ClassVar[str] = "accuracy"
+    finetuned: ClassVar[bool]
+    numbered: ClassVar[bool] = False
 
     max_examples: int | None = None
     finetune: dict[str, Any] = field(default_factory=dict)
@@ -85,60 +115,63 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 1:
-            raise HiesError(f"task.max_examples is {self.max_examples}; it must be at least 1, or null for all.")
-
-    @abstractmethod
-    def label_names(self) -> tuple[str, ...]:
-        """The classes in the order of their indices; empty for a regression task."""
+            raise ParameterError("max_examples", self.max_examples, "it must be at least 1, or null for all")
 
     @abstractmethod
     def identity(self, data_root: Path | None) -> str:
-        """A short digest that changes exactly when the data of any split would, cheap enough to ask every time."""
+        """Returns a short digest that changes exactly when the data of any split would, cheap enough for every job."""
 
     def fingerprint(self, data_root: Path | None) -> str:
-        """The identity of all data that the results depend on, those of the task before included."""
-        own = self.identity(data_root)
-        return own if self.after is None else digest([own, self.after.fingerprint(data_root)])
+        """Returns the identity of all data that the results depend on, those of the task before included."""
+        identity = self.identity(data_root)
+        return identity if self.after is None else digest([identity, self.after.fingerprint(data_root)])
 
     @abstractmethod
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """All splits, whole; `data_root` holds local copies of Hub data sets, `cache_dir` what is costly to make."""
+        """Returns all splits, whole.
 
-
-@dataclass(frozen=True)
-class PromptTask(Task):
-    """A task that is put to a language model as it stands: no classifier, and no fine-tuning for it.
-
-    A home task (`Model.home`) also trains the models that are built from an architecture, on its `train` split.
-    """
-
-    def label_names(self) -> tuple[str, ...]:
-        """None: answers are what the model says."""
-        return ()
-
-    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
-        """The tokenizer (or processor) of a model that is trained here.
-
-        Raises:
-            HiesError: the task trains no model.
+        Args:
+            data_root: the folder of local copies of Hub data sets; None: the Hub itself.
+            cache_dir: the folder for what is costly to make.
         """
-        raise HiesError(f"task={self.name} trains no model; set model.home to a task that does, such as docs.")
-
-    def options(self, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
-        """What a configuration takes from the processor, such as the number of words."""
-        return {}
 
     @abstractmethod
-    def encode(self, examples: Split, processor: Any, max_length: int) -> Any:
-        """Labelled inputs (`hies.batching.Encoded`) to calibrate on or to train on; padding has the label -100."""
+    def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
+        """Returns the classes in the order of their indices; none where answers are scores or texts."""
 
     @abstractmethod
-    def answers(
-        self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str
-    ) -> dict[str, np.ndarray]:
-        """What the model answers: `predictions`, [examples], of the kind of the labels.
+    def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """Returns what the configuration of a model for this task says, such as its outputs or its number of words."""
 
-        Further arrays may hold the answers by other rules, such as `norm` (likelihood by length of the option).
+    @abstractmethod
+    def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
+        """Raises HiesError where a network does not have the outputs that this task reads."""
+
+    @abstractmethod
+    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
+        """Returns the processor of a model that is built from an architecture; None where it needs none."""
+
+    @abstractmethod
+    def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
+        """Returns labelled inputs to calibrate on or to train on.
+
+        Args:
+            examples: the examples, their labels in the order of the model's outputs.
+            processor: the model's tokenizer, image processor, or both in one; None for images without one.
+            max_length: tokens of an example at most.
+            image_size: pixels of a side that images are brought to without a processor; None: they stay as they are.
+        """
+
+    @abstractmethod
+    def prepare(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Any:
+        """Returns what `answers` reads of these examples; made once for any number of masks."""
+
+    @abstractmethod
+    def answers(self, network: Any, processor: Any, examples: Any, batch_size: int, precision: str) -> Answers:
+        """Returns what a network answers to prepared examples.
+
+        `predictions` are of the kind of the labels; further arrays may hold the answers by other rules, such as `norm`
+        (likelihood by the length of the option).
         """
 
     @property
@@ -147,9 +180,88 @@ class PromptTask(Task):
         return None
 
     def graded(self, examples: Split, answers: np.ndarray, cache_dir: Path) -> np.ndarray:
-        """What the metric is computed from, [examples]: the answers themselves, or a judge's grades of them."""
+        """Returns what the metric is computed from, [examples]: the answers themselves, or a judge's grades of them."""
         return answers
 
     def notes(self, data_root: Path | None) -> dict[str, Any]:
-        """What rows say besides, such as where calibration examples come from."""
+        """Returns what rows say besides, such as where calibration examples come from."""
         return {}
+
+
+class ClassifierTask(Task):
+    """A task with classes or scores, for which a classifier is fine-tuned."""
+
+    finetuned = True
+
+    def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """Returns the outputs by name; a single one for a regression task."""
+        names = self.label_names(data_root)
+        if not names:
+            return {"num_labels": 1}
+        return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+    def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
+        """Raises HiesError where there is not one output for each class."""
+        outputs, labels = network.config.num_labels, max(len(self.label_names(data_root)), 1)
+        if outputs != labels:
+            raise HiesError(
+                f"The checkpoint {checkpoint!r} has {outputs} outputs, but task={self.name} has {labels} labels; give "
+                "one that was fine-tuned for this task."
+            )
+
+    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> None:
+        """Returns None: the pixels of images are read without one, and texts need pretrained weights."""
+
+    def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
+        """Returns tokens cut to `max_length`, or pixels."""
+        from hies.tasks import classifier
+
+        return classifier.encode(examples, processor, max_length, image_size)
+
+    def prepare(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
+        """Returns the encoded examples."""
+        return self.encode(examples, processor, max_length, image_size)
+
+    def answers(self, network: Any, processor: Any, examples: Encoded, batch_size: int, precision: str) -> Answers:
+        """Returns `predictions`: class indices (int64), or scores (float32) where the model has one output."""
+        from hies.tasks import classifier
+
+        return {"predictions": classifier.predict(network, examples, batch_size, precision)}
+
+
+class PromptTask(Task):
+    """A task that is put to a language model as it stands: no classifier, and no fine-tuning for it.
+
+    Some also train the models that are built from an architecture, on their `train` split (`Model.pretrain_task`).
+    """
+
+    finetuned = False
+
+    def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
+        """Returns none: answers are what the model says."""
+        return ()
+
+    def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """Returns what a configuration takes from the processor, such as the number of words."""
+        return {}
+
+    def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
+        """Accepts every language model."""
+
+    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
+        """Returns the tokenizer (or processor) of a model that is trained here.
+
+        Raises:
+            HiesError: the task trains no model.
+        """
+        raise HiesError(f"task={self.name} trains no model; set model.pretrain_task to a task that does, such as docs.")
+
+    def prepare(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Split:
+        """Returns the examples: prompts are made into tokens where they are answered."""
+        return examples
+
+
+def check_seed(data_seed: int) -> None:
+    """Raises ParameterError where numpy does not take the seed of a draw of examples."""
+    if not 0 <= data_seed < SEEDS:
+        raise ParameterError("data_seed", data_seed, f"it must be between 0 and {SEEDS - 1}")

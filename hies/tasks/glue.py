@@ -4,30 +4,36 @@ The reported split and the selection split never overlap (paper, table 5). Where
 reported whole and 1,000 training examples are set aside for selection; where it is small, its two halves are used.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pandas as pd
 
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import Split, Splits, Task
+from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits
 
-REPOSITORY = "nyu-mll/glue"
-SET_ASIDE = 1000  # training examples for selection
+if TYPE_CHECKING:
+    import pandas as pd
+
+GLUE_REPOSITORY = "nyu-mll/glue"
 HALVES = Path(__file__).with_name("glue_halves.json")  # drawn once; rows of the validation set that are for selection
 
 
 @dataclass(frozen=True)
-class Glue(Task):
+class Glue(ClassifierTask):
     """One GLUE task; a subclass declares its columns and labels, its metric, and where its splits come from.
 
-    columns: one text column, or two of a pair. labels: in the order of the data set's class indices. selection: a
-    split of the data set, or `train` (some of its examples) or `validation` (the half that is not reported).
+    Attributes:
+        columns: one text column, or two of a pair.
+        labels: the classes in the order of the data set's indices; none for a regression task.
+        reported: the split of the data set that is reported.
+        selection: a split of the data set, or `train` (some of its examples), or `reported` again (half of it).
     """
 
     modality: ClassVar[str] = "text"
@@ -36,23 +42,23 @@ class Glue(Task):
     reported: ClassVar[str] = "validation"
     selection: ClassVar[str] = "train"
 
-    def label_names(self) -> tuple[str, ...]:
-        """The classes; empty for STS-B."""
+    def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
+        """Returns the classes; none for STS-B."""
         return self.labels
 
     def identity(self, data_root: Path | None) -> str:
-        """A digest of the splits in use and of how they are divided."""
+        """Returns a digest of the splits in use and of how they are divided."""
         names = tuple(sorted({"train", self.reported, self.selection}))
-        content = hub.identity(REPOSITORY, self.name, data_root, names)
+        content = hub.identity(GLUE_REPOSITORY, self.name, data_root, names)
         return digest([content, self.selection, SET_ASIDE if self.selection == "train" else self._half()])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """All labelled examples, divided into the three splits."""
-        frames = hub.frames(REPOSITORY, self.name, data_root)
+        """Returns all labelled examples, divided into the three splits."""
+        frames = hub.frames(GLUE_REPOSITORY, self.name, data_root)
         train, report = frames["train"], frames[self.reported]
         if self.selection == "train":
-            aside = np.linspace(0, len(train) - 1, min(SET_ASIDE, len(train) // 10)).astype(int)
-            selection, train = train.iloc[aside], train.drop(train.index[aside])
+            held_out = np.linspace(0, len(train) - 1, min(SET_ASIDE, len(train) // 10)).astype(int)
+            selection, train = train.iloc[held_out], train.drop(train.index[held_out])
         elif self.selection == self.reported:
             half = [row for row in self._half() if row < len(report)]
             selection, report = report.iloc[half], report.drop(report.index[half])

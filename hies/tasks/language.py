@@ -5,37 +5,42 @@ are scored, and alpha is chosen, on documents of the training split; where a dat
 documents of the reported split serve for both and are left out of the report (`notes` says which it was).
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
-import torch
 
-from hies.batching import Encoded
-from hies.errors import HiesError
-from hies.scoring.losses import IGNORED
+from hies.errors import HiesError, ParameterError
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import PromptTask, Split, Splits
+from hies.tasks.base import Answers, Split, Splits
+from hies.tasks.choices import ChoiceTask
 
-FORMAT = 1  # to be raised when the same documents give other splits
-CALIBRATION = 4096  # training documents, at most, that calibration sets are drawn from
-SELECTION = 512  # training documents, at most and at most a quarter of them, for selection
-HELD_OUT = 1024  # documents of the reported split, at most half of it, in the place of a missing training split
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROMPTS_VERSION = 1  # to be raised when the same documents give other splits
+CALIBRATION = 4096  # at most N training documents that calibration sets are drawn from
+SELECTION = 512  # at most N training documents, and at most a quarter of them, for selection
+HELD_OUT = 1024  # at most N documents of the reported split, and half of it, in the place of a missing training split
 
 
 @dataclass(frozen=True)
-class Rows:
+class DocumentRows:
     """Rows of a data set by what they are for.
 
-    train: calibration, and few-shot examples of selected documents. pool: few-shot examples of reported documents, the
-    ones that lm-eval draws from. source: where `train` comes from, in words.
+    Attributes:
+        train: calibration, and few-shot examples of selected documents.
+        selection: every choice, such as that of alpha.
+        report: what is reported.
+        pool: few-shot examples of reported documents, the ones that lm-eval draws from.
+        source: where `train` comes from, in words.
     """
 
     train: pd.DataFrame
@@ -46,15 +51,19 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Language(PromptTask):
+class Language(ChoiceTask):
     """One task; a subclass declares its data set and lm-eval's definition of it.
 
-    reported: the split that lm-eval evaluates on. further: other splits that must be there. shots: few-shot examples in
-    front of a reported or selected document, drawn by lm-eval's seed; None: as many as lm-eval's definition says.
-    Calibration documents have none.
+    Attributes:
+        repository: the data set's name on the Hub.
+        config: its configuration.
+        definition: lm-eval's YAML file.
+        reported: the split that lm-eval evaluates on.
+        further: other splits that must be there.
+        shots: few-shot examples in front of a reported or selected document, drawn by lm-eval's seed; None: as many as
+            lm-eval's definition says. Calibration documents have none.
     """
 
-    modality: ClassVar[str] = "language"
     repository: ClassVar[str]
     config: ClassVar[str]
     definition: ClassVar[str]
@@ -66,15 +75,15 @@ class Language(PromptTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.shots is not None and self.shots < 0:
-            raise HiesError(f"task.shots is {self.shots}; it must be 0 or more, or null for lm-eval's own.")
+            raise ParameterError("shots", self.shots, "it must be 0 or more, or null for lm-eval's number")
 
     def identity(self, data_root: Path | None) -> str:
-        """A digest of the documents in use, of how they are divided, and of lm-eval's version, which words prompts."""
+        """Returns a digest of the documents, of how they are divided, and of lm-eval's version, which words prompts."""
         contents = [_content(*self._where(data_root), data_root, split) for split in self._used(data_root)]
-        return digest([self.name, FORMAT, harness.version(), self._settings(), contents])
+        return digest([self.name, PROMPTS_VERSION, harness.version(), self._settings(), contents])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """The splits as prompts, see `hies.tasks.lm_eval.prompts`; of the report split no more than `max_examples`."""
+        """Returns the splits as prompts, see `hies.tasks.lm_eval.prompts`; `max_examples` of the report split."""
         rows = self._rows(data_root)
         report = rows.report.head(self.max_examples or len(rows.report))
         return Splits(
@@ -83,73 +92,46 @@ class Language(PromptTask):
             report=self._split(report, rows.pool, self.shots),
         )
 
-    def encode(self, examples: Split, processor: Any, max_length: int) -> Encoded:
-        """The prompt, its delimiter and the right answer as one text; every token of it counts in the loss.
-
-        A text of more than `max_length` tokens loses its beginning, as with lm-eval: its end is the answer.
-        """
-        rows = []
-        for text in self._texts(examples):
-            tokens = torch.tensor(processor(text)["input_ids"][-max_length:])
-            rows.append({"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens})
-        return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0), "labels": IGNORED})
-
-    def answers(
-        self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str
-    ) -> dict[str, np.ndarray]:
-        """The options chosen, int64 [examples]: `predictions` as lm-eval's acc counts, `norm` as its acc_norm."""
-        return harness.choose(network, processor, examples.inputs, batch_size, precision)
-
     def notes(self, data_root: Path | None) -> dict[str, Any]:
-        """Where calibration documents come from: `train`, or for example `validation[:1024]`."""
+        """Returns where calibration documents come from: `train`, or for example `validation[:1024]`."""
         return {"calibration_source": self._rows(data_root).source}
 
     def _where(self, data_root: Path | None) -> tuple[str, Any]:
-        """The repository and its configuration (None: the only one)."""
+        """Returns the repository and its configuration (None: the only one)."""
         return self.repository, self.config
 
     def _frames(self, data_root: Path | None) -> hub.Frames:
         repository, config = self._where(data_root)
-        found = hub.frames(repository, config, data_root)
+        frames = hub.frames(repository, config, data_root)
         for split in (*self.further, self.reported):
-            if split not in found:
+            if split not in frames:
                 raise HiesError(f"The copy of {repository} has no split {split!r}, which task={self.name} needs.")
-        return found
+        return frames
 
     def _used(self, data_root: Path | None) -> list[str]:
-        """The splits of the data set that results depend on."""
+        """Returns the splits of the data set that results depend on."""
         return [name for name in ("train", *self.further, self.reported) if name in self._frames(data_root)]
 
     def _settings(self) -> list[Any]:
-        """What the prompts and answers depend on besides the documents."""
+        """Returns what the prompts and answers depend on besides the documents."""
         return [self.shots, CALIBRATION, SELECTION, HELD_OUT]
 
-    def _rows(self, data_root: Path | None) -> Rows:
+    def _rows(self, data_root: Path | None) -> DocumentRows:
         frames = self._frames(data_root)
         documents, report, source = frames.get("train"), frames[self.reported], "train"
         if documents is None:
             start = min(HELD_OUT, len(report) // 2)
             documents, report, source = report.iloc[:start], report.iloc[start:], f"{self.reported}[:{start}]"
-        selection = _spread(documents, min(SELECTION, len(documents) // 4))
-        train = _spread(documents.drop(selection.index), CALIBRATION)
-        return Rows(train, selection, report, documents, source)
+        selection = _evenly(documents, min(SELECTION, len(documents) // 4))
+        train = _evenly(documents.drop(selection.index), CALIBRATION)
+        return DocumentRows(train, selection, report, documents, source)
 
     def _split(self, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
-        columns, rights = harness.prompts(self.definition, rows, pool, shots)
-        return Split(columns, self._labels(rights))
+        columns, answers = harness.prompts(self.definition, rows, pool, shots)
+        return Split(columns, self._labels(answers))
 
-    def _labels(self, rights: list[Any]) -> np.ndarray:
-        return np.array(rights, dtype=np.int64)
-
-    def _texts(self, examples: Split) -> Iterable[str]:
-        """The whole text of each example, with its right answer."""
-        columns = (examples.inputs["contexts"], examples.inputs["continuations"], self._right(examples.labels))
-        for contexts, continuations, right in zip(*columns, strict=True):
-            yield contexts[right % len(contexts)] + continuations[right]
-
-    def _right(self, labels: np.ndarray) -> np.ndarray:
-        """Which continuation of each example is right."""
-        return labels
+    def _labels(self, answers: list[Any]) -> np.ndarray:
+        return np.array(answers, dtype=np.int64)
 
 
 class HellaSwag(Language):
@@ -240,24 +222,24 @@ class MMLU(Language):
 
     shots: int | None = 5
 
-    def _rows(self, data_root: Path | None) -> Rows:
+    def _rows(self, data_root: Path | None) -> DocumentRows:
         frames = self._frames(data_root)
         dev, selection, report = (frames[name] for name in (*self.further, self.reported))
-        return Rows(dev, _in_turn(selection).head(SELECTION), _in_turn(report), dev, "dev")
+        return DocumentRows(dev, _in_turn(selection).head(SELECTION), _in_turn(report), dev, "dev")
 
     def _split(self, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
         columns: dict[str, list[Any]] = {}
-        rights, places = [], []
+        answers, places = [], []
         for subject, documents in rows.reset_index(drop=True).groupby("subject", sort=False):
             path = f"{self.definition}/mmlu_{subject}.yaml"
             if not harness.is_defined(path):
                 raise HiesError(f"The copy of {self.repository} has the subject {subject!r}, which lm-eval lacks.")
-            found, right = harness.prompts(path, documents, pool[pool["subject"] == subject], shots)
-            for name, values in found.items():
+            prompts, right = harness.prompts(path, documents, pool[pool["subject"] == subject], shots)
+            for name, values in prompts.items():
                 columns.setdefault(name, []).extend(values)
-            rights += right
+            answers += right
             places += documents.index.tolist()
-        return Split(columns, self._labels(rights)).take(np.argsort(places))
+        return Split(columns, self._labels(answers)).take(np.argsort(places))
 
 
 @dataclass(frozen=True)
@@ -266,8 +248,11 @@ class GSM8K(Language):
 
     Answers are those of lm-eval's filter `flexible-extract`, the last number; beside them `strict` are those of
     `strict-match`, the number after "####". Where there is none, both say "[invalid]", so that a model which never
-    writes "####" would be called stable by the strict filter whatever it computes. Answers and labels are normalised
-    as lm-eval's exact_match does. new_tokens: at most so many tokens are generated; None: lm-eval's 256.
+    writes "####" would be called stable by the strict filter whatever it computes. Answers and labels are normalized
+    as lm-eval's exact_match does.
+
+    Attributes:
+        new_tokens: at most N tokens are generated; None: lm-eval's 256.
     """
 
     name = "gsm8k"
@@ -280,56 +265,48 @@ class GSM8K(Language):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.new_tokens is not None and self.new_tokens < 1:
-            raise HiesError(f"task.new_tokens is {self.new_tokens}; it must be at least 1, or null for lm-eval's own.")
+            raise ParameterError("new_tokens", self.new_tokens, "it must be at least 1, or null for lm-eval's 256")
 
-    def answers(
-        self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str
-    ) -> dict[str, np.ndarray]:
-        """The numbers found in the generated texts, as strings [examples]."""
+    def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
+        """Returns the numbers in the generated texts, as strings [examples]."""
         settings = harness.definition(self.definition)["generation_kwargs"]
         settings = settings | ({} if self.new_tokens is None else {"max_gen_toks": self.new_tokens})
-        asked = [contexts[0] for contexts in examples.inputs["contexts"]]
-        texts = harness.generate(network, processor, asked, settings, batch_size, precision)
-        found = harness.extracted(self.definition, texts)
+        questions = [contexts[0] for contexts in examples.inputs["contexts"]]
+        texts = harness.generate(network, processor, questions, settings, batch_size, precision)
+        numbers = harness.extracted(self.definition, texts)
         return {
-            "predictions": self._labels(found["flexible-extract"]),
-            "strict": self._labels(found["strict-match"]),
+            "predictions": self._labels(numbers["flexible-extract"]),
+            "strict": self._labels(numbers["strict-match"]),
         }
+
+    def right_options(self, labels: np.ndarray) -> np.ndarray:
+        """Returns zeros: there is one continuation, the right text."""
+        return np.zeros(len(labels), dtype=np.int64)
 
     def _settings(self) -> list[Any]:
         return [*super()._settings(), self.new_tokens]
 
-    def _labels(self, rights: list[Any]) -> np.ndarray:
-        return np.array([harness.normalised(self.definition, text) for text in rights], dtype=str)
-
-    def _right(self, labels: np.ndarray) -> np.ndarray:
-        return np.zeros(len(labels), dtype=np.int64)
+    def _labels(self, answers: list[Any]) -> np.ndarray:
+        return np.array([harness.normalized_text(self.definition, text) for text in answers], dtype=str)
 
 
 LANGUAGE: tuple[type[Language], ...] = (
-    HellaSwag,
-    WinoGrande,
-    ArcEasy,
-    ArcChallenge,
-    OpenBookQA,
-    PIQA,
-    MMLU,
-    GSM8K,
-)
+    HellaSwag, WinoGrande, ArcEasy, ArcChallenge, OpenBookQA, PIQA, MMLU, GSM8K,
+)  # fmt: skip
 
 
-def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """At most `count` rows, evenly spread, so that no order of the data set matters."""
+def _evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Returns at most `count` rows at even distances, so that no order of the data set matters."""
     return rows.iloc[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
 def _in_turn(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first question of every subject, then the second of every subject, and so on."""
+    """Returns the first question of every subject, then the second of every subject, and so on."""
     return rows.iloc[np.argsort(rows.groupby("subject").cumcount().to_numpy(), kind="stable")]
 
 
 @cache
 def _content(repository: str, config: Any, data_root: Path | None, split: str) -> str:
-    """A digest of the rows of a split, whose cells may be lists."""
+    """Returns a digest of the rows of a split, whose cells may be lists."""
     rows = hub.frames(repository, config, data_root)[split]
     return hashlib.sha256(rows[sorted(rows.columns)].to_json(orient="values").encode()).hexdigest()

@@ -2,8 +2,10 @@
 
 Only the documents are handed in, so that they may lie anywhere. Prompts, options and few-shot examples are made by
 lm-eval's own code from its own YAML files, and its seed, so that the answers are those that its numbers come from. It
-is an extra (`pip install 'hies[llm]'`) and is imported when it is needed. Nothing here reaches a network.
+is an extra (`llm`) and is imported when it is needed. Nothing here reaches a network.
 """
+
+from __future__ import annotations
 
 import contextlib
 import copy
@@ -15,15 +17,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
-import pandas as pd
-from transformers import PreTrainedModel
 
-from hies.errors import HiesError
-from hies.heads.attention import evaluating
+from hies.errors import HiesError, ParameterError
+from hies.tasks.base import Answers
+from hies.tasks.hub import no_progress_bars
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    from transformers import PreTrainedModel
 
 PACKAGE = "lm_eval"
 TEMPLATES = 256  # compiled at a time; every task has a few
@@ -31,7 +36,7 @@ Columns = dict[str, list[Any]]
 
 
 def version() -> str:
-    """The installed version of lm-eval, which its task definitions belong to.
+    """Returns the installed version of lm-eval, which its task definitions belong to.
 
     Raises:
         HiesError: it is not installed.
@@ -40,28 +45,36 @@ def version() -> str:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise HiesError(
-            "Language tasks are put to models by lm-eval, which is not here: pip install 'hies[llm]'."
+            "Language tasks are put to models by lm-eval, which is not installed; in a clone: pip install -e '.[llm]'."
         ) from None
 
 
 def is_defined(path: str) -> bool:
-    """Whether the installed lm-eval has a task definition of this path, such as `arc/arc_easy.yaml`."""
+    """Returns whether lm-eval has this definition of a task, such as `arc/arc_easy.yaml`."""
     return (_definitions() / path).is_file()
 
 
 @functools.cache
 def definition(path: str) -> dict[str, Any]:
-    """lm-eval's own definition of a task: what the YAML file `path` under its `tasks` says. Not to be changed."""
-    folder = _definitions()
-    from lm_eval.tasks._yaml_loader import load_yaml
+    """Returns lm-eval's own definition of a task, the YAML file `path` under its `tasks`. Not to be changed."""
+    import yaml
+    from lm_eval.utils import import_function
 
-    return load_yaml(folder / path)
+    class Loader(yaml.SafeLoader):
+        """Reads functions of the module beside a definition, too."""
+
+    file = _definitions() / path
+    Loader.add_constructor("!function", functools.partial(import_function, yaml_path=file))
+    config = yaml.load(file.read_text(encoding="utf-8"), Loader)
+    included = config.pop("include", None)
+    above = {} if included is None else definition((Path(path).parent / included).as_posix())
+    return {**{name: value for name, value in above.items() if name != "task_list"}, **config}
 
 
 def prompts(
     path: str, documents: pd.DataFrame, pool: pd.DataFrame, shots: int | None = None
 ) -> tuple[Columns, list[Any]]:
-    """What lm-eval puts to a model for each document, in order.
+    """Returns what lm-eval puts to a model for each document, in order, and the right answers.
 
     Args:
         path: of the task's definition.
@@ -80,24 +93,25 @@ def prompts(
         HiesError: the pool is too small; lm-eval is missing.
     """
     columns: Columns = {"contexts": [], "continuations": []}
-    columns |= {"sizes": []} if _has_norm(path) else {}
-    rights: list[Any] = []
+    if any(metric["metric"] == "acc_norm" for metric in definition(path)["metric_list"]):
+        columns["sizes"] = []
+    answers: list[Any] = []
     if len(documents):
         count = _shots(path, pool, shots)
         with _quiet(), _compiled_once():
             task = _task(path, documents, pool if count else documents.head(1))
             for document in task.task_docs:
-                found, right = _asked(task, document, count)
-                rights.append(right)
+                entries, right = _prompt(task, document, count)
+                answers.append(right)
                 for name, column in columns.items():
-                    column.append(found[name])
-    return columns, rights
+                    column.append(entries[name])
+    return columns, answers
 
 
 def choose(
     network: PreTrainedModel, tokenizer: Any, columns: Columns, batch_size: int, precision: str = "float32"
-) -> dict[str, np.ndarray]:
-    """The option that each document's continuation is most likely to be, as lm-eval's `acc` counts.
+) -> Answers:
+    """Returns the option that each document's continuation is most likely to be, as lm-eval's `acc` counts.
 
     Args:
         network: a causal language model, masked or pruned or neither, on any device; its mode stays as it is.
@@ -111,20 +125,18 @@ def choose(
         `predictions`, int64 [documents]; with `sizes` also `norm`, the option of the highest log-likelihood divided by
         its characters, as `acc_norm` counts.
     """
-    from lm_eval.api.instance import Instance
-
-    asked = [
-        [Instance("loglikelihood", {}, (contexts[i % len(contexts)], text), i) for i, text in enumerate(continuations)]
+    requests = [
+        [_request("loglikelihood", contexts[i % len(contexts)], text) for i, text in enumerate(continuations)]
         for contexts, continuations in zip(columns["contexts"], columns["continuations"], strict=True)
     ]
-    flat = [request for requests in asked for request in requests]
-    with _model(network, tokenizer, batch_size, precision) as model:
-        found = iter(model.loglikelihood(flat, disable_tqdm=_hidden()) if flat else [])
-    scores = [np.array([next(found)[0] for _ in requests]) for requests in asked]
-    answers = {"predictions": scores}
+    flat = [request for options in requests for request in options]
+    with _wrapped(network, tokenizer, batch_size, precision) as model:
+        likelihoods = iter(model.loglikelihood(flat, disable_tqdm=_no_bar()) if flat else [])
+    scores = [np.array([next(likelihoods)[0] for _ in options]) for options in requests]
+    by_rule = {"predictions": scores}
     if "sizes" in columns:
-        answers["norm"] = [each / np.array(size, float) for each, size in zip(scores, columns["sizes"], strict=True)]
-    return {name: np.array([each.argmax() for each in by], dtype=np.int64) for name, by in answers.items()}
+        by_rule["norm"] = [each / np.array(size, float) for each, size in zip(scores, columns["sizes"], strict=True)]
+    return {rule: np.array([each.argmax() for each in found], dtype=np.int64) for rule, found in by_rule.items()}
 
 
 def generate(
@@ -135,46 +147,41 @@ def generate(
     batch_size: int,
     precision: str = "float32",
 ) -> list[str]:
-    """What the model writes after each context, greedily and with its key/value cache unless `settings` say otherwise.
+    """Returns what the model writes after each context, greedily unless `settings` say otherwise.
 
     Args:
         network, tokenizer, batch_size, precision: as for `choose`.
         contexts: prompts; cut on the left to what the model reads at a time less what it may write.
-        settings: lm-eval's `generation_kwargs`: `until` (texts that end it), `max_gen_toks` (256 if not given), ...
+        settings: lm-eval's `generation_kwargs`: `until` (texts that end it), `max_gen_toks` (256 by default), ...
 
     Raises:
-        HiesError: the model reads no more tokens at a time than it is to write.
+        ParameterError: the model reads no more tokens at a time than it is to write.
     """
-    from lm_eval.api.instance import Instance
-
-    asked = [Instance("generate_until", {}, (text, copy.deepcopy(settings)), 0) for text in contexts]
-    with _model(network, tokenizer, batch_size, precision) as model:
+    requests = [_request("generate_until", text, copy.deepcopy(settings)) for text in contexts]
+    with _wrapped(network, tokenizer, batch_size, precision) as model:
         written = settings.get("max_gen_toks", model.max_gen_toks)
         if written >= model.max_length:
-            raise HiesError(
-                f"The model reads {model.max_length} tokens at a time, so that it cannot write {written}; "
-                "set task.new_tokens to fewer."
-            )
-        return model.generate_until(asked, disable_tqdm=_hidden()) if asked else []
+            expected = f"the model reads {model.max_length} tokens at a time and cannot write as many, give fewer"
+            raise ParameterError("new_tokens", written, expected)
+        return model.generate_until(requests, disable_tqdm=_no_bar()) if requests else []
 
 
 def extracted(path: str, texts: Sequence[str]) -> dict[str, list[str]]:
-    """The answers that the definition's filters find in generated texts, by the name of the filter."""
-    from lm_eval.api.instance import Instance
+    """Returns the answers that the definition's filters find in generated texts, by the name of the filter."""
     from lm_eval.filters import build_filter_ensemble
 
-    asked = [Instance("generate_until", {}, (), 0, resps=[text]) for text in texts]
-    found: dict[str, list[str]] = {}
-    for listed in definition(path)["filter_list"]:
-        steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in listed["filter"]]
-        if asked:
-            build_filter_ensemble(listed["name"], steps).apply(asked)
-        found[listed["name"]] = [request.filtered_resps[listed["name"]] for request in asked]
-    return found
+    requests = [_request("generate_until", resps=[text]) for text in texts]
+    answers: dict[str, list[str]] = {}
+    for declared in definition(path)["filter_list"]:
+        steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in declared["filter"]]
+        if requests:
+            build_filter_ensemble(declared["name"], steps).apply(requests)
+        answers[declared["name"]] = [request.filtered_resps[declared["name"]] for request in requests]
+    return answers
 
 
-def normalised(path: str, text: str) -> str:
-    """An answer as the definition's `exact_match` compares it: two are the same if they are equal afterwards."""
+def normalized(path: str, text: str) -> str:
+    """Returns an answer as the definition's `exact_match` compares it: two are the same if they are equal then."""
     rule = next(metric for metric in definition(path)["metric_list"] if metric["metric"] == "exact_match")
     for pattern in rule.get("regexes_to_ignore") or ():
         text = re.sub(pattern, "", text)
@@ -188,12 +195,14 @@ def _definitions() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 
-def _has_norm(path: str) -> bool:
-    return any(metric["metric"] == "acc_norm" for metric in definition(path)["metric_list"])
+def _request(kind: str, *arguments: Any, **options: Any) -> Any:
+    from lm_eval.api.instance import Instance
+
+    return Instance(kind, {}, arguments, 0, **options)
 
 
 def _task(path: str, documents: pd.DataFrame, pool: pd.DataFrame) -> Any:
-    """lm-eval's task, with the documents in the place of the split that it evaluates on.
+    """Returns lm-eval's task, with the documents in the place of the split that it evaluates on.
 
     The names of its splits stay: the way it draws few-shot examples depends on them.
     """
@@ -210,6 +219,8 @@ def _task(path: str, documents: pd.DataFrame, pool: pd.DataFrame) -> Any:
 
 
 def _dataset(rows: pd.DataFrame) -> datasets.Dataset:
+    import datasets
+
     return datasets.Dataset.from_pandas(rows, preserve_index=False)
 
 
@@ -219,12 +230,12 @@ def _shots(path: str, pool: pd.DataFrame, shots: int | None) -> int:
     # Where examples are drawn, one more is needed: lm-eval may draw the document itself and leaves it out then.
     spare = 0 if (config.get("fewshot_config") or {}).get("sampler") == "first_n" else 1
     if count and count + spare > len(pool):
-        raise HiesError(f"task.shots is {count}, but {config['task']} has {len(pool)} documents to draw examples from.")
+        raise ParameterError("shots", count, f"{config['task']} has {len(pool)} documents to draw examples from")
     return count
 
 
-def _asked(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, Any], Any]:
-    """Of one document the entries of the columns, and the right answer."""
+def _prompt(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, Any], Any]:
+    """Returns the entries of the columns for one document, and the right answer."""
     context = task.fewshot_context(document, num_fewshot=shots, gen_prefix=task.doc_to_prefix(document))
     if task.OUTPUT_TYPE == "generate_until":
         right = task.doc_to_target(document)
@@ -235,18 +246,20 @@ def _asked(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, A
     right = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
     if not 0 <= right < len(options):
         raise HiesError(f"A document of {task.config.task} has no right answer among its {len(options)} options.")
-    found = {
+    entries = {
         "contexts": contexts if len(set(contexts)) > 1 else contexts[:1],
         "continuations": continuations,
         "sizes": [len(option) for option in options],
     }
-    return found, right
+    return entries, right
 
 
 @contextlib.contextmanager
-def _model(network: PreTrainedModel, tokenizer: Any, batch_size: int, precision: str) -> Iterator[Any]:
-    """lm-eval's wrapper; it gives the tokenizer a padding token where it has none, hence the copy."""
+def _wrapped(network: PreTrainedModel, tokenizer: Any, batch_size: int, precision: str) -> Iterator[Any]:
+    """Yields lm-eval's wrapper; it gives the tokenizer a padding token where it has none, hence the copy."""
     from lm_eval.models.huggingface import HFLM
+
+    from hies.heads.attention import evaluating
 
     if tokenizer.eos_token_id is None:
         raise HiesError("The tokenizer has no end-of-text token (eos_token), which lm-eval needs.")
@@ -260,35 +273,33 @@ def _model(network: PreTrainedModel, tokenizer: Any, batch_size: int, precision:
                 mixed_precision_dtype=None if precision == "float32" else precision,
             )
         except AssertionError as error:
-            why = str(error) or "an option is empty, or longer than what the model reads at a time"
-            raise HiesError(f"lm-eval cannot put this task to {type(network).__name__}: {why}.") from error
+            reason = str(error) or "an option is empty, or longer than what the model reads at a time"
+            raise HiesError(f"lm-eval cannot put this task to {type(network).__name__}: {reason}.") from error
 
 
-def _hidden() -> bool:
-    """Whether progress bars stay away: nobody watches."""
-    return not sys.stderr.isatty()
+def _no_bar() -> bool:
+    return not sys.stderr.isatty()  # nobody watches
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No word of lm-eval's below an error, and no bar of datasets'."""
-    logger, shown = logging.getLogger(PACKAGE), datasets.utils.logging.is_progress_bar_enabled()
+    """Hides what lm-eval says below an error, and the progress bars of datasets."""
+    logger = logging.getLogger(PACKAGE)
     before = logger.level
     logger.setLevel(logging.ERROR)
-    datasets.utils.logging.disable_progress_bar()
     try:
-        yield
+        with no_progress_bars():
+            yield
     finally:
         logger.setLevel(before)
-        if shown:
-            datasets.utils.logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
 def _compiled_once() -> Iterator[None]:
-    """Compile each template of a prompt once instead of once a document, which takes 50 times as long."""
+    """Compiles each template of a prompt once instead of once a document, which takes 50 times as long."""
     from lm_eval.utils import env
 
+    # lm-eval has no setting for it: its code calls this method of its module's environment for every document.
     env.from_string = functools.lru_cache(TEMPLATES)(env.from_string)  # type: ignore[method-assign]
     try:
         yield

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_analysis_variants import HIES, TUNED, right_in
+from analysis_runs import HIES, TUNED, right_in
 
 from analysis import load
 from analysis.errors import Unavailable

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_runs import write_run
+from analysis_runs import answers_right_in, write_run
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -103,15 +103,6 @@ def write(
         arrays={"predictions": answers, "labels": labels},
         name=f"{task}-{criterion}-{seed}-{keys.get('alpha')}-{keys.get('calibration_size')}", **keys,
     )  # fmt: skip
-
-
-def answers_right_in(shares: tuple[float, ...], examples: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions right for the first share of the examples (of a shuffled order), one share a ratio."""
-    labels = np.arange(examples) % 2
-    order = np.random.default_rng(seed).permutation(examples)
-    rank = np.empty(examples)
-    rank[order] = np.arange(examples)
-    return labels, np.array([np.where(rank < share * examples, labels, 1 - labels) for share in shares])
 
 
 def write_pair(folder: Path, his: tuple[float, ...], hies: tuple[float, ...], seeds: int = 3, **keys: Any) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_runs import HEADS, write_run
+from analysis_runs import HEADS, hies, write_run
 from matplotlib.collections import QuadMesh
+from shown import caption_of, lines
 
 from analysis import choice, load, style
 from analysis.diagnosis import file_name, load_diagnosis
@@ -16,23 +17,6 @@ from analysis.figures import alphas, curves, figure1, figure3, figure8, figure12
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 WORDS = ("per_ratio", "per_task", "auto", "per_ratio_on_report", "per_task_on_report")
-
-
-def lines(axes) -> dict[str, np.ndarray]:
-    """Label -> points of each line that a legend would name."""
-    return {one.get_label(): one.get_xydata() for one in axes.get_lines() if not one.get_label().startswith("_")}
-
-
-def caption_of(axes) -> str:
-    return axes.get_figure(root=True).get_supxlabel().replace("\n", " ")
-
-
-def hies(folder: Path, alpha: Any, used: float | None = None, **options: Any) -> None:
-    """A run of HIES as a job writes it, with the alpha that made each mask."""
-    knobs = {"alphas": [0.9, 0.5], "tuning_seeds": 3, "tuning_examples": None} if isinstance(alpha, str) else {}
-    number = used if used is not None else alpha
-    name = f"{options.get('task', 'toy')}-{options.get('seed', 0)}-{alpha}-{options.get('calibration_size', '')}"
-    write_run(folder, "hies", alpha=alpha, alpha_used=number, name=name, **knobs, **options)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_runs import write_run
+from analysis_runs import hies, write_run
 from matplotlib.collections import QuadMesh
-from test_analysis_glue_figures import caption_of, hies, lines
+from shown import caption_of, lines
 
 from analysis import load, paper
 from analysis.captions import removed_words, without_heads

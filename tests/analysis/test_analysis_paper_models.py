@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from analysis_runs import write_run
-from test_analysis_paper_tables import line
+from shown import line
 
 from analysis import load, paper
 from analysis.errors import Unavailable

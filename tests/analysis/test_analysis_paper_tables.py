@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from analysis_runs import write_run
+from shown import line
 
 from analysis import load, paper
 from analysis.errors import Unavailable
@@ -24,14 +24,6 @@ def write(folder: Path, criterion: str, task: str, quality: tuple[float | None, 
     keys = {"ratios": (0.0, 0.1, 0.3), "metric": METRICS.get(task, "accuracy"), **keys}
     name = f"{task}-{criterion}-{seed}-{keys.get('alpha')}-{keys.get('calibration_size')}"
     write_run(folder / "glue", criterion, seed, quality, task=task, name=name, **keys)
-
-
-def line(shown: pd.DataFrame, **cells: str) -> list[str] | None:
-    """The texts of the only line with these cells, without the cells themselves; None if there is no such line."""
-    for column, text in cells.items():
-        shown = shown[shown[column] == text]
-    assert len(shown) < 2
-    return shown.drop(columns=list(cells)).iloc[0].tolist() if len(shown) else None
 
 
 def test_the_printed_averages_are_those_of_the_printed_numbers() -> None:

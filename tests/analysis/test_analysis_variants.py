@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_runs import write_run
+from analysis_runs import ALPHA, HIES, HIES_BATCH, RATIOS, TUNED, right_in, write_answers
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score
-from test_analysis_claims import answers_right_in
 
 from analysis import load
 from analysis.cli import main
@@ -21,11 +20,7 @@ from analysis.significance import Estimate
 from analysis.tables.variants import variants
 from analysis.variants import COLUMNS, NO_REFERENCE, compare
 
-ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
-RATIOS = (0.0, 0.1, 0.3, 0.5)
 BATCH = {"reduction": "batch", "reduction_batch": 32}
-TUNED = {"alpha": "per_ratio", "normalize": "global", "alphas": [0.9, 0.5], "tuning_seeds": 3, "tuning_examples": 250}
-HIES, HIES_BATCH = f"HIES ({ALPHA} per ratio)", f"HIES ({ALPHA} per ratio, per batch)"
 
 
 @pytest.mark.parametrize(
@@ -50,30 +45,6 @@ HIES, HIES_BATCH = f"HIES ({ALPHA} per ratio)", f"HIES ({ALPHA} per ratio, per b
 )
 def test_labels_of_other_forms(criterion: str, knobs: dict[str, Any], name: str) -> None:
     assert label(criterion, knobs) == name
-
-
-def write(
-    folder: Path,
-    criterion: str,
-    seed: int,
-    labels: np.ndarray,
-    answers: np.ndarray,
-    task: str = "toy",
-    metric: str = "accuracy",
-    **knobs: Any,
-) -> None:
-    """A run of these predictions [ratios, examples]; the measures in its rows play no part in what is tested here."""
-    write_run(
-        folder / "exp", criterion, seed, (50.0,) * len(answers), ratios=RATIOS[: len(answers)], task=task,
-        metric=metric, arrays={"predictions": answers, "labels": labels},
-        name=f"{task}-{criterion}-{seed}-{'-'.join(map(str, knobs.values()))}", **knobs,
-    )  # fmt: skip
-
-
-def right_in(folder: Path, criterion: str, *shares: float, seeds: int = 3, task: str = "toy", **knobs: Any) -> None:
-    """Runs right in these shares of 200 examples, one share a ratio; the examples differ from seed to seed."""
-    for seed in range(seeds):
-        write(folder, criterion, seed, *answers_right_in(shares, seed=seed), task=task, **knobs)
 
 
 def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:
@@ -150,7 +121,7 @@ def test_draws_take_the_same_seeds_and_examples_on_both_sides_and_tasks_apart(tm
     for task in sizes:
         for seed in range(3):
             for knobs, side in zip(({}, BATCH), answers[task][seed], strict=True):
-                write(tmp_path, "his", seed, truth[task], side, task, **knobs)
+                write_answers(tmp_path, "his", seed, truth[task], side, task, **knobs)
     data = compare(load(tmp_path), draws=11)
     by_task = {}
     for task, size in sizes.items():
@@ -242,8 +213,8 @@ def test_constant_predictions_leave_quality_undefined(tmp_path: Path) -> None:
     answers[2, 1, 1] = 2.5  # of seed 2 per batch
     for seed in range(3):
         for knobs, side in zip(({}, BATCH), answers[seed], strict=True):
-            write(tmp_path, "his", seed, truth, side, "stsb", "pearson", **knobs)
-            write(tmp_path, "ae", seed, truth, np.full_like(side, 1), "stsb", "pearson",
+            write_answers(tmp_path, "his", seed, truth, side, "stsb", "pearson", **knobs)
+            write_answers(tmp_path, "ae", seed, truth, np.full_like(side, 1), "stsb", "pearson",
                   **({"entropy": "min"} if knobs else {}))  # fmt: skip
     right_in(tmp_path, "ae", 0.9, 0.5, task="sst2")
     right_in(tmp_path, "ae", 0.9, 0.8, task="sst2", entropy="min")

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, make, make_batch, some_heads
+from architectures import ARCHITECTURES
+from tiny_models import make, make_batch, some_heads
 from torch.utils.flop_counter import FlopCounterMode
 
 from hies.efficiency.cost import measure_cost

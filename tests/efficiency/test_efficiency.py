@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import BATCH, TOKENS, make, make_batch, some_heads
+from tiny_models import BATCH, TOKENS, make, make_batch, some_heads
 from torch import nn
 
 from benchmarks import efficiency as benchmark

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from hies.batching import Encoded, encode
+from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.models import Model, identity_of
 from hies.storage import cached, digest, read_arrays, replacing, write_arrays
 from hies.tasks.base import Split
+from hies.tasks.classifier import encode
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -110,7 +111,7 @@ def test_a_folder_is_identified_by_its_content_and_a_hub_name_by_itself(tmp_path
     "options, word",
     [
         ({"modality": "sound", "source": "x"}, "sound"),
-        ({}, "model.source"),
+        ({}, "source is None"),
         ({"source": "x", "max_length": 1}, "max_length"),
     ],
 )
@@ -122,7 +123,7 @@ def test_a_model_that_cannot_be_is_refused(options, word):
 def test_weights_that_are_not_there_are_named():
     from transformers import AutoModelForSequenceClassification
 
-    from hies.evaluation.models import load_weights
+    from hies.evaluation.loading import load_weights
 
     with pytest.raises(HiesError, match=r"no-such-org/no-such-model.*local folder"):
         load_weights(AutoModelForSequenceClassification, "no-such-org/no-such-model")

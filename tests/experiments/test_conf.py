@@ -7,9 +7,9 @@ import pytest
 import visual_copy
 from command_line import declared
 from hydra import compose, initialize_config_dir
-from test_harness import MAKERS, copy_of, made_up
-from test_harness import write as write_rows
-from test_task_pictures import write_copy as write_pictures
+from language_copy import MAKERS, copy_of, made_up
+from language_copy import write as write_rows
+from picture_copy import write_copy as write_pictures
 
 from experiments.config import schema, store
 from experiments.config.messages import CONF, choices_of
@@ -17,7 +17,7 @@ from hies.errors import HiesError
 from hies.methods import METHODS
 from hies.tasks import TASKS
 from hies.tasks.glue import GLUE
-from hies.tasks.images import PICTURES
+from hies.tasks.images import IMAGE_TASKS
 
 names = choices_of
 
@@ -32,7 +32,7 @@ def every_copy(tmp_path_factory):
         copy_of(root, name)
     arcs = [TASKS[name] for name in ("arc_easy", "arc_challenge")]  # two configurations of one repository
     write_rows(root, arcs[0].repository, {kind.config: made_up(kind.name, ("train", kind.reported)) for kind in arcs})
-    for kind in PICTURES:
+    for kind in IMAGE_TASKS:
         write_pictures(root, kind)
     return visual_copy.write_copies(root)
 

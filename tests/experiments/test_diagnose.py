@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import make, make_batch
+from tiny_models import make, make_batch
 
 from analysis import diagnosis
 from experiments import diagnose
@@ -15,12 +15,12 @@ from experiments.sweep import job
 from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation.models import Model
-from hies.evaluation.predictions import predict
 from hies.heads.attention import find_sites, masked
 from hies.heads.sites import join
 from hies.methods import METHODS
 from hies.pruning.selection import select
 from hies.scoring.calibration_pass import collect
+from hies.tasks.classifier import predict
 
 CLASSIFIERS = ["bert", "roberta", "electra", "distilbert", "albert", "modernbert", "bart_classifier"]
 LANGUAGE = ["gpt2", "llama_grouped", "mistral", "gemma2"]

@@ -13,11 +13,12 @@ from command_line import FAST, rows_of, without_times  # noqa: F401
 from experiments.sweep import job as job_module
 from experiments.sweep import worker
 from hies import storage as cache_module
-from hies.batch_size import Batches, is_out_of_memory
+from hies.batch_size import BatchSize, is_out_of_memory
 from hies.errors import HiesError
-from hies.evaluation import evaluator as workbench
-from hies.evaluation import predictions as evaluation
+from hies.evaluation import checkpoints
+from hies.evaluation import evaluator as evaluator_module
 from hies.storage import KEY, SUMS, cached_arrays, check_checksums, read_arrays, remove_partials, write_arrays
+from hies.tasks import classifier
 
 SWEEP = ["-m", "criterion=his,random,l2", "sparsity.ratios=[0.5]"]
 
@@ -172,7 +173,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(call, monkeypatch)
 
         return run
 
-    monkeypatch.setattr(workbench, "predict", limited(evaluation.predict, 20))
+    monkeypatch.setattr(classifier, "predict", limited(classifier.predict, 20))
     status, err = call("criterion=hies", "sparsity.ratios=[0.5]", "model.batch_size=64", "force=true")
     assert status == 0 and "the batch is 16" in err and sizes == [64, 32, 16, 16]
     keys = [{key: value for key, value in row.items() if key != "command"} for row in rows_of(call.results)]
@@ -184,9 +185,9 @@ def test_a_single_example_that_does_not_fit_is_an_error_and_other_errors_pass():
         raise MemoryError
 
     with pytest.warns(UserWarning), pytest.raises(HiesError, match="single example"):
-        Batches(5).fitting(never)
+        BatchSize(5).retry_on_oom(never)
     with pytest.raises(RuntimeError, match="shape"):
-        Batches(5).fitting(lambda size: (_ for _ in ()).throw(RuntimeError("shape")))
+        BatchSize(5).retry_on_oom(lambda size: (_ for _ in ()).throw(RuntimeError("shape")))
     assert is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(ValueError("out of memory"))
 
@@ -195,7 +196,7 @@ def test_the_calibration_set_is_cut_smaller_too(call, monkeypatch):
     call("criterion=his", "sparsity.ratios=[0.5]", "model.batch_size=32")
     before = read_arrays(next(call.results.rglob("*.npz")))
     job_module._evaluators.clear()
-    collect, sizes = workbench.collect, []
+    collect, sizes = evaluator_module.collect, []
 
     def limited(model, batches, *arguments, **options):
         sizes.append(len(batches))
@@ -203,7 +204,7 @@ def test_the_calibration_set_is_cut_smaller_too(call, monkeypatch):
             raise RuntimeError("CUDA out of memory")
         return collect(model, batches, *arguments, **options)
 
-    monkeypatch.setattr(workbench, "collect", limited)
+    monkeypatch.setattr(evaluator_module, "collect", limited)
     _, err = call("criterion=his", "sparsity.ratios=[0.5]", "model.batch_size=32", "force=true")
     assert "Out of memory" in err
     after = read_arrays(next(call.results.rglob("*.npz")))
@@ -215,7 +216,7 @@ def test_training_that_does_not_fit_names_its_batch_size(call, monkeypatch, tmp_
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(workbench, "finetune", full)
+    monkeypatch.setattr(checkpoints, "finetune", full)
     status, err = call("criterion=his", f"cache_dir={tmp_path}/cache")
     assert status == 1 and "model.finetune.batch_size" in err
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".partial"]

@@ -10,9 +10,10 @@ from experiments import rerun, run
 from experiments.compare import Run, differences, version_warnings
 from experiments.sweep import job as job_module
 from hies.errors import HiesError
-from hies.evaluation import evaluator as workbench
+from hies.evaluation import checkpoints, evaluator
 from hies.runs import files as results
 from hies.storage import read_arrays
+from hies.tasks import classifier
 
 TINY = ["model=vit_tiny", "task=digits", "model.finetune.epochs=2", "model.finetune.batch_size=100",
         "model.finetune.learning_rate=0.01", "model.architecture.num_hidden_layers=2", "task.max_examples=61",
@@ -77,9 +78,9 @@ def test_a_repeated_run_is_the_same_and_leaves_everything_as_it_was(again, store
         return {path: path.stat().st_mtime_ns for path in files}
 
     called = []
-    for name in ("collect", "predict", "finetune"):
-        work = getattr(workbench, name)
-        monkeypatch.setattr(workbench, name, lambda *a, w=work, n=name, **k: called.append(n) or w(*a, **k))
+    for module, name in ((evaluator, "collect"), (classifier, "predict"), (checkpoints, "finetune")):
+        work = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, w=work, n=name, **k: called.append(n) or w(*a, **k))
     before = state()
     status, out, _ = again()
     assert status == 0 and "nothing differs in its 3 rows" in out, out

@@ -12,14 +12,15 @@ import torch
 from command_line import FAST, rows_of, without_times
 from hydra import compose, initialize_config_dir
 
-from experiments import run
 from experiments.config import schema
 from experiments.config.messages import CONF
 from experiments.sweep import job as job_module
 from experiments.sweep.jobs import Declared, leave_grid
-from hies.evaluation import evaluator as workbench_module
-from hies.evaluation.models import HEADS, load_weights
+from hies.evaluation import checkpoints
+from hies.evaluation import evaluator as evaluator_module
+from hies.evaluation.loading import NETWORKS, load_weights
 from hies.methods import METHODS
+from hies.tasks import classifier
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):
@@ -147,8 +148,8 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
         raise AssertionError("this was computed before")
 
     job_module._evaluators.clear()
-    for name in ("predict", "collect", "finetune"):
-        monkeypatch.setattr(workbench_module, name, never)
+    for module, name in ((classifier, "predict"), (evaluator_module, "collect"), (checkpoints, "finetune")):
+        monkeypatch.setattr(module, name, never)
     for path in call.results.rglob("*.jsonl"):
         path.unlink()
     status, err = call("criterion=his", "sparsity.ratios=[0.5]")
@@ -159,10 +160,10 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
     call("criterion=his", "sparsity.ratios=[0.5]")
     job_module._evaluators.clear()
     computed = []
-    for name in ("predict", "collect"):
-        original = getattr(workbench_module, name)
+    for module, name in ((classifier, "predict"), (evaluator_module, "collect")):
+        original = getattr(module, name)
         monkeypatch.setattr(
-            workbench_module,
+            module,
             name,
             lambda *a, original=original, name=name, **k: computed.append(name) or original(*a, **k),
         )
@@ -175,7 +176,7 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
 def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
     call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
     (bench,) = job_module._evaluators.values()
-    saved = load_weights(HEADS["image"], bench.checkpoint).state_dict()
+    saved = load_weights(NETWORKS["image"], bench.checkpoint).state_dict()
     state = bench.network.state_dict()
     assert saved.keys() == state.keys()
     assert all(torch.equal(saved[name], state[name]) for name in saved)
@@ -315,7 +316,7 @@ def test_equal_masks_are_evaluated_once_and_the_log_says_so(call, cache, tmp_pat
          f"cache_dir={tmp_path}/own")  # fmt: skip
     masks = {json.dumps(row["mask"], sort_keys=True) for row in rows_of(call.results)}
     job_module._evaluators.clear()
-    tally = job_module.tally
+    tally = job_module.pass_counter()
     asked, distinct, evaluated = tally.asked, len(tally.distinct), tally.evaluated
     status, err = call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]",
                        "seed=7", "name=again", f"cache_dir={tmp_path}/own")  # fmt: skip
@@ -373,7 +374,7 @@ def test_a_method_that_removes_no_heads_has_the_same_rows_and_its_own_cost(call,
     assert all(row["score_seconds"] >= 0 and row["eval_seconds"] >= 0 for row in rows)
     with np.load(next(call.results.rglob("*.npz"))) as arrays:
         assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 6
-    monkeypatch.setattr(workbench_module.Workbench, "_apply", None)  # known by now
+    monkeypatch.setattr(evaluator_module.Evaluator, "_apply", None)  # known by now
     assert call("criterion=llm_pruner_channel", "sparsity.ratios=[0.25,0.5]", "name=again")[0] == 0
     again = rows_of(call.results / "again")
     assert [row["quality"] for row in again] == [row["quality"] for row in rows]
@@ -407,8 +408,7 @@ def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, c
 # one pass gives what his and ae need; greedy tries each of 48 heads, then of 47, down to 2
 @pytest.mark.parametrize(("criteria", "scored"), [(("his", "ae"), 32), (("greedy",), 32 * sum(range(2, 49)))])
 def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, monkeypatch, criteria, scored):
-    monkeypatch.setattr(run, "tally", job_module.tally.__class__())
-    monkeypatch.setattr(job_module, "tally", run.tally)
+    job_module.pass_counter.cache_clear()
     monkeypatch.setattr(job_module, "_evaluators", {})
     status, log = call("-m", f"criterion={','.join(criteria)}", "sparsity.ratios=[0.5,1]", "name=counted")
     cells = len(criteria) * 2 * (scored + 2 * 101)

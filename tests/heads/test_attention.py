@@ -5,11 +5,11 @@ import copy
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, ENCODER, make, make_batch, output_projection
+from architectures import ARCHITECTURES, ENCODER
+from tiny_models import assert_same_state, make, make_batch, output_projection, state_of
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
-from hies.heads import attention
 
 
 @torch.no_grad()
@@ -147,37 +147,6 @@ def test_mistakes_are_named_in_one_sentence(removed, message):
 
 
 # --- nothing is left behind -------------------------------------------------------------------------------------------
-
-
-def state_of(model):
-    return {
-        "parameters": {name: (id(p), p.detach().clone()) for name, p in model.named_parameters()},
-        "buffers": {name: b.clone() for name, b in model.named_buffers()},
-        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
-        "hooks": {
-            name: (list(module._forward_hooks), list(module._forward_pre_hooks))
-            for name, module in model.named_modules()
-        },
-        "training": {name: module.training for name, module in model.named_modules()},
-        "attention": {
-            name: module.config._attn_implementation for name, module in model.named_modules() if has_config(module)
-        },
-    }
-
-
-def has_config(module):
-    return hasattr(getattr(module, "config", None), "_attn_implementation")
-
-
-def assert_same_state(model, before):
-    after = state_of(model)
-    for kind in ("requires_grad", "hooks", "training", "attention"):
-        assert after[kind] == before[kind]
-    for name, (identity, values) in before["parameters"].items():
-        assert after["parameters"][name][0] == identity and torch.equal(after["parameters"][name][1], values)
-    assert all(torch.equal(after["buffers"][name], values) for name, values in before["buffers"].items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert attention._active == []
 
 
 def mask_of(model, batch):

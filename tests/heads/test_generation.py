@@ -3,7 +3,7 @@
 import pytest
 import torch
 from checks import Double, inputs_of
-from conftest import make, some_heads
+from tiny_models import make, some_heads
 
 import hies
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import checks
 import pytest
 import torch
-from conftest import ARCHITECTURES, EVERY, MATRIX, make, make_batch, some_heads
+from architectures import ARCHITECTURES
 from matrix import PAGE
-from test_attention import assert_same_state, state_of
+from tiny_models import EVERY, MATRIX, assert_same_state, make, make_batch, some_heads, state_of
 from unsupported_models import UNPRUNABLE, UNREACHABLE
 
 import hies

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import make, make_batch
+from tiny_models import make, make_batch
 
 from hies import HiesError, Statistics, collect, select
 from hies.heads.sites import join, split

@@ -4,8 +4,7 @@ import pytest
 import torch
 import transformers as tf
 from architectures import BART, ENCODER, T5
-from conftest import make, make_batch
-from test_attention import assert_same_state, state_of
+from tiny_models import assert_same_state, make, make_batch, state_of
 from transformers import DynamicCache
 
 from hies import HiesError, collect, find_sites, masked, select

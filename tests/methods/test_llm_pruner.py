@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LENGTHS, make, make_batch
+from tiny_models import LENGTHS, make, make_batch
 
 from hies import HiesError, Statistics, UnsupportedModelError, collect, find_sites, masked, prune
 from hies.efficiency.cost import count

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from checks import Double
-from conftest import make, make_batch, output_projection
-from test_statistics import (
+from plain_scoring import (
     eager_attentions,
     examples_of_different_length,
     in_batches,
@@ -17,6 +16,7 @@ from test_statistics import (
     real_tokens,
     with_exact_norms,
 )
+from tiny_models import make, make_batch, output_projection
 
 from hies import HiesError, Statistics, collect, equations, masked, select
 from hies.heads.attention import handling

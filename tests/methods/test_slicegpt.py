@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from architectures import GROUPED
 from checks import Double
-from conftest import LENGTHS, make, make_batch
+from tiny_models import LENGTHS, make, make_batch
 
 import hies
 from hies import HiesError, UnsupportedModelError

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from conftest import make, make_batch
-from test_statistics import eager_attentions
+from plain_scoring import eager_attentions
+from tiny_models import make, make_batch
 
 from hies import HiesError, Statistics, attention_entropy, collect, equations
 from hies.heads.attention import handling

@@ -6,8 +6,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from conftest import make, make_batch, some_heads
 from safetensors.torch import load_file, save_file
+from tiny_models import make, make_batch, some_heads
 from transformers import LlamaForCausalLM
 
 import hies

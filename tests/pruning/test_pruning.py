@@ -6,8 +6,8 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import make, make_batch, some_heads
 from text_models import FAMILIES
+from tiny_models import make, make_batch, some_heads
 
 import hies
 from hies import HiesError, UnsupportedModelError

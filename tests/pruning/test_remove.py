@@ -12,7 +12,7 @@ from experiments import run
 from experiments.config import schema, store
 from experiments.config.messages import CONF
 from experiments.sweep import job as job_module
-from hies.evaluation import evaluator as workbench_module
+from hies.evaluation import evaluator as evaluator_module
 from hies.heads import projections
 
 QUIET = ["wandb.mode=disabled", "calibration.size=8"]
@@ -65,9 +65,9 @@ def same_but_times(ours, theirs):
 
 
 def count_pruned(monkeypatch):
-    counted, prune = [], workbench_module.prune
+    counted, prune = [], evaluator_module.prune
     monkeypatch.setattr(
-        workbench_module, "prune", lambda model, removed: counted.append(removed) or prune(model, removed)
+        evaluator_module, "prune", lambda model, removed: counted.append(removed) or prune(model, removed)
     )
     return counted
 

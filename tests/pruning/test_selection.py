@@ -4,13 +4,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import random_scores
 
 from hies import HiesError, select
 from hies.pruning.selection import Selection, select_iteratively
 
 HEADS = (11, 7, 13, 5)
 RATIOS = [i / 36 for i in range(37)]
+
+
+def random_scores(generator, *heads):
+    """Scores of sites `a`, `b`, ... with the given numbers of heads."""
+    return {chr(97 + i): torch.rand(n, generator=generator, dtype=torch.float64) for i, n in enumerate(heads)}
 
 
 def count(removed):

@@ -8,15 +8,16 @@ import pytest
 import torch
 import transformers as tf
 from command_line import composing, declared
-from conftest import make, make_batch
+from tiny_models import make, make_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import benchmarks.seven_billion
 from benchmarks.seven_billion import scoring_memory
 from hies import HiesError, UnsupportedModelError, collect
-from hies.evaluation import evaluator as workbench_module
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation import evaluator as evaluator_module
+from hies.evaluation.evaluator import Evaluator
+from hies.evaluation.loading import build
 from hies.evaluation.models import Model
 from hies.heads.attention import handling
 from hies.scoring.checkpointing import checkpointed
@@ -301,18 +302,18 @@ VIT = {
 }  # fmt: skip
 
 
-def test_a_workbench_passes_the_option_on_and_shares_its_statistics(tmp_path, monkeypatch):
+def test_an_evaluator_passes_the_option_on_and_shares_its_statistics(tmp_path, monkeypatch):
     asked = []
 
     def noted(*args, **kwargs):
         asked.append(kwargs)
         return collect(*args, **kwargs)
 
-    monkeypatch.setattr(workbench_module, "collect", noted)
+    monkeypatch.setattr(evaluator_module, "collect", noted)
     for checkpointing in (True, False):
         model = Model("small", "image", architecture=VIT, checkpointing=checkpointing)
-        bench = Workbench(model, Digits(), None, tmp_path, torch.device("cpu"))
-        bench.network = model.build(bench.task).eval()
+        bench = Evaluator(model, Digits(), None, tmp_path, torch.device("cpu"))
+        bench.network = build(model, bench.task).eval()
         bench.statistics(frozenset({"his"}), seed=0, size=7)
     assert asked == [{"checkpoint": True}]  # the second was found in the cache
 

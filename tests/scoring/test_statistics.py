@@ -8,7 +8,16 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ARCHITECTURES, CLASSES, ENCODER, TOKENS, WORDS, make, make_batch, output_projection
+from architectures import ARCHITECTURES, CLASSES, ENCODER, WORDS
+from plain_scoring import (
+    eager_attentions,
+    examples_of_different_length,
+    in_batches,
+    plain_loss,
+    real_tokens,
+    with_exact_norms,
+)
+from tiny_models import TOKENS, make, make_batch, output_projection
 from transformers import BertConfig, BertForTokenClassification
 
 from hies import HiesError, UnsupportedModelError, collect
@@ -16,33 +25,6 @@ from hies.scoring import checkpointing
 from hies.scoring.losses import default_loss
 
 # --- head importance --------------------------------------------------------------------------------------------------
-
-
-def plain_loss(name, logits, labels, real=None):
-    """The loss of each example, written with loops; real: which tokens are none of padding, [examples, tokens]."""
-    losses = []
-    real = labels.reshape(len(labels), -1) != -100 if real is None else real
-    for row, label, is_real in zip(logits, labels, real, strict=True):
-        if name == "bert_regression":
-            losses.append((row[0] - label) ** 2)
-        elif row.dim() == 1:
-            losses.append(-row.log_softmax(0)[label])
-        else:
-            shift = 0 if ARCHITECTURES[name].reads == "sequences" else 1
-            asked = [t for t in range(shift, len(label)) if label[t] != -100 and (not shift or is_real[t - 1])]
-            tokens = [-row[t - shift].log_softmax(0)[label[t]] for t in asked]
-            losses.append(torch.stack(tokens).mean())
-    return torch.stack(losses)
-
-
-def with_exact_norms(model):
-    """transformers' RMS norms round to float32 whatever the model's precision; torch's own do not."""
-    for name, module in list(model.named_modules()):
-        if type(module).__name__ in ("LlamaRMSNorm", "T5LayerNorm"):
-            exact = torch.nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon, dtype=torch.float64)
-            exact.weight = module.weight
-            model.set_submodule(name, exact)
-    return model
 
 
 @torch.no_grad()
@@ -135,19 +117,6 @@ def test_importance_of_a_batch_is_not_the_gradient_of_its_sum():
 # --- attention entropy ------------------------------------------------------------------------------------------------
 
 
-def eager_attentions(model, batch):
-    """Softmax weights of every attention call in order of use, by transformers' own eager code, float64."""
-    eager = copy.deepcopy(model).eval()
-    eager.set_attn_implementation("eager")
-    with torch.no_grad():
-        outputs = eager(**batch, output_attentions=True)
-    if "encoder_attentions" not in outputs:
-        return [weights.double().numpy() for weights in outputs.attentions]
-    decoder = zip(outputs.decoder_attentions, outputs.cross_attentions, strict=True)
-    calls = [*outputs.encoder_attentions, *(weights for layer in decoder for weights in layer)]
-    return [weights.double().numpy() for weights in calls]
-
-
 def plain_entropy(calls, real):
     """AE_h(x) [examples, heads] of one site: by loops; a key of weight 0 is not seen."""
     examples, heads = calls[0].shape[:2]
@@ -162,14 +131,6 @@ def plain_entropy(calls, real):
                         tokens.append(-(seen * np.log(seen)).sum() / np.log(len(seen)))
             result[example, head] = np.mean(tokens)
     return result
-
-
-def real_tokens(name, site, batch):
-    if ARCHITECTURES[name].reads == "sequences" and "decoder" in site:
-        return (batch["labels"] != -100).numpy()
-    if "attention_mask" not in batch:
-        return np.ones((len(batch["labels"]), 10), bool)
-    return batch["attention_mask"].bool().numpy()
 
 
 SIDES = [
@@ -229,36 +190,6 @@ def test_an_example_of_one_token_has_no_entropy_and_does_not_count():
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
-
-
-def examples_of_different_length(name, count=32):
-    generator = torch.Generator().manual_seed(3)
-    examples = []
-    for _ in range(count):
-        words = torch.randint(3, WORDS, (int(torch.randint(2, 30, (), generator=generator)),), generator=generator)
-        words[-1] = 2
-        kinds = {
-            "classes": torch.randint(0, CLASSES, (), generator=generator),
-            "sentences": torch.randint(0, CLASSES, (), generator=generator),
-            "language": words,
-            "sequences": words.flip(0)[: max(len(words) // 2, 2)],
-        }
-        examples.append((words, kinds[ARCHITECTURES[name].reads]))
-    return examples
-
-
-def in_batches(examples, size):
-    for start in range(0, len(examples), size):
-        words, labels = zip(*examples[start : start + size], strict=True)
-        batch = {
-            "input_ids": torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
-            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(w) for w in words], batch_first=True),
-        }
-        if labels[0].dim():
-            batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-        else:
-            batch["labels"] = torch.stack(labels)
-        yield batch
 
 
 @pytest.mark.parametrize("name", ["bert", "opt", "llama_grouped", "t5", "bart_classifier"])

@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 HEADS = {"first": 2, "second": 3}
+ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
+RATIOS = (0.0, 0.1, 0.3, 0.5)
+TUNED = {"alpha": "per_ratio", "normalize": "global", "alphas": [0.9, 0.5], "tuning_seeds": 3, "tuning_examples": 250}
+HIES, HIES_BATCH = f"HIES ({ALPHA} per ratio)", f"HIES ({ALPHA} per ratio, per batch)"
 
 
 def run_name(criterion: str, seed: int, model: str = "tiny", task: str = "toy", **knobs: Any) -> str:
@@ -76,3 +80,44 @@ def write_grid(folder: Path, *cells: tuple[str, int]) -> None:
         for criterion, seed in cells
     ]  # fmt: skip
     (folder / "grid.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
+
+
+def answers_right_in(shares: tuple[float, ...], examples: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions right for the first share of the examples (of a shuffled order), one share a ratio."""
+    labels = np.arange(examples) % 2
+    order = np.random.default_rng(seed).permutation(examples)
+    rank = np.empty(examples)
+    rank[order] = np.arange(examples)
+    return labels, np.array([np.where(rank < share * examples, labels, 1 - labels) for share in shares])
+
+
+def write_answers(
+    folder: Path,
+    criterion: str,
+    seed: int,
+    labels: np.ndarray,
+    answers: np.ndarray,
+    task: str = "toy",
+    metric: str = "accuracy",
+    **knobs: Any,
+) -> None:
+    """A run of these predictions [ratios, examples]; the measures in its rows play no part in what is tested here."""
+    write_run(
+        folder / "exp", criterion, seed, (50.0,) * len(answers), ratios=RATIOS[: len(answers)], task=task,
+        metric=metric, arrays={"predictions": answers, "labels": labels},
+        name=f"{task}-{criterion}-{seed}-{'-'.join(map(str, knobs.values()))}", **knobs,
+    )  # fmt: skip
+
+
+def right_in(folder: Path, criterion: str, *shares: float, seeds: int = 3, task: str = "toy", **knobs: Any) -> None:
+    """Runs right in these shares of 200 examples, one share a ratio; the examples differ from seed to seed."""
+    for seed in range(seeds):
+        write_answers(folder, criterion, seed, *answers_right_in(shares, seed=seed), task=task, **knobs)
+
+
+def hies(folder: Path, alpha: Any, used: float | None = None, **options: Any) -> None:
+    """A run of HIES as a job writes it, with the alpha that made each mask."""
+    knobs = {"alphas": [0.9, 0.5], "tuning_seeds": 3, "tuning_examples": None} if isinstance(alpha, str) else {}
+    number = used if used is not None else alpha
+    name = f"{options.get('task', 'toy')}-{options.get('seed', 0)}-{alpha}-{options.get('calibration_size', '')}"
+    write_run(folder, "hies", alpha=alpha, alpha_used=number, name=name, **knobs, **options)

@@ -1,7 +1,7 @@
 """Architectures as tiny models with random weights: how each is built, what it reads, and the heads it has.
 
 Sizes are primes wherever an architecture allows it, so that a swapped axis cannot pass unnoticed. `ARCHITECTURES` are
-those that all tests run; `families.py` adds those of the architecture matrix.
+those that all tests run; `text_models.py` and `multimodal_models.py` add those of the architecture matrix.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import contextlib
 import sys
 
 import torch
-from conftest import EVERY, make, make_batch, output_projection, some_heads
+from tiny_models import EVERY, make, make_batch, output_projection, some_heads
 from torch.overrides import TorchFunctionMode
 
 import hies

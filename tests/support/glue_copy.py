@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from hies.tasks.glue import REPOSITORY
+from hies.tasks.glue import GLUE_REPOSITORY
 
 ROWS = {"cola": 1043, "mrpc": 408, "rte": 277, "stsb": 1500}
 
@@ -13,7 +13,7 @@ def write_copy(root, kind, train=400, report=211, mark=""):
     rows = {"train": train, kind.reported: ROWS.get(kind.name, report)}
     if kind.selection not in rows:
         rows[kind.selection] = 97
-    folder = root / REPOSITORY
+    folder = root / GLUE_REPOSITORY
     (folder / kind.name).mkdir(parents=True)
     listed = []
     for split, count in rows.items():

@@ -1,4 +1,4 @@
-"""Write docs/architectures.md by running the checks of the architecture matrix: `python -m tests.matrix`."""
+"""Write docs/architectures.md by running the checks of the architecture matrix: `python -m tests.support.matrix`."""
 
 import sys
 import tempfile
@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:2]]
+    sys.path.insert(0, str(Path(__file__).parent))
 
 import checks
 import transformers
-from conftest import MATRIX, make
+from tiny_models import MATRIX, make
 from tqdm import tqdm
 from unsupported_models import UNPRUNABLE, UNREACHABLE
 
@@ -20,8 +20,9 @@ from hies.heads.conventions import REFUSED
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 HEAD = """# What works for which architecture
 
-Made by `python -m tests.matrix` with transformers {version}; `tests/test_matrix.py` runs the same checks. Every row is
-a tiny model with random weights, in float64 unless it says otherwise, with padding; decoders also with it on the left.
+Made by `python -m tests.support.matrix` with transformers {version}; `tests/heads/test_matrix.py` runs the same
+checks. Every row is a tiny model with random weights, in float64 unless it says otherwise, with padding; decoders also
+with it on the left.
 
 - **heads**: the query heads of each attention module, in order of use. Of hybrids these are the attention layers, of
   LongT5, BigBird-Pegasus and PEGASUS-X the decoder, of SAM the mask decoder: the rest calls no attention function.
@@ -47,8 +48,9 @@ UNCUT = """
 |---|---|---|---|---|
 """
 CLASSES = """
-Refused by the name of the class (`REFUSED` in `hies/conventions.py`). Any other module is refused if it has a part with
-weights whose share in the heads is not known, or names that are not in the table, or matrices that are quantised.
+Refused by the name of the class (`REFUSED` in `hies/heads/conventions.py`). Any other module is refused if it has a
+part with weights whose share in the heads is not known, or names that are not in the table, or matrices that are
+quantised.
 
 | class | why |
 |---|---|
@@ -65,9 +67,10 @@ TAIL = """
 ## To add one
 
 Finding, scoring and masking need nothing: every model that calls transformers' attention interface has them. For
-pruning, the names of its projections, norms and other parts go into `hies/conventions.py`; what changes besides the
-weights is in `hies/pruning.py`. A line in `tests/families.py` or `tests/senses.py` (its sizes, what it reads, the heads
-that it should have) puts it under all checks, and `python -m tests.matrix` writes this page again.
+pruning, the names of its projections, norms and other parts go into `hies/heads/conventions.py`; what changes besides
+the weights is in `hies/pruning/removal.py`. A line in `tests/support/text_models.py` or `multimodal_models.py` beside
+it (its sizes, what it reads, the heads that it should have) puts it under all checks, and
+`python -m tests.support.matrix` writes this page again.
 """
 
 

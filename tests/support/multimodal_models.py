@@ -1,6 +1,6 @@
 """Further families that see, hear, or read series of numbers, and what they are fed; see `architectures.py`.
 
-An entry reads either a kind of batch that `conftest.make_batch` knows, or what a function of a generator returns.
+An entry reads either a kind of batch that `tiny_models.make_batch` knows, or what a function of a generator returns.
 """
 
 import torch

@@ -63,7 +63,7 @@ def write_split(root, repository, split, rows, files=1):
 
 def write_copies(root, val=23, files=2, questions=7):
     """VizWiz-VQA's validation split and MM-Vet under `root`."""
-    write_split(root, vizwiz.REPOSITORY, "val", vizwiz_rows(val), files)
+    write_split(root, vizwiz.VIZWIZ_REPOSITORY, "val", vizwiz_rows(val), files)
     generator = np.random.default_rng(5)
     rows = pd.DataFrame(
         {
@@ -73,7 +73,7 @@ def write_copies(root, val=23, files=2, questions=7):
             "answer": ["four<AND>five", "yes", "no<OR>none", "a cat", "six", "seven", "eight"][:questions],
         }
     )
-    write_split(root, mmvet.REPOSITORY, "test", rows)
+    write_split(root, mmvet.MMVET_REPOSITORY, "test", rows)
     return root
 
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import transformers as tf
+from language_copy import SIZES, SUBJECTS, WORDS, copy_of, made_up, mmlu_tables, write
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from hies import masked, prune
@@ -22,10 +22,6 @@ lm_eval = pytest.importorskip("lm_eval")
 
 DEFINITIONS = Path(lm_eval.__file__).parent / "tasks"
 REAL = os.environ.get("HIES_DATA")
-WORDS = ["sun", "moon", "river", "stone", "bird", "tree", "cloud", "house", "road", "salt", "lamp", "glass", "wind",
-         "fire", "snow", "leaf", "hill", "boat", "bell", "coin"]  # fmt: skip
-SUBJECTS = ("astronomy", "anatomy", "virology")
-SIZES = {"test": 23, "validation": 26, "train": 40}
 
 
 @pytest.fixture(scope="module")
@@ -70,100 +66,6 @@ def nothing_remembered(monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
     for function in (hub.frames, language._content):
         function.cache_clear()
-
-
-def sentence(draw, words=5):
-    return " ".join(draw.choice(WORDS, words))
-
-
-def hellaswag(draw, i):
-    endings = [f"{sentence(draw, k)} [x] [title] {sentence(draw, 1)}" for k in (2, 5, 3, 4)]
-    context = {"ctx_a": f"{i} {sentence(draw)}", "ctx_b": sentence(draw, 2), "activity_label": "Going out"}
-    return {**context, "endings": endings, "label": str(draw.integers(4))}
-
-
-def winogrande(draw, i):
-    one, other = draw.choice(WORDS, 2, replace=False)
-    text = f"{i} {sentence(draw)} because the _ was {sentence(draw, 3)}."
-    return {"sentence": text, "option1": one, "option2": other, "answer": str(1 + draw.integers(2))}
-
-
-def choices(draw, names):
-    return {"text": [sentence(draw, draw.integers(1, 5)) for _ in names], "label": list(names)}
-
-
-def arc(draw, i):
-    names = ("ABCD", "1234", "ABC", "ABCDE")[i % 4]
-    right = names[draw.integers(len(names))]
-    return {"question": f"{i} {sentence(draw)}?", "choices": choices(draw, names), "answerKey": right}
-
-
-def openbookqa(draw, i):
-    return {
-        "question_stem": f"{i} {sentence(draw)}",
-        "choices": choices(draw, "ABCD"),
-        "answerKey": draw.choice([*"ABCD"]),
-    }
-
-
-def piqa(draw, i):
-    return {
-        "goal": f"{i} {sentence(draw)}",
-        "sol1": sentence(draw, draw.integers(2, 6)),
-        "sol2": sentence(draw, draw.integers(2, 6)),
-        "label": draw.integers(2),
-    }
-
-
-def mmlu(draw, i):
-    options = [sentence(draw, 2) for _ in range(4)]
-    question = {"question": f" {i} {sentence(draw)}? ", "subject": SUBJECTS[i * len(SUBJECTS) // 60 % 3]}
-    return {**question, "choices": options, "answer": draw.integers(4)}
-
-
-def gsm8k(draw, i):
-    return {"question": f"{i} {sentence(draw)}?", "answer": f"{sentence(draw)}.\n#### {draw.integers(1, 2000):,}"}
-
-
-MAKERS = {"hellaswag": hellaswag, "winogrande": winogrande, "arc_easy": arc, "arc_challenge": arc,
-          "openbookqa": openbookqa, "piqa": piqa, "mmlu": mmlu, "gsm8k": gsm8k}  # fmt: skip
-
-
-def write(root, repository, configs):
-    """Tables by configuration and split, in the layout of a repository of the Hub."""
-    lines = ["---", "configs:"]
-    for config, splits in configs.items():
-        lines += [f"- config_name: {config}", "  data_files:"]
-        for split, rows in splits.items():
-            file = root / repository / config / f"{split}-00000-of-00001.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            rows.to_parquet(file)
-            lines += [f"  - split: {split}", f"    path: {config}/{split}-*"]
-    (root / repository / "README.md").write_text("\n".join([*lines, "---", ""]))
-    return root
-
-
-def made_up(name, splits, mark=0):
-    draw = np.random.default_rng([mark, len(name)])
-    return {split: pd.DataFrame([MAKERS[name](draw, i) for i in range(SIZES[split])]) for split in splits}
-
-
-def copy_of(root, name, without=(), mark=0):
-    """A made-up copy of a task's data set."""
-    kind = TASKS[name]
-    if name == "mmlu":
-        return write(root, kind.repository, {"all": mmlu_tables()})
-    splits = [split for split in ("train", kind.reported) if split not in without]
-    return write(root, kind.repository, {kind.config: made_up(name, splits, mark)})
-
-
-def mmlu_tables():
-    """Three subjects of different size, five examples of each in `dev`."""
-    draw, tables = np.random.default_rng(3), {}
-    for split, sizes in {"dev": (5, 5, 5), "validation": (2, 4, 1), "test": (9, 3, 7)}.items():
-        rows = [{**mmlu(draw, i), "subject": s} for s, n in zip(SUBJECTS, sizes, strict=True) for i in range(n)]
-        tables[split] = pd.DataFrame(rows)
-    return tables
 
 
 def theirs(folder, checkpoint, name, specs, **options):
@@ -492,7 +394,7 @@ def test_calibration_texts_of_contexts_that_hold_the_option_and_of_generated_ans
 def test_an_answer_is_cut_out_of_a_text(text, strict, flexible):
     path = TASKS["gsm8k"].definition
     found = {
-        name: [harness.normalised(path, one) for one in texts]
+        name: [harness.normalized_text(path, one) for one in texts]
         for name, texts in harness.extracted(path, [text]).items()
     }
     assert found == {"strict-match": [strict], "flexible-extract": [flexible]}
@@ -501,7 +403,7 @@ def test_an_answer_is_cut_out_of_a_text(text, strict, flexible):
 def test_degenerate_questions_to_the_harness(network, tokenizer):
     path = TASKS["gsm8k"].definition
     assert harness.extracted(path, []) == {"strict-match": [], "flexible-extract": []}
-    assert harness.normalised(path, "Because.\n#### 2,000") == harness.normalised(path, "2000.") == "2000"
+    assert harness.normalized_text(path, "Because.\n#### 2,000") == harness.normalized_text(path, "2000.") == "2000"
     assert harness.choose(network, tokenizer, {"contexts": [], "continuations": []}, 2)["predictions"].tolist() == []
     assert harness.generate(network, tokenizer, [], {"until": []}, 2) == []
 
@@ -527,14 +429,14 @@ def test_the_identity_follows_documents_and_knobs_and_not_the_place(tmp_path, mo
     assert TASKS["gsm8k"]().identity(root) != TASKS["gsm8k"](new_tokens=9).identity(root)
 
 
-@pytest.mark.parametrize("knobs, words", [({"shots": -1}, "task.shots is -1"), ({"new_tokens": 0}, "new_tokens is 0")])
+@pytest.mark.parametrize("knobs, words", [({"shots": -1}, "shots is -1"), ({"new_tokens": 0}, "new_tokens is 0")])
 def test_a_knob_that_cannot_be_is_named(knobs, words):
     with pytest.raises(HiesError, match=words):
         TASKS["gsm8k"](**knobs)
 
 
 def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, tmp_path, monkeypatch):
-    with pytest.raises(HiesError, match=r"task\.shots is 30, but winogrande has 30 documents"):
+    with pytest.raises(HiesError, match=r"shots is 30; winogrande has 30 documents"):
         TASKS["winogrande"](shots=30).load(copy_of(tmp_path, "winogrande"), tmp_path)
     with pytest.raises(HiesError, match="no split 'test', which task=gsm8k"):
         TASKS["gsm8k"]().load(copy_of(tmp_path, "gsm8k", without=["test"]), tmp_path)
@@ -547,7 +449,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
     labels["validation"].loc[3, "label"] = -1
     with pytest.raises(HiesError, match="no right answer among its 2 options"):
         TASKS["piqa"]().load(write(tmp_path, "ybisk/piqa", {"plain_text": labels}), tmp_path)
-    with pytest.raises(HiesError, match=r"reads 1024 tokens .* cannot write 1024; set task\.new_tokens"):
+    with pytest.raises(HiesError, match=r"new_tokens is 1024; the model reads 1024 tokens .* cannot write as many"):
         harness.generate(network, tokenizer, ["sun"], {"until": [], "max_gen_toks": 1024}, 1)
     with pytest.raises(HiesError, match="longer than what the model reads"):
         harness.choose(network, tokenizer, {"contexts": [["sun"]], "continuations": [[" 9" * 1100]]}, 1)
@@ -555,7 +457,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
     with pytest.raises(HiesError, match="eos_token"):
         harness.choose(network, tokenizer, {"contexts": [["sun"]], "continuations": [[" moon"]]}, 1)
     monkeypatch.setattr(harness, "PACKAGE", "no_such_package")
-    with pytest.raises(HiesError, match=r"pip install 'hies\[llm\]'"):
+    with pytest.raises(HiesError, match=r"pip install -e '\.\[llm\]'"):
         TASKS["winogrande"]().identity(tmp_path)
 
 

@@ -216,8 +216,8 @@ def call(places, tmp_path, monkeypatch, capsys):
             f"criterion={criterion}", "sparsity.ratios=[0.5]", "calibration.size=4", "wandb.mode=disabled",
         ]  # fmt: skip
         monkeypatch.setattr(MMVet, "max_new_tokens", 4)
-        monkeypatch.setattr(vizwiz, "CALIBRATION", 7)
-        monkeypatch.setattr(vizwiz, "SELECTION", 3)
+        monkeypatch.setattr(vizwiz, "FOR_CALIBRATION", 7)
+        monkeypatch.setattr(vizwiz, "FOR_SELECTION", 3)
         monkeypatch.setattr("sys.argv", ["run", *words])
         status = run.main()
         err = capsys.readouterr().err
@@ -229,12 +229,12 @@ def call(places, tmp_path, monkeypatch, capsys):
 
 
 def test_mm_vet_reports_all_of_it_and_calibrates_on_vizwiz(places, monkeypatch, tmp_path):
-    monkeypatch.setattr(vizwiz, "CALIBRATION", 7)
-    monkeypatch.setattr(vizwiz, "SELECTION", 3)
+    monkeypatch.setattr(vizwiz, "FOR_CALIBRATION", 7)
+    monkeypatch.setattr(vizwiz, "FOR_SELECTION", 3)
     splits, data = MMVet().load(places / "data", tmp_path), places / "data"
     assert [len(part) for part in (splits.train, splits.selection, splits.report)] == [7, 3, 7]
     assert splits.report.labels[0] == "four<AND>five" and splits.report.inputs["question"][0].endswith("?")
-    answers = [json.loads(label) for label in vizwiz.aside(data)[0].labels]
+    answers = [json.loads(label) for label in vizwiz.holdout(data)[0].labels]
     assert [max(given, key=given.count) for given in answers] == splits.train.labels.tolist()
     assert MMVet().notes(data) == {"calibration_source": "lmms-lab/VizWiz-VQA val[:7]", "judge": None}
 

@@ -3,8 +3,8 @@
 import pytest
 
 from hies.errors import HiesError
-from hies.tasks.embedded.apidocs import ApiDocs, divide
-from hies.tasks.embedded.docstrings import OWN_NAMES, Sentence, clean, sentences
+from hies.tasks.embedded.apidocs import ApiDocs, divide_sentences
+from hies.tasks.embedded.docstrings import LIBRARY_NAMES, Sentence, clean, sentences
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def made(library, files=60, each=4):
 
 def test_a_file_goes_into_one_split_whole_and_nothing_occurs_twice():
     found = {"one": made("one") * 2, "two": made("two")}
-    pools = divide(found, 5)
+    pools = divide_sentences(found, 5)
     file_of = {s.text: (library, s.file) for library, group in found.items() for s in group}
     files = {split: {file_of[t] for texts in pools[split].values() for t in texts} for split in pools}
     assert all(files.values())
@@ -68,13 +68,13 @@ def test_a_file_goes_into_one_split_whole_and_nothing_occurs_twice():
 
 def test_the_order_of_reading_does_not_matter():
     found = {"one": made("one"), "two": made("two")}
-    assert divide(found, 5) == divide({name: group[::-1] for name, group in found.items()}, 5)
+    assert divide_sentences(found, 5) == divide_sentences({name: group[::-1] for name, group in found.items()}, 5)
 
 
 def test_what_two_libraries_share_and_what_is_short_is_dropped():
     shared = Sentence("Return the value of this.", "x.py", "return the value of this")
     short = Sentence("Return the value.", "x.py", "return the value")
-    pools = divide({"one": [shared, short], "two": [shared]}, 5)
+    pools = divide_sentences({"one": [shared, short], "two": [shared]}, 5)
     assert all(not texts for split in pools.values() for texts in split.values())
 
 
@@ -85,7 +85,7 @@ def test_the_installed_libraries_give_balanced_splits_without_their_names(tmp_pa
     assert sizes == [100, 20, 40]
     for split in (splits.train, splits.selection, splits.report):
         assert split.labels[:4].tolist() == [0, 1, 0, 1] and split.labels.mean() == 0.5
-        assert not any(OWN_NAMES.search(text) for text in split.inputs["text"])
+        assert not any(LIBRARY_NAMES.search(text) for text in split.inputs["text"])
         assert min(len(text.split()) for text in split.inputs["text"]) >= 5
     again = task.load(None, tmp_path)  # from the cache
     assert again.report.inputs == splits.report.inputs
@@ -100,7 +100,7 @@ def test_the_identity_follows_the_knobs_that_change_the_data():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"libraries": ("numpy",)}, "at least two"),
+        ({"libraries": ("numpy",)}, "at least 2"),
         ({"min_words": 0}, "min_words"),
         ({"report_per_class": 0}, "at least 1"),
     ],

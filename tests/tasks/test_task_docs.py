@@ -9,13 +9,13 @@ import torch
 import transformers as tf
 
 from hies.errors import HiesError
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
 from hies.heads.attention import masked
 from hies.tasks.base import Split
 from hies.tasks.embedded.docs import Docs
-from hies.tasks.embedded.documents import Document, documents, prose
-from hies.tasks.embedded.passages import OPTIONS, Passage, Pools, divide, pose, words_of
+from hies.tasks.embedded.docstrings import Document, documents, prose
+from hies.tasks.embedded.passages import OPTIONS, Passage, PassagePools, divide_passages, make_questions, words_of
 
 TOPICS = [[f"{a}{b}o" for b in "bdfglmnprs"] for a in ("ka", "te", "mi", "zu", "ho", "vy")]
 
@@ -61,7 +61,7 @@ def texts_of(passages):
 
 def test_a_file_goes_into_one_split_whole_and_questions_begin_documents():
     found = {"one": corpus(0), "two": corpus(1)}
-    pools = divide(found, 8, 4)
+    pools = divide_passages(found, 8, 4)
     files = {split: {passage.file for passage in group} for split, group in pools.passages.items()}
     assert all(files.values()) and sum(map(len, files.values())) == len(set.union(*files.values()))
     by_file = {}
@@ -80,13 +80,13 @@ def test_a_file_goes_into_one_split_whole_and_questions_begin_documents():
 
 
 def test_the_order_of_reading_does_not_matter():
-    pools = divide({"one": corpus()}, 8, 4)
-    again = divide({"one": corpus()[::-1]}, 8, 4)
+    pools = divide_passages({"one": corpus()}, 8, 4)
+    again = divide_passages({"one": corpus()[::-1]}, 8, 4)
     assert pools == again
 
 
 def test_a_continuation_that_was_trained_on_or_stands_twice_is_no_question():
-    pools = divide({"one": corpus()}, 8, 12)
+    pools = divide_passages({"one": corpus()}, 8, 12)
     held = {split: group[:3] for split, group in pools.passages.items()}
     file = held["train"][0].file.removeprefix("one/")
     run = held["report"][0].continuation.split()
@@ -97,7 +97,7 @@ def test_a_continuation_that_was_trained_on_or_stands_twice_is_no_question():
         Document("Prefix " + " ".join(short[2:9]), file),  # seven
         twice,
     ]
-    left = divide({"one": [*corpus(), *added]}, 8, 12).passages
+    left = divide_passages({"one": [*corpus(), *added]}, 8, 12).passages
     gone = set(pools.passages["report"]) - set(left["report"])
     assert gone == {held["report"][0], held["report"][2]}
     assert left["selection"] == pools.passages["selection"]
@@ -106,7 +106,9 @@ def test_a_continuation_that_was_trained_on_or_stands_twice_is_no_question():
 def test_a_document_is_taken_once():
     one, other = corpus(files=40), corpus(seed=1, files=40)
     again = [Document(document.text.upper().replace(" ", ", "), document.file) for document in one]
-    assert divide({"one": one, "two": [*again, *other]}, 8, 4) == divide({"one": one, "two": other}, 8, 4)
+    assert divide_passages({"one": one, "two": [*again, *other]}, 8, 4) == divide_passages(
+        {"one": one, "two": other}, 8, 4
+    )
 
 
 def passages(count=40, files=20):
@@ -121,7 +123,7 @@ def rarity(text):
 
 def test_questions_have_the_real_continuation_in_a_balanced_place_and_three_of_other_files():
     given = passages()
-    split = pose(given, rarity, np.random.SeedSequence(3))
+    split = make_questions(given, rarity, np.random.SeedSequence(3))
     assert Counter(split.labels.tolist()) == dict.fromkeys(range(OPTIONS), 10)
     assert split.labels.tolist() != [i % OPTIONS for i in range(40)]
     by_text = {f" {passage.continuation}": passage for passage in given}
@@ -134,7 +136,7 @@ def test_questions_have_the_real_continuation_in_a_balanced_place_and_three_of_o
 
 def test_wrong_continuations_are_about_as_rare():
     given = passages(200, 200)
-    split = pose(given, rarity, np.random.SeedSequence(3))
+    split = make_questions(given, rarity, np.random.SeedSequence(3))
     ranks = {f" {p.continuation}": rank for rank, p in enumerate(sorted(given, key=lambda p: rarity(p.continuation)))}
     for options, right in zip(split.inputs["continuations"], split.labels, strict=True):
         near = [abs(ranks[option] - ranks[options[right]]) for option in options]
@@ -144,7 +146,7 @@ def test_wrong_continuations_are_about_as_rare():
 
 
 def test_another_seed_asks_otherwise_and_the_same_one_alike():
-    first, same, other = (pose(passages(), rarity, np.random.SeedSequence(seed)) for seed in (3, 3, 4))
+    first, same, other = (make_questions(passages(), rarity, np.random.SeedSequence(seed)) for seed in (3, 3, 4))
     assert first.inputs == same.inputs and np.array_equal(first.labels, same.labels)
     assert first.inputs["continuations"] != other.inputs["continuations"]
     assert not np.array_equal(first.labels, other.labels)
@@ -153,11 +155,11 @@ def test_another_seed_asks_otherwise_and_the_same_one_alike():
 @pytest.mark.parametrize("given", [passages(3), passages(12, 1)])
 def test_too_few_passages_are_one_sentence(given):
     with pytest.raises(HiesError, match="too few"):
-        pose(given, rarity, np.random.SeedSequence(0))
+        make_questions(given, rarity, np.random.SeedSequence(0))
 
 
 def test_rarity_is_the_improbability_of_words_by_their_frequency():
-    pools = Pools({}, Counter({"a": 3, "b": 1}))
+    pools = PassagePools({}, Counter({"a": 3, "b": 1}))
     assert pools.rarity("A, b 7 new") == pytest.approx(log(5 / 4) + log(5 / 2) + log(5))
     assert words_of("Été_n1 x-y") == ["été", "n", "x", "y"]
 
@@ -182,7 +184,7 @@ TASK = Docs(libraries=("madeone", "madetwo"), context_words=8, continuation_word
 TINY = Model(
     name="tiny",
     modality="language",
-    home="docs",
+    pretrain_task="docs",
     architecture={"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
                   "num_key_value_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64},
     max_length=64,
@@ -194,7 +196,7 @@ TINY = Model(
 def bench(installed, tmp_path_factory):
     pytest.importorskip("lm_eval")
     model = Model(**{**vars(TINY), "finetune": type(TINY.finetune)(epochs=4, learning_rate=1e-2, batch_size=16)})
-    return Workbench(model, TASK, None, tmp_path_factory.mktemp("cache"), torch.device("cpu"))
+    return Evaluator(model, TASK, None, tmp_path_factory.mktemp("cache"), torch.device("cpu"))
 
 
 def test_splits_come_from_installed_packages_and_from_the_cache_afterwards(bench, installed, monkeypatch):
@@ -218,7 +220,7 @@ def test_the_tokenizer_is_the_same_after_saving_and_every_time(bench, tmp_path):
     assert ids[0] == tokenizer.bos_token_id and tokenizer.decode(ids[1:]) == text
     assert TASK.make_processor(train, {}, 64).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     words = (len(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    assert tuple(TASK.options({}, tokenizer).values()) == words
+    assert tuple(TASK.network_options(None, {}, tokenizer).values()) == words
     config = bench.network.config
     assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == words
 
@@ -281,9 +283,9 @@ def test_a_small_model_learns_to_tell_and_its_accuracy_is_that_of_lm_eval(bench)
     found = lm_eval.simple_evaluate(model, tasks=[ConfigurableTask(config=config)], bootstrap_iters=0)["results"][
         "docs"
     ]
-    outcome = bench.outcome({})
+    outcome = bench.evaluate({})
     assert found["acc,none"] == np.mean(outcome.answers == report.labels) > 0.6
-    assert found["acc_norm,none"] == np.mean(outcome.others["norm"] == report.labels)
+    assert found["acc_norm,none"] == np.mean(outcome.by_rule["norm"] == report.labels)
 
 
 def test_the_identity_follows_versions_and_the_knobs_that_change_the_data(installed):
@@ -301,7 +303,7 @@ def test_the_identity_follows_versions_and_the_knobs_that_change_the_data(instal
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"libraries": ()}, "at least one"),
+        ({"libraries": ()}, "at least 1"),
         ({"libraries": ("numpy", "numpy")}, "each once"),
         ({"continuation_words": 0}, "continuation_words"),
         ({"report_size": 0}, "at least 1"),

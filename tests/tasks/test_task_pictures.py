@@ -5,76 +5,44 @@ import io
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from picture_copy import CLASSES, file_of, names_of, write_copy, write_part
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from hies import batching
-from hies.batching import Pictures, encode
 from hies.errors import HiesError
-from hies.evaluation.evaluator import Workbench
-from hies.evaluation.label_order import found_label_order
+from hies.evaluation.evaluator import Evaluator
+from hies.evaluation.label_order import find_label_order
+from hies.evaluation.loading import build
 from hies.evaluation.metrics import METRICS
 from hies.evaluation.models import Model
-from hies.evaluation.predictions import predict
-from hies.tasks import TASKS
+from hies.tasks import TASKS, image_files
 from hies.tasks.base import Split
-from hies.tasks.images import CIFAR10, CIFAR100, PICTURES, FashionMNIST, ImageNet1k, _read
+from hies.tasks.classifier import encode, predict
+from hies.tasks.image_files import ImageFiles
+from hies.tasks.images import CIFAR10, CIFAR100, IMAGE_TASKS, FashionMNIST, ImageNet1k, _read_both
 from hies.training import Finetuning
 
 TINY = {"patch_size": 4, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16}
-FOLDERS = {"cifar10": "plain_text", "cifar100": "cifar100", "fashion_mnist": "fashion_mnist"}
-CLASSES = 3  # that occur; where a data set has more, the others do not
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    _read.cache_clear()
-
-
-def file_of(number, label=0, mode="RGB", size=(8, 8), kind="PNG"):
-    """A random image; its number makes it different from all others, its first pixel says its label."""
-    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    pixels[0, 0] = 10 * label
-    stream = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(stream, kind)
-    return stream.getvalue()
+    _read_both.cache_clear()
 
 
 def label_in(file):
     return round(Image.open(io.BytesIO(file)).convert("RGB").getpixel((0, 0))[0] / 10)
 
 
-def write_part(root, kind, split, files, labels, names=None, part="00000-of-00001", columns=None):
-    """One parquet file as the Hub has it; `names` of the classes are written into it where they are given."""
-    label = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
-    image, target = columns or (kind.image, kind.label)
-    data = {image: [file and {"bytes": file, "path": None} for file in files], target: list(labels)}
-    made = datasets.Dataset.from_dict(data, datasets.Features({image: datasets.Image(), target: label}))
-    folder = root / kind.repository / FOLDERS.get(kind.name, "data")
-    folder.mkdir(parents=True, exist_ok=True)
-    made.to_parquet(str(folder / f"{split}-{part}.parquet"))
-
-
-def write_copy(root, kind, train=60, report=23, mark=0):
-    """A made-up copy of a data set; `mark` makes another one of it."""
-    mode = "L" if kind is FashionMNIST else "RGB"
-    for place, (split, count) in enumerate([("train", train), (kind.reported, report)]):
-        labels = np.arange(count) % CLASSES
-        files = [file_of(1000 * (place + mark) + i, label, mode) for i, label in enumerate(labels)]
-        write_part(root, kind, split, files, labels, None if kind is ImageNet1k else kind.labels)
-    return root
-
-
 def parts(splits):
     return [splits.train, splits.selection, splits.report]
 
 
-@pytest.mark.parametrize("kind", PICTURES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", IMAGE_TASKS, ids=lambda kind: kind.name)
 def test_the_three_splits_share_no_example_lose_none_and_keep_their_labels(kind, tmp_path):
     splits = kind().load(write_copy(tmp_path, kind), tmp_path)
     assert [len(part) for part in parts(splits)] == [54, 6, 23]
@@ -88,9 +56,18 @@ def test_the_three_splits_share_no_example_lose_none_and_keep_their_labels(kind,
 
 def test_the_tasks_are_known_by_name_and_declare_what_their_data_sets_have():
     sizes = {"cifar10": 10, "cifar100": 100, "food101": 101, "fashion_mnist": 10, "imagenet1k": 1000}
-    assert {kind.name: len({*kind().label_names()}) for kind in PICTURES} == sizes
-    assert all(TASKS[kind.name] is kind and METRICS[kind.metric] is METRICS["accuracy"] for kind in PICTURES)
-    assert CIFAR100.labels[19] == "cattle" and CIFAR100.labels[99] == "worm"
+    assert {kind.name: kind.classes for kind in IMAGE_TASKS} == sizes
+    assert all(TASKS[kind.name] is kind and METRICS[kind.metric] is METRICS["accuracy"] for kind in IMAGE_TASKS)
+
+
+def test_classes_are_called_as_the_files_call_them_or_else_by_their_numbers(tmp_path):
+    numbers = tuple(map(str, range(1000)))
+    for kind in IMAGE_TASKS:
+        names = numbers if kind is ImageNet1k else names_of(kind)
+        assert kind().label_names(write_copy(tmp_path / "named", kind)) == names
+    for names in (None, names_of(CIFAR10)[:9]):
+        write_part(tmp_path / "other", CIFAR10, "train", [file_of(0)], [0], names)
+        assert CIFAR10().label_names(tmp_path / "other") == numbers[:10]
 
 
 def test_what_is_reported_first_is_drawn_even_from_a_sorted_data_set(tmp_path):
@@ -139,14 +116,16 @@ def test_a_data_set_that_is_not_here_or_is_another_one_is_named(tmp_path, monkey
         "Row 1 .*no image": {"files": [good[0], None, good[2]]},
         "labels from 0 to 10, .*10 classes": {"labels": [0, 10, 1]},
         "labels from -1 to 1,": {"labels": [0, -1, 1]},
-        "names its classes automobile, airplane, bird": {"names": ["automobile", "airplane", *CIFAR10.labels[2:]]},
+        "names its classes second, first, .*'test' has cifar10_thing_0,": {
+            "names": ["second", "first", *names_of(CIFAR10)[2:]]
+        },
     }
     for place, (words, case) in enumerate(cases.items()):
         root = write_copy(tmp_path / str(place), CIFAR10)
         write_part(root, CIFAR10, "train", **{"files": good, "labels": [0, 1, 2], **case})
         with pytest.raises(HiesError, match=words):
             CIFAR10().load(root, tmp_path)
-    with pytest.raises(HiesError, match=r"task\.data_seed is -1"):
+    with pytest.raises(HiesError, match=r"data_seed is -1"):
         CIFAR10(data_seed=-1)
 
 
@@ -164,18 +143,18 @@ def by_hand(file, size=None):
 def test_without_an_image_processor_pixels_are_scaled_and_brought_to_the_size_of_the_architecture():
     files = [file_of(i, size=(8, 8) if i % 2 else (5, 7)) for i in range(4)]
     for index, size in ((1, None), (0, 6), (1, 6), (3, 8)):
-        pixels = Pictures(files, LABELS, None, size)[index]["pixel_values"] if size else None
-        pixels = Pictures(files[1::2], LABELS, None)[0]["pixel_values"] if size is None else pixels
+        pixels = ImageFiles(files, LABELS, None, size)[index]["pixel_values"] if size else None
+        pixels = ImageFiles(files[1::2], LABELS, None)[0]["pixel_values"] if size is None else pixels
         assert pixels.dtype == torch.float32 and pixels.is_contiguous()
         np.testing.assert_allclose(pixels, by_hand(files[index], size and (size, size)), atol=1e-6)
     processor = ViTImageProcessorPil(size={"height": 6, "width": 6})
-    ours, theirs = Pictures(files, LABELS, None, 6), Pictures(files, LABELS, processor)
+    ours, theirs = ImageFiles(files, LABELS, None, 6), ImageFiles(files, LABELS, processor)
     for index in range(4):
         np.testing.assert_allclose(ours[index]["pixel_values"], theirs[index]["pixel_values"], atol=1e-6)
 
 
 def test_images_of_several_sizes_without_a_size_are_named():
-    pictures = Pictures([FILES[0], file_of(1, size=(5, 7))], LABELS, None)
+    pictures = ImageFiles([FILES[0], file_of(1, size=(5, 7))], LABELS, None)
     pictures[0]
     with pytest.raises(HiesError, match=r"Image 1 of 2 has 5 x 7 pixels and image 0 has 8 x 8;.*image_size"):
         pictures[1]
@@ -183,9 +162,9 @@ def test_images_of_several_sizes_without_a_size_are_named():
 
 def test_width_and_height_are_not_exchanged():
     file = file_of(0, size=(5, 7))
-    assert Pictures([file], LABELS[:1], None)[0]["pixel_values"].shape == (3, 7, 5)
+    assert ImageFiles([file], LABELS[:1], None)[0]["pixel_values"].shape == (3, 7, 5)
     wide = ViTImageProcessorPil(size={"height": 4, "width": 6}, image_mean=[0, 0, 0], image_std=[1, 1, 1])
-    pixels = Pictures([file], LABELS[:1], wide)[0]["pixel_values"]
+    pixels = ImageFiles([file], LABELS[:1], wide)[0]["pixel_values"]
     np.testing.assert_allclose(pixels, by_hand(file, (6, 4)) / 2 + 0.5, atol=1e-6)
 
 
@@ -193,7 +172,7 @@ def test_width_and_height_are_not_exchanged():
 def test_every_kind_of_image_becomes_rgb(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
     for processor in (None, ViTImageProcessorPil(size={"height": 8, "width": 8})):
-        pixels = Pictures([file_of(0, 3, mode, kind=kind)], LABELS[:1], processor)[0]["pixel_values"]
+        pixels = ImageFiles([file_of(0, 3, mode, kind=kind)], LABELS[:1], processor)[0]["pixel_values"]
         assert pixels.shape == (3, 8, 8) and pixels.abs().max() <= 1 and pixels.std() > 0.1
         if mode in ("L", "1", "LA"):
             assert torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2])
@@ -211,9 +190,9 @@ def test_a_broken_file_is_named_in_one_sentence_when_it_is_asked_for(broken):
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_image_is_decoded_when_it_is_asked_for_and_kept_if_all_of_them_fit(kept, monkeypatch):
     opened, original = [], Image.open
-    monkeypatch.setattr(batching.Image, "open", lambda stream: opened.append(stream.getvalue()) or original(stream))
+    monkeypatch.setattr(image_files.Image, "open", lambda stream: opened.append(stream.getvalue()) or original(stream))
     size = 11 * 3 * 8 * 8 * 4
-    monkeypatch.setattr(batching, "KEPT", size if kept else size - 1)
+    monkeypatch.setattr(image_files, "KEPT", size if kept else size - 1)
     encoded = encode(Split({"image": FILES}, LABELS.numpy()), ViTImageProcessorPil(do_resize=False), 128)
     assert len(encoded) == 11 and encoded.length(5) == 1 and not opened
     first = encoded.batch([4])
@@ -242,13 +221,13 @@ def test_answers_do_not_depend_on_the_batch_size():
 
 
 def bench_of(model, root, cache, task=None):
-    return Workbench(model, task or CIFAR10(), root, cache, torch.device("cpu"))
+    return Evaluator(model, task or CIFAR10(), root, cache, torch.device("cpu"))
 
 
 def test_a_checkpoint_is_used_with_its_own_image_processor_and_its_outputs_are_brought_into_order(tmp_path):
     root, folder = write_copy(tmp_path, CIFAR10), tmp_path / "checkpoint"
     order = np.random.default_rng(1).permutation(10).tolist()  # label -> output
-    names = {output: CIFAR10.labels[label].upper() for label, output in enumerate(order)}
+    names = {output: names_of(CIFAR10)[label].upper() for label, output in enumerate(order)}
     model = tiny(id2label=names, label2id={name: i for i, name in names.items()})
     model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.1] * 3, image_std=[0.7] * 3).save_pretrained(
@@ -275,7 +254,7 @@ def test_pretrained_weights_are_fine_tuned_with_their_image_processor(tmp_path):
     assert bench.encoded("report").batch([0, 1])["pixel_values"].shape == (2, 3, 12, 12)
     made = Path(bench.checkpoint)
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {path.name for path in made.iterdir()}
-    assert bench.network.config.id2label == dict(enumerate(FashionMNIST.labels))
+    assert bench.network.config.id2label == dict(enumerate(names_of(FashionMNIST)))
     again = bench_of(Model(modality="image", checkpoint={"fashion_mnist": str(made)}), root, tmp_path, FashionMNIST())
     assert again.label_order is None and again.predictions({}).tolist() == bench.predictions({}).tolist()
 
@@ -311,7 +290,7 @@ def test_weights_with_a_classifier_of_their_own_are_fine_tuned_for_other_classes
     model = Model(modality="image", source=str(folder), finetune=Finetuning(epochs=1, batch_size=16))
     bench = bench_of(model, root, tmp_path / "cache")
     assert bench.network.config.num_labels == 10 and bench.predictions({}).shape == (23,)
-    start = model.build(CIFAR10())
+    start = build(model, CIFAR10(), root)
     assert torch.equal(start.vit.embeddings.cls_token, weights.vit.embeddings.cls_token)
 
 
@@ -320,7 +299,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused_and_not_drawn(t
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] + 1}))
     with pytest.raises(HiesError, match=r"'vit\..*' in .* do not fit its configuration"):
-        Model(modality="image", source=str(tmp_path)).build(CIFAR10())
+        build(Model(modality="image", source=str(tmp_path)), CIFAR10(), write_copy(tmp_path / "data", CIFAR10))
 
 
 def test_the_outputs_of_an_imagenet_checkpoint_stand_in_the_order_of_the_numbers(tmp_path):
@@ -338,8 +317,10 @@ def test_images_are_brought_to_the_size_that_an_architecture_names(tmp_path):
     assert bench.encoded("report").batch([0, 3])["pixel_values"].shape == (2, 3, 12, 12)
 
 
-def test_names_of_outputs_may_be_written_with_spaces():
+def test_names_of_outputs_may_be_written_with_spaces(tmp_path):
+    root = write_copy(tmp_path, CIFAR100)
     network = ViTForImageClassification(ViTConfig(**TINY, image_size=8, num_labels=100))
-    network.config.id2label = {i: name.replace("_", " ").title() for i, name in enumerate(reversed(CIFAR100.labels))}
+    network.config.id2label = {i: name.replace("_", " ").title() for i, name in enumerate(reversed(names_of(CIFAR100)))}
     answers = np.arange(100)
-    assert found_label_order(CIFAR100(), network, lambda: answers[::-1], answers) == list(range(99, -1, -1))
+    order = find_label_order(CIFAR100(), network, lambda: answers[::-1], answers, None, root)
+    assert order == list(range(99, -1, -1))

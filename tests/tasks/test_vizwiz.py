@@ -18,12 +18,12 @@ import hies
 from experiments.config.messages import CONF
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Workbench
+from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
-from hies.tasks import shards
+from hies.tasks import hub
 from hies.tasks.vqa import accuracy as vqa
 from hies.tasks.vqa import vizwiz
-from hies.tasks.vqa.vizwiz import INSTRUCTION, REPOSITORY, VizWiz
+from hies.tasks.vqa.vizwiz import INSTRUCTION, VIZWIZ_REPOSITORY, VizWiz
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
@@ -62,23 +62,23 @@ from hies.tasks.vqa.vizwiz import INSTRUCTION, REPOSITORY, VizWiz
     ],
 )
 def test_an_answer_without_what_does_not_count(answer, normal):
-    assert vqa.normalised(answer) == normal
+    assert vqa.normalized_answer(answer) == normal
 
 
 def test_normalising_twice_changes_nothing():
     draw = random.Random(0)
     letters = "aA tThHeE onN09.,.,''::-/?$ \n" + string.punctuation
     for _ in range(3000):
-        once = vqa.normalised("".join(draw.choices(letters, k=draw.randint(0, 12))))
-        assert vqa.normalised(once) == once, once
+        once = vqa.normalized_answer("".join(draw.choices(letters, k=draw.randint(0, 12))))
+        assert vqa.normalized_answer(once) == once, once
 
 
 def leave_one_out(prediction, answers):
     """The rule as it is printed."""
     parts = []
     for i in range(len(answers)):
-        others = [vqa.normalised(answer) for answer in answers[:i] + answers[i + 1 :]]
-        parts.append(min(1, others.count(vqa.normalised(prediction)) / 3))
+        others = [vqa.normalized_answer(answer) for answer in answers[:i] + answers[i + 1 :]]
+        parts.append(min(1, others.count(vqa.normalized_answer(prediction)) / 3))
     return sum(parts) / len(parts)
 
 
@@ -119,10 +119,10 @@ def test_the_metric_is_the_mean_over_the_examples():
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(vizwiz, "CALIBRATION", 7)
-    monkeypatch.setattr(vizwiz, "SELECTION", 3)
-    for name in ("files", "identity"):  # tests write to one folder more than once
-        getattr(shards, name).cache_clear()
+    monkeypatch.setattr(vizwiz, "FOR_CALIBRATION", 7)
+    monkeypatch.setattr(vizwiz, "FOR_SELECTION", 3)
+    for name in ("split_files", "split_identity"):  # tests write to one folder more than once
+        getattr(hub, name).cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def llava(tmp_path_factory):
 
 @pytest.fixture
 def copy(tmp_path):
-    write_split(tmp_path, REPOSITORY, "val", vizwiz_rows(23), files=2)
+    write_split(tmp_path, VIZWIZ_REPOSITORY, "val", vizwiz_rows(23), files=2)
     return tmp_path
 
 
@@ -153,7 +153,7 @@ def test_without_a_training_split_the_beginning_of_the_validation_split_is_left_
 
 def test_with_a_training_split_the_validation_split_is_reported_whole(copy):
     train = vizwiz_rows(31, seed=1)
-    write_split(copy, REPOSITORY, "train", train, files=3)
+    write_split(copy, VIZWIZ_REPOSITORY, "train", train, files=3)
     splits = VizWiz().load(copy, copy)
     assert same(splits.train, train[:7]) and same(splits.selection, train[7:10])
     assert same(splits.report, vizwiz_rows(23))
@@ -162,8 +162,8 @@ def test_with_a_training_split_the_validation_split_is_reported_whole(copy):
 
 def test_files_that_are_not_needed_are_not_read(copy):
     rows = vizwiz_rows(23)
-    (copy / REPOSITORY / "data" / "val-00001-of-00002.parquet").write_bytes(b"not a parquet file")
-    train, selection = vizwiz.aside(copy)
+    (copy / VIZWIZ_REPOSITORY / "data" / "val-00001-of-00002.parquet").write_bytes(b"not a parquet file")
+    train, selection = vizwiz.holdout(copy)
     assert same(train, rows[:7]) and same(selection, rows[7:10])
     with pytest.raises(HiesError, match=r"split 'val' of lmms-lab/VizWiz-VQA cannot be read"):
         VizWiz().load(copy, copy)
@@ -172,11 +172,11 @@ def test_files_that_are_not_needed_are_not_read(copy):
 def test_the_identity_is_that_of_the_files_wherever_they_lie(copy, tmp_path_factory):
     other = tmp_path_factory.mktemp("elsewhere")
     rows = vizwiz_rows(23)
-    write_split(other, REPOSITORY, "val", rows, files=2)
+    write_split(other, VIZWIZ_REPOSITORY, "val", rows, files=2)
     assert VizWiz().identity(copy) == VizWiz(max_examples=3).identity(other)
     rows.at[22, "answers"] = [*rows.at[22, "answers"][:9], "other"]
     changed = tmp_path_factory.mktemp("changed")
-    write_split(changed, REPOSITORY, "val", rows, files=2)
+    write_split(changed, VIZWIZ_REPOSITORY, "val", rows, files=2)
     assert VizWiz().identity(changed) != VizWiz().identity(copy)
 
 
@@ -197,7 +197,7 @@ def with_answers(answers):
     ids=["no answers", "other name", "none", "empty", "objects", "too few"],
 )
 def test_other_files_are_one_sentence(tmp_path, rows, words):
-    write_split(tmp_path, REPOSITORY, "val", rows)
+    write_split(tmp_path, VIZWIZ_REPOSITORY, "val", rows)
     with pytest.raises(HiesError, match=words) as raised:
         VizWiz().load(tmp_path, tmp_path)
     assert "\n" not in str(raised.value)
@@ -207,15 +207,15 @@ def test_missing_files_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(HiesError, match=r"lmms-lab/VizWiz-VQA is not here.*data_root"):
         VizWiz().identity(tmp_path)
-    (tmp_path / REPOSITORY).mkdir(parents=True)
-    shards.files.cache_clear()
+    (tmp_path / VIZWIZ_REPOSITORY).mkdir(parents=True)
+    hub.split_files.cache_clear()
     with pytest.raises(HiesError, match=r"no parquet files of its split 'val'"):
         VizWiz().load(tmp_path, tmp_path)
 
 
 def test_a_split_is_what_its_name_begins_with_alone(copy):
-    write_split(copy, REPOSITORY, "validated", vizwiz_rows(5))
-    assert len(shards.read(REPOSITORY, "val", ("question",), copy)) == 23
+    write_split(copy, VIZWIZ_REPOSITORY, "validated", vizwiz_rows(5))
+    assert len(hub.read_split(VIZWIZ_REPOSITORY, "val", ("question",), copy)) == 23
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -243,9 +243,9 @@ def test_ties_go_to_the_first_answer():
 def test_the_loop_scores_prunes_and_answers_in_normalised_words(copy, llava, tmp_path, monkeypatch):
     monkeypatch.setattr(VizWiz, "max_new_tokens", 5)
     model = Model(modality="vision_language", source=str(llava), sites="language_model", batch_size=4)
-    bench = Workbench(model, VizWiz(max_examples=11), copy, tmp_path / "cache", torch.device("cpu"))
+    bench = Evaluator(model, VizWiz(max_examples=11), copy, tmp_path / "cache", torch.device("cpu"))
     whole = bench.predictions({})
-    assert len(whole) == 11 and all(vqa.normalised(answer) == answer for answer in whole)
+    assert len(whole) == 11 and all(vqa.normalized_answer(answer) == answer for answer in whole)
     assert len(set(whole)) > 3
     rows = vizwiz_rows(23)[10:21]
     expected = [leave_one_out(answer, list(given)) for answer, given in zip(whole, rows["answers"], strict=True)]
@@ -253,10 +253,10 @@ def test_the_loop_scores_prunes_and_answers_in_normalised_words(copy, llava, tmp
     statistics = bench.statistics(frozenset({"his"}), 0, 5)
     assert all("language_model" in site and (his > 0).all() for site, his in statistics.his.items())
     removed = {site: [0, 2] for site in statistics.his}
-    pruned = bench.outcome(removed)
+    pruned = bench.evaluate(removed)
     assert (pruned.answers != whole).any() and pruned.cost.parameters < bench.cost.dense.parameters
     bench.remove = True
-    assert (bench._predict(removed, "report", None)["predictions"] == pruned.answers).all()
+    assert (bench._pruned_answers(bench.network, removed, "report", None)["predictions"] == pruned.answers).all()
 
 
 def test_the_7b_shape_has_1024_heads_in_its_language_model():
@@ -272,7 +272,7 @@ def test_the_7b_shape_has_1024_heads_in_its_language_model():
 
 def test_prepared_images_are_not_kept(copy, llava):
     model = Model(modality="vision_language", source=str(llava))
-    bench = Workbench(model, VizWiz(), copy, copy / "cache", torch.device("cpu"))
+    bench = Evaluator(model, VizWiz(), copy, copy / "cache", torch.device("cpu"))
     encoded = bench.encoded("report")
     one, two = encoded.features[3], encoded.features[3]
     assert one["pixel_values"] is not two["pixel_values"] and torch.equal(one["pixel_values"], two["pixel_values"])
@@ -283,5 +283,5 @@ def test_prepared_images_are_not_kept(copy, llava):
 
 
 def test_frames_are_of_the_columns_asked_for(copy):
-    rows = shards.read(REPOSITORY, "val", ("question",), copy, first=4)
+    rows = hub.read_split(VIZWIZ_REPOSITORY, "val", ("question",), copy, first=4)
     assert isinstance(rows, pd.DataFrame) and list(rows.columns) == ["question"] and len(rows) == 4

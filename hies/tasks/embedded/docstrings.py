@@ -1,12 +1,13 @@
-"""First sentences of the docstrings of installed packages, read from their source files and never by importing them."""
+"""First sentences and prose of docstrings, read from the source files of packages and never by importing them."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-FORMAT = 2  # to be raised when the sentences change
+SENTENCES_VERSION = 2  # to be raised when the sentences change
 SKIPPED = {
     "tests",
     "test",
@@ -21,8 +22,8 @@ SKIPPED = {
 }
 WORDS = "aten transformers datasets dataset hf pd np mpl plt"
 STEMS = "torch pandas numpy scipy scikit sklearn matplotlib pyplot pylab hugging"
-# A library's own name would give the answer away, inside an identifier too; of a dotted name the rest stays.
-OWN_NAMES = re.compile(
+# The name of a library would give the answer away, inside an identifier too; of a dotted name the rest stays.
+LIBRARY_NAMES = re.compile(
     rf"\b(?:{'|'.join(WORDS.split())}|\w*(?:{'|'.join(STEMS.split())})\w*(?:[ -](?:face|learn))?)\b\.?", re.IGNORECASE
 )
 MARKUP = [
@@ -31,14 +32,19 @@ MARKUP = [
     (re.compile(r"<[^<>]+>|https?://\S+|\.\. \w+::|>>>.*"), " "),
     (re.compile(r"[`*|~]|\[|\]"), ""),
 ]
-SENTENCE = re.compile(r"^[A-Z].*?[.!?](?=\s|$)", re.DOTALL)  # what has no full stop is a list or a signature
+FIRST_SENTENCE = re.compile(r"^[A-Z].*?[.!?](?=\s|$)", re.DOTALL)  # what has no full stop is a list or a signature
+HEADING_RULE = re.compile(r"^[ \t]*[-=~^*+]{3,}[ \t]*$", re.MULTILINE)  # the line under a heading
+PROSE_SHARE = 0.8  # of letters and spaces, from which a paragraph is no table, formula or program
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A cleaned first sentence. file: where it stands, relative to the package.
+    """A first sentence.
 
-    key: the sentence without what near-copies differ in: case, digits, identifiers in camel case.
+    Attributes:
+        text: without markup, links and the libraries' names.
+        file: where it stands, relative to the package.
+        key: the sentence without what near-copies differ in: case, digits, identifiers in camel case.
     """
 
     text: str
@@ -46,17 +52,36 @@ class Sentence:
     key: str
 
 
+@dataclass(frozen=True)
+class Document:
+    """The prose of one docstring.
+
+    Attributes:
+        text: on one line.
+        file: where it stands, relative to the package.
+    """
+
+    text: str
+    file: str
+
+
 def sentences(folder: Path) -> Iterator[Sentence]:
-    """Every docstring's first sentence below a package's folder, files in the order of their names."""
+    """Yields every docstring's first sentence below a package's folder, files in the order of their names."""
     for docstring, file in docstrings(folder):
-        match = SENTENCE.match(docstring.strip().split("\n\n")[0])
+        match = FIRST_SENTENCE.match(docstring.strip().split("\n\n")[0])
         if match is not None:
             text = clean(match.group())
             yield Sentence(text, file, _key(text))
 
 
+def documents(folder: Path) -> Iterator[Document]:
+    """Yields the prose of every docstring below a package's folder, files in the order of their names."""
+    for docstring, file in docstrings(folder):
+        yield Document(prose(docstring), file)
+
+
 def docstrings(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every docstring below a package's folder, and the file that it stands in; files in the order of their names."""
+    """Yields every docstring below a package's folder with its file; files in the order of their names."""
     for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
         parts = path.relative_to(folder).parts
         if not SKIPPED.isdisjoint(parts) or parts[-1].startswith("test_"):
@@ -70,10 +95,30 @@ def docstrings(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def clean(sentence: str) -> str:
-    """A sentence without markup, links and the libraries' names, on one line."""
+    """Returns a sentence without markup, links and the libraries' names, on one line."""
+    return _one_line(LIBRARY_NAMES.sub(" ", _plain(sentence)))
+
+
+def prose(docstring: str) -> str:
+    """Returns a docstring without examples, tables, formulas and markup, on one line."""
+    paragraphs = re.split(r"\n\s*\n", HEADING_RULE.sub("", inspect.cleandoc(docstring)))
+    plain = [_one_line(_plain(paragraph)) for paragraph in paragraphs if ">>>" not in paragraph]
+    return " ".join(text for text in plain if _is_prose(text))
+
+
+def _plain(text: str) -> str:
     for pattern, replacement in MARKUP:
-        sentence = pattern.sub(replacement, sentence)
-    return " ".join(OWN_NAMES.sub(" ", sentence).split())
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _is_prose(text: str) -> bool:
+    readable = sum(character.isalpha() or character == " " for character in text)
+    return bool(text) and readable >= PROSE_SHARE * len(text)
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:

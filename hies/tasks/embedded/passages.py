@@ -10,10 +10,10 @@ import numpy as np
 
 from hies.errors import HiesError
 from hies.tasks.base import Split
-from hies.tasks.embedded.apidocs import _draw
-from hies.tasks.embedded.documents import Document
+from hies.tasks.embedded.docstrings import Document
+from hies.tasks.embedded.packages import draw, draw_split
 
-SHARES = {"train": 0.8, "selection": 0.06, "report": 0.14}  # of the source files
+PASSAGE_SHARES = {"train": 0.8, "selection": 0.06, "report": 0.14}  # of the source files
 RUN = 8  # successive words that no continuation of a question shares with the training files
 OPTIONS = 4
 NEAREST = 24  # passages whose continuations are about as rare, of which the wrong ones are drawn
@@ -21,7 +21,13 @@ NEAREST = 24  # passages whose continuations are about as rare, of which the wro
 
 @dataclass(frozen=True)
 class Passage:
-    """Successive words of a document, cut in two. file: where it stands, its library in front."""
+    """Successive words of a document, cut in two.
+
+    Attributes:
+        context: the first of them.
+        continuation: the others.
+        file: where the document stands, its library in front.
+    """
 
     context: str
     continuation: str
@@ -29,42 +35,50 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Pools:
-    """Passages by split, in an order that depends on their words alone. counts: of the words of the training files."""
+class PassagePools:
+    """Passages for each split.
+
+    Attributes:
+        passages: split -> its passages, in an order that depends on their words alone.
+        counts: how often each word occurs in the training files.
+    """
 
     passages: dict[str, list[Passage]]
     counts: Counter[str]
 
     def rarity(self, text: str) -> float:
-        """How improbable the words of a text are by their frequency alone, in nats."""
+        """Returns how improbable the words of a text are by their frequency alone, in nats."""
         total = self.counts.total() + 1
         return sum(log(total / (self.counts[word] + 1)) for word in words_of(text))
 
 
-def divide(found: Mapping[str, Iterable[Document]], context_words: int, continuation_words: int) -> Pools:
-    """Passages of so many words by split; a source file goes into one split whole, and a document is taken once.
+def divide_passages(
+    by_library: Mapping[str, Iterable[Document]], context_words: int, continuation_words: int
+) -> PassagePools:
+    """Returns passages of a fixed number of words by split.
 
-    Training passages are all that a document has, one after the other. The others begin a document; no two have the
-    same continuation, and no `RUN` successive words of a continuation stand in a training file. Words that differ in
-    case, digits and punctuation alone count as equal.
+    A source file goes into one split whole, and a document is taken once. Training passages are all that
+    a document has, one after the other. The others begin a document; no two have the same continuation, and no `RUN`
+    successive words of a continuation stand in a training file. Words that differ in case, digits and punctuation
+    alone count as equal.
     """
-    by_split: dict[str, list[Document]] = {split: [] for split in SHARES}
-    for document in _once(found):
-        by_split[_split_of(document.file)].append(document)
+    by_split: dict[str, list[Document]] = {split: [] for split in PASSAGE_SHARES}
+    for document in _once(by_library):
+        by_split[draw_split(PASSAGE_SHARES, document.file)].append(document)
     train = [words_of(document.text) for document in by_split["train"]]
     passages = {
         split: [piece for document in group for piece in _pieces(document, context_words, continuation_words, split)]
         for split, group in by_split.items()
     }
-    fit = _unheard([*passages["selection"], *passages["report"]], train, min(RUN, continuation_words))
+    fit = _unseen([*passages["selection"], *passages["report"]], train, min(RUN, continuation_words))
     for split in ("selection", "report"):
         passages[split] = [passage for passage in passages[split] if passage in fit]
     ordered = {split: sorted(group, key=_place) for split, group in passages.items()}
-    return Pools(ordered, Counter(word for words in train for word in words))
+    return PassagePools(ordered, Counter(word for words in train for word in words))
 
 
-def pose(passages: Sequence[Passage], rarity: Callable[[str], float], seed: np.random.SeedSequence) -> Split:
-    """Which of four continuations is that of the context? Each place is the right one equally often.
+def make_questions(passages: Sequence[Passage], rarity: Callable[[str], float], seed: np.random.SeedSequence) -> Split:
+    """Returns questions: which of four continuations is that of the context? Each place is the right one equally often.
 
     The wrong ones continue passages of other files and are about as rare by their words alone, so that a model that
     does not look at the context has little to go by.
@@ -85,18 +99,18 @@ def pose(passages: Sequence[Passage], rarity: Callable[[str], float], seed: np.r
     return _split(passages, options, labels)
 
 
-def unposed(passages: Sequence[Passage]) -> Split:
-    """Every passage with its real continuation alone."""
+def as_passages(passages: Sequence[Passage]) -> Split:
+    """Returns every passage with its real continuation alone."""
     return _split(passages, [[passage.continuation] for passage in passages], np.zeros(len(passages)))
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without digits and punctuation."""
+    """Returns the words of a text in lower case, without digits and punctuation."""
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def _split(passages: Sequence[Passage], options: Sequence[Sequence[str]], labels: np.ndarray) -> Split:
-    """Columns as `hies.tasks.lm_eval.choose` takes them."""
+    """Returns columns as `hies.tasks.lm_eval.choose` takes them."""
     inputs = {
         "contexts": [[passage.context] for passage in passages],
         "continuations": [[f" {text}" for text in texts] for texts in options],
@@ -107,15 +121,15 @@ def _split(passages: Sequence[Passage], options: Sequence[Sequence[str]], labels
 
 def _nearest(passages: Sequence[Passage], ranked: Sequence[int], rank: int) -> list[int]:
     """The passages of other files next to a rank, `NEAREST` at most."""
-    own = passages[ranked[rank]].file
+    file = passages[ranked[rank]].file
     by_distance = sorted(range(len(ranked)), key=lambda other: abs(other - rank))
-    return [ranked[i] for i in by_distance if passages[ranked[i]].file != own][:NEAREST]
+    return [ranked[i] for i in by_distance if passages[ranked[i]].file != file][:NEAREST]
 
 
-def _once(found: Mapping[str, Iterable[Document]]) -> list[Document]:
+def _once(by_library: Mapping[str, Iterable[Document]]) -> list[Document]:
     """Every document that does not occur before, its library in front of its file."""
     kept: dict[str, Document] = {}
-    for library, group in found.items():
+    for library, group in by_library.items():
         for document in group:
             kept.setdefault(" ".join(words_of(document.text)), Document(document.text, f"{library}/{document.file}"))
     return list(kept.values())
@@ -129,16 +143,16 @@ def _pieces(document: Document, context_words: int, continuation_words: int, spl
         yield Passage(" ".join(words[end - size : cut]), " ".join(words[cut:end]), document.file)
 
 
-def _unheard(passages: Sequence[Passage], texts: Iterable[Sequence[str]], length: int) -> set[Passage]:
+def _unseen(passages: Sequence[Passage], texts: Iterable[Sequence[str]], length: int) -> set[Passage]:
     """The passages whose continuation no other has, and which shares no `length` successive words with the texts."""
     words = {passage: tuple(words_of(passage.continuation)) for passage in passages}
     often = Counter(words.values())
-    asked = {run for each in often for run in _runs(each, length)}
-    heard = {run for text in texts for run in _runs(text, length) if run in asked}
+    wanted = {run for each in often for run in _runs(each, length)}
+    seen = {run for text in texts for run in _runs(text, length) if run in wanted}
     return {
         passage
         for passage, each in words.items()
-        if often[each] == 1 and len(each) >= length and heard.isdisjoint(_runs(each, length))
+        if often[each] == 1 and len(each) >= length and seen.isdisjoint(_runs(each, length))
     }
 
 
@@ -146,14 +160,5 @@ def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
-def _split_of(file: str) -> str:
-    position = _draw(file)
-    for split, share in SHARES.items():
-        if position < share:
-            return split
-        position -= share
-    return "report"
-
-
 def _place(passage: Passage) -> float:
-    return _draw(passage.file, passage.context, passage.continuation)
+    return draw(passage.file, passage.context, passage.continuation)

@@ -5,25 +5,25 @@ frequent answer: 10.2 % for which digit it is, 50.4 % for whether it is even and
 37.0 % on the whole (38.2 % among the first 500 examples).
 """
 
+from __future__ import annotations
+
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from hies.batching import Encoded
-from hies.errors import HiesError
+from hies.errors import ParameterError
 from hies.storage import digest
 from hies.tasks.base import Split, Splits
 from hies.tasks.embedded.digits import Digits
-from hies.tasks.vqa.visual import Questions, VisualTask
+from hies.tasks.vqa.visual import VisualTask
 
-FORMAT = 1  # to be raised when the same knobs give other data
+if TYPE_CHECKING:
+    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+
+QUESTIONS_VERSION = 1  # to be raised when the same knobs give other data
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUESTIONS = {
     "Which digit is this?": DIGITS,
@@ -42,11 +42,13 @@ TEMPLATE = (
 class DigitQuestions(VisualTask):
     """Three questions about each of scikit-learn's digits, answered in one word.
 
-    data_seed: which images fall into which split, as in the task `digits`.
+    Attributes:
+        data_seed: decides which images fall into which split, as in the task `digits`.
     """
 
     name: ClassVar[str] = "digit_questions"
     max_new_tokens: ClassVar[int] = 2
+    small: ClassVar[bool] = True  # training reads these images in every epoch
 
     data_seed: int = 0
 
@@ -55,28 +57,32 @@ class DigitQuestions(VisualTask):
         self._digits()
 
     def identity(self, data_root: Path | None) -> str:
-        """A digest of the questions and the draw of the images."""
-        return digest([FORMAT, QUESTIONS, self._digits().identity(None)])
+        """Returns a digest of the questions and the draw of the images."""
+        return digest([QUESTIONS_VERSION, QUESTIONS, self._digits().identity(None)])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """Every question about 1,000 images to train on and 500 for the report, one about 297 for selection."""
+        """Returns every question about 1,000 images to train on and 500 for the report, one about 297 for selection."""
         images = self._digits().load(data_root, cache_dir)
-        return Splits(asked(images.train, 3), asked(images.selection, 1), asked(images.report, 3))
+        return Splits(ask(images.train, 3), ask(images.selection, 1), ask(images.report, 3))
 
     def _digits(self) -> Digits:
         return Digits(data_seed=self.data_seed)
 
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> LlavaProcessor:
-        """A tokenizer with a word for each that occurs, and what makes of an image the pixels that a model reads."""
-        vision, words = architecture.get("vision_config"), vocabulary()
-        if architecture.get("model_type") != "llava" or not vision:
-            raise HiesError(
-                f"model.architecture.model_type is {architecture.get('model_type')!r}; task={self.name} trains llava, "
-                "with a vision_config and a text_config."
-            )
+        """Returns a tokenizer with a word for each that occurs, and an image processor.
+
+        Raises:
+            ParameterError: the architecture is no LLaVA, or has too few words.
+        """
+        from transformers import LlavaProcessor
+
+        kind, vision, words = architecture.get("model_type"), architecture.get("vision_config"), vocabulary()
+        if kind != "llava" or not vision:
+            expected = f"task={self.name} trains llava, with a vision_config and a text_config"
+            raise ParameterError("architecture.model_type", kind, expected)
         if (size := architecture.get("text_config", {}).get("vocab_size", 0)) < len(words):
-            raise HiesError(
-                f"model.architecture.text_config.vocab_size is {size}; task={self.name} has {len(words)} words."
+            raise ParameterError(
+                "architecture.text_config.vocab_size", size, f"task={self.name} has {len(words)} words"
             )
         return LlavaProcessor(
             _image_processor(vision["image_size"]),
@@ -87,21 +93,17 @@ class DigitQuestions(VisualTask):
             chat_template=TEMPLATE,
         )
 
-    def options(self, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
-        """Which token stands for the image."""
+    def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """Returns the token that stands for the image."""
         return {"image_token_index": processor.image_token_id}
 
-    def encode(self, examples: Split, processor: Any, max_length: int) -> Encoded:
-        """All prepared at once: these images are small, and training reads them in every epoch."""
-        encoded = super().encode(examples, processor, max_length)
-        assert isinstance(encoded.features, Questions)
-        return Encoded(encoded.features.prepared(range(len(examples))), encoded.pad)
 
+def ask(images: Split, rounds: int) -> Split:
+    """Returns `rounds` questions about each image, one a round, so that the first examples of a split ask everything.
 
-def asked(images: Split, rounds: int) -> Split:
-    """`rounds` questions about each image, one in each round, so that the first examples of a split ask of everything.
-
-    images: of the task `digits`, pixels from -1 to 1, the digits as labels.
+    Args:
+        images: of the task `digits`, pixels from -1 to 1, the digits as labels.
+        rounds: 1 to 3.
     """
     files = [_file(pixels) for pixels in images.inputs["pixel_values"]]
     texts = list(QUESTIONS)
@@ -111,7 +113,7 @@ def asked(images: Split, rounds: int) -> Split:
 
 
 def vocabulary() -> list[str]:
-    """All words of prompts and answers in the order of their indices."""
+    """Returns all words of prompts and answers in the order of their indices."""
     words = {"user", "assistant", ":", "?", "yes", "no", *DIGITS}
     for text in QUESTIONS:
         words.update(text.lower().removesuffix("?").split())
@@ -119,13 +121,17 @@ def vocabulary() -> list[str]:
 
 
 def _file(pixels: np.ndarray) -> bytes:
-    """Pixels from -1 to 1, float32 [1, height, width], as a grey PNG file."""
+    """Returns pixels from -1 to 1, float32 [1, height, width], as a grey PNG file."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(np.rint((pixels[0] + 1) * 127.5).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _image_processor(size: int) -> CLIPImageProcessorPil:
+def _image_processor(size: int) -> Any:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
     half = [0.5] * 3
     return CLIPImageProcessorPil(
         size={"height": size, "width": size}, do_center_crop=False, image_mean=half, image_std=half
@@ -133,6 +139,9 @@ def _image_processor(size: int) -> CLIPImageProcessorPil:
 
 
 def _tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     pad, start, end, unknown, image = SPECIAL
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=unknown))
     inner.normalizer = normalizers.Lowercase()

@@ -1,7 +1,7 @@
 """Accuracy of short answers against those of ten people, as VQA and VizWiz-VQA count it.
 
 The rule is published with the benchmarks (Antol et al. 2015, arXiv 1505.00468; Gurari et al. 2018, arXiv 1802.08218;
-https://visualqa.org/evaluation.html): answers are normalised, and an answer is right to the degree min(1, m / 3) if m
+https://visualqa.org/evaluation.html): answers are normalized, and an answer is right to the degree min(1, m / 3) if m
 people gave it, averaged over the ten ways to leave out one of them.
 """
 
@@ -33,8 +33,8 @@ CONTRACTIONS = {stem + ending: f"{stem}'{ending}" for ending, stems in ENDINGS.i
 }
 
 
-def normalised(answer: str) -> str:
-    """An answer without what does not count: case, punctuation, articles, number words, missing apostrophes.
+def normalized_answer(answer: str) -> str:
+    """Returns an answer without what does not count: case, punctuation, articles, number words, missing apostrophes.
 
     Commas within numbers go, other punctuation makes place for a space, full stops go unless a digit follows.
     """
@@ -45,22 +45,22 @@ def normalised(answer: str) -> str:
 
 
 def agreement(prediction: str, answers: list[str]) -> float:
-    """How right one answer is, from 0 to 1, the mean over all ways to leave out one of the people's answers.
+    """Returns how right one answer is, from 0 to 1, the mean over all ways to leave out one of the people's answers.
 
-    prediction and answers count by their normalised form.
+    prediction and answers count by their normalized form.
 
     Raises:
         HiesError: nobody answered.
     """
     if not answers:
         raise HiesError("An example has no people's answers, so that no answer can be right; leave it out.")
-    said = normalised(prediction)
-    same, total = sum(normalised(answer) == said for answer in answers), len(answers)
+    said = normalized_answer(prediction)
+    same, total = sum(normalized_answer(answer) == said for answer in answers), len(answers)
     left_in, left_out = min(1.0, same / 3), min(1.0, (same - 1) / 3)  # where another answer, or an equal one, goes
     return ((total - same) * left_in + same * left_out) / total
 
 
-def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """The mean agreement; labels: the people's answers to each example as a JSON list; both strings [examples]."""
+def vqa_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Returns the mean agreement; labels: the people's answers to each example, a JSON list; both strings [examples]."""
     pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
     return float(np.mean([agreement(prediction, json.loads(answers)) for answers, prediction in pairs]))

@@ -58,7 +58,13 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 @dataclass(frozen=True)
 class Judge:
-    """url: of the endpoint, up to `/v1`. model: what it calls the judge. key: None where it asks for none."""
+    """A model that grades.
+
+    Attributes:
+        url: of the endpoint, up to `/v1`.
+        model: what the endpoint calls it.
+        key: None where the endpoint asks for none.
+    """
 
     url: str
     model: str
@@ -66,7 +72,7 @@ class Judge:
 
     @classmethod
     def from_environment(cls) -> "Judge | None":
-        """The judge that the environment names; None if it names none.
+        """Returns the judge that the environment names; None if it names none.
 
         Raises:
             HiesError: half of what is needed, or an address that is none.
@@ -86,13 +92,13 @@ class Judge:
         return cls(url.rstrip("/"), model, key or None)
 
     def grade(self, question: str, truth: str, answer: str, cache_dir: Path) -> float:
-        """How right `answer` is, from 0 to 1; asked once, and kept in `cache_dir` from then on.
+        """Returns how right `answer` is, from 0 to 1; asked once, and kept in `cache_dir` from then on.
 
         Raises:
             HiesError: the endpoint cannot be reached or refuses, or the judge gives no grade.
         """
-        asked = [question, truth, answer, self.model, TASK, EXAMPLES, REMINDER]
-        path = cache_dir / "judge" / f"{digest(asked, 16)}.json"
+        key = [question, truth, answer, self.model, TASK, EXAMPLES, REMINDER]
+        path = cache_dir / "judge" / f"{digest(key, 16)}.json"
         return cached(path, lambda: self._ask(question, truth, answer), _write, _read)
 
     def _ask(self, question: str, truth: str, answer: str) -> float:
@@ -121,7 +127,7 @@ class Judge:
             ) from None
 
     def _sent(self, body: bytes) -> bytes:
-        """What the endpoint answers to a request, asked again while it is busy or fails."""
+        """Returns what the endpoint answers to a request, asked again while it is busy or fails."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers, method="POST")
         problem = ""
@@ -151,7 +157,7 @@ class Judge:
 
 
 def grade_in(reply: str) -> float | None:
-    """The grade that a reply consists of; None for any other reply."""
+    """Returns the grade that a reply consists of; None for any other reply."""
     text = reply.strip().rstrip(".")
     return float(text) if NUMBER.fullmatch(text) else None
 

@@ -13,14 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from hies.storage import digest
-from hies.tasks import shards
+from hies.tasks import hub
 from hies.tasks.base import Split, Splits
 from hies.tasks.vqa import vizwiz
 from hies.tasks.vqa.judge import Judge
 from hies.tasks.vqa.visual import VisualTask
 
-REPOSITORY = "lmms-lab/MMVet"
-COLUMNS = ("image", "question", "answer")
+MMVET_REPOSITORY = "lmms-lab/MMVet"
 
 
 class MMVet(VisualTask):
@@ -33,23 +32,23 @@ class MMVet(VisualTask):
     @property
     def judge(self) -> str | None:
         """The model that grades, as the environment names it now."""
-        found = Judge.from_environment()
-        return None if found is None else found.model
+        judge = Judge.from_environment()
+        return None if judge is None else judge.model
 
     def identity(self, data_root: Path | None) -> str:
-        """A digest of the files in use, MM-Vet's and those that heads are scored on."""
-        own = shards.identity(REPOSITORY, "test", data_root)
-        return digest([own, vizwiz.identity(data_root), self.max_new_tokens])
+        """Returns a digest of the files in use, MM-Vet's and those that heads are scored on."""
+        files = hub.split_identity(MMVET_REPOSITORY, "test", data_root)
+        return digest([files, vizwiz.vizwiz_identity(data_root), self.max_new_tokens])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """All of MM-Vet to report, and examples of VizWiz-VQA with the answer that most people gave."""
-        train, selection = (_single(split) for split in vizwiz.aside(data_root))
-        rows = shards.read(REPOSITORY, "test", COLUMNS, data_root)
+        """Returns all of MM-Vet to report, and examples of VizWiz-VQA with the answer that most people gave."""
+        train, selection = (_single(split) for split in vizwiz.holdout(data_root))
+        rows = hub.read_split(MMVET_REPOSITORY, "test", ("image", "question", "answer"), data_root)
         inputs = {"image": [image["bytes"] for image in rows["image"]], "question": rows["question"].tolist()}
         return Splits(train, selection, Split(inputs, rows["answer"].to_numpy(dtype=str)))
 
     def graded(self, examples: Split, answers: np.ndarray, cache_dir: Path) -> np.ndarray:
-        """The judge's grades from 0 to 1, float64 [examples]; NaN without a judge."""
+        """Returns the judge's grades from 0 to 1, float64 [examples]; NaN without a judge."""
         judge = Judge.from_environment()
         if judge is None:
             return np.full(len(answers), np.nan)
@@ -59,8 +58,8 @@ class MMVet(VisualTask):
         return np.array(grades, dtype=np.float64)
 
     def notes(self, data_root: Path | None) -> dict[str, Any]:
-        """Where calibration examples come from, and who grades."""
-        source = f"{vizwiz.REPOSITORY} {vizwiz.source(data_root)}[:{vizwiz.CALIBRATION}]"
+        """Returns where calibration examples come from, and which model grades."""
+        source = f"{vizwiz.VIZWIZ_REPOSITORY} {vizwiz.calibration_split(data_root)}[:{vizwiz.FOR_CALIBRATION}]"
         return {"calibration_source": source, "judge": self.judge}
 
 

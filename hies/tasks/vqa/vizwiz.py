@@ -5,24 +5,28 @@ set has no training split (the copy that is read from the Hub), the beginning of
 report and used for calibration and selection.
 """
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 
 from hies.errors import HiesError
 from hies.storage import digest
-from hies.tasks import shards
+from hies.tasks import hub
 from hies.tasks.base import Split, Splits
 from hies.tasks.vqa import accuracy as vqa
 from hies.tasks.vqa.visual import VisualTask
 
-REPOSITORY = "lmms-lab/VizWiz-VQA"
-COLUMNS = ("image", "question", "answers")
-CALIBRATION, SELECTION = 512, 256  # examples: the first of the split that they come from, and the next ones
+if TYPE_CHECKING:
+    import pandas as pd
+
+VIZWIZ_REPOSITORY = "lmms-lab/VizWiz-VQA"
+VIZWIZ_COLUMNS = ("image", "question", "answers")
+FOR_CALIBRATION, FOR_SELECTION = 512, 256  # examples: the first of the split that they come from, and the next ones
 # What LLaVA-1.5's authors ask for after a question of this benchmark (arXiv 2310.03744).
 INSTRUCTION = (
     "When the provided information is insufficient, respond with 'Unanswerable'.\n"
@@ -38,73 +42,74 @@ class VizWiz(VisualTask):
     max_new_tokens: ClassVar[int] = 32
 
     def identity(self, data_root: Path | None) -> str:
-        """A digest of the files in use and of how they are divided and asked about."""
-        return digest([identity(data_root), self.max_new_tokens])
+        """Returns a digest of the files in use and of how they are divided and asked about."""
+        return digest([vizwiz_identity(data_root), self.max_new_tokens])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """The three splits; images stay encoded, in memory (3 to 4 GB for the whole validation split)."""
-        train, selection = aside(data_root)
-        rows = shards.read(REPOSITORY, "val", COLUMNS, data_root)
-        left_out = CALIBRATION + SELECTION if source(data_root) == "val" else 0
+        """Returns the three splits; images stay encoded, in memory (3 to 4 GB for the whole validation split)."""
+        train, selection = holdout(data_root)
+        rows = hub.read_split(VIZWIZ_REPOSITORY, "val", VIZWIZ_COLUMNS, data_root)
+        left_out = FOR_CALIBRATION + FOR_SELECTION if calibration_split(data_root) == "val" else 0
         if len(rows) <= left_out:
             raise HiesError(
-                f"The split 'val' of {REPOSITORY} has {len(rows)} rows, but its first {left_out} are for calibration "
-                "and selection and none is left to report; give the whole split."
+                f"The split 'val' of {VIZWIZ_REPOSITORY} has {len(rows)} rows, but its first {left_out} are for "
+                "calibration and selection and none is left to report; give the whole split."
             )
-        return Splits(train, selection, asked(rows[left_out:]))
+        return Splits(train, selection, with_instruction(rows[left_out:]))
 
     def target(self, label: str) -> str:
-        """The answer that most people gave."""
+        """Returns the answer that most people gave."""
         return most_common(label)
 
     def read(self, text: str) -> str:
-        """What a model wrote, normalised."""
-        return vqa.normalised(text)
+        """Returns what a model wrote, normalized."""
+        return vqa.normalized_answer(text)
 
     def notes(self, data_root: Path | None) -> dict[str, Any]:
-        """Where calibration examples come from."""
-        return {"calibration_source": f"{source(data_root)}[:{CALIBRATION}]"}
+        """Returns where calibration examples come from."""
+        return {"calibration_source": f"{calibration_split(data_root)}[:{FOR_CALIBRATION}]"}
 
 
-def identity(data_root: Path | None) -> str:
-    """A digest of the files of all splits in use and of how they are divided and asked about."""
-    used = [shards.identity(REPOSITORY, name, data_root) for name in ("train", "val")]
-    return digest([used, CALIBRATION, SELECTION, INSTRUCTION])
+def vizwiz_identity(data_root: Path | None) -> str:
+    """Returns a digest of the files of all splits in use and of how they are divided and asked about."""
+    used = [hub.split_identity(VIZWIZ_REPOSITORY, name, data_root) for name in ("train", "val")]
+    return digest([used, FOR_CALIBRATION, FOR_SELECTION, INSTRUCTION])
 
 
-def source(data_root: Path | None) -> str:
-    """The split that calibration and selection examples come from: the training split where there is one."""
-    return "train" if shards.files(REPOSITORY, "train", data_root) else "val"
+def calibration_split(data_root: Path | None) -> str:
+    """Returns the split that calibration and selection examples come from: the training split where there is one."""
+    return "train" if hub.split_files(VIZWIZ_REPOSITORY, "train", data_root) else "val"
 
 
-def aside(data_root: Path | None) -> tuple[Split, Split]:
-    """The examples for calibration and for selection, which are never reported."""
-    rows = shards.read(REPOSITORY, source(data_root), COLUMNS, data_root, CALIBRATION + SELECTION)
-    return asked(rows[:CALIBRATION]), asked(rows[CALIBRATION : CALIBRATION + SELECTION])
+def holdout(data_root: Path | None) -> tuple[Split, Split]:
+    """Returns the examples for calibration and for selection, which are never reported."""
+    split, count = calibration_split(data_root), FOR_CALIBRATION + FOR_SELECTION
+    examples = with_instruction(hub.read_split(VIZWIZ_REPOSITORY, split, VIZWIZ_COLUMNS, data_root, count))
+    return examples.first(FOR_CALIBRATION), examples.take(range(FOR_CALIBRATION, len(examples)))
 
 
-def asked(rows: pd.DataFrame) -> Split:
-    """The questions of some rows, with the instruction, and the people's answers.
+def with_instruction(rows: pd.DataFrame) -> Split:
+    """Returns the questions of some rows, with the instruction, and the people's answers.
 
     Raises:
         HiesError: answers that are no list of texts, as in the test split.
     """
-    answers = [_texts(given) for given in rows["answers"]]
+    answers = [_texts(cell) for cell in rows["answers"]]
     questions = [f"{question.strip()}\n{INSTRUCTION}" for question in rows["question"]]
     images = [image["bytes"] for image in rows["image"]]
     return Split({"image": images, "question": questions}, np.array([json.dumps(texts) for texts in answers], str))
 
 
 def most_common(label: str) -> str:
-    """What most people said, of a JSON list of their answers; of several the first."""
+    """Returns what most people said, of a JSON list of their answers; of several the first."""
     return Counter(json.loads(label)).most_common(1)[0][0]
 
 
-def _texts(given: Any) -> list[str]:
-    texts = [] if given is None else list(given)
+def _texts(cell: Any) -> list[str]:
+    texts = [] if cell is None else list(cell)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise HiesError(
-            f"The column 'answers' of {REPOSITORY} holds {str(given)[:60]!r} where the texts of ten answers should be; "
-            "give a copy of a split that has answers."
+            f"The column 'answers' of {VIZWIZ_REPOSITORY} holds {str(cell)[:60]!r} where the texts of ten answers "
+            "should be; give a copy of a split that has answers."
         )
     return texts

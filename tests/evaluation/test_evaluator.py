@@ -7,15 +7,15 @@ import pytest
 import torch
 import transformers as tf
 
-from hies.batching import encode
 from hies.errors import HiesError
-from hies.evaluation import evaluator as workbench_module
+from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Tally, Workbench
-from hies.evaluation.label_order import found_label_order
+from hies.evaluation.evaluations import PassCounter
+from hies.evaluation.evaluator import Evaluator
+from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model
-from hies.evaluation.predictions import predict
 from hies.tasks import TASKS, ApiDocs, Digits
+from hies.tasks.classifier import encode, predict
 from hies.training import Finetuning
 
 VIT = {
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 def workbench(cache, **changes):
     settings = Finetuning(epochs=20, learning_rate=3e-3)
     model = Model(**{"name": "small", "modality": "image", "architecture": VIT, "finetune": settings, **changes})
-    return Workbench(model, Digits(max_examples=211), None, cache, CPU, Tally())
+    return Evaluator(model, Digits(max_examples=211), None, cache, CPU, PassCounter())
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,13 @@ def test_the_tally_counts_masks_and_evaluations(cache):
     site = next(iter(bench.sites))
     for removed in ({}, {site: [3]}, {site: [3]}, {}):
         bench.predictions(removed)
-    assert (bench.tally.asked, len(bench.tally.distinct), bench.tally.evaluated) == (4, 2, 2)
+    assert (bench.counter.asked, len(bench.counter.distinct), bench.counter.evaluated) == (4, 2, 2)
 
 
 def test_the_calibration_loss_is_the_mean_loss_of_the_masked_model(bench):
     site = next(iter(bench.sites))
     losses = []
-    with workbench_module.masked(bench.network, {site: [1]}), torch.no_grad():
+    with evaluator_module.masked(bench.network, {site: [1]}), torch.no_grad():
         for batch in bench.calibration(3, 11, 64):
             logits = bench.network(pixel_values=batch["pixel_values"]).logits.double()
             losses.append(-logits.log_softmax(-1)[torch.arange(len(logits)), batch["labels"]])
@@ -160,27 +160,27 @@ def test_names_settle_the_order_unless_the_answers_contradict_them():
     network, order = _Network(*"1023456789"), np.array([1, 0, *range(2, 10)])
     doubtful = np.where(np.arange(200) < 100, LABELS, order[LABELS])
     for answers in (order[LABELS], doubtful):
-        assert found_label_order(Digits(), network, lambda answers=answers: answers, LABELS)[:3] == [1, 0, 2]
-    assert found_label_order(Digits(), _Network(*"0123456789"), lambda: LABELS, LABELS) is None
+        assert find_label_order(Digits(), network, lambda answers=answers: answers, LABELS)[:3] == [1, 0, 2]
+    assert find_label_order(Digits(), _Network(*"0123456789"), lambda: LABELS, LABELS) is None
     with pytest.raises(HiesError, match=r"right 40 instead of 0 times.*label_order.digits"):
-        found_label_order(Digits(), network, lambda: LABELS, LABELS)
+        find_label_order(Digits(), network, lambda: LABELS, LABELS)
 
 
 def test_the_names_of_outputs_are_read_by_their_number():
     network = _Network()
     network.config.id2label = {str(i): str(i) for i in reversed(range(10))}
-    assert found_label_order(Digits(), network, lambda: LABELS, LABELS) is None
+    assert find_label_order(Digits(), network, lambda: LABELS, LABELS) is None
 
 
 def test_an_order_in_doubt_is_refused_and_a_given_one_is_taken():
     network = _Network(*(f"LABEL_{i}" for i in range(10)))
     constant = np.zeros(200, dtype=np.int64)
     with pytest.raises(HiesError, match=r"label_order.digits=\[0, 1"):
-        found_label_order(Digits(), network, lambda: constant, LABELS)
+        find_label_order(Digits(), network, lambda: constant, LABELS)
     given = [1, 0, *range(2, 10)]
-    assert found_label_order(Digits(), network, lambda: constant, LABELS, given) == given
+    assert find_label_order(Digits(), network, lambda: constant, LABELS, given) == given
     with pytest.raises(HiesError, match="order of"):
-        found_label_order(Digits(), network, lambda: constant, LABELS, [0] * 10)
+        find_label_order(Digits(), network, lambda: constant, LABELS, [0] * 10)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def text_model(tmp_path_factory):
 def text_bench(text_model, cache):
     model = Model(name="words", source=str(text_model), max_length=31, finetune=Finetuning(epochs=1))
     task = ApiDocs(libraries=("numpy", "sklearn"), train_per_class=60, selection_per_class=11, report_per_class=17)
-    return Workbench(model, task, None, cache, CPU)
+    return Evaluator(model, task, None, cache, CPU)
 
 
 def test_texts_are_tokenised_truncated_padded_and_answered(text_bench):
@@ -252,7 +252,7 @@ def test_a_regression_task_is_fine_tuned_and_answers_in_scores(text_model, cache
     model = Model(
         name="words", source=str(text_model), max_length=61, finetune=Finetuning(epochs=3, learning_rate=3e-3)
     )
-    bench = Workbench(model, TASKS["stsb"](max_examples=53), glue_copy, cache, CPU)
+    bench = Evaluator(model, TASKS["stsb"](max_examples=53), glue_copy, cache, CPU)
     scores = bench.predictions({})
     assert scores.shape == (53,) and scores.dtype == np.float32 and bench.network.config.num_labels == 1
     assert bench.label_order is None
@@ -267,7 +267,7 @@ def test_a_task_after_another_starts_from_its_checkpoint(text_model, cache, glue
     model = Model(name="words", source=str(text_model), max_length=61)
     first, alone = TASKS["mnli"](finetune={"epochs": 1, "learning_rate": 3e-3}), TASKS["rte"](finetune=still)
     after = TASKS["rte"](finetune=still, after=first)
-    learnt, plain, bench = (Workbench(model, task, glue_copy, cache, CPU) for task in (first, alone, after))
+    learnt, plain, bench = (Evaluator(model, task, glue_copy, cache, CPU) for task in (first, alone, after))
     weights, before, found = (one.network.bert.state_dict() for one in (learnt, plain, bench))
     for name, tensor in weights.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-9)

@@ -1,0 +1,206 @@
+"""A model brought to a task: its checkpoint, fine-tuned here once if it is missing, its processor and its answers."""
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from hies.batch_size import BatchSize, is_out_of_memory
+from hies.batching import Encoded
+from hies.errors import HiesError
+from hies.evaluation import metrics
+from hies.evaluation.label_order import find_label_order
+from hies.evaluation.loading import build, load_network, load_processor
+from hies.evaluation.models import Model, check_fit, checkpoint_path, identity_of
+from hies.storage import cached, check_checksums, write_checksums
+from hies.tasks.base import Answers, Split, Splits, Task
+from hies.training.loop import finetune
+
+
+class TaskModel:
+    """Lazily loads a model fine-tuned for a task; nothing that it hands out is to be changed.
+
+    Attributes:
+        model: where its weights come from.
+        task: what it answers.
+        data_root: the folder of local copies of data sets.
+        cache_dir: the folder of what is computed once.
+        device: where it computes.
+        data: the identity of the task's data.
+    """
+
+    def __init__(self, model: Model, task: Task, data_root: Path | None, cache_dir: Path, device: torch.device) -> None:
+        check_fit(model, task)
+        self.model, self.task, self.device = model, task, device
+        self.data_root, self.cache_dir = data_root, cache_dir
+        self.data = task.fingerprint(data_root)
+        self._encoded: dict[tuple[str, int | None], Encoded] = {}
+        self._prepared: dict[tuple[str, int | None], Any] = {}
+        self._batch_size = BatchSize(model.batch_size)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The task's examples, the report split cut to `max_examples`."""
+        splits = self.task.load(self.data_root, self.cache_dir)
+        return replace(splits, report=splits.report.first(self.task.max_examples))
+
+    def labels(self, split_name: str) -> np.ndarray:
+        """Returns the right answers of a split, [examples]."""
+        return getattr(self.splits, split_name).labels
+
+    @cached_property
+    def processor(self) -> Any:
+        """Turns texts and images into a model's inputs; None for images that are prepared already, or need none."""
+        if "pixel_values" in self.splits.train.inputs:
+            return None
+        architecture = self.model.architecture
+        if self.task.name in self.model.checkpoint or architecture is None:
+            source = self.model.checkpoint.get(self.task.name) or self.model.weights_source()
+            return load_processor(self.model, source)
+        if self._trained is not self:
+            return self._trained.processor
+        if not self.task.finetuned and self._path.exists():
+            return load_processor(self.model, str(self._path))
+        return self.task.make_processor(self.splits.train, architecture, self.model.max_length)
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """Hub name or folder of the model fine-tuned for the task; made here if the model names none."""
+        if self.task.name in self.model.checkpoint:
+            return self.model.checkpoint[self.task.name]
+        if self.model.asks_as_it_stands(self.task):
+            return self.model.weights_source()
+        if self._trained is not self:
+            return self._trained.checkpoint
+        return cached(self._path, self._finetuned, self._save, _unchanged)
+
+    @cached_property
+    def checkpoint_identity(self) -> str:
+        """What tells this checkpoint from others: its Hub name, or a digest of its weights."""
+        return identity_of(self.checkpoint)
+
+    @cached_property
+    def label_order(self) -> list[int] | None:
+        """The output of the model for each label of the task; None: the outputs are in the task's order."""
+        if self.task.name not in self.model.checkpoint:
+            return None
+        configured = self.model.label_order.get(self.task.name)
+        labels = self.labels("selection")
+        return find_label_order(self.task, self.network, self._raw_answers, labels, configured, self.data_root)
+
+    def _raw_answers(self) -> np.ndarray:
+        """Returns the model's outputs on the selection split, not yet in the order of the task's labels."""
+        return self._ask(self.network, self._prepare(self.splits.selection))["predictions"]
+
+    @cached_property
+    def network(self) -> PreTrainedModel:
+        """The fine-tuned model on its device, in evaluation mode."""
+        network = load_network(self.model, self.checkpoint)
+        self.task.check_network(network, self.data_root, self.checkpoint)
+        if self.model.modality == "text" and network.config.pad_token_id is None:
+            network.config.pad_token_id = self.processor.pad_token_id or 0  # as the batches are padded
+        return network.to(self.device).eval()  # type: ignore[arg-type]
+
+    def structure(self) -> PreTrainedModel:
+        """Returns the model, or one that is built alike as long as its checkpoint is not made."""
+        to_be_trained = not self.model.asks_as_it_stands(self.task) and self._trained is self
+        if to_be_trained and self.task.name not in self.model.checkpoint and not self._path.exists():
+            return build(self.model, self.task, self.data_root, processor=self.processor)
+        return self.network
+
+    def encoded(self, split_name: str, examples: int | None = None) -> Encoded:
+        """Returns (the first `examples` of) a split as the model takes it, labels in the order of its outputs."""
+        key = (split_name, examples)
+        if key not in self._encoded:
+            self._encoded[key] = self.encode(self._first(split_name, examples))
+        return self._encoded[key]
+
+    def encode(self, examples: Split) -> Encoded:
+        """Returns examples as the model takes them, labels in the order of its outputs."""
+        if self.label_order is not None:
+            examples = replace(examples, labels=np.array(self.label_order)[examples.labels])
+        return self.task.encode(examples, self.processor, self.model.max_length, self._image_size)
+
+    def answers(self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None) -> np.ndarray:
+        """Returns what a network with these outputs answers on (the first `examples` of) a split, [examples]."""
+        return self.all_answers(network, split_name, examples)["predictions"]
+
+    def all_answers(self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None) -> Answers:
+        """Returns the same, by all rules of the task."""
+        answers = self._ask(network, self.prepared(split_name, examples))
+        if self.label_order is not None:
+            answers["predictions"] = np.argsort(self.label_order)[answers["predictions"]]
+        return answers
+
+    def prepared(self, split_name: str, examples: int | None = None) -> Any:
+        """Returns what the task's answers are read from, prepared once."""
+        key = (split_name, examples)
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(self._first(split_name, examples))
+        return self._prepared[key]
+
+    def _prepare(self, examples: Split) -> Any:
+        return self.task.prepare(examples, self.processor, self.model.max_length, self._image_size)
+
+    def _ask(self, network: torch.nn.Module, prepared: Any) -> Answers:
+        return self._batch_size.retry_on_oom(
+            lambda size: self.task.answers(network, self.processor, prepared, size, self.model.precision)
+        )
+
+    def _first(self, split_name: str, examples: int | None) -> Split:
+        return getattr(self.splits, split_name).first(examples)
+
+    @property
+    def _image_size(self) -> int | None:
+        return (self.model.architecture or {}).get("image_size")  # where no image processor knows it
+
+    @property
+    def _path(self) -> Path:
+        return checkpoint_path(self.model, self.task, self.data, self.cache_dir)
+
+    @cached_property
+    def _trained(self) -> "TaskModel":
+        """The same model on the task that its weights are trained on."""
+        task = self.model.training_task(self.task)
+        return self if task is self.task else self._on(task)
+
+    def _on(self, task: Task) -> "TaskModel":
+        return TaskModel(self.model, task, self.data_root, self.cache_dir, self.device)
+
+    def _finetuned(self) -> PreTrainedModel:
+        start = None if self.task.after is None else self._on(self.task.after).checkpoint
+        network = build(self.model, self.task, self.data_root, start, self.processor)
+        network.to(self.device)  # type: ignore[arg-type]
+
+        def validate(trained: torch.nn.Module) -> float:
+            answers = self.answers(trained, "selection")
+            return metrics.quality(self.task.metric, self.labels("selection"), answers)[1] or 0.0
+
+        title = f"fine-tuning {self.model.name} on {self.task.name}"
+        settings = self.model.finetuning(self.task)
+        try:
+            finetune(network, self.encoded("train"), validate, settings, title, self.model.precision)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HiesError(
+                f"Out of memory while {title}; model.finetune.batch_size is {settings.batch_size}, give a smaller one "
+                "(it is not halved for you, since the fine-tuned model depends on it)."
+            ) from error
+        return network
+
+    def _save(self, folder: Path, network: PreTrainedModel) -> None:
+        network.save_pretrained(folder)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+        write_checksums(folder)
+
+
+def _unchanged(checkpoint: Path) -> str:
+    """Returns the folder of a checkpoint whose weights are those that were written; ValueError where they are not."""
+    check_checksums(checkpoint)
+    return str(checkpoint)
