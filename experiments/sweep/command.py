@@ -63,6 +63,8 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
         print(help_text(description))
         return 0
     sys.argv[1:] = options.translated(sys.argv[1:])
+    if any(word.startswith("hydra/launcher=") for word in sys.argv[1:]):
+        sys.argv.append("hydra.mode=MULTIRUN")  # Hydra would do a single job itself
     command = Command(work)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
     try:

@@ -16,7 +16,12 @@ from hies.heads.projections import HeadRows, Projections, find_projections, matr
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: weights and biases of the whole model. flops: of one forward pass, a multiply-add counted as two."""
+    """What a model, or a part of it, costs.
+
+    Attributes:
+        parameters: weights and biases.
+        flops: of one forward pass, a multiply-add counted as two.
+    """
 
     parameters: int = 0
     flops: int = 0
@@ -35,9 +40,11 @@ class Cost:
 class SiteCost:
     """What the heads of one site add.
 
-    head: one query head. key_head: one key/value head, which goes with the last query head of its group.
-    rest: what goes with the last head of the site (queries and keys under a norm over all heads).
-    groups: the key/value head of each query head.
+    Attributes:
+        head: one query head.
+        key_head: one key/value head, which is removed with the last query head of its group.
+        rest: what is removed with the last head of the site (queries and keys under a norm over all heads).
+        groups: the key/value head of each query head.
     """
 
     head: Cost
@@ -46,26 +53,31 @@ class SiteCost:
     groups: tuple[int, ...]
 
     def of(self, removed: Sequence[int]) -> Cost:
-        """What goes with the given heads."""
-        gone = set(removed)
-        left = {group for head, group in enumerate(self.groups) if head not in gone}
-        return self.head * len(gone) + self.key_head * (len(set(self.groups)) - len(left)) + self.rest * (not left)
+        """Returns the cost of these heads and of what is removed with them."""
+        heads = set(removed)
+        stay = {group for head, group in enumerate(self.groups) if head not in heads}
+        return self.head * len(heads) + self.key_head * (len(set(self.groups)) - len(stay)) + self.rest * (not stay)
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """The cost of a model for one batch, and what the heads of each site add to it."""
+    """The cost of a model for one batch.
+
+    Attributes:
+        dense: with all its heads.
+        sites: what the heads of each site add to it.
+    """
 
     dense: Cost
     sites: dict[str, SiteCost]
 
     def without(self, removed: Mapping[str, Sequence[int]]) -> Cost:
-        """The cost after the given heads are cut out."""
+        """Returns the cost after heads are cut out, {site: heads}."""
         return self.dense - sum((self.sites[site].of(heads) for site, heads in removed.items()), Cost())
 
 
 def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
-    """Count the dense model with torch's flop counter, and its heads by formula; None where weights are not found.
+    """Counts the dense model with torch's flop counter, and its heads by formula; None where weights are not found.
 
     A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
     and 2 * queries * keys * width for its scores and as much for its output.
@@ -79,7 +91,7 @@ def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
 
 
 def count(model: PreTrainedModel, batch: Batch) -> Cost:
-    """The parameters that a model has, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
+    """Returns a model's parameters, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
     return Cost(sum(parameter.numel() for parameter in model.parameters()), _flops(model, batch))
 
 
@@ -93,13 +105,13 @@ def _site_cost(model: nn.Module, site: Site) -> SiteCost:
         width * len(matrix(found.output.module)), 2 * runs * site.queries * width * len(matrix(found.output.module))
     )
     head = sum(
-        (_rows(gate, runs * site.queries) for gate in found.gates), products + output + _own(module, found, False)
+        (_rows(gate, runs * site.queries) for gate in found.gates), products + output + _of_norms(module, found, False)
     )
-    key_head = _rows(found.value, runs * site.keys) + _own(module, found, True)
+    key_head = _rows(found.value, runs * site.keys) + _of_norms(module, found, True)
     query, key = _rows(found.query, runs * site.queries), _rows(found.key, runs * site.keys)
     rest = Cost()
-    if found.tied:
-        norms = sum(p.numel() for name in found.tied for p in getattr(module, name).parameters())
+    if found.joint_norms:
+        norms = sum(p.numel() for name in found.joint_norms for p in getattr(module, name).parameters())
         rest = Cost(norms) + query * len(found.query.rows) + key * len(found.key.rows)
     else:
         head, key_head = head + query, key_head + key
@@ -107,14 +119,14 @@ def _site_cost(model: nn.Module, site: Site) -> SiteCost:
 
 
 def _rows(part: HeadRows, tokens: int) -> Cost:
-    """One head's rows of a projection: weights and biases, and their products with `tokens` tokens."""
-    count, inputs = part.rows.shape[1], matrix(part.module).shape[1]
-    return Cost(count * (inputs + (part.module.bias is not None)), 2 * tokens * count * inputs)
+    """Returns the cost of one head's rows of a projection: weights and biases, and products with `tokens` tokens."""
+    rows, inputs = part.rows.shape[1], matrix(part.module).shape[1]
+    return Cost(rows * (inputs + (part.module.bias is not None)), 2 * tokens * rows * inputs)
 
 
-def _own(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
-    """One head's share of the norms with weights per head, and (query heads) of the parameters that count heads."""
-    norms = (getattr(module, norm.name) for norm in found.own if norm.of_keys is of_keys)
+def _of_norms(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
+    """Returns a head's share of norms with weights per head and, of a query head, of parameters that count heads."""
+    norms = (getattr(module, norm.name) for norm in found.head_norms if norm.of_keys is of_keys)
     total = sum(p.numel() for norm in norms for p in norm.parameters())
     if of_keys:
         return Cost(total // found.key_heads)

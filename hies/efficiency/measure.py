@@ -19,7 +19,7 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 
 from hies.batching import Batch
 from hies.efficiency.cost import measure_cost
-from hies.errors import HiesError, UnsupportedModelError
+from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import evaluating
 from hies.heads.sites import Removed
 from hies.pruning.removal import pruned_heads
@@ -38,7 +38,7 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Quartiles":
-        """Linear interpolation between neighbouring values."""
+        """Returns those of some values, interpolated linearly between neighbours."""
         return cls(*(float(value) for value in np.quantile(values, (0.25, 0.5, 0.75))))
 
 
@@ -46,9 +46,13 @@ class Quartiles:
 class Running:
     """One model on one batch.
 
-    flops: of one forward pass; a multiply-add is two. weight_bytes: parameters and buffers.
-    pass_bytes: tensors that a forward pass without gradients holds at its peak beside the weights and the batch.
-    cache_bytes: keys and values that a decoder keeps of the batch; None for other models. seconds: of a forward pass.
+    Attributes:
+        parameters: weights and biases.
+        flops: of one forward pass; a multiply-add is two.
+        weight_bytes: parameters and buffers.
+        pass_bytes: tensors that a forward pass without gradients holds at its peak beside the weights and the batch.
+        cache_bytes: keys and values that a decoder keeps of the batch; None for other models.
+        seconds: of a forward pass.
     """
 
     parameters: int
@@ -66,7 +70,13 @@ class Running:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """A model and what pruning left of it, on the same batch; latency: seconds of small / dense within a round."""
+    """A dense and a pruned model on the same batch.
+
+    Attributes:
+        dense: what it was before.
+        small: what it is after pruning.
+        latency: seconds of small / dense within a round.
+    """
 
     dense: Running
     small: Running
@@ -76,31 +86,33 @@ class Efficiency:
 def measure(
     dense: PreTrainedModel, small: PreTrainedModel, batch: Batch, rounds: int = 15, threads: int = 1
 ) -> Efficiency:
-    """Run both models in turn, round after round, so that what else the machine does falls on both alike.
+    """Runs both models in turn, round after round, so that what else the machine does falls on both alike.
 
     A script that only measures should call `keep_freed_memory` first.
 
     Args:
-        dense: a model that accepts `batch`, on the device where it lies. small: made from it by `hies.prune`.
+        dense: a model that accepts `batch`, on the device where it lies.
+        small: made from it by `hies.prune`.
         batch: what the models are called with; its shape decides FLOPs, latency, peak and cache.
-        rounds: of one forward pass of each that are counted, after two that warm up.
+        rounds: of one forward pass of each model that are counted, after two that warm up.
         threads: of the CPU.
 
     Raises:
         UnsupportedModelError: the heads of the model, or their weights, are not found.
         HiesError: fewer than one round or thread, or `small` was not made from `dense`.
     """
-    if rounds < 1 or threads < 1:
-        raise HiesError(f"rounds is {rounds} and threads {threads}; both must be 1 or more.")
+    for name, value in (("rounds", rounds), ("threads", threads)):
+        if value < 1:
+            raise ParameterError(name, value, "it must be 1 or more")
     cost = measure_cost(dense, batch)
     if cost is None:
         raise UnsupportedModelError(f"The weights of the heads of a {type(dense).__name__} are not found.")
-    left = cost.without(_cut_out(dense, small))
-    if left.parameters != sum(parameter.numel() for parameter in small.parameters()):
+    pruned = cost.without(_cut_out(dense, small))
+    if pruned.parameters != sum(parameter.numel() for parameter in small.parameters()):
         raise HiesError(
             "The small model is not what hies.prune or hies.load_pruned makes of the dense one; its FLOPs are unknown."
         )
-    flops = (cost.dense.flops, left.flops)
+    flops = (cost.dense.flops, pruned.flops)
     with _threads(threads), evaluating(dense), evaluating(small), torch.no_grad():
         seconds = _timed((dense, small), batch, rounds)
         before, after = (_running(*each, batch) for each in zip((dense, small), flops, seconds, strict=True))
@@ -108,10 +120,14 @@ def measure(
 
 
 def _cut_out(dense: nn.Module, small: nn.Module) -> Removed:
-    """The heads that `small` lacks, in the counting of `dense`, which may have been pruned before."""
-    before, after = pruned_heads(dense), pruned_heads(small)
-    gone = {site: set(before.get(site, ())) for site in after}
-    return {site: [h - sum(g < h for g in gone[site]) for h in after[site] if h not in gone[site]] for site in after}
+    """Returns the heads that `small` lacks, in the counting of `dense`, which may have been pruned before."""
+    before = pruned_heads(dense)
+    return {site: _renumbered(heads, before.get(site, [])) for site, heads in pruned_heads(small).items()}
+
+
+def _renumbered(heads: list[int], earlier: list[int]) -> list[int]:
+    """Returns the heads that are not among earlier ones, counted without those."""
+    return [head - sum(one < head for one in earlier) for head in heads if head not in earlier]
 
 
 def _running(model: nn.Module, flops: int, seconds: Sequence[float], batch: Batch) -> Running:
@@ -122,7 +138,7 @@ def _running(model: nn.Module, flops: int, seconds: Sequence[float], batch: Batc
 
 
 def _timed(models: tuple[nn.Module, ...], batch: Batch, rounds: int) -> list[list[float]]:
-    """Seconds of each model in each round; every other round begins at the other end."""
+    """Returns seconds of each model in each round; every other round begins at the other end."""
     seconds: list[list[float]] = [[] for _ in models]
     for turn in range(WARM_UP + rounds):
         for i in range(len(models))[:: 1 if turn % 2 else -1]:
@@ -135,7 +151,7 @@ def _timed(models: tuple[nn.Module, ...], batch: Batch, rounds: int) -> list[lis
 
 
 def keep_freed_memory() -> None:
-    """Let the C library of Linux keep what forward passes free, for the rest of the process.
+    """Makes the C library of Linux keep what forward passes free, for the rest of the process.
 
     Else glibc gives large blocks back, and whether the next pass pays for fresh pages depends on where the blocks of a
     model happen to lie: up to a tenth of the time of one of two models, by chance. Elsewhere nothing is done.
@@ -148,10 +164,10 @@ def keep_freed_memory() -> None:
 
 @torch.no_grad()
 def pass_bytes(model: nn.Module, batch: Batch) -> int:
-    """Bytes that one forward pass holds at its peak beside the weights and the batch.
+    """Returns the bytes that one forward pass holds at its peak beside the weights and the batch.
 
-    On CUDA the allocator says it. Elsewhere the results of all operations count from when they are made until nothing
-    holds them; what an operation takes and gives back while it runs is not seen.
+    On CUDA the allocator counts them. Elsewhere the results of all operations count from when they are made until
+    nothing holds them; what an operation takes and gives back while it runs is not seen.
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -173,11 +189,11 @@ class _Peak(TorchDispatchMode):
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._note(tensor.untyped_storage())
-        return made
+        return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         place, size = storage.data_ptr(), storage.nbytes()
@@ -194,7 +210,7 @@ class _Peak(TorchDispatchMode):
 
 @torch.no_grad()
 def cache_bytes(model: nn.Module, batch: Batch) -> int | None:
-    """Bytes of the keys and values that the model keeps of `batch` for generation; None where it keeps none.
+    """Returns the bytes of the keys and values that the model keeps of `batch` for generation; None where none.
 
     For an encoder and decoder the batch has to hold decoder_input_ids: with labels alone nothing is kept.
     """
@@ -210,7 +226,7 @@ def cache_bytes(model: nn.Module, batch: Batch) -> int | None:
 
 
 def _storages(values: Iterable[Any]) -> dict[int, int]:
-    """Where the tensors among `values` lie, and the bytes there; what several of them share counts once."""
+    """Returns where the tensors among `values` lie and the bytes there; what several share counts once."""
     storages = [value.untyped_storage() for value in values if isinstance(value, Tensor)]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 

@@ -140,8 +140,8 @@ class Evaluator(TaskModel):
         def build() -> dict[str, np.ndarray]:
             return to_arrays(self._collect(need, seed, size, removed or {}))
 
-        found = from_arrays(self._cached_arrays("statistics", key, build, passes))
-        return found if self.model.sites is None else found.of_sites(self._chosen(found.heads))
+        statistics = from_arrays(self._cached_arrays("statistics", key, build, passes))
+        return statistics if self.model.sites is None else statistics.of_sites(self._chosen(statistics.heads))
 
     def scoring_passes(self, need: frozenset[str], size: int) -> int:
         """Returns the forward passes of an example that these statistics of `size` calibration examples take."""
@@ -217,7 +217,7 @@ class Evaluator(TaskModel):
         return self._cached_arrays("predictions", key, build, passes)
 
     def quality(self, removed: Removed, split_name: str, examples: int | None = None) -> float | None:
-        """Returns the quality in percent on (the first `examples` of) a split, `removed` heads masked; None: undefined."""
+        """Returns the quality in percent on (the first `examples` of) a split; None if undefined."""
         return self.measure(self.predictions(removed, split_name, examples), split_name)[1]
 
     def measure(self, answers: np.ndarray, split_name: str = "report") -> tuple[float | None, float | None]:

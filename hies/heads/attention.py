@@ -18,8 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
-from hies.heads.forwards import reads
-from hies.heads.pruned_heads import Kept
+from hies.heads.forwards import names_used_by
+from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site, normalize_removed
 
 PREFIX = "hies_"
@@ -27,7 +27,7 @@ BASES = ("sdpa", "eager")
 HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
 
 
-class Routed(str):
+class AttentionName(str):
     """The name of our attention function: `hies_sdpa` to transformers' registries, and equal to `sdpa` as well.
 
     Forwards that shape their inputs by the name of the implementation (sparse attention) then do what they would have.
@@ -44,11 +44,18 @@ class Routed(str):
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one attention module was asked to compute.
+    """What one attention module computes; rows is the batch size times, say, a model's windows.
 
-    query: [rows, heads, queries, width]; key: [rows, key heads, keys, width]; mask: None or True where a query sees a
-    key, broadcastable to [rows, heads, queries, keys]; causal: query t sees the keys 0..t (only without a mask);
-    bias, softcap, sinks: as in `hies.attention_entropy`. rows is the batch size times, say, a model's windows.
+    Attributes:
+        module: the attention module.
+        query: [rows, heads, queries, width].
+        key: [rows, key heads, keys, width].
+        mask: True where a query sees a key, broadcastable to [rows, heads, queries, keys], or None.
+        scale: factor on the scores.
+        causal: query t sees the keys 0..t; only without a mask.
+        bias: as in `hies.attention_entropy`, as are the next two.
+        softcap: of the scores.
+        sinks: [heads].
     """
 
     module: nn.Module
@@ -78,11 +85,11 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The attention function that transformers calls while a context of this module is open."""
-    kept: Kept | None = getattr(module, Kept.NAME, None)
-    if kept is not None:
-        if not kept.heads:
+    pruned = PrunedHeads.of(module)
+    if pruned is not None:
+        if not pruned.heads:  # [rows, queries, one head, width]
             return value.new_zeros(value.shape[0], query.shape[2], 1, value.shape[3]), None
-        query, key, value, attention_mask, kwargs = kept.adapt(query, key, value, attention_mask, kwargs)
+        query, key, value, attention_mask, kwargs = pruned.adapt(query, key, value, attention_mask, kwargs)
     output, weights = _base_function(base, module)(module, query, key, value, attention_mask, **kwargs)
     call = None
     for names, handler in _active:
@@ -98,10 +105,10 @@ for _base in BASES:
 
 
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The model's own eager function, or the registered one (a modelling file may override the registry)."""
+    """Returns the model's own eager function, or the registered one (a modelling file may override the registry)."""
     source = sys.modules[type(module).__module__]
     if base == "eager":  # some files have several: the one that this module calls
-        names = [name for name in reads(module) if name.endswith("eager_attention_forward")]
+        names = [name for name in names_used_by(module) if name.endswith("eager_attention_forward")]
         return getattr(source, names[0] if names else "eager_attention_forward")
     return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
 
@@ -135,7 +142,7 @@ def _describe(
 
 @contextlib.contextmanager
 def _switched(model: nn.Module) -> Iterator[None]:
-    """Route the model's attention through `_attention`; every configuration is put back as it was."""
+    """Runs the model's attention through `_attention` inside the block; then all configurations are as before."""
     submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     reachable = [m for m in submodels if m._can_set_attn_implementation()]
     if not reachable:
@@ -157,56 +164,56 @@ def _switch(configs: Iterable[Any]) -> None:
         implementation = config._attn_implementation_internal
         if not str(implementation).startswith(PREFIX):
             base = implementation if implementation in BASES else "sdpa"
-            config._attn_implementation_internal = Routed(PREFIX + base)
+            config._attn_implementation_internal = AttentionName(PREFIX + base)
 
 
 @contextlib.contextmanager
 def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Eager attention inside the block; every configuration gets back what it had."""
+    """Switches to eager attention inside the block; then all configurations are as before."""
     before = [(config, config._attn_implementation_internal) for config in _configs(model)]
     try:
-        model.set_attn_implementation(f"{PREFIX}eager" if is_routed(model) else "eager")
+        model.set_attn_implementation(f"{PREFIX}eager" if requires_hies_attention(model) else "eager")
         yield
     finally:
         for config, implementation in before:
             config._attn_implementation_internal = implementation
 
 
-def route(model: nn.Module, sites: Collection[str]) -> None:
-    """Run the attention of a pruned model through `_attention` for good, since some sites need it.
+def require_hies_attention(model: nn.Module, sites: Collection[str]) -> None:
+    """Runs the attention of a pruned model through `_attention` for good, since some sites need it.
 
     Those sites refuse to run without it, where they would give wrong numbers or fail on shapes.
     """
     if sites:
         _switch(_configs(model))
     for site in sites:
-        model.get_submodule(site).register_forward_pre_hook(_insist)
+        model.get_submodule(site).register_forward_pre_hook(_check_implementation)
 
 
-def is_routed(model: nn.Module) -> bool:
-    """Whether a site of a pruned model needs `_attention`, see `route`."""
-    return any(_insist in module._forward_pre_hooks.values() for module in model.modules())
+def requires_hies_attention(model: nn.Module) -> bool:
+    """Returns True if a site of a pruned model needs `_attention`, see `require_hies_attention`."""
+    return any(_check_implementation in module._forward_pre_hooks.values() for module in model.modules())
 
 
-def _insist(module: Any, inputs: Any) -> None:
+def _check_implementation(module: Any, inputs: Any) -> None:
     implementation = str(module.config._attn_implementation_internal)
     if not implementation.startswith(PREFIX):
         raise UnsupportedModelError(
             f"The heads left in a {type(module).__name__} need the attention implementation 'hies_sdpa' or "
             f"'hies_eager', not {implementation!r}; call model.set_attn_implementation with one of the two."
         )
-    module.config._attn_implementation_internal = Routed(implementation)
+    module.config._attn_implementation_internal = AttentionName(implementation)
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every configuration that a module of the model may look its attention implementation up in."""
-    found = (getattr(module, "config", None) for module in model.modules())
-    return [config for config in found if hasattr(config, "_attn_implementation_internal")]
+    """Returns every configuration that a module of the model may look its attention implementation up in."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return [config for config in configs if hasattr(config, "_attn_implementation_internal")]
 
 
 @contextlib.contextmanager
 def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
-    """Pass every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
+    """Passes every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
 
     Raises:
         UnsupportedModelError: the model does not use transformers' attention interface.
@@ -221,21 +228,25 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
 
 
 def check_not_handled(model: nn.Module, doing: str) -> None:
-    """Refuse to copy a model inside `handling` or `masked`: the copy would not know of it and keep the routing.
+    """Refuses to copy a model inside `handling` or `masked`: the copy would stay switched, and forget the mask.
+
+    Args:
+        model: what would be copied.
+        doing: what would copy it, such as `hies.prune`.
 
     Raises:
-        HiesError: a context of this module is open for the model; doing: what was asked for, as in `hies.prune`.
+        HiesError: a context of this module is open for the model.
     """
     if any(module in names for names, _ in _active for module in model.modules()):
         raise HiesError(
             f"{doing} inside a `with hies.masked(...)` block would forget the mask; leave the block first, and cut the "
-            "masked heads as well if they are to go."
+            "masked heads as well if they are to be removed."
         )
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block (no dropout); every module gets its own training flag back."""
+    """Switches to evaluation mode inside the block (no dropout); then all training flags are as before."""
     before = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -247,7 +258,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
-    """The attention modules of a model in order of first use, found by one forward pass over `batch`.
+    """Returns the attention modules of a model in order of first use, found by one forward pass over `batch`.
 
     Raises:
         UnsupportedModelError: no attention module was reached.
@@ -256,11 +267,10 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
 
     def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
-        before = sites.get(name)
-        kept: Kept | None = getattr(call.module, Kept.NAME, None)
-        key_heads = len(kept.key_heads) if kept else call.key.shape[1]
-        found = Site(name, heads, key_heads, width, rows, queries, call.key.shape[2])
-        sites[name] = replace(before, calls=before.calls + 1) if before else found
+        pruned, before = PrunedHeads.of(call.module), sites.get(name)
+        key_heads = len(pruned.key_heads) if pruned else call.key.shape[1]
+        first = Site(name, heads, key_heads, width, rows, queries, call.key.shape[2])
+        sites[name] = replace(before, calls=before.calls + 1) if before else first
         return output
 
     with evaluating(model), handling(model, note):
@@ -272,36 +282,38 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
 
 @contextlib.contextmanager
 def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[None]:
-    """Set the output of the removed heads to zero inside the block; no weight is touched.
+    """Sets the output of the removed heads to zero inside the block; no weight is touched.
 
     Args:
         model: any model that uses transformers' attention interface.
-        removed: site -> indices of its heads that go.
+        removed: site -> indices of its heads that are removed.
 
     Raises:
         HiesError: a site or a head that the model does not have; raised by the forward pass, or on leaving the block,
             where only that can show it.
     """
-    gone = normalize_removed(removed)
-    unknown = gone.keys() - dict(model.named_modules()).keys()
+    by_site = normalize_removed(removed)
+    unknown = by_site.keys() - dict(model.named_modules()).keys()
     if unknown:
         raise HiesError(f"{type(model).__name__} has no site {sorted(unknown)[0]!r}; hies.find_sites names its sites.")
     visited: set[str] = set()
 
     def silence(name: str, call: AttentionCall, output: Tensor) -> Tensor:
         visited.add(name)
-        return _without(name, gone[name], output) if name in gone else output
+        return _without(name, by_site[name], output) if name in by_site else output
 
     with handling(model, silence):
         yield
-    if visited and not gone.keys() <= visited:
-        raise HiesError(f"{sorted(gone.keys() - visited)[0]!r} computes no attention, so none of its heads was masked.")
+    if visited and not by_site.keys() <= visited:
+        raise HiesError(
+            f"{sorted(by_site.keys() - visited)[0]!r} computes no attention, so none of its heads was masked."
+        )
 
 
 def _without(name: str, heads: list[int], output: Tensor) -> Tensor:
-    """`output` [rows, queries, heads, width] with the given heads at zero."""
+    """Returns the output [rows, queries, heads, width] with these heads at zero."""
     if heads[0] < 0 or heads[-1] >= output.shape[2]:
         raise HiesError(f"site {name!r} has the heads 0 to {output.shape[2] - 1}; {heads} cannot be removed from it.")
-    gone = torch.zeros(output.shape[2], dtype=torch.bool, device=output.device)
-    gone[heads] = True
-    return output.masked_fill(gone[:, None], 0)
+    is_removed = torch.zeros(output.shape[2], dtype=torch.bool, device=output.device)
+    is_removed[heads] = True
+    return output.masked_fill(is_removed[:, None], 0)  # [heads, 1]

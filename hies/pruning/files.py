@@ -1,4 +1,4 @@
-"""A pruned model on disk: what transformers saves, and a small JSON record of the heads that are gone."""
+"""A pruned model on disk: what transformers saves, and a small JSON record of the removed heads."""
 
 import copy
 import json
@@ -15,8 +15,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from hies.errors import HiesError
-from hies.heads.attention import is_routed
-from hies.heads.pruned_heads import Kept
+from hies.heads.attention import requires_hies_attention
+from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.storage import SUMS, check_checksums, digest, write_checksums
@@ -24,16 +24,16 @@ from hies.storage import SUMS, check_checksums, digest, write_checksums
 RECORD = "pruned_heads.json"
 FORMAT = 1
 COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
-HUB = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
-OURS = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}
+HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
+DECIDED = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}  # by `load_pruned` itself
 
 
 def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
-    """Save a model made by `hies.prune`: configuration, safetensors, and the record of what was removed.
+    """Saves a model made by `hies.prune`: configuration, safetensors, and the record of what was removed.
 
     Where the configuration can say it (the same number of heads in every layer, and an architecture whose head width is
-    a setting of its own, such as LLaMA), it says so, and plain `from_pretrained` loads the folder too. A tokenizer or
-    processor is saved by its own `save_pretrained`.
+    a setting, such as LLaMA), it says so, and plain `from_pretrained` loads the folder too. A tokenizer or processor is
+    saved by its `save_pretrained`.
 
     Raises:
         HiesError: nothing has been pruned, the model has adapters (merge them first), its class is not one of
@@ -71,7 +71,7 @@ def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
 
 
 def _move(place: Path, folder: Path) -> None:
-    """Everything is written: put it in the place of an earlier model. Without its record a folder is refused."""
+    """Puts a model that is written in the place of an earlier one; without its record a folder is refused."""
     (folder / RECORD).unlink(missing_ok=True)
     for old in folder.glob("*.safetensors*"):
         old.unlink()
@@ -80,13 +80,12 @@ def _move(place: Path, folder: Path) -> None:
 
 
 def _digest(record: dict[str, Any]) -> str:
-    """What tells a record that was edited, or cut short, from one that was written here."""
-    content = {name: value for name, value in record.items() if name != "digest"}
-    return digest(content)
+    """Returns what differs for a record that was edited, or cut short."""
+    return digest({name: value for name, value in record.items() if name != "digest"})
 
 
 def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
-    """Load what `save_pruned` wrote. The weights are read once, into a model that was never larger than they are.
+    """Loads what `save_pruned` wrote. The weights are read once, into a model that was never larger than they are.
 
     Args:
         source: a folder, or a repository on the Hub.
@@ -97,9 +96,9 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         HiesError: no record, a record that cannot be read, one that does not fit the configuration or the tensors, or
             weights in a folder that were changed after they were written.
     """
-    if taken := sorted(OURS & options.keys()):
-        raise HiesError(f"{taken[0]} is no option of load_pruned, which decides it itself.")
-    where = {name: options[name] for name in HUB & options.keys()}
+    if decided := sorted(DECIDED & options.keys()):
+        raise HiesError(f"{decided[0]} is no option of load_pruned, which decides it itself.")
+    where = {name: options[name] for name in HUB_OPTIONS & options.keys()}
     record = _read_record(str(source), where)
     _check_weights(Path(source))
     base = _class_named(record["model_class"])
@@ -114,26 +113,26 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         cut(self, record["removed"])
 
     smaller: Any = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
-    ours: dict[str, Any] = {"config": config, "use_safetensors": True, "trust_remote_code": False}
+    decided_here: dict[str, Any] = {"config": config, "use_safetensors": True, "trust_remote_code": False}
     try:
-        model, report = smaller.from_pretrained(source, output_loading_info=True, **options, **ours)
+        model, report = smaller.from_pretrained(source, output_loading_info=True, **options, **decided_here)
     except (RuntimeError, OSError, SafetensorError, ZeroDivisionError) as error:
         raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
     except TypeError as error:
         if not options:
             raise
-        given = ", ".join(sorted(options))
-        raise HiesError(f"load_pruned cannot take one of the options {given}: {_first_line(error)}.") from error
-    wrong = {name: sorted(map(str, found)) for name, found in report.items() if found}
-    if wrong:
-        kind, names = next(iter(wrong.items()))
+        several = ", ".join(sorted(options))
+        raise HiesError(f"load_pruned cannot take one of the options {several}: {_first_line(error)}.") from error
+    mismatches = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if mismatches:
+        kind, names = next(iter(mismatches.items()))
         raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {names[0]}.")
     model.__class__ = base
     return model
 
 
 def _check_weights(folder: Path) -> None:
-    """Bytes of weights that were changed load as well as others."""
+    """Refuses weights that were changed, which load as well as others."""
     try:
         check_checksums(folder)
     except ValueError as error:
@@ -141,11 +140,10 @@ def _check_weights(folder: Path) -> None:
 
 
 def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
-    """A configuration with which the architecture itself builds this model; None where it cannot."""
-    records = [m for m in model.modules() if hasattr(m, Kept.NAME)]
-    kept = [getattr(module, Kept.NAME) for module in records]
-    counts = {(len(one.heads), len(one.key_heads)) for one in kept}
-    if is_routed(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
+    """Returns a configuration with which the architecture itself builds this model; None where it cannot."""
+    records = [record for record in map(PrunedHeads.of, model.modules()) if record]
+    counts = {(len(record.heads), len(record.key_heads)) for record in records}
+    if requires_hies_attention(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
         return None
     config = copy.deepcopy(model.config)
     config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
@@ -166,10 +164,10 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def _class_named(name: str) -> type[PreTrainedModel]:
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+    kind = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise HiesError(f"{name} is no model class of transformers {transformers.__version__}; only those are saved.")
-    return found
+    return kind
 
 
 def _read_config(source: str | Path, where: dict[str, Any]) -> PreTrainedConfig:
@@ -195,7 +193,7 @@ def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(record: Any) -> dict[str, Any]:
-    """The record, where every value is of the kind that it should be."""
+    """Returns the record if every value is of the kind that it should be."""
     if record["format"] != FORMAT:
         raise ValueError(f"its format is {record['format']!r}, this version reads {FORMAT}")
     if record["digest"] != _digest(record):

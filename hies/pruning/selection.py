@@ -109,8 +109,8 @@ class Selection:
             raise ParameterError(
                 "ratio",
                 ratio,
-                f"it removes {count} of {total} heads, but min_heads_per_layer={self.min_heads_per_layer} lets at most "
-                f"{most} be removed",
+                f"it removes {count} of {total} heads, but min_heads_per_layer={self.min_heads_per_layer} lets only "
+                f"{most} go",
             )
         return [*already, *_nearest(candidates, count - len(already))]
 

@@ -37,7 +37,7 @@ class BadFile(Exception):
 
 
 def is_name(text: object) -> bool:
-    """Returns whether this can be the name of a run or an experiment, and so of a file in the folder it is read from."""
+    """Returns whether this can name a run or an experiment, and so a file in the folder it is read from."""
     return isinstance(text, str) and NAME.fullmatch(text) is not None
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import AttentionCall, evaluating, handling
-from hies.heads.projections import weight_norms
+from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
@@ -76,7 +76,7 @@ def collect(
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
     tensors = collector.tensors()
     if "l2" in need:
-        tensors["l2"] = weight_norms(model, collector.heads)
+        tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
     for statistic in brought:
         with recomputing():
             parts = statistic.collect(model, batches, loss_of, progress)
@@ -92,6 +92,22 @@ def _check(batches: Any, need: Collection[str]) -> None:
     known = (*OF_THE_PASS, *METHOD_STATISTICS)
     if unknown := sorted(name for name in need if name not in known and not name.startswith(PREFIX)):
         raise ParameterError("need", unknown[0], f"the statistics are {', '.join(known)}")
+
+
+@torch.no_grad()
+def _weight_norms(model: nn.Module, site: str) -> Tensor:
+    """Returns the L2 norm of each head's query, key and value rows and output columns, [heads], float64 on the CPU.
+
+    The rows of a key/value head that several query heads share count for each of them.
+    """
+    found = find_projections(model, site)
+    total = torch.zeros(found.heads, dtype=torch.float64)
+    for part in (found.query, found.key, found.value, found.output):
+        weights = matrix(part.module)
+        rows = weights.T if part is found.output else weights
+        squares = rows.double().square().sum(dim=1).cpu()[part.rows].sum(dim=1)  # [heads of the projection]
+        total += squares[found.places_in(part)]
+    return total.sqrt()
 
 
 class StatisticsCollector:

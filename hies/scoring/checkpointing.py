@@ -11,12 +11,12 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError, UnsupportedModelError
-from hies.heads.forwards import wrapped
+from hies.heads.forwards import intercepted
 
 
 @contextlib.contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """Keep the input of every layer alone inside the block; what the backward pass needs is computed again there.
+    """Keeps only the input of every layer inside the block; what the backward pass needs is computed again there.
 
     transformers' own gradient checkpointing does nothing in evaluation mode, and training mode would turn dropout on;
     here no flag is touched. A backward pass must run inside the block, too, if attention handlers are to see it.
@@ -24,14 +24,14 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     Raises:
         UnsupportedModelError: the model has no layer that transformers knows how to compute again.
     """
-    with wrapped(_layers(model), _recomputable):
+    with intercepted(_layers(model), _recomputable):
         yield
 
 
 def _layers(model: nn.Module) -> list[GradientCheckpointingLayer]:
-    """The layers that hold no other layer: of nested ones (the stages of Swin) the inner keep less between them."""
-    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    inner = [layer for layer in found if sum(isinstance(m, GradientCheckpointingLayer) for m in layer.modules()) == 1]
+    """Returns the layers that hold no other layer: of nested ones (Swin's stages) the inner keep less between them."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    inner = [layer for layer in layers if sum(isinstance(m, GradientCheckpointingLayer) for m in layer.modules()) == 1]
     if not inner:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no layer that transformers can compute again, so checkpoint=True "
@@ -47,7 +47,7 @@ def _recomputable(layer: nn.Module, forward: Callable[..., Any], *args: Any, **k
 
 
 def _uncached(value: Any) -> Any:
-    """No cache of keys and values: a layer that runs twice would append to it twice, and it would keep them all."""
+    """Returns None for a cache of keys and values, to which a layer that runs twice would append twice."""
     if not isinstance(value, Cache):
         return value
     if value.get_seq_length():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hies import equations
-from hies.errors import HiesError
+from hies.errors import HiesError, ParameterError
 
 TOLERANCE = 1e-4  # nats that rounding may cost
 ROUNDING = 4  # units in the last place of the log-sum-exp that the fused path may lose; 2 to 3 were seen
@@ -31,7 +31,7 @@ def attention_entropy(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Entropy of softmax(scale * query @ key^T) for each query (appendix B.2.1), exact, in float32 or wider.
+    """Returns the entropy of softmax(scale * query @ key^T) for each query (appendix B.2.1), exact, at least float32.
 
     On the CPU one call of the fused kernel, with the keys in the place of the values, gives the log-sum-exp and the
     mean score. Elsewhere, for Renyi's entropies, with a bias, a soft cap or sinks, where scores are so large that
@@ -62,9 +62,9 @@ def attention_entropy(
         key = key - key.mean(dim=2, keepdim=True)
     plain = bias is None and softcap is None and sinks is None
     if plain and order == 1 and _suits_the_kernel(query):
-        found, rounding = _fused(query, key, mask, scale, causal)
+        entropy, rounding = _fused(query, key, mask, scale, causal)
         if rounding <= TOLERANCE:
-            return found
+            return entropy
     return _chunked(query, key, mask, scale, causal, order, bias, softcap, sinks)
 
 
@@ -74,11 +74,9 @@ def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order:
             f"query {tuple(query.shape)} does not go with key {tuple(key.shape)} ([batch, heads, n, width])."
         )
     if causal and mask is not None:
-        raise HiesError(
-            "attention_entropy takes a mask or causal=True, not both; write the causal pattern into the mask."
-        )
+        raise ParameterError("causal", causal, "with a mask it must be False; write the causal pattern into the mask")
     if not order > 0:
-        raise HiesError(f"order is {order}; an entropy's order is a positive number (1 for Shannon's).")
+        raise ParameterError("order", order, "an entropy's order is a positive number (1 for Shannon's)")
 
 
 def _suits_the_kernel(query: Tensor) -> bool:
@@ -87,22 +85,22 @@ def _suits_the_kernel(query: Tensor) -> bool:
 
 
 def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, float]:
-    """Shannon's entropy of each query, and the nats that rounding may have cost."""
+    """Returns Shannon's entropy of each query, and the nats that rounding may have cost."""
     key = _per_head(key, query.shape[1])
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     entropies, largest = [], 0.0
     for rows in _rows(query.shape[2], 0 if mask is None else len(mask) * mask.shape[1] * key.shape[2]):
-        asked = query[:, :, rows]
+        some = query[:, :, rows]
         added = None if mask is None else _added(_part(mask, slice(None), rows), query.dtype)
-        mean_key, log_sum_exp = kernel(asked, key, key, 0.0, causal, attn_mask=added, scale=scale)
-        mean_score = scale * (asked * mean_key).sum(dim=-1)
+        mean_key, log_sum_exp = kernel(some, key, key, 0.0, causal, attn_mask=added, scale=scale)
+        mean_score = scale * (some * mean_key).sum(dim=-1)
         entropies.append(equations.entropy_from_log_sum_exp(log_sum_exp, mean_score))
         largest = max(largest, float(log_sum_exp.abs().max()))
     return torch.cat(entropies, dim=2), ROUNDING * torch.finfo(query.dtype).eps * largest
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as what is added to the scores."""
+    """Returns what is added to the scores in the place of the mask: 0, or minus infinity where it hides a key."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
@@ -119,7 +117,7 @@ def _chunked(
 ) -> Tensor:
     batch, heads, queries, _ = query.shape
     key = _per_head(key, heads)
-    found = query.new_empty(batch, heads, queries)
+    entropies = query.new_empty(batch, heads, queries)
     at_once = max(1, CHUNK // (heads * queries * key.shape[2]))
     for examples, rows in product(_slices(batch, at_once), _rows(queries, at_once * heads * key.shape[2])):
         keys = slice(rows.stop if causal else None)
@@ -133,10 +131,10 @@ def _chunked(
         if mask is not None:
             scores += _added(_part(mask, examples, rows), scores.dtype)
         if sinks is not None:
-            sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+            sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # [heads] -> [..., one key]
             scores = torch.cat([scores, sink], dim=-1)
-        found[examples, :, rows] = _entropy_of_scores(scores, order)
-    return found
+        entropies[examples, :, rows] = _entropy_of_scores(scores, order)
+    return entropies
 
 
 def _per_head(key: Tensor, heads: int) -> Tensor:
@@ -145,7 +143,7 @@ def _per_head(key: Tensor, heads: int) -> Tensor:
 
 
 def _rows(queries: int, scores_per_query: int) -> Iterator[slice]:
-    """Slices of the queries that have few enough scores each."""
+    """Returns slices of the queries that have few enough scores each."""
     return _slices(queries, max(ROWS, CHUNK // scores_per_query) if scores_per_query else queries)
 
 
@@ -154,13 +152,13 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 
 def _part(tensor: Tensor, examples: slice, rows: slice) -> Tensor:
-    """Some examples and queries of a tensor that broadcasts to [batch, heads, queries, keys], where one may be all."""
+    """Returns some examples and queries of a tensor that broadcasts to [batch, heads, queries, keys]."""
     everything = slice(None)
     return tensor[examples if len(tensor) > 1 else everything, :, rows if tensor.shape[2] > 1 else everything]
 
 
 def _entropy_of_scores(scores: Tensor, order: float) -> Tensor:
-    """The entropy of softmax(scores), [..., keys] -> [...]; the scores are overwritten."""
+    """Returns the entropy of softmax(scores), [..., keys] -> [...]; the scores are overwritten."""
     lowest = torch.finfo(scores.dtype).min
     largest = scores.amax(dim=-1, keepdim=True)
     # Scores below the largest one are small where they have weight, so that differences keep their digits; the finite

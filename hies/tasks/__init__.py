@@ -11,8 +11,7 @@ from hies.tasks.language import LANGUAGE
 from hies.tasks.vqa.mmvet import MMVet
 from hies.tasks.vqa.vizwiz import VizWiz
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *IMAGE_TASKS, Docs)
-}
+_KINDS: tuple[type[Task], ...] = (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *IMAGE_TASKS, Docs)
+TASKS = {kind.name: kind for kind in _KINDS}
 
 __all__ = ["TASKS", "ApiDocs", "Digits", "Split", "Splits", "Task"]

@@ -180,7 +180,7 @@ def extracted(path: str, texts: Sequence[str]) -> dict[str, list[str]]:
     return answers
 
 
-def normalized(path: str, text: str) -> str:
+def normalized_text(path: str, text: str) -> str:
     """Returns an answer as the definition's `exact_match` compares it: two are the same if they are equal then."""
     rule = next(metric for metric in definition(path)["metric_list"] if metric["metric"] == "exact_match")
     for pattern in rule.get("regexes_to_ignore") or ():

@@ -4,38 +4,36 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
-from hies import equations
 from hies.errors import HiesError
 from hies.methods import HIES
 from hies.methods.alpha import GRID, best_per_ratio, best_per_task
+from hies.runs.quality import weighted_area
 
 ALPHAS = (0.3, 0.9, 0.5)
 NAN = float("nan")
 
 
 def test_each_ratio_takes_its_best_alpha_and_ties_go_to_the_largest():
-    quality = torch.tensor([[80.0, 70.0, NAN], [80.0, 60.0, NAN], [79.0, 70.0, 10.0]])
+    quality = np.array([[80.0, 70.0, NAN], [80.0, 60.0, NAN], [79.0, 70.0, 10.0]])
     assert best_per_ratio(quality, ALPHAS) == [0.9, 0.5, 0.5]
 
 
 def test_undefined_is_worse_than_anything():
-    assert best_per_ratio(torch.tensor([[NAN], [-5.0], [NAN]]), ALPHAS) == [0.9]
+    assert best_per_ratio(np.array([[NAN], [-5.0], [NAN]]), ALPHAS) == [0.9]
 
 
 def test_the_weighted_area_weighs_each_ratio_with_itself():
-    ratios = torch.tensor([0.1, 0.3, 0.7], dtype=torch.float64)
-    quality = torch.tensor([[90.0, 80.0, 50.0], [70.0, NAN, 60.0]], dtype=torch.float64)
+    quality = np.array([[90.0, 80.0, 50.0], [70.0, NAN, 60.0]])
     expected = [(9 + 24 + 35) / 1.1, (7 + 0 + 42) / 1.1]
-    np.testing.assert_allclose(equations.weighted_area(quality, ratios), expected)
+    np.testing.assert_allclose(weighted_area(quality, np.array([0.1, 0.3, 0.7])), expected)
 
 
 def test_one_alpha_for_the_task_has_the_largest_weighted_area():
-    quality = torch.tensor([[99.0, 50.0], [80.0, 60.0], [80.0, 61.0]], dtype=torch.float64)
+    quality = np.array([[99.0, 50.0], [80.0, 60.0], [80.0, 61.0]])
     assert best_per_task(quality, [0.1, 0.5], ALPHAS) == 0.5  # best at the ratio that weighs most
-    assert best_per_task(quality.flip(1), [0.1, 0.5], ALPHAS) == 0.3
-    assert best_per_task(torch.full((3, 2), 70.0, dtype=torch.float64), [0.1, 0.5], ALPHAS) == 0.9
+    assert best_per_task(np.flip(quality, 1), [0.1, 0.5], ALPHAS) == 0.3
+    assert best_per_task(np.full((3, 2), 70.0), [0.1, 0.5], ALPHAS) == 0.9
 
 
 def test_the_grid_is_finer_at_the_top_and_within_bounds():

@@ -83,8 +83,8 @@ def test_an_entropy_has_a_name_that_finds_it(entropy):
     ("options", "says"),
     [
         ({"entropy": "shanon"}, "'shanon'; use shannon, renyi"),
-        ({"entropy": "renyi"}, "order None"),
-        ({"entropy": "min", "order": 2}, "take none"),
+        ({"entropy": "renyi"}, "order is None"),
+        ({"entropy": "min", "order": 2}, "takes none"),
         ({"entropy": "tsallis", "order": 1}, "not 1"),
         ({"entropy": "renyi", "order": -1}, "positive"),
         ({"entropy": "renyi", "order": math.inf}, "finite"),
@@ -243,11 +243,30 @@ def test_a_variant_is_named_in_the_knobs_and_the_paper_is_not(criterion, knobs):
 def test_statistics_of_variants_survive_the_cache():
     found = collect(make("bert"), [make_batch("bert")], need=("his_token", "ae:min", "ae:renyi-2", "l2"))
     back = from_arrays(to_arrays(found))
-    assert back.heads == found.heads and set(back) == set(found)
+    assert back.heads == found.heads and set(back) == set(found) == {"his", "his_token", "ae:min", "ae:renyi-2", "l2"}
     for name in found:
         for site, values in found[name].items():
-            torch.testing.assert_close(back.others[name][site], values, rtol=0, atol=0, equal_nan=True)
-    assert "ae" not in back and back["his"].keys() == found["his"].keys()
+            torch.testing.assert_close(back[name][site], values, rtol=0, atol=0, equal_nan=True)
+
+
+def test_arrays_keep_the_names_that_earlier_caches_have():
+    found = collect(make("bert"), [make_batch("bert")], need=("his_token", "ae", "l2", "ae:min"))
+    arrays = to_arrays(found)
+    assert {*arrays} == {
+        *("sites", "heads", "examples", "seconds", "gradient", "entropy", "weight_norm"),
+        *("other/his_token", "other/ae:min"),
+    }
+    assert arrays["gradient"].shape == (len(arrays["entropy"]), arrays["heads"].sum())
+    assert torch.equal(torch.cat([*from_arrays(arrays)["l2"].values()]), torch.from_numpy(arrays["weight_norm"]))
+
+
+def test_a_statistic_that_was_not_collected_is_named():
+    found = collect(make("bert"), [make_batch("bert")], need=("ae",))
+    assert "ae" in found and "his" not in found and [*found] == ["ae"]
+    with pytest.raises(HiesError, match=r"'his' was not collected; call hies.collect\(..., need=\('his',\)\)"):
+        found["his"]
+    site = next(iter(found.heads))
+    assert found.of_sites([site]).heads == {site: 5} and [*found.of_sites([site])["ae"]] == [site]
 
 
 def test_every_kind_is_tested():

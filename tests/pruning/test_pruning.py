@@ -11,8 +11,8 @@ from tiny_models import make, make_batch, some_heads
 
 import hies
 from hies import HiesError, UnsupportedModelError
-from hies.heads.attention import is_routed
-from hies.heads.pruned_heads import groups_of
+from hies.heads.attention import requires_hies_attention
+from hies.heads.pruned import groups_of
 
 GUARDED = ["llama_grouped", "t5", "swin"]
 
@@ -147,7 +147,7 @@ def test_whole_groups_leave_plain_attention():
     model = make("llama_grouped").eval()
     small = hies.prune(model, {site: [3, 4, 5] for site in sites_of("llama_grouped", model)}, unit="kv_group")
     expected = logits(small, "llama_grouped")
-    assert not is_routed(small)
+    assert not requires_hies_attention(small)
     small.set_attn_implementation("eager")
     torch.testing.assert_close(logits(small, "llama_grouped"), expected, rtol=1e-4, atol=1e-5)
 

@@ -331,7 +331,7 @@ def test_an_iterative_schedule_takes_whole_groups_too():
 
 @pytest.mark.parametrize(
     ("groups", "message"),
-    [({"a": 3}, "groups has 3 for site 'a'.*4 heads"), ({"a": 0}, "groups has 0"), ({"x": 2}, "groups names 'x'")],
+    [({"a": 3}, r"groups\['a'\] is 3; .*4 heads"), ({"a": 0}, r"groups\['a'\] is 0"), ({"x": 2}, "groups names 'x'")],
 )
 def test_groups_that_do_not_fit_are_named(groups, message):
     with pytest.raises(HiesError, match=message):

@@ -82,7 +82,7 @@ def random_llava(seed=0, spread=0.3):
     task = DigitQuestions()
     processor = task.make_processor(None, LLAVA, 64)
     torch.manual_seed(seed)
-    config = tf.AutoConfig.for_model(**LLAVA, **task.options(LLAVA, processor))
+    config = tf.AutoConfig.for_model(**LLAVA, **task.network_options(None, LLAVA, processor))
     model = tf.AutoModelForImageTextToText.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

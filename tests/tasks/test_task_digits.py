@@ -64,7 +64,7 @@ def test_the_splits_are_whole_whatever_is_reported(splits, tmp_path):
 
 
 def test_a_wrong_seed_is_named():
-    with pytest.raises(HiesError, match=r"task\.data_seed is -1"):
+    with pytest.raises(HiesError, match=r"data_seed is -1"):
         Digits(data_seed=-1)
 
 

@@ -1,7 +1,7 @@
 """Greedy removal: one head at a time, always the one without which the calibration loss is lowest.
 
-Every step tries each head that is left, so n heads take n (n + 1) / 2 - 1 passes over the calibration set. A pass
-leaves out the layers below that of the head it tries, since nothing has changed in them: about half of the work.
+Every step tries each head that is still there, so n heads take n (n + 1) / 2 - 1 passes over the calibration set. A
+pass skips the layers below that of the head it tries, since nothing has changed in them: about half of the work.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError
 from hies.heads.attention import AttentionCall, evaluating, find_sites, handling
-from hies.heads.forwards import wrapped
+from hies.heads.forwards import intercepted
 from hies.heads.sites import Head, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
 from hies.scoring.losses import Loss, inputs_of
@@ -66,10 +66,15 @@ def removal_order(
 
 
 class _Passes:
-    """Passes over the calibration set with heads masked, which leave out layers that nothing has changed.
+    """Passes over the calibration set with heads masked, which skip layers that nothing has changed.
 
-    A layer is left out by giving again what it gave in the last pass that kept its output. `layers` are those that may
-    be left out, in the order in which they run; none where they run twice, or hand on more than they return.
+    A layer is skipped by giving again what it gave in the last pass that kept its output.
+
+    Attributes:
+        heads: site -> its number of heads.
+        layer_of: site -> the layer that it belongs to.
+        layers: those that may be skipped, in the order in which they run; none where they run twice, or hand on more
+            than they return.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Mapping[str, Any]], loss: Loss) -> None:
@@ -81,60 +86,65 @@ class _Passes:
                 self.heads.setdefault(name, site.heads)
         self.layer_of = {site: _layer_of(model, site) for site in self.heads}
         self.layers: list[nn.Module] = []
-        self._gone = {site: torch.zeros(heads, dtype=torch.bool) for site, heads in self.heads.items()}
+        self._removed = {site: torch.zeros(heads, dtype=torch.bool) for site, heads in self.heads.items()}
         self._kept: list[dict[nn.Module, Any]] = [{} for _ in batches]
         self._calls: list[nn.Module] = []  # the layers that ran in the pass of a batch
         self._valid: list[nn.Module] | None = None  # the layers that still give what was kept; None: all of them
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """The model answers with its heads masked, and its layers can be left out, inside the block."""
+        """Masks the removed heads inside the block, where layers can be skipped."""
         layers = list(dict.fromkeys(layer for layer in self.layer_of.values() if layer is not None))
-        with evaluating(self.model), handling(self.model, self._silence), wrapped(layers, self._call), torch.no_grad():
+        with (
+            evaluating(self.model),
+            handling(self.model, self._silence),
+            intercepted(layers, self._call),
+            torch.no_grad(),
+        ):
             self.layers = self._in_order(layers)
             if not self.layers:
                 self._kept = [{} for _ in self.batches]
             yield
 
     def settle(self) -> None:
-        """Keep what the layers give with the heads masked that have been removed."""
+        """Keeps what the layers give with the heads masked that have been removed."""
         if self._valid is not None and self.layers:
             self._total(self._valid, keep=True)
         self._valid = None
 
     def without(self, site: str, head: int) -> float:
-        """The sum of the losses of all examples with this head masked besides those removed."""
-        self._gone[site][head] = True
+        """Returns the sum of the losses of all examples with this head masked besides those removed."""
+        self._removed[site][head] = True
         total = self._total(self._below(site))
-        self._gone[site][head] = False
+        self._removed[site][head] = False
         if not math.isfinite(total):
             raise HiesError(f"The calibration loss without head {head} of site {site!r} is {total}; it must be finite.")
         return total
 
     def remove(self, site: str, head: int) -> None:
-        """Mask a head for good."""
-        self._gone[site][head] = True
+        """Masks a head for good."""
+        self._removed[site][head] = True
         self._valid = self._below(site)
 
     def _below(self, site: str) -> list[nn.Module]:
-        """The layers that run before that of a site and may be left out."""
+        """Returns the layers that run before that of a site and may be skipped."""
         layer = self.layer_of[site]
         return self.layers[: self.layers.index(layer)] if self.layers and layer is not None else []
 
-    def _total(self, left_out: Sequence[nn.Module], keep: bool = False) -> float:
-        return float(sum(self._losses(number, left_out, keep).sum() for number in range(len(self.batches))))
+    def _total(self, skipped: Sequence[nn.Module], keep: bool = False) -> float:
+        return float(sum(self._losses(number, skipped, keep).sum() for number in range(len(self.batches))))
 
-    def _losses(self, number: int, left_out: Sequence[nn.Module] = (), keep: bool = False) -> Tensor:
-        """The losses of one batch, float64 [batch]."""
-        self._calls, self._outputs, self._left_out, self._keeps = [], self._kept[number], left_out, keep
+    def _losses(self, number: int, skipped: Sequence[nn.Module] = (), keep: bool = False) -> Tensor:
+        """Returns the losses of one batch, float64 [batch]."""
+        self._calls, self._outputs, self._skipped, self._keeps = [], self._kept[number], skipped, keep
         losses = self.loss(self.model(**self.inputs[number]), self.batches[number])
         if losses.dim() != 1:
             raise HiesError(f"The loss has the shape {tuple(losses.shape)}; it must be one number for each example.")
         return losses.double()
 
     def _call(self, layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a layer does; copies are kept and given, since some models write into what a layer gave them."""
-        if layer in self._left_out:
+        """Runs a layer or skips it; copies are kept and given, since some models write into what a layer gave them."""
+        if layer in self._skipped:
             return copy.deepcopy(self._outputs[layer])
         self._calls.append(layer)
         output = forward(*args, **kwargs)
@@ -143,11 +153,11 @@ class _Passes:
         return output
 
     def _silence(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
-        gone = self._gone[site]
-        return output.masked_fill(gone.to(output.device)[:, None], 0) if gone.any() else output
+        mask = self._removed[site]  # [heads]; the output is [rows, tokens, heads, width]
+        return output.masked_fill(mask.to(output.device)[:, None], 0) if mask.any() else output
 
     def _in_order(self, layers: list[nn.Module]) -> list[nn.Module]:
-        """The layers in the order in which they run, their outputs kept; none if they cannot be left out."""
+        """Returns the layers in the order in which they run, their outputs kept; none if they cannot be skipped."""
         nested = any(inner in layers for layer in layers for inner in layer.modules() if inner is not layer)
         if nested or not layers or None in self.layer_of.values():
             return []
@@ -157,37 +167,39 @@ class _Passes:
             runs.append(self._calls)
         order = runs[0]
         once = len(order) == len(layers) and set(order) == set(layers)
-        return order if once and all(run == order for run in runs) and self._can_leave_out(order, losses[0]) else []
+        return order if once and all(run == order for run in runs) and self._can_skip(order, losses[0]) else []
 
-    def _can_leave_out(self, order: list[nn.Module], losses: Tensor) -> bool:
-        """Whether the first batch gives the same `losses` whichever layers are left out.
+    def _can_skip(self, order: list[nn.Module], losses: Tensor) -> bool:
+        """Returns True if the first batch gives the same `losses` whichever layers are skipped.
 
         Not so where a layer hands on more than it returns, such as keys that others read. A pass with other numbers
         comes first, lest what an earlier pass left behind make them right.
         """
-        before = {site: gone.clone() for site, gone in self._gone.items()}
-        for gone in self._gone.values():
-            gone[0] = True
+        before = {site: mask.clone() for site, mask in self._removed.items()}
+        for mask in self._removed.values():
+            mask[0] = True
         self._losses(0)
-        self._gone = before
+        self._removed = before
         try:
             return all(torch.equal(self._losses(0, order[:place]), losses) for place in range(1, len(order)))
-        except Exception:  # whatever a model does that misses something: whole passes are right
+        except Exception:  # whatever a model does without an output that it needs: whole passes are right
             return False
 
 
 def _inputs(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
-    """See `hies.scoring.losses.inputs_of`; a batch that one pass would change for the next is refused."""
+    """Returns what the model reads of a batch, and refuses a batch that one pass would change for the next."""
     if any(isinstance(value, Cache) for value in batch.values()):
         raise HiesError("A batch has past_key_values, which would grow in each of the many passes; leave them out.")
     return inputs_of(model, batch, loss)
 
 
 def _layer_of(model: nn.Module, site: str) -> nn.Module | None:
-    """The layer that a site belongs to, the smallest that transformers calls one, else the smallest in a list."""
+    """Returns the layer of a site, the smallest that transformers calls one, else the smallest in a list."""
     parts = site.split(".")
     names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
     above = {name: model.get_submodule(name) for name in names}
     layers = [module for module in above.values() if isinstance(module, GradientCheckpointingLayer)]
-    listed = [module for name, module in above.items() if isinstance(above.get(name.rpartition(".")[0]), nn.ModuleList)]
-    return next(iter([*layers, *listed]), None)
+    in_lists = [
+        module for name, module in above.items() if isinstance(above.get(name.rpartition(".")[0]), nn.ModuleList)
+    ]
+    return next(iter([*layers, *in_lists]), None)

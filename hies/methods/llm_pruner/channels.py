@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from hies.errors import UnsupportedModelError
 from hies.heads.conventions import LATENT
-from hies.heads.forwards import reads
+from hies.heads.forwards import names_used_by
 from hies.heads.projections import Projections, find_projections, matrix
-from hies.heads.pruned_heads import Kept
+from hies.heads.pruned import PrunedHeads
 from hies.methods.llm_pruner.taylor import projections_of
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"  # what the forward of every module that `hies.heads.attention` reaches looks up
@@ -21,13 +21,13 @@ CROSS = ("cross", "encoder_attn", "encoder_attention", "encdecattention")  # in 
 
 
 def attention_modules(model: nn.Module) -> list[str]:
-    """The names of the attention modules, by their code alone: no data, no forward pass."""
+    """Returns the names of the attention modules, by their code alone: no data, no forward pass."""
     modules = ((name, module) for name, module in model.named_modules() if not isinstance(module, PreTrainedModel))
-    return [name for name, module in modules if REGISTRY in reads(module)]
+    return [name for name, module in modules if REGISTRY in names_used_by(module)]
 
 
 def one_stream(model: PreTrainedModel) -> dict[str, Projections]:
-    """The projections of all sites of a model whose attention reads and writes one residual stream.
+    """Returns the projections of all sites of a model whose attention reads and writes one residual stream.
 
     Raises:
         UnsupportedModelError: there are several streams (of an encoder and a decoder, of two towers, of stages), or a
@@ -45,17 +45,17 @@ def one_stream(model: PreTrainedModel) -> dict[str, Projections]:
             "share one residual stream."
         )
     if len(widths := {width for found in sites.values() for width in _widths(found)}) > 1:
-        listed = ", ".join(map(str, sorted(widths)))
         raise UnsupportedModelError(
-            f"The attention of a {kind} reads and writes {listed} channels, which are not one residual stream."
+            f"The attention of a {kind} reads and writes {', '.join(map(str, sorted(widths)))} channels, which are not "
+            "one residual stream."
         )
     return sites
 
 
 def _reading(model: nn.Module, site: str) -> Projections:
-    """The projections of a site that read the residual stream."""
+    """Returns the projections of a site, which read the residual stream."""
     module = model.get_submodule(site)
-    if hasattr(module, Kept.NAME):
+    if PrunedHeads.of(module):
         raise UnsupportedModelError(f"Heads have been cut out of site {site!r}; channels are cut out of whole models.")
     if any(word in f"{site} {type(module).__name__}".lower() for word in CROSS):
         raise UnsupportedModelError(f"Site {site!r} reads keys and values from another place than the residual stream.")
@@ -68,32 +68,32 @@ def _reading(model: nn.Module, site: str) -> Projections:
 
 
 def _stack(site: str) -> str:
-    """The name of the list of layers that a site lies in: what comes before the first number."""
+    """Returns the name of the list of layers that a site lies in: what comes before the first number."""
     parts = site.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     return ".".join(parts[:first])
 
 
 def _widths(found: Projections) -> set[int]:
-    """How many channels the projections of a site read and write."""
+    """Returns how many channels the projections of a site read and write."""
     return {matrix(part.module).shape[0 if part is found.output else 1] for _, part in projections_of(found)}
 
 
 @contextlib.contextmanager
-def without_channels(sites: Mapping[str, Projections], gone: Tensor) -> Iterator[None]:
-    """Inside the block the attention neither reads nor writes the channels `gone`; then all is as it was.
+def without_channels(sites: Mapping[str, Projections], removed: Tensor) -> Iterator[None]:
+    """Cuts channels out of the attention inside the block, which neither reads nor writes them; then all is as before.
 
-    The columns of the query, key, value and gate matrices go, the rows of the output matrix and the entries of its
-    bias: inside the block the modules hold what is left and nothing else. Without a channel to go nothing is replaced.
+    The columns of the query, key, value and gate matrices are cut, the rows of the output matrix and the entries of its
+    bias: inside the block the modules hold the other channels and nothing else.
 
     Args:
-        sites: what `one_stream` found in a model.
-        gone: indices of channels, int64 [removed].
+        sites: the projections of a model, from `one_stream`.
+        removed: indices of channels, int64 [removed]; without any nothing is replaced.
     """
     parts = [(part, part is found.output) for found in sites.values() for _, part in projections_of(found)]
-    dense = {(part.owner, part.name): part.module for part, _ in parts} if len(gone) else {}
+    dense = {(part.owner, part.name): part.module for part, _ in parts} if len(removed) else {}
     writes = {part.module for part, is_output in parts if is_output}
-    cut = {module: (Writing if module in writes else Reading)(module, gone) for module in dense.values()}
+    cut = {module: (Writing if module in writes else Reading)(module, removed) for module in dense.values()}
     try:
         for (owner, name), module in dense.items():
             setattr(owner, name, cut[module])
@@ -104,51 +104,57 @@ def without_channels(sites: Mapping[str, Projections], gone: Tensor) -> Iterator
 
 
 class Reading(nn.Module):
-    """In place of an input projection: [..., channels] -> [..., outputs], from the channels that are left.
+    """Stands in place of an input projection, [..., channels] -> [..., outputs], and reads the channels that stay.
 
-    weight: [outputs, channels left].
+    Attributes:
+        channels: those that stay.
+        weight: [outputs, channels that stay].
     """
 
-    def __init__(self, dense: Any, gone: Tensor) -> None:
+    def __init__(self, dense: Any, removed: Tensor) -> None:
         super().__init__()
         self.channels: Tensor
         weight = matrix(dense)
-        self.register_buffer("channels", _left(weight.shape[1], gone).to(weight.device), persistent=False)
+        self.register_buffer("channels", _staying(weight.shape[1], removed).to(weight.device), persistent=False)
         self.weight = _parameter(weight.detach().index_select(1, self.channels), dense.weight)
         self.bias: Any = dense.bias
         self.train(dense.training)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., channels] -> [..., outputs]."""
+        """Returns [..., outputs] for [..., channels]."""
         return F.linear(hidden.index_select(-1, self.channels), self.weight, self.bias)
 
 
 class Writing(nn.Module):
-    """In place of an output projection: [..., inputs] -> [..., channels], zero where a channel is gone.
+    """Stands in place of an output projection, [..., inputs] -> [..., channels], and writes zero to removed ones.
 
-    weight: [channels left, inputs]. bias: [channels left].
+    Attributes:
+        width: how many channels there were.
+        channels: those that stay.
+        weight: [channels that stay, inputs].
+        bias: [channels that stay], or None.
     """
 
-    def __init__(self, dense: Any, gone: Tensor) -> None:
+    def __init__(self, dense: Any, removed: Tensor) -> None:
         super().__init__()
         self.channels: Tensor
         weight, bias = matrix(dense), dense.bias
         self.width = len(weight)
-        self.register_buffer("channels", _left(len(weight), gone).to(weight.device), persistent=False)
+        self.register_buffer("channels", _staying(len(weight), removed).to(weight.device), persistent=False)
         self.weight = _parameter(weight.detach().index_select(0, self.channels), dense.weight)
         self.bias: Any = None if bias is None else _parameter(bias.detach()[self.channels], bias)
         self.train(dense.training)
 
     def forward(self, heads: Tensor) -> Tensor:
-        """[..., inputs] -> [..., channels]."""
+        """Returns [..., channels] for [..., inputs]."""
         written = F.linear(heads, self.weight, self.bias)
         return written.new_zeros(*written.shape[:-1], self.width).index_copy(-1, self.channels, written)
 
 
-def _left(width: int, gone: Tensor) -> Tensor:
-    """The channels that stay, ascending."""
+def _staying(width: int, removed: Tensor) -> Tensor:
+    """Returns the channels that stay, ascending."""
     stays = torch.ones(width, dtype=torch.bool)
-    stays[gone.cpu()] = False
+    stays[removed.cpu()] = False
     return stays.nonzero()[:, 0]
 
 

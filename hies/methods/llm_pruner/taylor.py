@@ -18,7 +18,6 @@ from hies import equations
 from hies.errors import HiesError
 from hies.heads.attention import evaluating, find_sites
 from hies.heads.projections import HeadRows, Projections, find_projections
-from hies.heads.pruned_heads import Kept
 from hies.heads.sites import SiteTensors
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
@@ -32,19 +31,24 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one weight: the gradient of the mean loss, and the mean squared gradient of the examples; at least float32."""
+    """Moments of the gradient of one weight, in its shape, at least float32.
+
+    Attributes:
+        gradient: of the mean loss.
+        squares: mean over the examples of the squared gradient of each one's loss.
+    """
 
     gradient: Tensor
     squares: Tensor
 
 
 def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: bool = False) -> dict[str, SiteTensors]:
-    """The saliences of all heads by matrix and kind, each {site: [heads]}, float64 on the CPU; the model is as before.
+    """Returns the saliences of all heads by matrix and kind, each {site: [heads]}, float64 on the CPU.
 
     The names are `taylor/<matrix>/<kind>` with the matrices of `MATRICES` (that of a head's gate counts as part of that
-    of its query) and the kinds of `TAYLOR_KINDS`; besides `taylor/groups`, the key/value head of each query
-    head. Query heads that share a key and a value have equal parts of the salience of these, so the sum over the heads
-    of a group is the salience of the group.
+    of its query) and the kinds of `TAYLOR_KINDS`; besides `taylor/groups`, the key/value head of each query head. Query
+    heads that share a key and a value have equal parts of the salience of these, so the sum over the heads of a group
+    is the salience of the group. The model is left as it was.
 
     Args:
         model: any model whose heads `hies.find_sites` finds and whose projections have known names.
@@ -72,13 +76,17 @@ def head_saliences(model: nn.Module, batches: Batches, loss: Loss, progress: boo
 def channel_saliences(
     model: nn.Module, sites: Mapping[str, Projections], batches: Batches, loss: Loss, progress: bool = False
 ) -> dict[str, Tensor]:
-    """The saliences of all channels of the residual stream, `<matrix>/<kind>` -> [channels], float64 on the CPU.
+    """Returns the saliences of all channels of the residual stream, `<matrix>/<kind>` -> [channels], float64, CPU.
 
-    Channel c owns column c of the query, key, value and gate matrices (gates count as queries, as in `head_saliences`)
-    and row c of the output matrix, at all sites together. What is not said here is as in `head_saliences`.
+    Channel c has column c of the query, key, value and gate matrices (gates count as queries, as in `head_saliences`)
+    and row c of the output matrix, at all sites together.
 
     Args:
+        model: as in `head_saliences`, as are the batches, the loss, the progress and what is raised.
         sites: all sites and their projections, of one width.
+        batches: dicts that the model accepts.
+        loss: (outputs, batch) -> [batch].
+        progress: show a progress bar.
     """
     moments = _moments(model, sites, _examples(batches), loss, progress)
     found: dict[str, Tensor] = {}
@@ -96,27 +104,28 @@ def channel_saliences(
 
 
 def projections_of(found: Projections) -> Iterator[tuple[str, HeadRows]]:
-    """The projections of one site, each with the matrix that it counts as."""
+    """Yields the projections of one site, each with the matrix that it counts as."""
     yield from (("query", found.query), ("key", found.key), ("value", found.value), ("output", found.output))
     yield from (("query", gate) for gate in found.gates if gate.name in GATES)
 
 
 def _elements(part: HeadRows, is_output: bool, moments: Mapping[Tensor, Moments], kind: str) -> Tensor:
-    """The salience of every weight of a projection, float64 [heads, rows of a head, channels]."""
-    flipped = isinstance(part.module, Conv1D) != is_output  # whether the heads are on the second dimension
+    """Returns the salience of every weight of a projection, float64 [heads, rows of a head, channels]."""
+    flipped = isinstance(part.module, Conv1D) != is_output  # the heads are on the second dimension
     weight: Any = part.module.weight
     rows = part.rows.flatten().to(weight.device)
     stored = (weight.detach(), moments[weight].gradient, moments[weight].squares)
     weights, gradient, squares = ((tensor.T if flipped else tensor)[rows].double() for tensor in stored)
-    return equations.taylor_salience(weights, gradient, squares, kind).unflatten(0, part.rows.shape)
+    saliences = equations.taylor_salience(weights, gradient, squares, kind)  # [heads * rows of a head, channels]
+    return saliences.unflatten(0, part.rows.shape)
 
 
 def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str, Tensor]:
-    """`<matrix>/<kind>` -> [heads] of one site."""
+    """Returns `<matrix>/<kind>` -> [heads] of one site."""
     result: dict[str, Tensor] = {}
     sharing = torch.tensor(found.groups).bincount()[list(found.groups)]  # query heads that share one's key and value
     for name, part in projections_of(found):
-        place = _places(found, part)
+        place = found.places_in(part)
         for kind in TAYLOR_KINDS:
             each = _elements(part, part is found.output, moments, kind).sum(dim=(1, 2)).cpu()[place]
             each = each / sharing if name in ("key", "value") else each
@@ -124,21 +133,10 @@ def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str
     return result
 
 
-def _places(found: Projections, part: HeadRows) -> list[int]:
-    """Which of a projection's heads (or key/value heads) belongs to each query head of the site."""
-    kept: Kept | None = getattr(found.query.owner, Kept.NAME, None)
-    whole = kept if found.tied else None  # queries and keys of all heads of the dense module are there
-    if part is found.query and whole:
-        return list(whole.heads)
-    if part is found.key and whole:
-        return [whole.key_heads[group] for group in found.groups]
-    return list(found.groups) if part is found.key or part is found.value else list(range(found.heads))
-
-
 def _moments(
     model: nn.Module, sites: Mapping[str, Projections], examples: list[Example], loss: Loss, progress: bool
 ) -> dict[Tensor, Moments]:
-    """The moments of the gradients of all projections, by their weights, in one backward pass an example."""
+    """Returns the moments of the gradients of all projections, by weight, from one backward pass an example."""
     parts = ((site, part) for site, found in sites.items() for _, part in projections_of(found))
     owners: dict[Any, str] = {part.module.weight: site for site, part in parts}
     dtypes = [torch.promote_types(weight.dtype, torch.float32) for weight in owners]
@@ -162,25 +160,25 @@ def _moments(
 
 
 def _examples(batches: Batches) -> list[Example]:
-    """Every example as a batch of one, views of the tensors given; padding stays on.
+    """Returns every example as a batch of one, views of the batch's tensors; padding stays on.
 
     Raises:
         HiesError: there is none, or the rows of a batch cannot be told apart.
     """
-    found = []
+    examples = []
     for batch in batches:
         size = examples_in(batch)
-        found += [{name: _rows(name, value, i, size) for name, value in batch.items()} for i in range(size)]
-    if not found:
+        examples += [{name: _rows(name, value, i, size) for name, value in batch.items()} for i in range(size)]
+    if not examples:
         raise HiesError("There is no calibration example; Taylor saliences are gradients of a loss.")
-    return found
+    return examples
 
 
 def _rows(name: str, value: Any, i: int, size: int) -> Any:
-    """The rows of example i of `size`; a model may read several (pictures, patches) of each."""
+    """Returns the rows of example i of `size`; a model may read several (pictures, patches) of each."""
     if not isinstance(value, Tensor) or not value.dim():
         return value
-    if name == "position_ids" and value.dim() == 3:  # of times, heights and widths, then of examples
+    if name == "position_ids" and value.dim() == 3:  # [times, heights and widths; examples; tokens]
         return value[:, i : i + 1]
     if len(value) % size:
         raise HiesError(f"A batch has {len(value)} rows of {name!r} for {size} examples, which cannot be told apart.")

@@ -1,4 +1,4 @@
-"""How the basis of a place in the residual stream is chosen: its principal axes, or, to check a model, any rotation."""
+"""The basis of a place in the residual stream: its principal axes or, to check a model, any rotation."""
 
 from collections.abc import Callable, Sequence
 
@@ -57,7 +57,7 @@ def principal_basis(moment: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
 
 def principal(width: int, damping: float) -> Choose:
-    """The `width` axes of largest second moment, float64."""
+    """Returns a choice of the `width` axes of largest second moment, float64."""
 
     def choose(signals: Sequence[Tensor]) -> Tensor:
         return principal_basis(second_moment(signals), damping)[1][:, :width]
@@ -66,7 +66,7 @@ def principal(width: int, damping: float) -> Choose:
 
 
 def reflections(seed: int = 0) -> Choose:
-    """A different reflection at every place, I - 2 v v^T with a random unit vector v; nothing is cut, k = d."""
+    """Returns a choice of another reflection at every place, I - 2 v v^T, v a random unit vector; nothing is cut."""
     generator = torch.Generator().manual_seed(seed)
 
     def choose(signals: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import Family, Strange, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
 from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput
 from hies.methods.slicegpt.weights import linear, reading, writing
 
@@ -34,7 +34,9 @@ NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 class Carried:
     """What the coordinates y that the layers carry stand for: the hidden state matrix @ y + offset.
 
-    matrix: diag(gain) Q, float64 [d, k]. offset: the norm's bias, float64 [d].
+    Attributes:
+        matrix: diag(gain) Q, float64 [d, k].
+        offset: the norm's bias, float64 [d].
     """
 
     matrix: Tensor
@@ -42,11 +44,11 @@ class Carried:
 
     @classmethod
     def after(cls, norm: nn.LayerNorm, basis: Tensor) -> "Carried":
-        """Behind `norm`, in the basis Q [d, k]."""
+        """Returns what they stand for behind `norm`, in the basis Q [d, k]."""
         return cls(norm.weight.detach().double()[:, None] * basis, norm.bias.detach().double())
 
     def restoring(self, like: Tensor) -> nn.Linear:
-        """From y to the hidden state."""
+        """Returns the map from y to the hidden state, with the device and precision of `like`."""
         return linear(self.matrix, self.offset, like)
 
 
@@ -63,13 +65,15 @@ class Bert(Family):
             check_layer(layer, LINEARS, NORMS)
         for norm in (self.first, *(layer.get_submodule(name) for layer in self.layers for name in NORMS)):
             if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
-                raise Strange("a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer")
+                raise CannotSliceError(
+                    "a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer"
+                )
         self.width = self.layers[0].attention.self.query.in_features
         self.attention = [layer.attention.self for layer in self.layers]
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
-        """Whether it has the parts of a BERT layer."""
+        """Returns True for a model with the parts of a BERT layer."""
         layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
         return (
             isinstance(layers, nn.ModuleList)
@@ -82,7 +86,7 @@ class Bert(Family):
 
     @torch.no_grad()
     def slice(self, calls: Calls, choose: Choose) -> None:
-        """See the head of this file; the cut model pays d * k products a token to enter and as many to leave."""
+        """Slices as the head of this file says; the model pays d * k products a token to enter, as many to leave."""
         norm = self.first
         plain = standard(norm)
         basis = choose(calls.tokens([plain(start) for start in calls.starts]))
@@ -100,12 +104,12 @@ class Bert(Family):
 
 
 def standard(norm: nn.LayerNorm) -> nn.LayerNorm:
-    """The norm without its gain and bias."""
+    """Returns the norm without its gain and bias."""
     return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
 
 
 def read(owner: nn.Module, names: Sequence[str], carried: Carried) -> None:
-    """Let the matrices of these names read the carried coordinates."""
+    """Makes the matrices of these names read the carried coordinates."""
     for name in names:
         setattr(owner, name, reading(getattr(owner, name), carried.matrix, carried.offset))
 
@@ -113,7 +117,7 @@ def read(owner: nn.Module, names: Sequence[str], carried: Carried) -> None:
 def write(
     owner: Any, mixed: list[Tensor], states: list[Tensor], carried: Carried, calls: Calls, choose: Choose
 ) -> tuple[list[Tensor], Carried]:
-    """Replace owner.output, choosing a basis for what its norm gives.
+    """Replaces owner.output, choosing a basis for what its norm gives.
 
     Args:
         owner: a layer, or its attention.

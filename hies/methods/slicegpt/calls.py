@@ -14,8 +14,10 @@ from hies.batching import Batch
 class Calls:
     """The calls of a calibration pass, one entry a batch.
 
-    starts: what the first module read, [batch, tokens, width]. real: which tokens are no padding, bool [batch, tokens].
-    attention: the arguments of each attention module after its hidden states, and those by name, without a cache.
+    Attributes:
+        starts: what the first module read, [batch, tokens, width].
+        real: True for tokens that are no padding, [batch, tokens].
+        attention: arguments of each attention module after its hidden states, and those by name, without a cache.
     """
 
     starts: list[Tensor] = field(default_factory=list)
@@ -23,23 +25,23 @@ class Calls:
     attention: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
 
     def through(self, module: nn.Module, states: Sequence[Tensor]) -> list[Tensor]:
-        """What a module makes of these hidden states, one tensor [batch, tokens, ...] a batch.
+        """Returns what a module makes of these hidden states, one tensor [batch, tokens, ...] a batch.
 
-        An attention module gets what else it was called with; any other module gets the hidden states alone.
+        An attention module gets the recorded arguments besides; any other module gets the hidden states alone.
         """
         if module not in self.attention:
             return [module(state) for state in states]
         calls = zip(states, self.attention[module], strict=True)
-        return [module(state, *others, **options)[0] for state, (others, options) in calls]
+        return [module(state, *further, **options)[0] for state, (further, options) in calls]
 
     def tokens(self, signals: Sequence[Tensor]) -> list[Tensor]:
-        """The real tokens of a signal [batch, tokens, width], [real tokens, width]."""
+        """Returns the real tokens of a signal [batch, tokens, width], [real tokens, width]."""
         return [signal[real] for signal, real in zip(signals, self.real, strict=True)]
 
 
 @torch.no_grad()
 def record(model: nn.Module, first: nn.Module, attention: Sequence[nn.Module], batches: Sequence[Batch]) -> Calls:
-    """Run the batches through `model` and note the input of `first` and the calls of the attention modules."""
+    """Runs the batches through `model` and notes the input of `first` and the calls of the attention modules."""
     calls = Calls(attention={module: [] for module in attention})
 
     def start(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -62,12 +64,12 @@ def record(model: nn.Module, first: nn.Module, attention: Sequence[nn.Module], b
 
 
 def unlabelled(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch without its labels, so that no loss is computed."""
+    """Returns the batch without its labels, so that no loss is computed."""
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def real_tokens(batch: Mapping[str, Any], hidden: Tensor) -> Tensor:
-    """Which tokens of `hidden` [batch, tokens, ...] are no padding, bool [batch, tokens]; all of them if not told."""
+    """Returns True for tokens of `hidden` [batch, tokens, ...] that are no padding, [batch, tokens]."""
     mask = batch.get("attention_mask")
     if mask is None or mask.shape != hidden.shape[:2]:
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)

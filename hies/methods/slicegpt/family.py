@@ -11,16 +11,18 @@ from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 
 
-class Strange(Exception):
-    """What keeps a model from being sliced; the message ends the sentence "X cannot be sliced: its ..."."""
+class CannotSliceError(Exception):
+    """A model cannot be sliced; the message ends the sentence "X cannot be sliced: its ..."."""
 
 
 class Family(ABC):
-    """The parts of one model.
+    """The parts of one model. A subclass raises `CannotSliceError` where a part is not as it has to be.
 
-    layers: the list of its layers. first: the module that reads the signal of the first place. width: d, the dimensions
-    of the residual. attention: the attention modules in order. A subclass raises `Strange` where a part is not as it
-    has to be.
+    Attributes:
+        layers: the list of its layers.
+        first: the module that reads the signal of the first place.
+        width: d, the dimensions of the residual.
+        attention: the attention modules in order.
     """
 
     layers: Any
@@ -34,29 +36,29 @@ class Family(ABC):
     @staticmethod
     @abstractmethod
     def fits(model: PreTrainedModel) -> bool:
-        """Whether the model's layers look like those of this family."""
+        """Returns True if the model's layers look like those of this family."""
 
     @abstractmethod
     def slice(self, calls: Calls, choose: Choose) -> None:
-        """Rotate and cut the residual in place, every basis from the signal that comes out of the part already cut."""
+        """Rotates and cuts the residual in place, each basis from the signal that comes out of the part already cut."""
 
 
 def check_children(module: nn.Module, known: Collection[str]) -> None:
-    """Refuse a model with a part, besides those known, that has weights: it might read or write the residual."""
+    """Refuses a model with a part, besides those known, that has weights: it might read or write the residual."""
     for name, child in module.named_children():
         if name not in known and any(True for _ in child.parameters()):
-            raise Strange(f"its part {name!r} is not known")
+            raise CannotSliceError(f"its part {name!r} is not known")
 
 
 def check_layer(layer: nn.Module, linears: Collection[str], others: Collection[str]) -> None:
-    """Refuse a layer whose weights are not exactly those of `linears` and (they may be missing) of `others`."""
+    """Refuses a layer whose weights are not exactly those of `linears` and (they may be missing) of `others`."""
     for name in linears:
         if not _is_linear(_part(layer, name)):
-            raise Strange(f"its layers have no plain matrix {name!r}")
+            raise CannotSliceError(f"its layers have no plain matrix {name!r}")
     for name, _ in layer.named_parameters():
         owner = name.rpartition(".")[0]
         if owner not in linears and owner not in others:
-            raise Strange(f"its layers have weights {name!r} whose place in the residual is not known")
+            raise CannotSliceError(f"its layers have weights {name!r} whose place in the residual is not known")
 
 
 def _part(module: nn.Module, path: str) -> Any:
@@ -66,6 +68,6 @@ def _part(module: nn.Module, path: str) -> Any:
 
 
 def _is_linear(module: Any) -> bool:
-    """No quantised or parametrised matrix, nor one that computes something else."""
+    """Returns True for a plain matrix, as `hies.heads.projections` understands it."""
     plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
     return plain and "weight" in module._parameters and module.weight.is_floating_point()

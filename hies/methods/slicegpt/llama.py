@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
-from hies.methods.slicegpt.family import Family, Strange, check_children, check_layer
+from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer
 from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm
 from hies.methods.slicegpt.weights import linear, reading, writing
 
@@ -28,14 +28,19 @@ BEHIND = ("self_attn.q_norm", "self_attn.k_norm")  # norms of queries and keys, 
 
 @dataclass(frozen=True)
 class Residual:
-    """At one place. basis: Q, float64 [d, k]. states: the coordinates y, [batch, tokens, k] a batch."""
+    """The residual at one place.
+
+    Attributes:
+        basis: Q, float64 [d, k].
+        states: the coordinates y, [batch, tokens, k] a batch.
+    """
 
     basis: Tensor
     states: list[Tensor]
 
     @classmethod
     def of(cls, signals: Sequence[Tensor], calls: Calls, choose: Choose) -> "Residual":
-        """In a basis that is chosen for signals of full width, [batch, tokens, d] a batch."""
+        """Returns it in a basis that is chosen for signals of full width, [batch, tokens, d] a batch."""
         basis = choose(calls.tokens(signals))
         return cls(basis, [signal @ basis.to(signal.dtype) for signal in signals])
 
@@ -57,14 +62,14 @@ class Llama(Family):
             for name in NORMS:
                 check_norm(getattr(layer, name, None))
         if not hasattr(self.base, "norm"):
-            raise Strange("it has no norm behind its last layer")
+            raise CannotSliceError("it has no norm behind its last layer")
         self.first = self.layers[0].input_layernorm
         self.width = self.layers[0].self_attn.q_proj.in_features
         self.attention = [layer.self_attn for layer in self.layers]
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
-        """Whether it has the parts of a LLaMA layer."""
+        """Returns True for a model with the parts of a LLaMA layer."""
         layers = getattr(model.base_model, "layers", None)
         return (
             isinstance(layers, nn.ModuleList)
@@ -76,7 +81,7 @@ class Llama(Family):
 
     @torch.no_grad()
     def slice(self, calls: Calls, choose: Choose) -> None:
-        """See the head of this file; the cut model pays d * k products a token to enter and as many to leave.
+        """Slices as the head of this file says; the model pays d * k products a token to enter, as many to leave.
 
         Each basis is that of the residual as it comes to the norm, where the paper's equation has the norm's output.
         """
@@ -104,7 +109,7 @@ class Llama(Family):
         calls: Calls,
         choose: Choose,
     ) -> Residual:
-        """Let the matrices `names` of a block read `residual` and, the last one, write to the residual returned."""
+        """Makes the matrices `names` of a block read `residual` and, the last one, write to the residual returned."""
         for name in names[:-1]:
             setattr(block, name, reading(getattr(block, name), gain.double()[:, None] * residual.basis))
         added = calls.through(block, [norm(state) for state in residual.states])
@@ -115,19 +120,19 @@ class Llama(Family):
 
 
 def check_norm(norm: Any) -> None:
-    """Refuse a norm that gives anything but gain * x / sqrt(mean x^2 + eps), such as Gemma's with its 1 + gain."""
+    """Refuses a norm that gives anything but gain * x / sqrt(mean x^2 + eps), such as Gemma's with its 1 + gain."""
     gain = getattr(norm, "weight", None)
     if not isinstance(gain, Tensor) or not any(hasattr(norm, name) for name in EPSILONS):
-        raise Strange("an RMSNorm with a gain does not stand before both blocks of a layer")
+        raise CannotSliceError("an RMSNorm with a gain does not stand before both blocks of a layer")
     probe = torch.linspace(-1, 2, len(gain), dtype=gain.dtype, device=gain.device)
     with torch.no_grad():
         expected = gain.float() * probe.float() * (probe.float().square().mean() + epsilon(norm)).rsqrt()
         error = (norm(probe[None])[0].float() - expected).abs().max()
     rounding = 16 * max(torch.finfo(gain.dtype).eps, torch.finfo(torch.float32).eps)
     if not error <= rounding * expected.abs().max().clamp(min=1):
-        raise Strange(f"its norm {type(norm).__name__} does not compute gain * x / sqrt(mean x^2 + eps)")
+        raise CannotSliceError(f"its norm {type(norm).__name__} does not compute gain * x / sqrt(mean x^2 + eps)")
 
 
 def epsilon(norm: Any) -> float:
-    """The constant below the root, by what the norm calls it."""
+    """Returns the constant below the root, by what the norm calls it."""
     return next(getattr(norm, name) for name in EPSILONS if hasattr(norm, name))

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.attention import check_not_handled
-from hies.heads.pruned_heads import Kept
+from hies.heads.pruned import PrunedHeads
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
 from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
-from hies.methods.slicegpt.family import Family, Strange
+from hies.methods.slicegpt.family import CannotSliceError, Family
 from hies.methods.slicegpt.llama import Llama
 
 FAMILIES: tuple[type[Family], ...] = (Bert, Llama)
@@ -24,35 +24,35 @@ CHECKED = 2  # examples that a rotated model is checked on
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """The parts of a model.
+    """Returns the parts of a model.
 
     Raises:
         UnsupportedModelError: it cannot be sliced; the sentence says why.
     """
     try:
         return _family_of(model)
-    except Strange as error:
+    except CannotSliceError as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be sliced: {error}.") from None
 
 
 def _family_of(model: PreTrainedModel) -> Family:
     if getattr(model.config, "is_encoder_decoder", False):
-        raise Strange("its decoder reads two residuals, and only models with one are known")
+        raise CannotSliceError("its decoder reads two residuals, and only models with one are known")
     if model.main_input_name != "input_ids":
-        raise Strange(f"it reads {model.main_input_name}, and only models of text are known")
-    if any(hasattr(module, Kept.NAME) for module in model.modules()):
-        raise Strange("heads have been cut out of it; slice the dense model")
+        raise CannotSliceError(f"it reads {model.main_input_name}, and only models of text are known")
+    if any(map(PrunedHeads.of, model.modules())):
+        raise CannotSliceError("heads have been cut out of it; slice the dense model")
     kind = next((kind for kind in FAMILIES if kind.fits(model)), None)
     if kind is None:
-        raise Strange("its layers have neither the parts of BERT's nor those of LLaMA's")
+        raise CannotSliceError("its layers have neither the parts of BERT's nor those of LLaMA's")
     family = kind(model)
     if len({*family.attention}) < len(family.attention):
-        raise Strange("its layers are not all different ones, and each needs bases of its own")
+        raise CannotSliceError("its layers are not all different ones, and each needs bases of its own")
     return family
 
 
 def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping: float) -> PreTrainedModel:
-    """A copy of `model` whose layers carry `width` dimensions of the residual; `model` stays as it is.
+    """Returns a copy of `model` whose layers carry `width` dimensions of the residual; `model` stays as it is.
 
     The bases are chosen one after another, each from the signal that comes out of the layers already cut; it takes
     about two passes over the batches. Embeddings, heads and the last norm of a pre-norm model stay whole; the hidden
@@ -82,13 +82,13 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
 
 
 def _few(values: Any) -> Any:
-    """The first examples of a tensor; flags such as `use_cache` as they are."""
+    """Returns the first examples of a tensor; flags such as `use_cache` as they are."""
     return values[:CHECKED] if isinstance(values, Tensor) and values.dim() else values
 
 
 @torch.no_grad()
 def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
-    """Rotate a copy by other bases at every place without cutting: if the answers change, slicing misses something."""
+    """Rotates a copy by other bases at every place without cutting: if answers change, slicing misses something."""
     whole = copy.deepcopy(model).eval()
     before = _answers(whole, batch)
     if not before.isfinite().all():
@@ -104,7 +104,7 @@ def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
 
 
 def _answers(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """What the model says, at real tokens where it speaks of each token; float32 or better."""
+    """Returns the model's outputs, at real tokens where it has one for each token; float32 or better."""
     inputs = unlabelled(batch)
     answers: Tensor = model(**inputs)[0]
     answers = answers[real_tokens(inputs, answers)] if answers.dim() == 3 else answers

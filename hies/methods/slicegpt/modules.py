@@ -11,6 +11,10 @@ class SlicedNorm(nn.Module):
     """A norm without gain on k of d rotated coordinates: x / sqrt(|x|^2 / d + eps), in float32 or better.
 
     The mean square is over the dense width d; what was cut off counts as zero.
+
+    Attributes:
+        dense: d.
+        eps: the constant below the root.
     """
 
     def __init__(self, dense: int, eps: float) -> None:
@@ -18,19 +22,20 @@ class SlicedNorm(nn.Module):
         self.dense, self.eps = dense, eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., k] -> [..., k]."""
+        """Returns [..., k] for [..., k]."""
         precise = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         return (precise * (precise.square().sum(-1, keepdim=True) / self.dense + self.eps).rsqrt()).to(hidden.dtype)
 
     def extra_repr(self) -> str:
-        """For printing."""
+        """Returns what printing shows."""
         return f"dense={self.dense}, eps={self.eps}"
 
 
 class SlicedOutput(nn.Module):
-    """In place of BERT's attention.output and output: norm(dropout(dense(block)) + shortcut(residual)).
+    """Stands in place of BERT's attention.output and output: norm(dropout(dense(block)) + shortcut(residual)).
 
-    restore: after the last layer, from k coordinates to the hidden state of d dimensions; nothing elsewhere.
+    Attributes:
+        restore: after the last layer, from k coordinates to the hidden state of d dimensions; nothing elsewhere.
     """
 
     def __init__(self, dense: nn.Linear, shortcut: nn.Linear, norm: SlicedNorm, dropout: nn.Module) -> None:
@@ -39,15 +44,16 @@ class SlicedOutput(nn.Module):
         self.restore: nn.Module = nn.Identity()
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """The block's output [..., inner width] and the residual [..., k] -> [..., k']."""
+        """Returns [..., k'] for the block's output [..., inner width] and the residual [..., k]."""
         hidden = self.dropout(self.dense(hidden_states)) + self.shortcut(input_tensor)
         return self.restore(self.norm(hidden))
 
 
 class SlicedDecoderLayer(nn.Module):
-    """In place of a pre-norm decoder layer, with a matrix in each of its two shortcuts.
+    """Stands in place of a pre-norm decoder layer, with a matrix in each of its two shortcuts.
 
-    enter: before the first layer, from the embeddings of d dimensions to k coordinates; nothing elsewhere.
+    Attributes:
+        enter: before the first layer, from the embeddings of d dimensions to k coordinates; nothing elsewhere.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class SlicedDecoderLayer(nn.Module):
         self.enter: nn.Module = nn.Identity()
 
     def forward(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> Tensor:
-        """[..., k] -> [..., k'']; what else comes goes to the attention module."""
+        """Returns [..., k''] for [..., k]; further arguments go to the attention module."""
         hidden = self.enter(hidden_states)
         hidden = self.attention_shortcut(hidden) + self.self_attn(self.input_layernorm(hidden), *inputs, **options)[0]
         return self.mlp_shortcut(hidden) + self.mlp(self.post_attention_layernorm(hidden))

@@ -25,7 +25,7 @@ def lora() -> Any:
     try:
         import peft
     except ImportError:
-        raise HiesError("Tuning after slicing needs the package peft: pip install 'hies[tuning]'.") from None
+        raise HiesError("Tuning after slicing needs the package peft: pip install -e '.[tuning]'.") from None
     return peft
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:
-    """A Linear of this weight [outputs, inputs] and bias [outputs], with the device and precision of `like`."""
+    """Returns a Linear of this weight [outputs, inputs] and bias [outputs], with the device and precision of `like`."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     made.weight = nn.Parameter(weight.to(like.device, like.dtype).contiguous())
     if bias is not None:
@@ -16,9 +16,12 @@ def linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:
 
 @torch.no_grad()
 def reading(old: nn.Linear, matrix: Tensor, offset: Tensor | None = None) -> nn.Linear:
-    """What `old` gives for matrix @ y + offset, as a Linear of the coordinates y.
+    """Returns what `old` gives for matrix @ y + offset, as a Linear of the coordinates y.
 
-    matrix: [d, k]; offset: [d].
+    Args:
+        old: reads the hidden state, [d].
+        matrix: [d, k].
+        offset: [d].
     """
     weight = old.weight.double()
     bias = None if old.bias is None else old.bias.double()
@@ -29,6 +32,6 @@ def reading(old: nn.Linear, matrix: Tensor, offset: Tensor | None = None) -> nn.
 
 @torch.no_grad()
 def writing(old: nn.Linear, matrix: Tensor) -> nn.Linear:
-    """matrix @ what `old` gives, as one Linear; matrix: [k, d]."""
+    """Returns matrix [k, d] times what `old` gives, as one Linear."""
     bias = None if old.bias is None else matrix @ old.bias.double()
     return linear(matrix @ old.weight.double(), bias, old.weight)

@@ -39,7 +39,7 @@ class Digits(ClassifierTask):
         return digest(["digits", DRAW_VERSION, *DIGIT_SIZES, self.data_seed])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
-        """Returns 1,000 images for training, 297 for selection and 500 to report, each with its share of every digit."""
+        """Returns 1,000 images for training, 297 for selection and 500 to report, digits alike in all of them."""
         from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)

@@ -61,6 +61,6 @@ def agreement(prediction: str, answers: list[str]) -> float:
 
 
 def vqa_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Returns the mean agreement; labels: the people's answers to each example, a JSON list; both strings [examples]."""
+    """Returns the mean agreement; labels: the people's answers to each example, as JSON; both strings [examples]."""
     pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
     return float(np.mean([agreement(prediction, json.loads(answers)) for answers, prediction in pairs]))

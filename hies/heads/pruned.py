@@ -1,0 +1,86 @@
+"""Records which heads of a dense attention module survive pruning, and maps its inputs to them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PrunedHeads:
+    """The heads of the dense attention module that survive; an attribute of the pruned module.
+
+    Attributes:
+        dense_heads: query heads of the dense module.
+        heads: which of them survive, ascending.
+        dense_key_heads: key/value heads of the dense module.
+        key_heads: which of them survive, ascending.
+        groups: for every query head that survives, the position of its key/value head among `key_heads`; None where
+            transformers' rule (equal groups, in order) says the same.
+    """
+
+    NAME: ClassVar[str] = "hies_pruned_heads"
+
+    dense_heads: int
+    heads: tuple[int, ...]
+    dense_key_heads: int
+    key_heads: tuple[int, ...]
+    groups: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "PrunedHeads | None":
+        """Returns the record of an attention module, None for a dense one."""
+        return getattr(module, cls.NAME, None)
+
+    def attach(self, module: nn.Module) -> None:
+        """Makes it the record of an attention module."""
+        setattr(module, self.NAME, self)
+
+    @property
+    def removed(self) -> list[int]:
+        """The query heads of the dense module that have been removed."""
+        return sorted(set(range(self.dense_heads)) - set(self.heads))
+
+    def adapt(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Any]]:
+        """Returns the inputs of attention for the heads that survive.
+
+        Any input may still come for all heads of the dense module; those that survive are then picked from it.
+
+        Args:
+            query: [rows, heads, queries, width].
+            key: [rows, key heads, keys, width].
+            value: [rows, key heads, keys, width].
+            mask: or a bias, [rows, heads, queries, keys].
+            options: of the attention function; `position_bias` is like the mask.
+        """
+        query = _pick(query, self.dense_heads, self.heads)
+        key, value = (_pick(tensor, self.dense_key_heads, self.key_heads) for tensor in (key, value))
+        if self.groups is not None:
+            key, value = key[:, list(self.groups)], value[:, list(self.groups)]
+        options = dict(options)
+        if options.get("position_bias") is not None:
+            options["position_bias"] = _pick(options["position_bias"], self.dense_heads, self.heads)
+        return query, key, value, None if mask is None else _pick(mask, self.dense_heads, self.heads), options
+
+
+def _pick(tensor: Tensor, dense: int, heads: Sequence[int]) -> Tensor:
+    """Returns those heads of a tensor [rows, heads, ...] that has all dense ones; any other tensor as it is."""
+    return tensor[:, list(heads)] if tensor.shape[1] == dense and len(heads) < dense else tensor
+
+
+def groups_of(heads: Sequence[int], key_heads: Sequence[int], of: Mapping[int, int]) -> tuple[int, ...] | None:
+    """Returns the position in `key_heads` of each query head's key/value head, None where equal groups in order say so.
+
+    Args:
+        heads: query heads.
+        key_heads: key/value heads.
+        of: query head -> its key/value head.
+    """
+    places = tuple(key_heads.index(of[head]) for head in heads)
+    if not places:
+        return None
+    size, rest = divmod(len(places), len(key_heads))
+    return None if not rest and places == tuple(i // size for i in range(len(places))) else places

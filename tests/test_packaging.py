@@ -1,0 +1,82 @@
+"""What an installation needs: every package that is imported is declared, in the half that imports it."""
+
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+BENCHMARK = ("runs", "tasks", "evaluation")  # rooms of `hies` that need the extra `experiments`
+OURS = {"hies", "experiments", "analysis", "benchmarks", "hydra_plugins"}
+# Import name -> name on the package index, where they differ; joblib and submitit come with Hydra's launchers.
+INDEX = {"PIL": "pillow", "sklearn": "scikit-learn", "hydra": "hydra-core", "joblib": "hydra-joblib-launcher",
+         "submitit": "hydra-submitit-launcher"}  # fmt: skip
+
+
+def names_in(requirements):
+    return {re.match(r"[\w.-]+", line).group().lower().replace("-", "_") for line in requirements}
+
+
+@cache
+def packages_of(path):
+    """The packages of others that a file imports, by their names on the package index."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    others = found - OURS - sys.stdlib_module_names - {"_typeshed"}
+    return {INDEX.get(name, name).lower().replace("-", "_") for name in others}
+
+
+def library_files():
+    files = (path for path in (ROOT / "hies").rglob("*.py"))
+    return [path for path in files if path.relative_to(ROOT / "hies").parts[0] not in BENCHMARK]
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_library_imports_what_it_declares(path):
+    declared = names_in(PROJECT["project"]["dependencies"]) | names_in(EXTRAS["tuning"])  # peft, when it is needed
+    assert packages_of(path) <= declared
+
+
+def test_the_library_declares_only_what_it_imports():
+    assert names_in(PROJECT["project"]["dependencies"]) == set().union(*map(packages_of, library_files())) - {"peft"}
+
+
+def test_the_benchmark_imports_what_is_declared():
+    declared = names_in(PROJECT["project"]["dependencies"]).union(*map(names_in, EXTRAS.values()))
+    for folder in ("hies", "experiments", "analysis", "hydra_plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert packages_of(path) <= declared, path
+
+
+def test_every_declared_package_has_a_tested_version():
+    pinned = names_in(re.findall(r"^\w[^=#]*==\S+$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
+    declared = names_in(PROJECT["project"]["dependencies"]).union(*map(names_in, EXTRAS.values())) - {"hies"}
+    assert declared <= pinned
+
+
+def test_messages_and_pages_install_from_a_clone():
+    """The project is on no package index, so its name alone installs nothing."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    texts = [
+        *pages,
+        *(path for folder in ("hies", "experiments", "analysis", "conf") for path in (ROOT / folder).rglob("*.*")),
+    ]
+    for path in (path for path in texts if path.suffix in (".md", ".py", ".yaml")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"""pip install ['"]?hies""", text), path
+        for extra in re.findall(r"""pip install -e ['"]?\.\[([\w,]+)\]""", text):
+            assert {*extra.split(",")} <= {*EXTRAS}, path
+
+
+def test_the_wheel_holds_the_library_alone():
+    assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["hies*"]
