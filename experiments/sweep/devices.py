@@ -61,7 +61,8 @@ def visible(variable: str | None, gpus: int) -> list[str]:
 def claim(names: Sequence[str], folder: Path) -> int:
     """Returns the position in `names` of the GPU that the fewest processes have claimed.
 
-    It is held until this process ends. A file lock stands for a place on a GPU: the first round of places is taken before the second begins.
+    It is held until this process ends. A file lock stands for a place on a GPU: the first round of places is taken
+    before the second begins.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     for place in count():

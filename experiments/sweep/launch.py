@@ -126,7 +126,8 @@ class Launcher:
         with self._ended_early() as early:
             returned = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
         for job, done in zip(jobs, returned, strict=True):
-            came_of_it = done.return_value if done.status == JobStatus.COMPLETED else None
+            # A job that failed raises here what kept it from leaving a record; one that submitit has lost is unknown.
+            came_of_it = None if done.status == JobStatus.UNKNOWN else done.return_value
             if isinstance(came_of_it, Stopped):
                 raise came_of_it
             if came_of_it == TAKEN:
