@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from visual_copy import random_llava, vizwiz_rows, write_llava, write_split
 
 import hies
-from experiments.messages import CONF
+from experiments.config.messages import CONF
 from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.evaluator import Evaluator
