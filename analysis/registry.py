@@ -1,7 +1,7 @@
 """The list of figures and tables. A new one is a decorated function in a file of `figures/` or `tables/`, no more.
 
 A figure is a function of a frame that returns its axes, a table one that returns a `Table`; both sit under a
-decorator that gives name and description. The file is found by being there.
+decorator that gives name and description. It needs no entry in a list.
 """
 
 import importlib
