@@ -93,7 +93,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    """Add what W&B has to --results, if that is asked for."""
+    """Adds what W&B has to --results, if an option says so."""
     if options.source == "local":
         if options.project is not None:
             raise HiesError(f"--project={options.project} is for --from=wandb; give both or none.")

@@ -23,7 +23,7 @@ TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the int
     per=OF_MODEL,
 )
 def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
-    """A block of lines for each reference; a column for each range of ratios and measure."""
+    """Draws a block of lines for each reference; a column for each range of ratios and measure."""
     data = compare(rows, draws)
     drawn = _marked(data[data["tasks"] > 0], rows)
     blocks = {str(name): list(block["criterion"].unique()) for name, block in drawn.groupby("against", sort=False)}
