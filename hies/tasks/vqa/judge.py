@@ -8,12 +8,8 @@ import json
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from hies.errors import HiesError
@@ -44,16 +40,6 @@ GRADE = re.compile(r"0|1|0?\.\d+|1\.0+")
 REQUEST_TRIES = 5  # of a request that the endpoint cannot serve at the moment
 PAUSE = 1.0  # seconds before the second try; twice as long before each further one
 JUDGE_TIMEOUT = 120  # seconds
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected request would carry the key to wherever it is sent."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @dataclass(frozen=True)
@@ -127,22 +113,26 @@ class Judge:
             ) from None
 
     def _sent(self, body: bytes) -> bytes:
-        """Returns what the endpoint answers to a request, asked again while it is busy or fails."""
+        """Returns what the endpoint answers to a request, sent again while it is busy or fails."""
+        import httpx  # which follows no redirect: one would carry the key to wherever it leads
+
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url}/chat/completions", body, headers, method="POST")
         problem = ""
         for attempt in range(REQUEST_TRIES):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))
             try:
-                with _OPENER.open(request, timeout=JUDGE_TIMEOUT) as response:
-                    return response.read()
-            except urllib.error.HTTPError as error:
-                problem = f"answers with status {error.code}"
-                if error.code != 429 and error.code < 500:
-                    raise HiesError(self._refusal(error.code)) from None  # its text could repeat the key
-            except (OSError, HTTPException) as error:
+                response = httpx.post(
+                    f"{self.url}/chat/completions", content=body, headers=headers, timeout=JUDGE_TIMEOUT
+                )
+            except httpx.HTTPError as error:
                 problem = f"cannot be reached ({type(error).__name__})"
+                continue
+            if response.is_success:
+                return response.content
+            if response.status_code != 429 and response.status_code < 500:
+                raise HiesError(self._refusal(response.status_code))  # without its text, which could repeat the key
+            problem = f"answers with status {response.status_code}"
         raise HiesError(f"The judge's endpoint at {self._host} {problem}, {REQUEST_TRIES} times; try again later.")
 
     def _refusal(self, status: int) -> str:
