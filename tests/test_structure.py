@@ -128,3 +128,9 @@ def test_a_public_name_means_one_thing():
                 homes[name].add(str(path.relative_to(ROOT)))
     twice = {name: sorted(at) for name, at in homes.items() if len(at) > 1 and name[0] != "_" and name not in REPEATED}
     assert not twice
+
+
+def test_tests_share_what_is_in_support_alone():
+    for path in files("tests"):
+        shared = {module.split(".")[0] for module, _ in imports(path)}
+        assert not [name for name in shared if name == "conftest" or name.startswith("test_")], path
