@@ -21,7 +21,7 @@ class Model:
     """A model on a task, of five heads, whose statistics do not depend on the draw; quality falls with the heads."""
 
     def __init__(self):
-        self.tally, self.looked = SimpleNamespace(naive=0), []
+        self.counter, self.looked = SimpleNamespace(naive=0), []
         self.sites = {"a": Site("a", 3, 3, 4, 2, 5, 5), "b": Site("b", 2, 2, 4, 2, 5, 5)}
 
     def statistics(self, need, seed, size, removed=None):
@@ -31,7 +31,7 @@ class Model:
     def calibration_loss(self, removed, seed, size):
         return float(sum(map(len, removed.values()))) + (2 in removed.get("a", []))
 
-    def outcome(self, removed):
+    def evaluate(self, removed):
         return removed
 
 
@@ -77,7 +77,7 @@ def test_a_method_that_removes_no_heads_plans_itself():
 def test_a_protocol_chooses_alpha_and_notes_it():
     method, model, ticks = HIES("auto", alphas=(0.9, 0.1)), Model(), []
     plan = method.plan(model, Draw(3, 8), Selection(), [0.2, 0.6], lambda: ticks.append(1))
-    assert len(ticks) == method.steps([0.2, 0.6]) == 4 and model.tally.naive == 4 * 2 * 8
+    assert len(ticks) == method.steps([0.2, 0.6]) == 4 and model.counter.naive == 4 * 2 * 8
     assert [note["alpha_used"] for note in plan.notes.values()] == [None, 0.9, 0.9]
     assert HIES("per_ratio", tuning_seeds=3).steps([0.0, 0.5]) == 3 * len(HIES().alphas)
 
