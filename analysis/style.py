@@ -44,7 +44,7 @@ OTHER_ALPHA = ("#A65A2A", (6, 1, 0), DASHES[3])
 # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
 STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
 INK, MUTED, REMOVED = "#222222", "#666666", "#D9D9D9"
-WIDTH = 10.4  # inches of a figure of many panels
+FIGURE_WIDTH = 10.4  # inches of a figure of many panels
 CHARACTERS_PER_LABEL = 26
 CHARACTERS_PER_INCH = 15  # of the caption, for wrapping
 
@@ -82,7 +82,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def small_multiples(
-    count: int, columns: int, height: float, lines: int = 1, width: float = WIDTH
+    count: int, columns: int, height: float, lines: int = 1, width: float = FIGURE_WIDTH
 ) -> tuple[Figure, list[list[Axes]]]:
     """Returns a figure `width` inches wide, and its `lines` blocks of `count` panels `height` inches each."""
     rows = ceil(count / columns)

@@ -27,7 +27,7 @@ def draw_methods(rows: pd.DataFrame) -> list[Axes]:
     rows = rows.assign(**{FLOPS_LEFT: percent_of_dense(rows, "flops")})
     if rows["curve"].nunique() < 2 or not ((rows["ratio"] > 0) & rows[FLOPS_LEFT].notna()).any():
         raise Unavailable("it takes two criteria with rows of a pruned ratio and their FLOPs")
-    canvas = style.new_figure(style.WIDTH, 7.6)
+    canvas = style.new_figure(style.FIGURE_WIDTH, 7.6)
     grid = canvas.subplots(2, 2, sharex="col", sharey="row")
     looks = style.smaller(style.looks(rows))
     cost = mean_of_tasks(rows, FLOPS_LEFT).groupby(["curve", "ratio"])[FLOPS_LEFT].mean()

@@ -43,7 +43,7 @@ def draw_figure4(rows: pd.DataFrame) -> list[Axes]:
     """Draws the paper's methods; beside LLaMA-2-7B the paper's HIS and HIES where its table 10 has them."""
     printed = printed_language()
     printed = printed[printed["task"].isin(rows.loc[rows["model"] == PRINTED_MODEL, "task"])]
-    return draw_kind(rows, labels.LANGUAGE_TASKS, printed, "" if printed.empty else PRINTED_NOTE)
+    return draw_kind(rows, labels.LANGUAGE_NAMES, printed, "" if printed.empty else PRINTED_NOTE)
 
 
 draw_figure10 = figure(
@@ -51,13 +51,13 @@ draw_figure10 = figure(
     about="Quality above stability against the ratio for GSM8K and MMLU, and their mean.",
     needs="rows of GSM8K or MMLU at a pruned ratio",
     per=OF_MODEL,
-)(partial(draw_kind, tasks=labels.REASONING_TASKS))
+)(partial(draw_kind, tasks=labels.REASONING_NAMES))
 draw_figure11 = figure(
     "figure11",
     about="Quality above stability against the ratio for sets of images, a column for each and one for their mean.",
     needs="rows of CIFAR-10, CIFAR-100, Food-101, Fashion-MNIST or ImageNet-1k at a pruned ratio",
     per=OF_MODEL,
-)(partial(draw_kind, tasks=labels.VISION_TASKS))
+)(partial(draw_kind, tasks=labels.VISION_NAMES))
 
 
 @figure(
@@ -85,4 +85,4 @@ def printed_language() -> pd.DataFrame:
     """Returns what the paper's table 10 prints of single tasks: task, criterion, ratio, percent."""
     printed = paper.read_paper("table10_llama_seeds").rename(columns={"HIS_percent": "his", "HIES_percent": "hies"})
     long = printed.melt(["task", "ratio"], ["his", "hies"], var_name="criterion", value_name="percent")
-    return long[long["task"].isin(labels.LANGUAGE_TASKS)]
+    return long[long["task"].isin(labels.LANGUAGE_NAMES)]

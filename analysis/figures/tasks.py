@@ -57,7 +57,7 @@ def draw_tasks(
     """
     tasks = labels.ordered_tasks(rows["task"])
     count = len(tasks) + (len(tasks) > 1)
-    width = style.WIDTH
+    width = style.FIGURE_WIDTH
     if columns is None and count <= ONE_ROW:
         columns, width = count, max(LEAST_WIDTH, count * PANEL_WIDTH + LEGEND_WIDTH)
     columns = min(columns or TASKS_IN_ROW, count)

@@ -11,7 +11,7 @@ from analysis.tables import beside
 from analysis.tables.beside import AVERAGE, OURS, PAPER
 from analysis.text import choice
 from analysis.text.captions import caption
-from analysis.text.labels import CRITERION_NAMES, GLUE_TASKS, label, ordered_curves, task_name
+from analysis.text.labels import CRITERION_NAMES, GLUE_NAMES, label, ordered_curves, task_name
 from analysis.text.numbers import number, percent
 
 METHOD_RATIOS = (0.1, 0.3, 0.5)
@@ -38,15 +38,15 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     Raises:
         Unavailable: several calibration sizes, or no row that the paper's table has a place for.
     """
-    rows = one_calibration_size(rows[rows["task"].isin(GLUE_TASKS)])
-    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE_TASKS)
+    rows = one_calibration_size(rows[rows["task"].isin(GLUE_NAMES)])
+    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE_NAMES)
     if not pruned["curve"].isin(PRINTED_NAMES).any():
         raise Unavailable(f"there are no rows of GLUE at 10, 30 or 50 % for any of {', '.join(PRINTED_NAMES)}")
     lines = [(ratio, curve) for ratio in METHOD_RATIOS for curve in [*PRINTED_NAMES, *_further(pruned)]]
     paper = printed.set_index(["ratio", "method", "task"])[f"{measure}_percent"].to_dict()
     if (0.0, UNPRUNED_IN_PAPER, AVERAGE) in paper:
         lines = [(0.0, UNPRUNED), *lines]
-    cells = pd.DataFrame([(*line, task) for line in lines for task in (*GLUE_TASKS, AVERAGE)], columns=CELL)
+    cells = pd.DataFrame([(*line, task) for line in lines for task in (*GLUE_NAMES, AVERAGE)], columns=CELL)
     names = {**PRINTED_NAMES, UNPRUNED: UNPRUNED_IN_PAPER}
     keys = zip(cells["ratio"], cells["criterion"].map(names), cells["task"], strict=True)
     cells[PAPER] = [paper.get(key, np.nan) for key in keys]
@@ -54,7 +54,7 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     data = data.astype({"n": int, "seeds": int})
     used = rows[rows["curve"].isin([curve for _, curve in lines])]
     return Table(
-        _shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE_TASKS)}"
+        _shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE_NAMES)}"
     )
 
 
@@ -63,7 +63,7 @@ def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> pd.DataFram
     unpruned = rows[rows["ratio"] == 0].assign(curve=UNPRUNED).drop_duplicates(["task", "seed"])
     points = summarise(pd.concat([pruned, unpruned]), measure, ["ratio", "curve", "task"])
     points = points.rename(columns={"curve": "criterion", "mean": OURS})[[*CELL, OURS, "n", "seeds"]]
-    whole = points.groupby(CELL[:2]).filter(lambda part: part["task"].nunique() == len(GLUE_TASKS))
+    whole = points.groupby(CELL[:2]).filter(lambda part: part["task"].nunique() == len(GLUE_NAMES))
     averages = whole.groupby(CELL[:2], as_index=False).agg(
         {OURS: lambda means: means.mean(skipna=False), "seeds": "min"}
     )
@@ -100,5 +100,5 @@ def _note(data: pd.DataFrame) -> str:
     undefined = data[(data["n"] == 0) & (data["seeds"] > 0) & (data["task"] != AVERAGE)]
     cells = [f"{task_name(row.task)} at {percent(row.ratio)} for {row.criterion}" for row in undefined.itertuples()]
     text = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
-    averages = beside.averages_note([*GLUE_TASKS])
+    averages = beside.averages_note([*GLUE_NAMES])
     return f"Paper: BERT-base. Ours: mean over seeds. {beside.BLANK_NOTE}; {averages}.{text}"
