@@ -11,7 +11,7 @@ from small_folders import GROUPED, SIZES, write_folder
 import hies
 from experiments import prune, run
 from experiments.sweep import job as job_module
-from hies.heads import projections
+from hies.heads import conventions
 from hies.pruning.files import RECORD
 
 DIGITS = ["model=vit_tiny", "task=digits", "model.finetune.epochs=3", "task.max_examples=101", "criterion=his"]
@@ -201,7 +201,7 @@ def test_a_mistake_is_one_sentence_said_before_anything_is_computed(call, tmp_pa
 
 
 def test_a_model_that_cannot_be_cut_is_refused_before_it_is_fine_tuned(call, tmp_path, monkeypatch):
-    monkeypatch.setitem(projections.REFUSED, "ViTAttention", "they are sewn together")
+    monkeypatch.setitem(conventions.REFUSED, "ViTAttention", "they are sewn together")
     status, _, (error,) = call(*DIGITS, "sparsity.ratio=0.3", f"out={tmp_path}/small", f"cache_dir={tmp_path}/cache")
     assert status == 2 and "sewn together" in error
     assert not (tmp_path / "small").exists() and not list(tmp_path.glob("cache/*/*"))

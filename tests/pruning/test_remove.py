@@ -13,7 +13,7 @@ from experiments.config import schema, store
 from experiments.config.messages import CONF
 from experiments.sweep import job as job_module
 from hies.evaluation import evaluator as evaluator_module
-from hies.heads import projections
+from hies.heads import conventions
 
 QUIET = ["wandb.mode=disabled", "calibration.size=8"]
 DIGITS = ["model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=3", "task=digits",
@@ -108,7 +108,7 @@ def test_a_chosen_alpha_is_the_same_in_both_modes(call, monkeypatch):
 
 
 def test_heads_that_cannot_be_cut_out_are_refused_before_anything_is_computed(call, tmp_path, monkeypatch):
-    monkeypatch.setitem(projections.REFUSED, "ViTAttention", "they are sewn together")
+    monkeypatch.setitem(conventions.REFUSED, "ViTAttention", "they are sewn together")
     fresh = tmp_path / "cache"
     rows, status, err = call("refused", *DIGITS, "sparsity.mode=remove", f"cache_dir={fresh}")
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
