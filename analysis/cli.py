@@ -3,7 +3,8 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -14,38 +15,43 @@ from analysis.data.rows import finished_jobs, load
 from analysis.errors import Unavailable
 from analysis.output import write_entry
 from analysis.registry import Entry, entries
-from hies.errors import RowsWarning
+from hies.errors import HiesError, RowsWarning
 from hies.runs import grid
+from hies.runs.schema import Row
 
-SHOWN = 12  # missing jobs that are named one by one
+JOBS_NAMED = 12  # missing jobs that are named one by one
 RUN_COMMAND = "python -m experiments.run -m experiment="
-
-
-class UsageError(Exception):
-    """One sentence: the option, its value, and what works."""
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, but its errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UsageError(f"{message}; `{self.prog} --help` names the options.")
+        """Raises instead of printing the usage."""
+        raise HiesError(f"{message}; `{self.prog} --help` names the options.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what is asked for, say what was written and what is missing; returns the exit code."""
+def exit_code(work: Callable[[argparse.Namespace], int], parser: Parser, arguments: Sequence[str] | None) -> int:
+    """Returns that of a command with these arguments; an error is printed as one sentence."""
     try:
-        options = _parser().parse_args(arguments)
-        if options.list:
-            return _print_list()
-        return _build(options)
-    except UsageError as problem:
+        return work(parser.parse_args(arguments))
+    except HiesError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+@contextmanager
+def rows_warnings() -> Iterator[None]:
+    """Prints what was left out in the block, after it and each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RowsWarning)
+        yield
+    for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds figures and tables, prints what was written and what is missing; returns the exit code."""
     parser = Parser(prog="python -m analysis", description="Build figures and tables from rows.", allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures or tables to build (default: all)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where the rows are")
@@ -56,56 +62,50 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--project", metavar="ENTITY/NAME", help="for --from wandb: its runs are added to --results")
     parser.add_argument("--list", action="store_true", help="name all figures and tables")
-    return parser
-
-
-def _print_list() -> int:
-    for entry in entries().values():
-        print(f"{entry.name:<14}{entry.kind}: {entry.about} Needs {entry.needs}.")
-    return 0
+    return exit_code(_build, parser, arguments)
 
 
 def _build(options: argparse.Namespace) -> int:
+    if options.list:
+        print(*(f"{one.name:<14}{one.kind}: {one.about} Needs {one.needs}." for one in entries().values()), sep="\n")
+        return 0
     chosen = _chosen(options.names)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RowsWarning)
+    with rows_warnings():
         _fetch(options)
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
         missing = [] if jobs is None else grid.unfinished_jobs(options.results, finished_jobs(jobs), options.experiment)
-    for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, RowsWarning)):
-        print(f"warning: {text}", file=sys.stderr)
     if all(frame.empty for frame in frames.values()):
-        raise UsageError(_nothing(options, chosen))
+        raise HiesError(_nothing(options, chosen))
     named = bool(options.names)
     try:
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, explain=named) for entry in chosen}
     except OSError as problem:
-        raise UsageError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
+        raise HiesError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
     written = [path for paths in made.values() for path in paths]
     print("\n".join(["Written:", *(f"  {path}" for path in written)]) if written else "Nothing was written.")
-    if not options.names and (without := [name for name, paths in made.items() if not paths]):
+    if not named and (without := [name for name, paths in made.items() if not paths]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
-        _print_completeness(options.results, jobs, missing, options.experiment)
+        _print_completeness(options.results, finished_jobs(jobs), missing, options.experiment)
     return 0 if written else 1
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    """Add what W&B has to --results, if that is asked for."""
+    """Adds what W&B has to --results, if an option says so."""
     if options.source == "local":
         if options.project is not None:
-            raise UsageError(f"--project={options.project} is for --from=wandb; give both or none.")
+            raise HiesError(f"--project={options.project} is for --from=wandb; give both or none.")
         return
     if options.project is None:
-        raise UsageError("--from=wandb lacks --project; give --project=ENTITY/NAME.")
+        raise HiesError("--from=wandb lacks --project; give --project=ENTITY/NAME.")
     from hies.runs.wandb import NotFetched, fetch
 
     try:
         new = fetch(options.project, options.results, options.experiment)
     except NotFetched as problem:
-        raise UsageError(str(problem)) from None
+        raise HiesError(str(problem)) from None
     print(f"{new} runs of --project={options.project} were not in {options.results} yet and are written there.")
 
 
@@ -113,25 +113,25 @@ def _chosen(names: list[str]) -> list[Entry]:
     known = entries()
     for name in names:
         if name not in known:
-            close = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"NAME={name} is no figure or table; {hint}There are: {', '.join(known)}.")
+            raise HiesError(f"NAME={name} is no figure or table; {_there_are(known, name)}.")
     return [known[name] for name in dict.fromkeys(names)] or list(known.values())
 
 
+def _there_are(known: Iterable[str], name: str) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{f'did you mean {close[0]}? ' if close else ''}There are: {', '.join(known)}"
+
+
 def check_experiment(results: Path, experiment: str | None) -> None:
-    """Raise a UsageError for an experiment that is not there though others are."""
+    """Raises a HiesError for an experiment that is not there though others are."""
     known = grid.experiments(results)
-    if experiment is None or experiment in known or not known:
-        return
-    close = get_close_matches(experiment, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}? " if close else ""
-    works = f"{', '.join(known)}, or what `{RUN_COMMAND}{experiment}` makes"
-    raise UsageError(f"--experiment={experiment} has no folder in {results}; {hint}There are: {works}.")
+    if known and experiment is not None and experiment not in known:
+        works = f"{_there_are(known, experiment)}, or what `{RUN_COMMAND}{experiment}` makes"
+        raise HiesError(f"--experiment={experiment} has no folder in {results}; {works}.")
 
 
 def no_rows(results: Path, experiment: str | None) -> str:
-    """Which command makes the rows that are not there."""
+    """Returns which command makes the rows that are not there."""
     if experiment:
         return f"--experiment={experiment} has no rows in {results}; `{RUN_COMMAND}{experiment}` makes them."
     return f"--results={results} holds no rows; `make run` or `{RUN_COMMAND}quickstart` makes them."
@@ -161,16 +161,16 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
 
 
 def _print_completeness(
-    results: Path, rows: pd.DataFrame, missing: list[grid.DeclaredJob], experiment: str | None
+    results: Path, finished: list[Row], missing: list[grid.DeclaredJob], experiment: str | None
 ) -> None:
     for name in [experiment] if experiment else grid.experiments(results):
-        jobs = grid.jobs(results, name, finished_jobs(rows))
+        jobs = grid.jobs(results, name, finished)
         gaps = [job for job in missing if job.experiment == name]
         failed = sum(job.failed for job in gaps)
         tail = f", {failed} failed" if failed else ""
         source = "" if grid.read_grid(results, name) else " (no grid.json: only what was found is counted)"
         print(f"{name}: {len(jobs) - len(gaps)} of {len(jobs)} jobs finished{tail}{source}.")
-        for job in gaps[:SHOWN]:
+        for job in gaps[:JOBS_NAMED]:
             print(f"  missing{' (failed)' * job.failed}: {job}: {job.command or 'its command is not recorded'}")
-        if len(gaps) > SHOWN:
-            print(f"  and {len(gaps) - SHOWN} more; `{RUN_COMMAND}{name}` makes those that it declares.")
+        if len(gaps) > JOBS_NAMED:
+            print(f"  and {len(gaps) - JOBS_NAMED} more; `{RUN_COMMAND}{name}` makes those that it declares.")

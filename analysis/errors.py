@@ -1,4 +1,4 @@
-"""Errors of figures and tables, in words for the person who asked for one."""
+"""Errors of figures and tables, in words for the person who builds them."""
 
 
 class Unavailable(Exception):

@@ -13,7 +13,7 @@ from analysis.registry import Entry, Table
 
 
 def write_entry(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
-    """Build one figure or table from the rows of one group and write it in its two formats.
+    """Builds one figure or table from the rows of one group and writes it in its two formats; returns the files.
 
     Raises:
         Unavailable: the rows do not allow it.
@@ -26,7 +26,7 @@ def write_entry(entry: Entry, rows: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def save_figure(axes: list[Axes], stem: Path) -> list[Path]:
-    """`stem`.png and `stem`.pdf, without a date in them."""
+    """Writes `stem`.png and `stem`.pdf, without a date in them; returns both."""
     figure = axes[0].get_figure(root=True)
     assert isinstance(figure, Figure)
     png, pdf = Path(f"{stem}.png"), Path(f"{stem}.pdf")
@@ -38,7 +38,7 @@ def save_figure(axes: list[Axes], stem: Path) -> list[Path]:
 
 
 def save_table(table: Table, stem: Path) -> list[Path]:
-    """`stem`.md for readers and `stem`.csv with the numbers."""
+    """Writes `stem`.md for readers and `stem`.csv with the numbers; returns both."""
     markdown, csv = Path(f"{stem}.md"), Path(f"{stem}.csv")
     body = table.shown.to_markdown(index=False, disable_numparse=True)
     markdown.write_text(f"{body}\n\n{table.caption}\n", encoding="utf-8")

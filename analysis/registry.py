@@ -1,20 +1,19 @@
 """The list of figures and tables. A new one is a decorated function in a file of `figures/` or `tables/`, no more.
 
 A figure is a function of a frame that returns its axes, a table one that returns a `Table`; both sit under a
-decorator that gives name and description. The file is found by being there.
+decorator that gives name and description. It needs no entry in a list.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.data import rows
@@ -22,6 +21,7 @@ from analysis.text.labels import SETTING
 
 OF_MODEL = ("experiment", "model")
 Load = Callable[[Path, str | None], pd.DataFrame]  # (results folder, experiment or None for all) -> rows
+Make = Callable[..., Any]  # rows of one output -> axes or a Table
 
 
 @dataclass(frozen=True)
@@ -58,40 +58,34 @@ class Entry:
     about: str
     needs: str
     per: tuple[str, ...]
-    make: Callable[..., Any]
+    make: Make
     load: Load = rows.load
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
-def figure(
-    name: str, about: str, needs: str, per: tuple[str, ...] = tuple(SETTING), load: Load = rows.load
-) -> Callable[[Callable[..., list[Axes]]], Callable[..., list[Axes]]]:
-    """Registers a figure; it draws in the house style wherever it is called from."""
+def _registered(
+    kind: str, name: str, about: str, needs: str, per: tuple[str, ...] = tuple(SETTING), load: Load = rows.load
+) -> Callable[[Make], Make]:
+    """Registers what it decorates under a name, to be drawn in the house style wherever it is called from."""
 
-    def register(draw: Callable[..., list[Axes]]) -> Callable[..., list[Axes]]:
-        @wraps(draw)
-        def styled(frame: pd.DataFrame, **options: Any) -> list[Axes]:
+    def register(make: Make) -> Make:
+        @wraps(make)
+        def styled(frame: pd.DataFrame, **options: Any) -> Any:
             with mpl.rc_context(style.RC):
-                return draw(frame, **options)
+                return make(frame, **options)
 
-        _add(Entry(name, "figure", about, needs, per, styled, load))
+        if name in _ENTRIES:
+            raise ValueError(f"two figures or tables are named {name}")
+        _ENTRIES[name] = Entry(name, kind, about, needs, per, styled, load)
         return styled
 
     return register
 
 
-def table(
-    name: str, about: str, needs: str, per: tuple[str, ...] = tuple(SETTING), load: Load = rows.load
-) -> Callable[[Callable[..., Table]], Callable[..., Table]]:
-    """Registers a table."""
-
-    def register(make: Callable[..., Table]) -> Callable[..., Table]:
-        _add(Entry(name, "table", about, needs, per, make, load))
-        return make
-
-    return register
+figure = partial(_registered, "figure")  # decorates a function of a frame that returns its axes
+table = partial(_registered, "table")  # decorates a function of a frame that returns a `Table`
 
 
 def entries() -> dict[str, Entry]:
@@ -101,9 +95,3 @@ def entries() -> dict[str, Entry]:
         for module in pkgutil.iter_modules(parent.__path__):
             importlib.import_module(f"analysis.{package}.{module.name}")
     return dict(sorted(_ENTRIES.items(), key=lambda item: (item[1].kind, item[0])))
-
-
-def _add(entry: Entry) -> None:
-    if entry.name in _ENTRIES:
-        raise ValueError(f"two figures or tables are named {entry.name}")
-    _ENTRIES[entry.name] = entry

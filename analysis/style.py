@@ -44,7 +44,7 @@ OTHER_ALPHA = ("#A65A2A", (6, 1, 0), DASHES[3])
 # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
 STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
 INK, MUTED, REMOVED = "#222222", "#666666", "#D9D9D9"
-WIDTH = 10.4  # inches of a figure of many panels
+FIGURE_WIDTH = 10.4  # inches of a figure of many panels
 CHARACTERS_PER_LABEL = 26
 CHARACTERS_PER_INCH = 15  # of the caption, for wrapping
 
@@ -77,14 +77,14 @@ RC: Any = {  # the names of matplotlib's own settings
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, laid out so that nothing overlaps; it belongs to no window and no global state."""
+    """Returns an empty figure, laid out so that nothing overlaps; it belongs to no window and no global state."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.06))
 
 
 def small_multiples(
-    count: int, columns: int, height: float, lines: int = 1, width: float = WIDTH
+    count: int, columns: int, height: float, lines: int = 1, width: float = FIGURE_WIDTH
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Panels `height` inches each: `lines` blocks of `count` panels, `columns` in a row; `width` of all of them."""
+    """Returns a figure `width` inches wide, and its `lines` blocks of `count` panels `height` inches each."""
     rows = ceil(count / columns)
     canvas = new_figure(width, lines * rows * height + 1.2)
     grid = canvas.subplots(lines * rows, min(columns, count), squeeze=False)
@@ -96,7 +96,7 @@ def small_multiples(
 
 
 def outer_labels(panels: list[Axes], columns: int, below: str, left: str) -> None:
-    """Label the panels at the left edge, and of each column the lowest."""
+    """Labels the panels at the left edge, and of each column the lowest."""
     for axes in panels[::columns]:
         axes.set_ylabel(left)
     for axes in panels[-columns:]:
@@ -104,7 +104,7 @@ def outer_labels(panels: list[Axes], columns: int, below: str, left: str) -> Non
 
 
 def headline(figure: Figure, title: str, caption: str) -> None:
-    """A title above and the caption below, both flush left, wrapped to the width of the figure."""
+    """Puts a title above and the caption below, both flush left, wrapped to the width of the figure."""
     width = int(figure.get_figwidth() * CHARACTERS_PER_INCH)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=8.5, color=MUTED)
@@ -123,18 +123,18 @@ def legend_beside(canvas: Figure, panels: Iterable[Axes], **size: Any) -> None:
 
 
 def wrapped(curve: str) -> str:
-    """The name of a curve in lines that a legend or an axis has room for."""
+    """Returns the name of a curve in lines that a legend or an axis has room for."""
     return textwrap.fill(curve, CHARACTERS_PER_LABEL)
 
 
 def plain_box(axes: Axes) -> None:
-    """A matrix or heat map: no frame, no tick marks."""
+    """Removes frame and tick marks, as for a matrix or a heat map."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
 def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The line style of every curve: colour and marker of its criterion, shade and dash of its knobs.
+    """Returns the line style of every curve: colour and marker of its criterion, shade and dash of its knobs.
 
     HIES with a chosen alpha has a shade, a dash and a marker for each way to choose it, whatever else is drawn; HIES
     of another importance is a dashed line in the colour of that.
@@ -146,12 +146,9 @@ def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     order = ordered_curves(rows)
     for curve in order:
         row = curves[curve]
-        own = (
-            (row["criterion"], choice.word(row))
-            if row.get("importance") not in LOOKS
-            else (row["importance"], COMBINED)
-        )
-        families.setdefault(own, []).append(curve)
+        mixture = row.get("importance") in LOOKS
+        family_key = (row["importance"], COMBINED) if mixture else (row["criterion"], choice.word(row))
+        families.setdefault(family_key, []).append(curve)
     variants = sum(criterion == "hies" for criterion, _ in families)
     styles: dict[str, dict[str, Any]] = {}
     for (criterion, word), family in families.items():
@@ -183,11 +180,11 @@ def _shades(family: list[str], color: str, marker: Any, dash: Any, crowded: bool
 
 
 def smaller(looks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same styles for small panels."""
+    """Returns the same styles for small panels."""
     sizes = {"linewidth": RC["lines.linewidth"], "markersize": RC["lines.markersize"]}
     return {curve: {**look, **{k: 0.75 * look.get(k, v) for k, v in sizes.items()}} for curve, look in looks.items()}
 
 
 def mixed(color: str, share: float) -> tuple[float, ...]:
-    """A colour with this share of white."""
+    """Returns a colour with this share of white."""
     return tuple(share + (1 - share) * channel for channel in colors.to_rgb(color))

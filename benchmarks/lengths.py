@@ -90,7 +90,7 @@ def _way(name: str, tokens: int) -> Callable[[], object]:
 
 
 def _draw(seconds: Points, megabytes: Points, caption: str, path: Path) -> None:
-    canvas = style.new_figure(style.WIDTH, 4.4)
+    canvas = style.new_figure(style.FIGURE_WIDTH, 4.4)
     panels = list(canvas.subplots(1, 2))
     _panel(panels[0], seconds, "Time", "seconds")
     _panel(panels[1], megabytes, "Memory", "MB")

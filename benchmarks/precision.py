@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from tabulate import tabulate
 
-from experiments.grid import Declared
-from experiments.job import Job, workbench
-from experiments.shell import command
+from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.evaluation import metrics
 from hies.heads.attention import masked
 from hies.methods import HIS
@@ -23,12 +23,12 @@ from hies.tasks.classifier import predict
 
 def main() -> int:
     """Print the table of every job that the command line names; the exit status."""
-    return command(_compare, lambda: print(__doc__))
+    return run_command(_compare, __doc__)
 
 
 def _compare(declared: Declared) -> int:
     for job in declared.jobs:
-        bench = workbench(job.config)
+        bench = evaluator_of(job.config)
         labels, tokens = bench.labels("report"), bench.encoded("report")
         unpruned: dict[str, np.ndarray] = {}
         rows = []

@@ -12,9 +12,9 @@ import time
 
 from tabulate import tabulate
 
-from experiments.grid import Declared
-from experiments.job import Job, workbench
-from experiments.shell import command
+from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.heads.sites import Removed
 from hies.methods.greedy.greedy import Greedy
 from hies.precision import PRECISIONS, computing
@@ -23,7 +23,7 @@ from hies.scoring.calibration_pass import collect
 
 def main() -> int:
     """Print the table of every job that the command line names; the exit status."""
-    return command(_compare, lambda: print(__doc__))
+    return run_command(_compare, __doc__)
 
 
 def _compare(declared: Declared) -> int:
@@ -34,7 +34,7 @@ def _compare(declared: Declared) -> int:
 
 
 def _rows(job: Job) -> list[list[object]]:
-    config, bench = job.config, workbench(job.config)
+    config, bench = job.config, evaluator_of(job.config)
     (first, before), (second, after) = (_search(job, precision) for precision in PRECISIONS)
     rows = []
     for ratio in config.sparsity.ratios:
@@ -47,7 +47,7 @@ def _rows(job: Job) -> list[list[object]]:
 
 def _search(job: Job, precision: str) -> tuple[dict[float, Removed], float]:
     """The heads that go at each ratio, and the seconds that the search took."""
-    config, bench = job.config, workbench(job.config)
+    config, bench = job.config, evaluator_of(job.config)
     batches = bench.calibration(config.seed, config.calibration.size, config.model.batch_size)
     started = time.perf_counter()
     with computing(precision, bench.device):

@@ -13,15 +13,15 @@ from dataclasses import replace
 import numpy as np
 from tabulate import tabulate
 
-from experiments.grid import Declared
-from experiments.job import Job, workbench
-from experiments.shell import command
+from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.methods import METHODS
 
 
 def main() -> int:
     """Print the table of the jobs that the command line names; the exit status."""
-    return command(_measure, lambda: print(__doc__))
+    return run_command(_measure, __doc__)
 
 
 def _measure(declared: Declared) -> int:
@@ -42,7 +42,7 @@ def _measure(declared: Declared) -> int:
 
 def _losses(job: Job) -> list[float]:
     """The mean loss of the unpruned model, then for each ratio that of the masks of HIS and of greedy."""
-    config, bench = job.config, workbench(job.config)
+    config, bench = job.config, evaluator_of(job.config)
     plans = [Job(replace(config, criterion=METHODS[name]()), ()).plan(bench).models for name in ("his", "greedy")]
     removed = [{}, *(plan[ratio].removed for ratio in config.sparsity.ratios for plan in plans)]
     return [bench.calibration_loss(heads, config.seed, config.calibration.size) for heads in removed]

@@ -24,9 +24,9 @@ from analysis import load
 from benchmarks.rounds import conditions
 from benchmarks.sweeps import MODEL, start
 from experiments import shell  # noqa: F401 - makes the schema known to Hydra
-from experiments.grid import declared_jobs
-from experiments.job import Job
-from experiments.messages import CONF
+from experiments.config.messages import CONF
+from experiments.sweep.job import Job
+from experiments.sweep.jobs import declared_jobs
 from hies.runs import files as results
 from hies.runs.files import read_run
 from hies.runs.pack import pack

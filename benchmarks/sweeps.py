@@ -9,10 +9,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-import torch._dynamo  # noqa: F401 - what an optimizer imports late; children that are forked have it at once
+import torch
 
 from experiments import run
 from hies.storage import read_arrays
+
+torch.optim.SGD([torch.zeros(1)])  # imports late what children that are forked then have at once
 
 MODEL = (
     "model=vit_tiny",

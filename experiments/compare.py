@@ -34,7 +34,7 @@ def differences(before: Run, now: Run) -> list[str]:
     return found + _of_arrays(before.arrays, now.arrays)
 
 
-def cautions(before: Row, now: Row) -> list[str]:
+def version_warnings(before: Row, now: Row) -> list[str]:
     """A sentence for each version that is another, and one for another state of the code."""
     theirs, ours = (row["versions"] if isinstance(row["versions"], dict) else {} for row in (before, now))
     found = [

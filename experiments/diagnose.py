@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.grid import Declared
-from experiments.job import Job, workbench
-from experiments.schema import Config
-from experiments.shell import command
+from experiments.config.schema import Config
+from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
@@ -31,7 +31,7 @@ LONGEST = 40  # tokens that a figure has room for
 
 def main() -> int:
     """Diagnose every model, task and seed that the command line names; the exit status."""
-    return command(_diagnose_all, lambda: print(__doc__))
+    return run_command(_diagnose_all, __doc__)
 
 
 def _diagnose_all(declared: Declared) -> int:
@@ -43,7 +43,7 @@ def _diagnose_all(declared: Declared) -> int:
         try:
             check(config)
             path = file_of(config)
-            found = diagnose(config, workbench(config))
+            found = diagnose(config, evaluator_of(config))
         except HiesError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
@@ -68,20 +68,20 @@ def check(config: Config) -> None:
         )
 
 
-def diagnose(config: Config, bench: Evaluator) -> dict[str, np.ndarray]:
+def diagnose(config: Config, evaluator: Evaluator) -> dict[str, np.ndarray]:
     """The arrays of a diagnosis; their names and shapes are those of `analysis.diagnosis.Diagnosis`, and sites, heads.
 
     Raises:
         HiesError: quality never drops, or the drop loses no short example.
     """
-    plan = Job(replace(config, criterion=METHODS["his"]()), ()).plan(bench)
-    answers = {ratio: bench.predictions(masked.removed) for ratio, masked in plan.models.items()}
-    before, ratio = _sharp_drop(config, bench.labels("report"), answers)
-    example = _lost_at(config, bench, answers[0.0], answers[ratio], ratio)
-    batch = {name: value.to(bench.device) for name, value in bench.encoded("report").batch([example]).items()}
-    received = attention_received(bench.network, batch)
+    plan = Job(replace(config, criterion=METHODS["his"]()), ()).plan(evaluator)
+    answers = {ratio: evaluator.predictions(masked.removed) for ratio, masked in plan.models.items()}
+    before, ratio = _sharp_drop(config, evaluator.labels("report"), answers)
+    example = _lost_at(config, evaluator, answers[0.0], answers[ratio], ratio)
+    batch = {name: value.to(evaluator.device) for name, value in evaluator.encoded("report").batch([example]).items()}
+    received = attention_received(evaluator.network, batch)
     counts = dict(zip(map(str, plan.arrays["sites"]), map(int, plan.arrays["heads"]), strict=True))
-    said = {"label": bench.labels("report"), "unpruned": answers[0.0], "pruned": answers[ratio]}
+    said = {"label": evaluator.labels("report"), "unpruned": answers[0.0], "pruned": answers[ratio]}
     return {
         "seed": np.array(config.seed),
         "ratio_before": np.array(before),
@@ -89,10 +89,10 @@ def diagnose(config: Config, bench: Evaluator) -> dict[str, np.ndarray]:
         "sites": plan.arrays["sites"],
         "heads": plan.arrays["heads"],
         "removed": flat_mask(counts, plan.models[ratio].removed),
-        "tokens": np.array(_tokens(bench, batch)),
+        "tokens": np.array(_tokens(evaluator, batch)),
         "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
         "example": np.array(example),
-        "checkpoint": np.array(bench.checkpoint_identity),
+        "checkpoint": np.array(evaluator.checkpoint_identity),
         **{name: np.array(_name_of(config, values[example])) for name, values in said.items()},
     }
 
@@ -106,10 +106,10 @@ def _sharp_drop(config: Config, labels: np.ndarray, answers: dict[float, np.ndar
     return ratios[after - 1], ratios[after]
 
 
-def _lost_at(config: Config, bench: Evaluator, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
-    encoded = bench.encoded("report")
+def _lost_at(config: Config, evaluator: Evaluator, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
+    encoded = evaluator.encoded("report")
     lengths = np.array([encoded.length(i) for i in range(len(encoded))])
-    example = lost_example(bench.labels("report"), unpruned, pruned, lengths)
+    example = lost_example(evaluator.labels("report"), unpruned, pruned, lengths)
     if example is None:
         raise HiesError(
             f"No report example of task={config.task.name} with at most {LONGEST} tokens is right unpruned and wrong "
@@ -188,8 +188,8 @@ def _classes(answers: np.ndarray) -> np.ndarray:
     return np.rint(answers.clip(0, 5)) if np.issubdtype(answers.dtype, np.floating) else answers
 
 
-def _tokens(bench: Evaluator, batch: Batch) -> list[str]:
-    return [str(token) for token in bench.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
+def _tokens(evaluator: Evaluator, batch: Batch) -> list[str]:
+    return [str(token) for token in evaluator.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
 
 
 def _name_of(config: Config, answer: Any) -> str:

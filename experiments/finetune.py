@@ -4,16 +4,16 @@ import sys
 
 from tqdm import tqdm
 
-from experiments.grid import Declared
-from experiments.job import workbench
-from experiments.shell import command
+from experiments.sweep.command import run_command
+from experiments.sweep.job import evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.evaluation.evaluator import Evaluator
 from hies.storage import digest
 
 
 def main() -> int:
     """Fine-tune every model on every task that the command line names; the exit status."""
-    return command(_finetune_all, lambda: print(__doc__))
+    return run_command(_finetune_all, __doc__)
 
 
 def _finetune_all(declared: Declared) -> int:
@@ -22,16 +22,16 @@ def _finetune_all(declared: Declared) -> int:
         name = digest([job.config.model.identity(job.config.task), job.identity["task"]])
         if name not in done:
             done.add(name)
-            tqdm.write(_report(workbench(job.config)))
+            tqdm.write(_report(evaluator_of(job.config)))
     return 0
 
 
-def _report(bench: Evaluator) -> str:
+def _report(evaluator: Evaluator) -> str:
     """Where the checkpoint lies, made now if it was missing, and how good the unpruned model is."""
-    where = bench.checkpoint
-    found = {split: bench.quality({}, split) for split in ("selection", "report")}
+    where = evaluator.checkpoint
+    found = {split: evaluator.quality({}, split) for split in ("selection", "report")}
     words = ", ".join(f"{'undefined' if q is None else f'{q:.2f}'} on the {split} split" for split, q in found.items())
-    return f"{bench.model.name} on {bench.task.name}: {where}, quality {words}"
+    return f"{evaluator.model.name} on {evaluator.task.name}: {where}, quality {words}"
 
 
 if __name__ == "__main__":

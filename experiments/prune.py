@@ -17,10 +17,10 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, PreTrainedModel
 
 import hies
-from experiments.grid import Declared
-from experiments.job import Job, workbench
-from experiments.schema import Config
-from experiments.shell import command
+from experiments.config.schema import Config
+from experiments.sweep.command import run_command
+from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.jobs import Declared
 from hies.efficiency.cost import Cost
 from hies.errors import HiesError
 from hies.evaluation import metrics
@@ -35,7 +35,7 @@ SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def main() -> int:
     """Prune the model that the command line describes; the exit status."""
-    return command(_prune_declared, lambda: print(__doc__))
+    return run_command(_prune_declared, __doc__)
 
 
 def _prune_declared(declared: Declared) -> int:
@@ -46,18 +46,18 @@ def _prune_declared(declared: Declared) -> int:
         )
     (job,) = declared.jobs
     folder = checked_folder(job.config)
-    bench = workbench(job.config)
-    check_cut(job.config, bench)
+    evaluator = evaluator_of(job.config)
+    check_cut(job.config, evaluator)
     with tqdm(total=job.steps, unit="mask", disable=None) as bar:
-        plan = job.plan(bench, bar.update)
+        plan = job.plan(evaluator, bar.update)
         removed = plan.models[job.config.sparsity.ratios[0]].removed
-        save(hies.prune(bench.network, removed, job.config.sparsity.unit), bench, folder)
-        dense = bench.predictions({})
+        save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
+        dense = evaluator.predictions({})
         bar.update()
-        pruned = bench.answers(hies.load_pruned(folder).to(bench.device))  # type: ignore[arg-type]
+        pruned = evaluator.answers(hies.load_pruned(folder).to(evaluator.device))  # type: ignore[arg-type]
         bar.update()
-    print(_told(job, bench, removed, plan.notes[job.config.sparsity.ratios[0]]))
-    print(table(bench, removed, dense, pruned))
+    print(_told(job, evaluator, removed, plan.notes[job.config.sparsity.ratios[0]]))
+    print(table(evaluator, removed, dense, pruned))
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -83,14 +83,14 @@ def checked_folder(config: Config) -> Path:
     return folder
 
 
-def check_cut(config: Config, bench: Evaluator) -> None:
+def check_cut(config: Config, evaluator: Evaluator) -> None:
     """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
     if not config.criterion.removes_heads:
         heads_go = ", ".join(name for name, method in METHODS.items() if method.removes_heads)
         raise HiesError(
             f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes {heads_go}."
         )
-    sites = bench.prunable_sites()
+    sites = evaluator.prunable_sites()
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
     (ratio,) = config.sparsity.ratios
     if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, sites)[ratio]:
@@ -98,53 +98,53 @@ def check_cut(config: Config, bench: Evaluator) -> None:
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 
 
-def save(small: PreTrainedModel, bench: Evaluator, folder: Path) -> None:
+def save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> None:
     """Write the model and what prepares its inputs; a new folder appears when it is complete."""
     fresh = not (folder / RECORD).exists()
     try:
         with replacing(folder) if fresh else contextlib.nullcontext(folder) as place:
-            if (processor := _processor(bench)) is not None:
+            if (processor := _processor(evaluator)) is not None:
                 processor.save_pretrained(place)
             hies.save_pruned(small, place)
     except OSError as error:
         raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
 
 
-def _processor(bench: Evaluator) -> Any:
+def _processor(evaluator: Evaluator) -> Any:
     """The tokenizer or processor; for prepared images the image processor that the checkpoint comes with, or None."""
-    if bench.processor is not None:
-        return bench.processor
+    if evaluator.processor is not None:
+        return evaluator.processor
     try:
-        return AutoImageProcessor.from_pretrained(bench.checkpoint)
+        return AutoImageProcessor.from_pretrained(evaluator.checkpoint)
     except (OSError, ValueError, ImportError):
         return None
 
 
-def _told(job: Job, bench: Evaluator, removed: Removed, notes: dict[str, Any]) -> str:
+def _told(job: Job, evaluator: Evaluator, removed: Removed, notes: dict[str, Any]) -> str:
     config, gone = job.config, sum(map(len, removed.values()))
     alpha = f" (alpha {notes['alpha_used']:g})" if notes.get("alpha_used") is not None else ""
     return (
         f"{config.model.name} on {config.task.name}, {config.criterion.name}{alpha} on {config.calibration.size} "
-        f"calibration examples, seed {config.seed}: {gone} of {bench.heads_total} heads cut out\n"
+        f"calibration examples, seed {config.seed}: {gone} of {evaluator.heads_total} heads cut out\n"
     )
 
 
-def table(bench: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+def table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
-    cost = bench.cost
+    cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut
-    left = bench.heads_total - sum(map(len, removed.values()))
+    left = evaluator.heads_total - sum(map(len, removed.values()))
     columns = (
-        ("dense", *_column(bench.heads_total, cost.dense, bench, dense, dense)),
-        ("pruned", *_column(left, cost.without(removed), bench, pruned, dense)),
+        ("dense", *_column(evaluator.heads_total, cost.dense, evaluator, dense, dense)),
+        ("pruned", *_column(left, cost.without(removed), evaluator, pruned, dense)),
     )
-    names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({bench.task.metric})", "stability")
+    names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({evaluator.task.metric})", "stability")
     lines = zip(names, *columns, strict=True)
     return "".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines)
 
 
-def _column(heads: int, cost: Cost, bench: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
-    _, quality = metrics.quality(bench.task.metric, bench.labels("report"), answers)
+def _column(heads: int, cost: Cost, evaluator: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
+    _, quality = metrics.quality(evaluator.task.metric, evaluator.labels("report"), answers)
     return (
         str(heads),
         _short(cost.parameters),

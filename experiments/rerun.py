@@ -1,4 +1,4 @@
-"""Repeat a finished run and compare: `python -m experiments.rerun RUN_ID [key=value ...]`.
+"""Repeats a finished run and compares: `python -m experiments.rerun RUN_ID [key=value ...]`.
 
 The run's rows are looked for below results_dir; of their command nothing but the overrides is taken, and what is given
 here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders that are removed
@@ -7,49 +7,57 @@ and command, 1 where something does, 2 where the run could not be repeated.
 """
 
 import difflib
+import re
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.compare import ANSWERS, Run, cautions, differences
-from experiments.job import Job, workbench
-from experiments.progress import progress
-from experiments.quiet import quiet
-from experiments.record import job_of
-from experiments.shell import in_sentences
+import hydra
+
+from experiments.compare import ANSWERS, Run, differences, version_warnings
+from experiments.config.messages import CONF
+from experiments.config.options import translated
+from experiments.sweep.command import report_errors
+from experiments.sweep.job import COMMAND, Job, evaluator_of
+from experiments.sweep.progress import print_warnings_above_the_bar, progress
 from hies.errors import HiesError, printable
+from hies.runs import files as results
 from hies.runs import folders as runs
-from hies.runs.files import read_arrays, read_run
+from hies.runs.files import Row, read_arrays, read_run
 from hies.runs.schema import BadRows
 
 COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that a repetition does not share
+PLAIN = re.compile(r"\+{0,2}(?!hydra)[a-z][\w./@]*=.*", re.DOTALL)  # an override that sets an option of the job
+PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
 def main() -> int:
-    """Repeat the run that the command line names; the exit status."""
-    quiet()
+    """Repeats the run that the command line names; returns the exit status."""
+    print_warnings_above_the_bar()
     words = sys.argv[1:]
     if not words or words[0].startswith("-"):
         print(__doc__)
         return 0 if words in (["-h"], ["--help"]) else 2
-    return in_sentences(lambda: _rerun(words[0], words[1:]))
+    return report_errors(lambda: _rerun(words[0], translated(words[1:])))
 
 
 def _rerun(run_id: str, further: list[str]) -> int:
-    given = [word.partition("=")[2] for word in further if word.startswith("results_dir=")]
-    path, before = find_run(Path(given[-1] if given else "results"), run_id)
-    job = job_of(before.rows, further)
+    folders = [word.partition("=")[2] for word in further if word.startswith("results_dir=")]
+    path, before = find_run(Path(folders[-1] if folders else "results"), run_id)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        job = job_of(before.rows, further)
     print(f"Repeating {path}.", file=sys.stderr)
     now = repeat(job)
-    for caution in cautions(before.rows[0], now.rows[0]):
-        print(printable(f"warning: {caution}"), file=sys.stderr)
+    for warning in version_warnings(before.rows[0], now.rows[0]):
+        print(printable(f"warning: {warning}"), file=sys.stderr)
     if not before.arrays:
         print(f"warning: {path} has no arrays beside it, so answers and scores are not compared.", file=sys.stderr)
-    found = differences(before, now)
-    print("\n".join(map(printable, found)) if found else f"{run_id}: nothing differs in its {len(before.rows)} rows.")
-    return 1 if found else 0
+    lines = differences(before, now)
+    print("\n".join(map(printable, lines)) if lines else f"{run_id}: nothing differs in its {len(before.rows)} rows.")
+    return 1 if lines else 0
 
 
 def find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
@@ -104,7 +112,7 @@ def repeat(job: Job) -> Run:
         again = Job(config, job.overrides)
         progress.start([again], here=True)
         try:
-            again.run(workbench(config), progress.tick)
+            again.run(evaluator_of(config), progress.tick)
         finally:
             progress.close()
         return Run(again.rows(), runs.read_arrays(again.path))
@@ -116,6 +124,59 @@ def _share(cache_dir: Path, target: Path) -> None:
     for child in cache_dir.iterdir() if cache_dir.is_dir() else ():
         if child.name not in COMPUTED:
             (target / child.name).symlink_to(child.resolve(), target_is_directory=child.is_dir())
+
+
+def recorded_overrides(command: str) -> list[str]:
+    """Returns the overrides of a recorded command, of which nothing else is taken and nothing is executed.
+
+    Raises:
+        HiesError: it is no command of experiments.run, or holds more than plain overrides. A record may come from
+            somebody else: it must not read the environment, nor say how Hydra runs.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quotation without an end
+        words = []
+    start = COMMAND.split()
+    if words[: len(start)] != start:
+        raise HiesError(f"The command of the rows is {command!r}; only one that begins with {COMMAND!r} is repeated.")
+    overrides = [word for word in words[len(start) :] if word != PACKED_ROOT]
+    for word in overrides:
+        if "${" in word or not PLAIN.fullmatch(word):
+            raise HiesError(f"The command of the rows holds {word!r}; only overrides of the form key=value are taken.")
+    return translated(overrides)
+
+
+def job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:
+    """Returns the job that these rows are of, with further overrides; Hydra must be initialised.
+
+    Raises:
+        HiesError: the overrides make another run now; the sentence says what differs, if that can be told.
+    """
+    overrides = [*recorded_overrides(rows[0]["command"]), *further]
+    job = Job.of(hydra.compose("config", overrides), overrides)
+    if job.run_id != rows[0]["run_id"]:
+        raise HiesError(
+            f"The command of {rows[0]['run_id']} makes another run now, {job.run_id}: {_what_differs(job, rows)}."
+        )
+    return job
+
+
+def _what_differs(job: Job, rows: Sequence[Row]) -> str:
+    row, config = rows[0], job.config
+    described = job.describe()  # whose parameters are the criterion's knobs; those of a row are the model's weights
+    now = {**described.pop("parameters"), **config.sparsity.knobs, **described}
+    now["calibration_size"] = config.calibration.size
+    keys = [key for key in now if key in row and key not in ("run_id", "command") and now[key] != row[key]]
+    if keys:
+        return ", ".join(f"{key} is {now[key]} where the rows have {row[key]}" for key in keys)
+    if missing := sorted({row["ratio"] for row in rows} - {0.0, *config.sparsity.ratios}):
+        return f"sparsity.ratios lacks {', '.join(map(str, missing))}"
+    if (data := evaluator_of(config).content) != row["data"]:
+        return f"the data of task={config.task.name} have the digest {data} where the rows have {row['data']}"
+    if row["versions"] != results.versions():
+        return "the code, its settings or the weights; the installed versions are others too"
+    return "the code, its settings or the model's weights"
 
 
 if __name__ == "__main__":

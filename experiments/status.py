@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from experiments.duration import Durations, in_words
-from experiments.grid import Declared
-from experiments.job import COMMAND, Job
-from experiments.shell import command
+from experiments.sweep.command import run_command
+from experiments.sweep.duration import Durations, in_words
+from experiments.sweep.job import COMMAND, Job
+from experiments.sweep.jobs import Declared
 from hies.errors import printable
 from hies.runs import files as results
 from hies.runs.schema import BadRows
@@ -35,7 +35,7 @@ class State:
 
 def main() -> int:
     """Print the grid that the command line declares and what it lacks; the exit status."""
-    return command(_show, lambda: print(__doc__))
+    return run_command(_show, __doc__)
 
 
 def _show(declared: Declared) -> int:

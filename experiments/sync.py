@@ -10,7 +10,6 @@ from pathlib import Path
 
 import filelock
 
-from experiments.secrets import redacted
 from hies.runs.wandb import ARTIFACT, IMPATIENT, ROW_FILE, first_line
 
 PATIENCE = 60.0  # seconds without one more uploaded run before an upload is given up
@@ -23,7 +22,7 @@ class NotUploaded(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Upload, say how many; the exit status."""
+    """Uploads and prints how many; returns the exit status."""
     if len(arguments) > 1 or arguments[:1] in (["-h"], ["--help"]):
         print("usage: python -m experiments.sync [RESULTS_DIR]  (default: results)")
         return int(len(arguments) > 1) * 2
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> int:
     try:
         uploaded = sync(results_dir)
     except NotUploaded as problem:
-        print(f"error: {redacted(str(problem))}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
         print(f"error: {problem.filename or results_dir} cannot be used ({problem.strerror}).", file=sys.stderr)
@@ -45,18 +44,18 @@ def main(arguments: list[str]) -> int:
 
 
 def waiting(results_dir: Path) -> list[Path]:
-    """The folders of offline runs that W&B has not got; `wandb sync` marks those that it has."""
+    """Returns the folders of offline runs that W&B has not got; `wandb sync` marks those that it has."""
     runs = sorted((results_dir / "wandb").glob("offline-run-*/*.wandb"))
-    return [run.parent for run in runs if not _mark(run).exists()]
+    return [run.parent for run in runs if not _mark(run.parent).exists()]
 
 
 def note(run: Path, project: str, row_file: str) -> None:
-    """Leave in the folder of a run what it takes to see later whether W&B has all of it."""
+    """Leaves in the folder of a run what it takes to see later whether W&B has all of it."""
     (run / NOTE).write_text(json.dumps({"project": project, "row_file": row_file}), encoding="utf-8")
 
 
 def sync(results_dir: Path) -> int:
-    """Upload all waiting runs, one process at a time; how many.
+    """Uploads all waiting runs, one process at a time; returns how many.
 
     Raises:
         NotUploaded: no key, no server, or runs that it did not take.
@@ -65,36 +64,32 @@ def sync(results_dir: Path) -> int:
         raise NotUploaded(f"RESULTS_DIR is {results_dir}, which is no folder; name the one that the rows are in.")
     if not waiting(results_dir):
         return 0
-    uploaded, left = 0, set[Path]()
+    tried: set[Path] = set()
     with filelock.FileLock(results_dir / "wandb" / ".sync.lock"):
-        while runs := [run for run in waiting(results_dir) if run not in left][:AT_ONCE]:  # more may come meanwhile
-            if not uploaded:
-                _log_in(results_dir)
+        _log_in(results_dir)
+        while runs := [run for run in waiting(results_dir) if run not in tried][:AT_ONCE]:  # more may come meanwhile
+            tried.update(runs)
             _upload(runs, results_dir)
-            _confirm(runs, results_dir)
-            here = {*waiting(results_dir)}.intersection(runs)
-            uploaded += len(runs) - len(here)
-            left |= here
-            if len(here) == len(runs):  # the server is gone, rather than a run damaged
+            _unmark_partial(runs, results_dir)
+            if {*runs} <= {*waiting(results_dir)}:  # the server is gone, rather than a run damaged
                 break
-    if left:
+        stuck = sorted(tried & {*waiting(results_dir)})
+    if stuck:
         raise NotUploaded(
-            f"W&B did not take {len(left)} runs ({uploaded} were uploaded), the first of them {min(left)}; it said: "
-            f"{_last_words(results_dir)}"
+            f"W&B did not take {len(stuck)} runs ({len(tried) - len(stuck)} were uploaded), the first of them "
+            f"{stuck[0]}; it said: {_last_words(results_dir)}"
         )
-    return uploaded
+    return len(tried)
 
 
 def _set_environment(results_dir: Path) -> None:
     """For W&B, in this process and the one that it starts; what the user has set stays."""
-    for name, value in IMPATIENT.items():
-        os.environ.setdefault(name, value)
-    os.environ.pop("WANDB_MODE", None)  # it says what jobs do; an upload was asked for
-    os.environ |= {"WANDB_DIR": str(results_dir), "WANDB_SILENT": "true"}
+    os.environ.pop("WANDB_MODE", None)  # it says what jobs do; an upload is what this command is for
+    os.environ |= {**IMPATIENT, **os.environ, "WANDB_DIR": str(results_dir), "WANDB_SILENT": "true"}
 
 
 def _log_in(results_dir: Path) -> None:
-    """Find out soon whether there is a key that a server takes."""
+    """Finds out soon whether there is a key that a server takes."""
     import wandb
 
     stay = f"{len(waiting(results_dir))} runs stay in {results_dir}/wandb."
@@ -108,7 +103,7 @@ def _log_in(results_dir: Path) -> None:
 
 
 def _upload(runs: list[Path], results_dir: Path) -> None:
-    """Run `wandb sync`, which retries for long, until it ends or no run more is marked in `PATIENCE` seconds."""
+    """Runs `wandb sync`, which retries for long, until it ends or no run more is marked in `PATIENCE` seconds."""
     with _log(results_dir).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "wandb", "sync", *map(str, runs)],
@@ -118,59 +113,51 @@ def _upload(runs: list[Path], results_dir: Path) -> None:
             start_new_session=True,
             env={**os.environ, "WANDB_SILENT": "false"},
         )
-        try:
-            _wait(process, results_dir)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # W&B's own process as well
-                process.wait()
+    marked, since = 0, time.monotonic()
+    try:
+        while process.poll() is None and time.monotonic() - since < PATIENCE:
+            time.sleep(0.1)
+            if (now := sum(_mark(run).exists() for run in runs)) > marked:
+                marked, since = now, time.monotonic()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # W&B's own process as well
+            process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], results_dir: Path) -> None:
-    left, since = len(waiting(results_dir)), time.monotonic()
-    while process.poll() is None and time.monotonic() - since < PATIENCE:
-        time.sleep(0.1)
-        if (now := len(waiting(results_dir))) < left:
-            left, since = now, time.monotonic()
-
-
-def _confirm(runs: list[Path], results_dir: Path) -> None:
-    """Take the mark off runs that the server has in part alone: `wandb sync` marks them when it has tried."""
-    notes = {run: found for run in runs if (found := _note(run))}
+def _unmark_partial(runs: list[Path], results_dir: Path) -> None:
+    """Takes the mark off runs that the server has in part alone: `wandb sync` marks them when it has tried."""
+    notes = {run: read for run in runs if (read := _read_note(run))}
     whole: set[Path] = set()
     try:
         for project in {note["project"] for note in notes.values()}:
-            named = {_wandb_id(run): run for run, note in notes.items() if note["project"] == project}
-            whole |= _whole(project, named, {run: results_dir / notes[run]["row_file"] for run in named.values()})
+            ids = {_wandb_id(run): run for run, note in notes.items() if note["project"] == project}
+            whole |= _whole(project, ids, {run: results_dir / notes[run]["row_file"] for run in ids.values()})
     except Exception as error:  # the server is gone: nothing more is known to be there
         with _log(results_dir).open("a", encoding="utf-8") as log:
             log.write(f"wandb: ERROR {first_line(error)}\n")
     for run in notes.keys() - whole:
-        _mark(run / f"run-{_wandb_id(run)}.wandb").unlink(missing_ok=True)
+        _mark(run).unlink(missing_ok=True)
 
 
-def _note(run: Path) -> dict[str, str] | None:
-    """What `note` left; None where it is not there, or not as it was written."""
+def _read_note(run: Path) -> dict[str, str] | None:
+    """Returns what `note` left; None where it is not there, or not as it was written."""
     try:
-        found = json.loads((run / NOTE).read_text(encoding="utf-8"))
-        return {"project": str(found["project"]), "row_file": str(found["row_file"])}
+        read = json.loads((run / NOTE).read_text(encoding="utf-8"))
+        return {"project": str(read["project"]), "row_file": str(read["row_file"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _whole(project: str, runs: dict[str, Path], row_files: dict[Path, Path]) -> set[Path]:
-    """Those of the runs whose rows and scores the server has; scores that are not here either cannot be missed."""
+    """Returns the runs whose rows and scores the server has; scores that are not here either cannot be missed."""
     import wandb
 
     whole = set()
     for there in wandb.Api().runs(project, filters={"name": {"$in": list(runs)}}, lazy=False, include_sweeps=False):
         run = runs[there.id]
-        scores = [
-            artifact
-            for artifact in there.logged_artifacts()
-            if artifact.type == ARTIFACT and artifact.state == "COMMITTED"
-        ]
-        lacks_scores = not scores and row_files[run].with_suffix(".npz").exists()
+        artifacts = [one for one in there.logged_artifacts() if one.type == ARTIFACT and one.state == "COMMITTED"]
+        lacks_scores = not artifacts and row_files[run].with_suffix(".npz").exists()
         if isinstance(there.config.get(ROW_FILE), str) and not lacks_scores:
             whole.add(run)
     return whole
@@ -181,9 +168,9 @@ def _wandb_id(run: Path) -> str:
     return file.stem.removeprefix("run-")
 
 
-def _mark(file: Path) -> Path:
-    """What `wandb sync` leaves beside a file that it has uploaded."""
-    return file.with_suffix(".wandb.synced")
+def _mark(run: Path) -> Path:
+    """What `wandb sync` leaves beside the file of a run that it has uploaded."""
+    return run / f"run-{_wandb_id(run)}.wandb.synced"
 
 
 def _log(results_dir: Path) -> Path:

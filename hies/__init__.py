@@ -25,49 +25,26 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies.scoring.entropy import attention_entropy
     from hies.scoring.statistics import Statistics
 
-_HOMES = {
-    "HIES": "hies.methods",
-    "HiesError": "hies.errors",
-    "ParameterError": "hies.errors",
-    "Site": "hies.heads.sites",
-    "Statistics": "hies.scoring.statistics",
-    "UnsupportedModelError": "hies.errors",
-    "attention_entropy": "hies.scoring.entropy",
-    "collect": "hies.scoring.calibration_pass",
-    "find_sites": "hies.heads.attention",
-    "load_pruned": "hies.pruning.files",
-    "masked": "hies.heads.attention",
-    "prune": "hies.pruning.removal",
-    "pruned_heads": "hies.pruning.removal",
-    "save_pruned": "hies.pruning.files",
-    "select": "hies.pruning.selection",
+_MODULES = {"criteria": "hies.methods", "equations": "hies.equations", "methods": "hies.methods"}  # criteria: the paper
+_NAMES = {
+    "hies.errors": ("HiesError", "ParameterError", "UnsupportedModelError"),
+    "hies.heads.attention": ("find_sites", "masked"),
+    "hies.heads.sites": ("Site",),
+    "hies.methods": ("HIES",),
+    "hies.pruning.files": ("load_pruned", "save_pruned"),
+    "hies.pruning.removal": ("prune", "pruned_heads"),
+    "hies.pruning.selection": ("select",),
+    "hies.scoring.calibration_pass": ("collect",),
+    "hies.scoring.entropy": ("attention_entropy",),
+    "hies.scoring.statistics": ("Statistics",),
 }
-_MODULES = {
-    "criteria": "hies.methods",  # the paper calls a method a criterion
-    "equations": "hies.equations",
-    "methods": "hies.methods",
-}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "HIES",
-    "HiesError",
-    "ParameterError",
-    "Site",
-    "Statistics",
-    "UnsupportedModelError",
-    "attention_entropy",
-    "collect",
-    "criteria",
-    "equations",
-    "find_sites",
-    "load_pruned",
-    "masked",
-    "methods",
-    "prune",
-    "pruned_heads",
-    "save_pruned",
-    "select",
-]
+    "HIES", "HiesError", "ParameterError", "Site", "Statistics", "UnsupportedModelError", "attention_entropy",
+    "collect", "criteria", "equations", "find_sites", "load_pruned", "masked", "methods", "prune", "pruned_heads",
+    "save_pruned", "select",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

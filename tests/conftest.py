@@ -40,9 +40,9 @@ def glue_copy(tmp_path_factory):
     """A made-up copy of all GLUE tasks in the layout of the Hub repository."""
     from glue_copy import write_copy
 
-    from hies.tasks.glue import GLUE
+    from hies.tasks.glue import GLUE_TASKS
 
     root = tmp_path_factory.mktemp("data")
-    for kind in GLUE:
+    for kind in GLUE_TASKS:
         write_copy(root, kind)
     return root

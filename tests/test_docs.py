@@ -171,7 +171,7 @@ COMMANDS = sorted(
 def compose(words, capsys, monkeypatch):
     """What `--cfg job` prints for the first job of a command line."""
     first = [word if "[" in word else re.sub(r",.*", "", word) for word in words if word != "-m"]
-    monkeypatch.setattr("sys.argv", ["run", *first, "--cfg", "job"])
+    monkeypatch.setattr("sys.argv", ["run", "--cfg", "job", *first])
     status = run.main()
     printed = capsys.readouterr()
     assert status == 0, printed.err

@@ -32,7 +32,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     """Returns the measurements in `results_dir`/efficiency, a line for each model and ratio, in a fixed order.
 
     Columns beyond the row's keys: `<measure>_percent` of the dense model for COSTS and ENDS. A file that cannot be
-    read is left out with a RowsWarning. experiment: if given, only `efficiency` has any.
+    read is left out with a RowsWarning. Of `experiment`, only None and `efficiency` have any.
     """
     columns = [*MEASURED_ON, *MEASURED_NUMBERS, *COSTS, *(f"{name}_percent" for name in (*COSTS, *ENDS))]
     frames = []

@@ -26,7 +26,7 @@ Compared = TypeVar("Compared")
     needs="rows and score files of at least two criteria, at the ratio 0.3 or 0.5",
 )
 def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -> list[Axes]:
-    """A matrix for each ratio and one for the scores; means over the seeds that both criteria have.
+    """Draws a matrix for each ratio and one for the scores; means over the seeds that both criteria have.
 
     Methods that remove no heads have no part in it.
     """

@@ -35,7 +35,7 @@ RANK_LOOKS: dict[str, dict[str, Any]] = {
     per=OF_MODEL,
 )
 def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
-    """A panel for each task; the alphas stand at equal distances, as in a grid that is fine at its top end."""
+    """Draws a panel for each task; the alphas stand at equal distances, as in a grid that is fine at its top end."""
     fixed = choice.fixed_alphas(rows)
     fixed = fixed[fixed["ratio"] > 0]
     tasks = _with_three_alphas(fixed)
@@ -61,7 +61,7 @@ def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
     per=OF_MODEL,
 )
 def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
-    """A panel for each task with three alphas; HIS beside them where the rows hold it."""
+    """Draws a panel for each task with three alphas; HIS beside them where the rows hold it."""
     fixed = choice.fixed_alphas(rows)
     tasks = _with_three_alphas(fixed)
     canvas, (panels,) = style.small_multiples(len(tasks), IN_A_ROW, height=2.7)

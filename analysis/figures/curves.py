@@ -23,7 +23,7 @@ MEASURE_AXES = {"quality": "quality (%)", "stability": "stability (%)"}
     needs="rows of at least one pruned ratio",
 )
 def draw_curves(rows: pd.DataFrame) -> list[Axes]:
-    """Both panels for one model and task; a point that some seeds leave undefined is hollow."""
+    """Draws both panels for one model and task; a point that some seeds leave undefined is hollow."""
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only rows of the unpruned model")
     canvas = style.new_figure(10, 4.4)
@@ -41,7 +41,7 @@ def draw_curves(rows: pd.DataFrame) -> list[Axes]:
 
 
 def draw_panel(axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]]) -> None:
-    """A line for each curve of `looks` that has rows, with its band over seeds, and the level of the unpruned model.
+    """Draws a line for each curve of `looks` that has rows, with its band over seeds, and the unpruned model's level.
 
     Where no row has a number for `column`, the panel says so.
     """

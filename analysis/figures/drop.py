@@ -25,7 +25,7 @@ REMOVED_COLOR, KEPT_COLOR = "#222222", "#B9D3E8"  # of the histograms: dark and 
     needs="rows and score files of his, and the diagnosis that `python -m experiments.diagnose` writes beside them",
 )
 def draw_figure1(rows: pd.DataFrame) -> list[Axes]:
-    """Curve; heat map heads x tokens; two histograms; all of the seed that was diagnosed."""
+    """Draws curve; heat map heads x tokens; two histograms; all of the seed that was diagnosed."""
     his = choice.usual_run(rows, "his")
     if his.empty:
         raise Unavailable("there are no rows of his")

@@ -34,7 +34,7 @@ STAR: dict[str, Any] = {
     load=load,
 )
 def draw_efficiency(rows: pd.DataFrame) -> list[Axes]:
-    """A panel for each model."""
+    """Draws a panel for each model."""
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only measurements of dense models")
     models = [part for _, part in rows.groupby("model")]

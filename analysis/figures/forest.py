@@ -23,7 +23,7 @@ TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the int
     per=OF_MODEL,
 )
 def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
-    """A block of lines for each reference; a column for each range of ratios and measure."""
+    """Draws a block of lines for each reference; a column for each range of ratios and measure."""
     data = compare(rows, draws)
     drawn = _marked(data[data["tasks"] > 0], rows)
     blocks = {str(name): list(block["criterion"].unique()) for name, block in drawn.groupby("against", sort=False)}
@@ -31,7 +31,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
         (removed, measure) for removed in WINDOWS for measure in COMPARED_MEASURES if removed in set(drawn["removed"])
     ]
     heights = [len(curves) + 1 for curves in blocks.values()]
-    canvas = style.new_figure(style.WIDTH, COMPARISON_HEIGHT * sum(heights) + BLOCK_GAP * len(blocks) + 2)
+    canvas = style.new_figure(style.FIGURE_WIDTH, COMPARISON_HEIGHT * sum(heights) + BLOCK_GAP * len(blocks) + 2)
     grid = canvas.subplots(len(blocks), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     for place, (removed, measure) in enumerate(columns):
         lines = drawn[(drawn["removed"] == removed) & (drawn["measure"] == measure)]

@@ -38,7 +38,7 @@ SITE_NOTE = "Site 0 is the first attention module"
     needs="rows and score files of his, ae or hies (of several alphas: per ratio, per task, auto, else nearest 0.5)",
 )
 def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)) -> list[Axes]:
-    """All heads in the first line, then one line a ratio; the lowest seed of one model and task."""
+    """Draws all heads in the first line, then one line a ratio; the lowest seed of one model and task."""
     rows = rows[rows["seed"] == rows.loc[rows["criterion"].isin(MAPPED_ARRAYS), "seed"].min()]
     runs = {name: run for name in MAPPED_ARRAYS if not (run := choice.usual_run(rows, name)).empty}
     lines = [0.0] + [ratio for ratio in ratios if any(np.isclose(run["ratio"], ratio).any() for run in runs.values())]
@@ -69,7 +69,7 @@ def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5
     needs="rows and score files of his and hies with one seed in common, at the ratio 0.3, 0.4 or 0.5",
 )
 def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)) -> list[Axes]:
-    """Site x head for each ratio; the lowest seed that both criteria have."""
+    """Draws site x head for each ratio; the lowest seed that both criteria have."""
     his, hies = choice.common_runs(rows)
     common = [ratio for ratio in ratios if all(np.isclose(run["ratio"], ratio).any() for run in (his, hies))]
     if not common:
@@ -92,7 +92,7 @@ def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)
     needs="rows and score files of his and hies with one seed in common",
 )
 def draw_figure8(rows: pd.DataFrame) -> list[Axes]:
-    """HIS left, HIES right; the lowest seed that both criteria have."""
+    """Draws HIS left, HIES right; the lowest seed that both criteria have."""
     runs = choice.common_runs(rows)
     canvas = style.new_figure(11, 5)
     panels = list(canvas.subplots(1, 2, subplot_kw={"projection": "3d"}))

@@ -1,4 +1,4 @@
-"""Every method against every other: quality and stability by what was asked to go, and by what that saves."""
+"""Every method against every other: quality and stability by the ratio, and by what that saves."""
 
 import numpy as np
 import pandas as pd
@@ -23,11 +23,11 @@ FLOPS_LEFT = "flops left"  # a column: FLOPs in percent of those of the run's un
     per=OF_MODEL,
 )
 def draw_methods(rows: pd.DataFrame) -> list[Axes]:
-    """Quality above stability; the same points on the left by ratio, on the right by FLOPs in percent of the dense."""
+    """Draws quality above stability; the same points on the left by ratio, on the right by the FLOPs left."""
     rows = rows.assign(**{FLOPS_LEFT: percent_of_dense(rows, "flops")})
     if rows["curve"].nunique() < 2 or not ((rows["ratio"] > 0) & rows[FLOPS_LEFT].notna()).any():
         raise Unavailable("it takes two criteria with rows of a pruned ratio and their FLOPs")
-    canvas = style.new_figure(style.WIDTH, 7.6)
+    canvas = style.new_figure(style.FIGURE_WIDTH, 7.6)
     grid = canvas.subplots(2, 2, sharex="col", sharey="row")
     looks = style.smaller(style.looks(rows))
     cost = mean_of_tasks(rows, FLOPS_LEFT).groupby(["curve", "ratio"])[FLOPS_LEFT].mean()

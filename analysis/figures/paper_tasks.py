@@ -1,6 +1,7 @@
 """The paper's methods on language, reasoning and images, and the output norm (the paper's figures 4, 10, 11, 13)."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,6 +18,21 @@ PRINTED_NOTE = " Hollow: the paper's table 10 (LLaMA-2-7B, mean over its seeds).
 NORM = "output_norm"
 
 
+def draw_kind(
+    rows: pd.DataFrame, tasks: Iterable[str], printed: pd.DataFrame | None = None, note: str = ""
+) -> list[Axes]:
+    """Draws the paper's methods on these tasks.
+
+    Raises:
+        Unavailable: none of the tasks has rows of a pruned ratio.
+    """
+    rows = rows[rows["task"].isin(tasks)]
+    if not (rows["ratio"] > 0).any():
+        raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
+    rows = rows[rows["curve"].isin(shown_curves(rows, PAPER_CRITERIA))]
+    return draw_tasks(rows, f"{rows['model'].iloc[0]}: quality (above) and stability (below)", None, printed, note)
+
+
 @figure(
     "figure4",
     about="Quality above stability against the ratio for language tasks, a column for each and one for their mean.",
@@ -24,32 +40,24 @@ NORM = "output_norm"
     per=OF_MODEL,
 )
 def draw_figure4(rows: pd.DataFrame) -> list[Axes]:
-    """The paper's methods; beside LLaMA-2-7B the paper's HIS and HIES where its table 10 has them."""
+    """Draws the paper's methods; beside LLaMA-2-7B the paper's HIS and HIES where its table 10 has them."""
     printed = printed_language()
     printed = printed[printed["task"].isin(rows.loc[rows["model"] == PRINTED_MODEL, "task"])]
-    return _draw_kind(rows, labels.LANGUAGE_TASKS, printed, "" if printed.empty else PRINTED_NOTE)
+    return draw_kind(rows, labels.LANGUAGE_NAMES, printed, "" if printed.empty else PRINTED_NOTE)
 
 
-@figure(
+draw_figure10 = figure(
     "figure10",
     about="Quality above stability against the ratio for GSM8K and MMLU, and their mean.",
     needs="rows of GSM8K or MMLU at a pruned ratio",
     per=OF_MODEL,
-)
-def draw_figure10(rows: pd.DataFrame) -> list[Axes]:
-    """As figure 4."""
-    return _draw_kind(rows, labels.REASONING_TASKS)
-
-
-@figure(
+)(partial(draw_kind, tasks=labels.REASONING_NAMES))
+draw_figure11 = figure(
     "figure11",
     about="Quality above stability against the ratio for sets of images, a column for each and one for their mean.",
     needs="rows of CIFAR-10, CIFAR-100, Food-101, Fashion-MNIST or ImageNet-1k at a pruned ratio",
     per=OF_MODEL,
-)
-def draw_figure11(rows: pd.DataFrame) -> list[Axes]:
-    """As figure 4."""
-    return _draw_kind(rows, labels.VISION_TASKS)
+)(partial(draw_kind, tasks=labels.VISION_NAMES))
 
 
 @figure(
@@ -59,7 +67,7 @@ def draw_figure11(rows: pd.DataFrame) -> list[Axes]:
     per=OF_MODEL,
 )
 def draw_figure13(rows: pd.DataFrame) -> list[Axes]:
-    """Two lines a panel; of several alphas the preferred one."""
+    """Draws two lines a panel; of several alphas the preferred one."""
     alone, together = norm_and_mixture(rows)
     if alone is None or together is None or not (rows["ratio"] > 0).any():
         raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
@@ -77,15 +85,4 @@ def printed_language() -> pd.DataFrame:
     """Returns what the paper's table 10 prints of single tasks: task, criterion, ratio, percent."""
     printed = paper.read_paper("table10_llama_seeds").rename(columns={"HIS_percent": "his", "HIES_percent": "hies"})
     long = printed.melt(["task", "ratio"], ["his", "hies"], var_name="criterion", value_name="percent")
-    return long[long["task"].isin(labels.LANGUAGE_TASKS)]
-
-
-def _draw_kind(
-    rows: pd.DataFrame, tasks: Iterable[str], printed: pd.DataFrame | None = None, note: str = ""
-) -> list[Axes]:
-    """The paper's methods on these tasks."""
-    rows = rows[rows["task"].isin(tasks)]
-    if not (rows["ratio"] > 0).any():
-        raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
-    rows = rows[rows["curve"].isin(shown_curves(rows, PAPER_CRITERIA))]
-    return draw_tasks(rows, f"{rows['model'].iloc[0]}: quality (above) and stability (below)", None, printed, note)
+    return long[long["task"].isin(labels.LANGUAGE_NAMES)]

@@ -36,7 +36,7 @@ PRINTED_LOOK: dict[str, Any] = {
     per=OF_MODEL,
 )
 def draw_all_tasks(rows: pd.DataFrame) -> list[Axes]:
-    """Two blocks of panels, quality above stability, each ending with the mean over tasks."""
+    """Draws two blocks of panels, quality above stability, each ending with the mean over tasks."""
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
     title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
@@ -46,7 +46,7 @@ def draw_all_tasks(rows: pd.DataFrame) -> list[Axes]:
 def draw_tasks(
     rows: pd.DataFrame, title: str, columns: int | None = None, printed: pd.DataFrame | None = None, note: str = ""
 ) -> list[Axes]:
-    """Two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
+    """Draws two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
 
     Args:
         rows: of one model.
@@ -57,7 +57,7 @@ def draw_tasks(
     """
     tasks = labels.ordered_tasks(rows["task"])
     count = len(tasks) + (len(tasks) > 1)
-    width = style.WIDTH
+    width = style.FIGURE_WIDTH
     if columns is None and count <= ONE_ROW:
         columns, width = count, max(LEAST_WIDTH, count * PANEL_WIDTH + LEGEND_WIDTH)
     columns = min(columns or TASKS_IN_ROW, count)
@@ -83,8 +83,8 @@ def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) ->
     """
     chosen = [choice.plainest(rows, "hies"), choice.with_word(rows, "auto")]
     for criterion in criteria:
-        mine = rows[rows["criterion"] == criterion]
-        forms = [part for _, part in mine.groupby("tune", dropna=False)] if "tune" in mine else [mine]
+        same = rows[rows["criterion"] == criterion]
+        forms = [part for _, part in same.groupby("tune", dropna=False)] if "tune" in same else [same]
         chosen += [choice.plainest(part, criterion) for part in forms]
     return [curve for curve in dict.fromkeys(chosen) if curve is not None]
 

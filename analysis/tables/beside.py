@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import paper
 from analysis.text import choice
-from analysis.text.labels import GLUE_TASKS, named_tasks, ordered_tasks, task_name
+from analysis.text.labels import GLUE_NAMES, named_tasks, ordered_tasks, task_name
 
 AVERAGE = "average"
 PAPER, OURS = "paper", "ours"
@@ -37,7 +37,7 @@ class Printed(NamedTuple):
     @property
     def kind(self) -> str:
         """What a task of it is, for sentences about what is lacking."""
-        return "a GLUE task" if set(self.tasks) <= set(GLUE_TASKS) else named_tasks(self.tasks)
+        return "a GLUE task" if set(self.tasks) <= set(GLUE_NAMES) else named_tasks(self.tasks)
 
 
 def bert(table: int, file: str) -> Printed:

@@ -12,7 +12,7 @@ from analysis.registry import Table, table
 from analysis.text.numbers import percent
 
 COST_UNITS = {"parameters": (1e6, "M"), "flops": (1e9, "G"), "peak_bytes": (1e6, "MB"), "cache_bytes": (1e6, "MB")}
-MEASURED = ["model", "device", "threads", "batch", "tokens", "rounds", "ratio", "heads_total", "heads_removed"]
+COST_KEYS = ["model", "device", "threads", "batch", "tokens", "rounds", "ratio", "heads_total", "heads_removed"]
 COSTS_NOTE = (
     "A line without removed heads: the dense model; the others in percent of it. Random weights, heads removed at "
     "random. Latency: seconds within a round, in which the dense and the pruned model take turns; median [quartiles] "
@@ -33,7 +33,7 @@ def costs_table(rows: pd.DataFrame) -> Table:
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only measurements of dense models")
     shares = [f"{name}_percent" for name in (*COSTS, *ENDS)]
-    data = rows[[*MEASURED, *COST_UNITS, "seconds", *shares]].copy()
+    data = rows[[*COST_KEYS, *COST_UNITS, "seconds", *shares]].copy()
     data["gap_percent"] = 100 * (data["latency_percent"] / data["flops_percent"] - 1)
     data["paper_flops_percent"] = [_paper(row) for row in rows.to_dict("records")]
     shown = pd.DataFrame([_line(row) for row in data.to_dict("records")])

@@ -1,8 +1,5 @@
 """One measure of every criterion at 10, 30 and 50 %, a column for each GLUE task (the form of tables 1 and 2)."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
@@ -14,7 +11,7 @@ from analysis.tables import beside
 from analysis.tables.beside import AVERAGE, OURS, PAPER
 from analysis.text import choice
 from analysis.text.captions import caption
-from analysis.text.labels import CRITERION_NAMES, GLUE_TASKS, label, ordered_curves, task_name
+from analysis.text.labels import CRITERION_NAMES, GLUE_NAMES, label, ordered_curves, task_name
 from analysis.text.numbers import number, percent
 
 METHOD_RATIOS = (0.1, 0.3, 0.5)
@@ -26,24 +23,7 @@ PRINTED_NAMES = {
     label("hies", {"alpha": "per_ratio"}): "HIES",
 }  # fmt: skip
 UNPRUNED, UNPRUNED_IN_PAPER = "unpruned", "BERT"
-Key = tuple[float, str, str]  # ratio, curve or method of the paper, task
-
-
-class SeedMean(NamedTuple):
-    """A mean over seeds.
-
-    Attributes:
-        mean: of those that have a number.
-        n: how many have one.
-        seeds: how many there are.
-    """
-
-    mean: float
-    n: int
-    seeds: int
-
-
-NO_SEED = SeedMean(np.nan, 0, 0)
+CELL = ["ratio", "criterion", "task"]
 
 
 def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title: str) -> Table:
@@ -58,30 +38,36 @@ def methods_table(rows: pd.DataFrame, measure: str, printed: pd.DataFrame, title
     Raises:
         Unavailable: several calibration sizes, or no row that the paper's table has a place for.
     """
-    rows = one_calibration_size(rows[rows["task"].isin(GLUE_TASKS)])
-    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE_TASKS)
+    rows = one_calibration_size(rows[rows["task"].isin(GLUE_NAMES)])
+    pruned = beside.at_ratios(rows, METHOD_RATIOS, GLUE_NAMES)
     if not pruned["curve"].isin(PRINTED_NAMES).any():
         raise Unavailable(f"there are no rows of GLUE at 10, 30 or 50 % for any of {', '.join(PRINTED_NAMES)}")
-    ours = _ours(pruned, rows, measure)
-    paper = printed.set_index(["ratio", "method", "task"])[f"{measure}_percent"].to_dict()
     lines = [(ratio, curve) for ratio in METHOD_RATIOS for curve in [*PRINTED_NAMES, *_further(pruned)]]
+    paper = printed.set_index(["ratio", "method", "task"])[f"{measure}_percent"].to_dict()
     if (0.0, UNPRUNED_IN_PAPER, AVERAGE) in paper:
         lines = [(0.0, UNPRUNED), *lines]
-    keys = [(*line, task) for line in lines for task in (*GLUE_TASKS, AVERAGE)]
-    data = pd.DataFrame([_record(key, paper, ours) for key in keys])
+    cells = pd.DataFrame([(*line, task) for line in lines for task in (*GLUE_NAMES, AVERAGE)], columns=CELL)
+    names = {**PRINTED_NAMES, UNPRUNED: UNPRUNED_IN_PAPER}
+    keys = zip(cells["ratio"], cells["criterion"].map(names), cells["task"], strict=True)
+    cells[PAPER] = [paper.get(key, np.nan) for key in keys]
+    data = cells.merge(_ours(pruned, rows, measure), on=CELL, how="left").fillna({"n": 0, "seeds": 0})
+    data = data.astype({"n": int, "seeds": int})
     used = rows[rows["curve"].isin([curve for _, curve in lines])]
     return Table(
-        _shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE_TASKS)}"
+        _shown(data), data, f"{title}: {caption(used)}. {_note(data)}{beside.missing_tasks(pruned, GLUE_NAMES)}"
     )
 
 
-def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[Key, SeedMean]:
+def _ours(pruned: pd.DataFrame, rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Mean, n (defined values) and seeds of each ratio, curve and task, and the averages that all tasks have."""
     unpruned = rows[rows["ratio"] == 0].assign(curve=UNPRUNED).drop_duplicates(["task", "seed"])
     points = summarise(pd.concat([pruned, unpruned]), measure, ["ratio", "curve", "task"])
-    return {
-        (round(point.ratio, 6), point.curve, point.task): SeedMean(point.mean, point.n, point.seeds)
-        for point in points.itertuples(name="Point")
-    }
+    points = points.rename(columns={"curve": "criterion", "mean": OURS})[[*CELL, OURS, "n", "seeds"]]
+    whole = points.groupby(CELL[:2]).filter(lambda part: part["task"].nunique() == len(GLUE_NAMES))
+    averages = whole.groupby(CELL[:2], as_index=False).agg(
+        {OURS: lambda means: means.mean(skipna=False), "seeds": "min"}
+    )
+    return pd.concat([points, averages.assign(task=AVERAGE, n=averages["seeds"])])
 
 
 def _further(rows: pd.DataFrame) -> list[str]:
@@ -90,18 +76,6 @@ def _further(rows: pd.DataFrame) -> list[str]:
     chosen = alphas.map(lambda alpha: isinstance(alpha, str)).any()
     fixed = set(rows.loc[alphas.map(choice.is_number), "curve"]) if chosen else set()
     return [curve for curve in ordered_curves(rows) if curve not in PRINTED_NAMES and curve not in fixed]
-
-
-def _record(key: Key, paper: Mapping[Key, float], ours: Mapping[Key, SeedMean]) -> dict[str, object]:
-    ratio, curve, task = key
-    cell = ours.get(key, NO_SEED)
-    if task == AVERAGE:
-        cells = {name: ours.get((ratio, curve, name), NO_SEED) for name in GLUE_TASKS}
-        seeds = min(one.seeds for one in cells.values())
-        cell = SeedMean(beside.average({name: one.mean for name, one in cells.items()}, GLUE_TASKS), seeds, seeds)
-    method = UNPRUNED_IN_PAPER if curve == UNPRUNED else PRINTED_NAMES.get(curve, "")
-    line = {"ratio": ratio, "criterion": curve, "task": task, PAPER: paper.get((ratio, method, task), np.nan)}
-    return {**line, OURS: cell.mean, "n": cell.n, "seeds": cell.seeds}
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
@@ -126,5 +100,5 @@ def _note(data: pd.DataFrame) -> str:
     undefined = data[(data["n"] == 0) & (data["seeds"] > 0) & (data["task"] != AVERAGE)]
     cells = [f"{task_name(row.task)} at {percent(row.ratio)} for {row.criterion}" for row in undefined.itertuples()]
     text = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
-    averages = beside.averages_note([*GLUE_TASKS])
+    averages = beside.averages_note([*GLUE_NAMES])
     return f"Paper: BERT-base. Ours: mean over seeds. {beside.BLANK_NOTE}; {averages}.{text}"

@@ -11,15 +11,15 @@ CRITERION_NAMES = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "
             "llm_pruner_block": "LLM-Pruner (Block)", "llm_pruner_channel": "LLM-Pruner (Channel)"}  # fmt: skip
 # Tasks as people write them, by what they are about, each kind in the paper's order. The paper's tables 1, 2, 7, 9 and
 # 11 have a place for those of GLUE.
-GLUE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
+GLUE_NAMES = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
               "mnli": "MNLI", "rte": "RTE"}  # fmt: skip
-LANGUAGE_TASKS = {"hellaswag": "HellaSwag", "winogrande": "WinoGrande", "arc_easy": "ARC-e", "arc_challenge": "ARC-c",
+LANGUAGE_NAMES = {"hellaswag": "HellaSwag", "winogrande": "WinoGrande", "arc_easy": "ARC-e", "arc_challenge": "ARC-c",
                   "openbookqa": "OBQA", "piqa": "PIQA", "docs": "Docs"}  # fmt: skip
-REASONING_TASKS = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
-VISION_TASKS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "food101": "Food-101", "fashion_mnist": "Fashion-MNIST",
+REASONING_NAMES = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
+VISION_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "food101": "Food-101", "fashion_mnist": "Fashion-MNIST",
                 "imagenet1k": "ImageNet-1k"}  # fmt: skip
-QUESTION_TASKS = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Digit questions"}
-TASK_NAMES = {**GLUE_TASKS, **LANGUAGE_TASKS, **REASONING_TASKS, **VISION_TASKS, **QUESTION_TASKS}
+QUESTION_NAMES = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Digit questions"}
+TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES}
 KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
                  "reduction": "example", "reduction_batch": 32, "entropy": "shannon",
                  "combination": "sum"}  # fmt: skip

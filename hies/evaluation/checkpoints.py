@@ -80,7 +80,7 @@ class TaskModel:
 
     @cached_property
     def checkpoint_identity(self) -> str:
-        """What tells this checkpoint from others: its Hub name, or a digest of its weights."""
+        """The Hub name of the checkpoint, or a digest of its weights."""
         return identity_of(self.checkpoint)
 
     @cached_property

@@ -34,7 +34,7 @@ from hies.storage import cached_arrays, digest
 from hies.tasks.base import Answers, Task
 
 Chosen = TypeVar("Chosen")
-Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 class Evaluator(TaskModel):
@@ -258,7 +258,7 @@ class Evaluator(TaskModel):
         with masked(self.network, removed):
             return self._on_calibration(seed, size, scored)
 
-    def _on_calibration(self, seed: int, size: int, work: Callable[[list[Batch]], Result]) -> Result:
+    def _on_calibration(self, seed: int, size: int, work: Callable[[list[Batch]], Made]) -> Made:
         """Returns what `work` makes of the calibration set, in batches that fit into the memory."""
         return self._batch_size.retry_on_oom(lambda together: work(self.calibration(seed, size, together)))
 

@@ -20,14 +20,8 @@ MODALITIES = ("text", "image", "language", "vision_language")
 DTYPES = ("float32", "bfloat16")
 # Files that results depend on.
 IDENTIFYING = (
-    "config.json",
-    "*.safetensors",
-    "tokenizer*",
-    "vocab*",
-    "merges*",
-    "*processor_config.json",
-    "chat_template*",
-)
+    "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

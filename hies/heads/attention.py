@@ -141,8 +141,19 @@ def _describe(
 
 
 @contextlib.contextmanager
+def _restored(configs: Collection[Any]) -> Iterator[None]:
+    """Gives all configurations their attention implementation back when the block ends."""
+    before = [config._attn_implementation_internal for config in configs]
+    try:
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
+
+
+@contextlib.contextmanager
 def _switched(model: nn.Module) -> Iterator[None]:
-    """Runs the model's attention through `_attention` inside the block; then all configurations are as before."""
+    """Runs the model's attention through `_attention` inside the block."""
     submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     reachable = [m for m in submodels if m._can_set_attn_implementation()]
     if not reachable:
@@ -150,13 +161,9 @@ def _switched(model: nn.Module) -> Iterator[None]:
             f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
         )
     configs = {id(config): config for m in reachable for config in _configs(m)}.values()
-    before = [config._attn_implementation_internal for config in configs]
-    try:
+    with _restored(configs):
         _switch(configs)
         yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
 
 
 def _switch(configs: Iterable[Any]) -> None:
@@ -170,13 +177,9 @@ def _switch(configs: Iterable[Any]) -> None:
 @contextlib.contextmanager
 def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Switches to eager attention inside the block; then all configurations are as before."""
-    before = [(config, config._attn_implementation_internal) for config in _configs(model)]
-    try:
+    with _restored(_configs(model)):
         model.set_attn_implementation(f"{NAME_PREFIX}eager" if requires_hies_attention(model) else "eager")
         yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
 
 
 def require_hies_attention(model: nn.Module, sites: Collection[str]) -> None:

@@ -13,24 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import UnsupportedModelError
-from hies.heads.conventions import (
-    BY_HEAD,
-    FUSED,
-    HEAD_COUNTS,
-    KEY_NORMS,
-    LATENT,
-    LATENT_QUERIES,
-    OUTPUTS,
-    OWN_BIAS,
-    PARAMETERS,
-    QUERY_NORMS,
-    REFUSED,
-    SEPARATE,
-    SHARING,
-    VALUE_NORMS,
-    WHOLE,
-    WIDTHS,
-)
+from hies.heads import conventions
 from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
 
@@ -161,7 +144,7 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     kind = type(module).__name__
     outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
-    places = [(owner, name) for owner in owners for name in OUTPUTS if _is_projection(owner, name)]
+    places = [(owner, name) for owner in owners for name in conventions.OUTPUTS if _is_projection(owner, name)]
     try:
         _check_kind(module)
         found = _describe(module, *places[0]) if places else None
@@ -180,9 +163,9 @@ class CannotPruneError(Exception):
 
 
 def _check_kind(module: nn.Module) -> None:
-    if type(module).__name__ in REFUSED:
-        raise CannotPruneError(REFUSED[type(module).__name__])
-    if any(getattr(module, name, None) for name in SHARING):
+    if type(module).__name__ in conventions.REFUSED:
+        raise CannotPruneError(conventions.REFUSED[type(module).__name__])
+    if any(getattr(module, name, None) for name in conventions.SHARING):
         raise CannotPruneError("layers share its keys and values")
     if getattr(module, "position_embeddings_type", None) == "rotary":
         raise CannotPruneError("it rotates the hidden states by head, before the projections")
@@ -203,7 +186,7 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
     key_heads = len(value.rows) // value_width
     head_norms, joint_norms = _norms(module, heads, key_heads, width, pruned)
     _check_parts(module, {*(part.name for part in inputs), name})
-    if joint_norms and names_used_by(module).intersection(HEAD_COUNTS):
+    if joint_norms and names_used_by(module).intersection(conventions.HEAD_COUNTS):
         raise CannotPruneError(
             "it takes one number of heads for values and for queries, which its norm over all heads does not allow"
         )
@@ -220,7 +203,7 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
         _by_head(key, dense_keys),
         _by_head(value, key_heads),
         _by_head(_whole(owner, name, 1), heads),
-        tuple(_by_head(_whole(module, gate), heads) for gate in BY_HEAD if _is_projection(module, gate)),
+        tuple(_by_head(_whole(module, gate), heads) for gate in conventions.BY_HEAD if _is_projection(module, gate)),
         tuple(_parameters(module, heads)),
         joint_norms,
         head_norms,
@@ -229,24 +212,26 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
 
 def _width(module: nn.Module, columns: int) -> int | None:
     """Returns the width of one head's query, by what the module calls it or by its number of heads."""
-    widths = (getattr(module, name, None) for name in WIDTHS)
+    widths = (getattr(module, name, None) for name in conventions.WIDTHS)
     width = next((value for value in widths if isinstance(value, int)), None)
-    counts = [getattr(module, name) for name in HEAD_COUNTS if isinstance(getattr(module, name, None), int)]
+    counts = [getattr(module, name) for name in conventions.HEAD_COUNTS if isinstance(getattr(module, name, None), int)]
     return columns // counts[0] if width is None and counts else width
 
 
 def _inputs(module: nn.Module, heads: int, width: int, value_width: int) -> tuple[HeadRows, HeadRows, HeadRows] | None:
     """Returns the rows of queries, keys and values."""
-    for query, key, value in SEPARATE:
+    for query, key, value in conventions.SEPARATE:
         if all(_is_projection(module, name) for name in (query, key, value)):
             return _whole(module, query), _whole(module, key), _whole(module, value)
-    if fused := next((name for name in FUSED if _is_projection(module, name)), None):
+    if fused := next((name for name in conventions.FUSED if _is_projection(module, name)), None):
         return _unpacked(module, fused, heads, width)
-    latent = next((name for name in LATENT_QUERIES if _is_projection(module, name)), None)
-    if latent and _is_projection(module, LATENT):
-        pairs = _by_head(_whole(module, LATENT), heads).rows  # [heads, key without its rotated part, then value]
+    latent = next((name for name in conventions.LATENT_QUERIES if _is_projection(module, name)), None)
+    if latent and _is_projection(module, conventions.LATENT):
+        # [heads, key without its rotated part, then value]
+        pairs = _by_head(_whole(module, conventions.LATENT), heads).rows
         parts = (pairs[:, :-value_width], pairs[:, -value_width:])
-        return _whole(module, latent), *(HeadRows(module, LATENT, part.reshape(-1)) for part in parts)  # type: ignore
+        keys, values = (HeadRows(module, conventions.LATENT, part.reshape(-1)) for part in parts)
+        return _whole(module, latent), keys, values
     return None
 
 
@@ -256,10 +241,12 @@ def _whole(owner: nn.Module, name: str, dim: int = 0) -> HeadRows:
 
 def _parameters(module: nn.Module, heads: int) -> Iterator[HeadParameter]:
     parameters = [
-        HeadParameter(module, name, 0) for name in PARAMETERS if isinstance(getattr(module, name, None), nn.Parameter)
+        HeadParameter(module, name, 0)
+        for name in conventions.PARAMETERS
+        if isinstance(getattr(module, name, None), nn.Parameter)
     ]
     bias = getattr(module, "relative_attention_bias", None)
-    if type(module).__name__ in OWN_BIAS and isinstance(bias, nn.Module):
+    if type(module).__name__ in conventions.OWN_BIAS and isinstance(bias, nn.Module):
         parameters.append(HeadParameter(bias, "weight", 1))
     for parameter in parameters:
         if parameter.tensor.shape[parameter.dim] != heads:
@@ -278,8 +265,8 @@ def _by_head(part: HeadRows, heads: int) -> HeadRows:
 def _unpacked(module: nn.Module, name: str, heads: int, width: int) -> tuple[HeadRows, HeadRows, HeadRows]:
     """Returns the rows of queries, keys and values in one matrix."""
     rows = _whole(module, name).rows
-    by_head = FUSED[name] == "heads" or getattr(module, "multi_query", None) is False  # GPT-BigCode has both
-    if by_head:
+    multi_query = getattr(module, "multi_query", None)  # GPT-BigCode packs either way
+    if conventions.FUSED[name] == "heads" or multi_query is False:
         if len(rows) != heads * 3 * width:
             raise CannotPruneError(f"{name} has {len(rows)} rows, not 3 x {heads} heads of {width}")
         parts = tuple(part.reshape(-1) for part in rows.view(heads, 3, width).unbind(1))  # [heads * width] each
@@ -300,9 +287,9 @@ def _norms(
     """Returns the norms of queries and keys with weights per head, and the names of those over all heads together."""
     head_norms, joint_norms = [], []
     for names, of_keys, count, dense in (
-        (QUERY_NORMS, False, heads, pruned.dense_heads if pruned else heads),
-        (KEY_NORMS, True, key_heads, pruned.dense_key_heads if pruned else key_heads),
-        (VALUE_NORMS, True, key_heads, 0),
+        (conventions.QUERY_NORMS, False, heads, pruned.dense_heads if pruned else heads),
+        (conventions.KEY_NORMS, True, key_heads, pruned.dense_key_heads if pruned else key_heads),
+        (conventions.VALUE_NORMS, True, key_heads, 0),
     ):
         for name in names:
             norm: Any = getattr(module, name, None)
@@ -325,8 +312,14 @@ def _norms(
 
 def _check_parts(module: nn.Module, known: set[str]) -> None:
     """Refuses a part with weights whose role is unknown: cutting around it could silently give wrong numbers."""
-    known = known.union(PARAMETERS, QUERY_NORMS, KEY_NORMS, VALUE_NORMS, WHOLE)
-    known.update(name for name in BY_HEAD if _is_projection(module, name))
+    known = known.union(
+        conventions.PARAMETERS,
+        conventions.QUERY_NORMS,
+        conventions.KEY_NORMS,
+        conventions.VALUE_NORMS,
+        conventions.WHOLE,
+    )
+    known.update(name for name in conventions.BY_HEAD if _is_projection(module, name))
     for name, child in module.named_children():
         if name not in known and any(True for _ in child.parameters()):
             raise CannotPruneError(f"it has a part {name!r} whose share in the heads is not known")

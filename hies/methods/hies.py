@@ -9,7 +9,7 @@ from hies.errors import HiesError, ParameterError, check_choice
 from hies.heads.sites import SiteTensors
 from hies.methods.alpha import GRID, PROTOCOLS, AlphaSearch
 from hies.methods.base import ScoringMethod, nothing, used
-from hies.methods.importance import check_importance, importance, statistic_of
+from hies.methods.his import check_importance, importance, statistic_of
 from hies.methods.normalization import NORMALIZATIONS, normalize
 from hies.methods.planning import Draw, MaskedHeads, ModelOnTask, Plan, Tick
 from hies.pruning.selection import Selection
@@ -57,7 +57,8 @@ class HIES(ScoringMethod):
 
     def __post_init__(self) -> None:
         if self.alpha not in PROTOCOLS if isinstance(self.alpha, str) else not 0 <= self.alpha < 1:
-            expected = f"it must be at least 0 and below 1 (HIS alone is a method of its name), or one of {', '.join(PROTOCOLS)}"
+            protocols = ", ".join(PROTOCOLS)
+            expected = f"it must be at least 0 and below 1 (HIS alone is a method of its name), or one of {protocols}"
             raise ParameterError("alpha", self.alpha, expected)
         if not self.alphas or len(set(self.alphas)) < len(self.alphas) or not all(0 <= a < 1 for a in self.alphas):
             raise ParameterError("alphas", list(self.alphas), "it takes different numbers from 0 to below 1")

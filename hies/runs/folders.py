@@ -139,7 +139,7 @@ def _packed_texts(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _row_files(folder: Path) -> Iterator[str]:
-    """The names of the row files of a folder, which may be many: no path is made of them, and none is asked about."""
+    """The names of a folder's row files, which may be many: no path is made of them, no file is looked at."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             yield from (one.name for one in entries if one.name.endswith(".jsonl") and not one.name.startswith("."))

@@ -86,7 +86,7 @@ def sealed(row: Row) -> str:
 
 
 def _ending(text: str) -> str:
-    """The end of a sealed line, given the row's text without its digest."""
+    """The end of the sealed line of a row, whose text without the digest this is."""
     return f', "digest": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'
 
 

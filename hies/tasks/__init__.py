@@ -5,13 +5,13 @@ from hies.tasks.embedded.apidocs import ApiDocs
 from hies.tasks.embedded.digits import Digits
 from hies.tasks.embedded.docs import Docs
 from hies.tasks.embedded.questions import DigitQuestions
-from hies.tasks.glue import GLUE
+from hies.tasks.glue import GLUE_TASKS
 from hies.tasks.images import IMAGE_TASKS
-from hies.tasks.language import LANGUAGE
+from hies.tasks.language import LANGUAGE_TASKS
 from hies.tasks.vqa.mmvet import MMVet
 from hies.tasks.vqa.vizwiz import VizWiz
 
-_KINDS: tuple[type[Task], ...] = (ApiDocs, Digits, *GLUE, *LANGUAGE, DigitQuestions, VizWiz, MMVet, *IMAGE_TASKS, Docs)
-TASKS = {kind.name: kind for kind in _KINDS}
+_SINGLE: tuple[type[Task], ...] = (ApiDocs, Digits, DigitQuestions, VizWiz, MMVet, Docs)
+TASKS = {task.name: task for task in (*_SINGLE, *GLUE_TASKS, *LANGUAGE_TASKS, *IMAGE_TASKS)}
 
 __all__ = ["TASKS", "ApiDocs", "Digits", "Split", "Splits", "Task"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what computes is imported when it is first called: the knob
     from hies.batching import Encoded
 
 Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, [examples]
-SEEDS = 2**32  # numpy takes seeds below this
+SEED_LIMIT = 2**32  # numpy takes seeds below this
 SET_ASIDE = 1000  # training examples for selection, at most a tenth of all, where a data set has no split for it
 
 
@@ -139,17 +139,16 @@ class Task(ABC):
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the classes in the order of their indices; none where answers are scores or texts."""
 
-    @abstractmethod
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns what the configuration of a model for this task says, such as its outputs or its number of words."""
+        return {}
 
-    @abstractmethod
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
         """Raises HiesError where a network does not have the outputs that this task reads."""
 
-    @abstractmethod
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
         """Returns the processor of a model that is built from an architecture; None where it needs none."""
+        return None
 
     @abstractmethod
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
@@ -162,9 +161,9 @@ class Task(ABC):
             image_size: pixels of a side that images are brought to without a processor; None: they stay as they are.
         """
 
-    @abstractmethod
     def prepare(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Any:
-        """Returns what `answers` reads of these examples; made once for any number of masks."""
+        """Returns what `answers` reads of these examples, made once for any number of masks: here the examples."""
+        return examples
 
     @abstractmethod
     def answers(self, network: Any, processor: Any, examples: Any, batch_size: int, precision: str) -> Answers:
@@ -209,9 +208,6 @@ class ClassifierTask(Task):
                 "one that was fine-tuned for this task."
             )
 
-    def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> None:
-        """Returns None: the pixels of images are read without one, and texts need pretrained weights."""
-
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
         """Returns tokens cut to `max_length`, or pixels."""
         from hies.tasks import classifier
@@ -241,13 +237,6 @@ class PromptTask(Task):
         """Returns none: answers are what the model says."""
         return ()
 
-    def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
-        """Returns what a configuration takes from the processor, such as the number of words."""
-        return {}
-
-    def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
-        """Accepts every language model."""
-
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
         """Returns the tokenizer (or processor) of a model that is trained here.
 
@@ -256,12 +245,8 @@ class PromptTask(Task):
         """
         raise HiesError(f"task={self.name} trains no model; set model.pretrain_task to a task that does, such as docs.")
 
-    def prepare(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Split:
-        """Returns the examples: prompts are made into tokens where they are answered."""
-        return examples
-
 
 def check_seed(data_seed: int) -> None:
     """Raises ParameterError where numpy does not take the seed of a draw of examples."""
-    if not 0 <= data_seed < SEEDS:
-        raise ParameterError("data_seed", data_seed, f"it must be between 0 and {SEEDS - 1}")
+    if not 0 <= data_seed < SEED_LIMIT:
+        raise ParameterError("data_seed", data_seed, f"it must be between 0 and {SEED_LIMIT - 1}")

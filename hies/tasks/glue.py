@@ -148,7 +148,7 @@ class MNLI(Glue):
     selection = "validation_mismatched"
 
 
-GLUE: tuple[type[Glue], ...] = (SST2, CoLA, MRPC, QQP, STSB, QNLI, MNLI, RTE)
+GLUE_TASKS: tuple[type[Glue], ...] = (SST2, CoLA, MRPC, QQP, STSB, QNLI, MNLI, RTE)
 
 
 @cache

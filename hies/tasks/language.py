@@ -290,7 +290,7 @@ class GSM8K(Language):
         return np.array([harness.normalized_text(self.definition, text) for text in answers], dtype=str)
 
 
-LANGUAGE: tuple[type[Language], ...] = (
+LANGUAGE_TASKS: tuple[type[Language], ...] = (
     HellaSwag, WinoGrande, ArcEasy, ArcChallenge, OpenBookQA, PIQA, MMLU, GSM8K,
 )  # fmt: skip
 

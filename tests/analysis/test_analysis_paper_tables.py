@@ -9,7 +9,7 @@ from analysis import load, paper
 from analysis.errors import Unavailable
 from analysis.tables.orthogonality import orthogonality
 from analysis.tables.paper import table1, table2, table7, table9, table11
-from analysis.text.labels import GLUE_TASKS
+from analysis.text.labels import GLUE_NAMES
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 PER_RATIO = f"HIES ({ALPHA} per ratio)"
@@ -25,8 +25,8 @@ def write(folder: Path, criterion: str, task: str, quality: tuple[float | None, 
 def test_the_printed_averages_are_those_of_the_printed_numbers() -> None:
     for name, column in (("table1_bert_glue_quality", "quality"), ("table2_bert_glue_stability", "stability")):
         wide = paper.read_paper(name).pivot(index=["ratio", "method"], columns="task", values=f"{column}_percent")
-        np.testing.assert_allclose(wide[list(GLUE_TASKS)].mean(axis=1), wide["average"], atol=0.006)
-    assert list(dict.fromkeys(paper.read_paper("table1_bert_glue_quality")["task"])) == [*GLUE_TASKS, "average"]
+        np.testing.assert_allclose(wide[list(GLUE_NAMES)].mean(axis=1), wide["average"], atol=0.006)
+    assert list(dict.fromkeys(paper.read_paper("table1_bert_glue_quality")["task"])) == [*GLUE_NAMES, "average"]
 
 
 def test_a_table_of_the_paper_is_a_copy_and_an_unknown_one_is_told() -> None:
@@ -68,7 +68,7 @@ def test_table1_has_the_mean_over_seeds_below_the_papers_number_and_blanks_where
 
 
 def test_table1_averages_only_where_all_eight_tasks_are_there(tmp_path: Path) -> None:
-    for place, task in enumerate(GLUE_TASKS):
+    for place, task in enumerate(GLUE_NAMES):
         write(tmp_path, "his", task, (90, 80 + place, 60))
         if task != "rte":
             write(tmp_path, "ad", task, (90, 70, 60))
@@ -129,7 +129,7 @@ def test_table7_is_the_mean_over_the_seeds_of_his(tmp_path: Path) -> None:
 
 def test_table9_by_hand(tmp_path: Path) -> None:
     for seed, (his, hies) in enumerate([(60, 80), (63, 84), (66, 82)]):
-        for task in GLUE_TASKS:
+        for task in GLUE_NAMES:
             write(tmp_path, "his", task, (90, his, 50), seed)
             write(tmp_path, "hies", task, (90, hies, 55), seed, alpha="per_ratio")
             write(tmp_path, "hies", task, (90, 1, 1), seed, alpha="auto")

@@ -72,12 +72,39 @@ def test_the_first_examples_of_a_split_are_those_of_the_whole_split(bench):
     assert bench.quality({}, "selection", 53) == pytest.approx(100 * (part == bench.labels("selection")[:53]).mean())
 
 
-def test_the_tally_counts_masks_and_evaluations(cache):
+def test_the_counter_counts_masks_and_evaluations(cache):
     bench = workbench(cache, finetune=Finetuning(epochs=1))  # another identity: nothing of it is in the cache
     site = next(iter(bench.sites))
     for removed in ({}, {site: [3]}, {site: [3]}, {}):
         bench.predictions(removed)
     assert (bench.counter.asked, len(bench.counter.distinct), bench.counter.evaluated) == (4, 2, 2)
+
+
+def test_the_keys_of_the_cache_are_those_of_earlier_versions(tmp_path):
+    """What is computed already is found again; versions and device, which are part of every key, are stood in for."""
+    model = Model(name="small", modality="image", architecture=VIT, finetune=Finetuning(epochs=1))
+    bench = Evaluator(model, Digits(max_examples=53), None, tmp_path, CPU)
+    bench._setting = ["schema", "versions", "cpu"]
+    site = next(iter(bench.sites))
+    bench.predictions({})
+    bench.predictions({site: [1]}, "selection", 11)
+    bench.calibration_loss({site: [2]}, 0, 7)
+    bench.statistics(frozenset({"his"}), 0, 7)
+    assert Path(bench.checkpoint).name == "small-digits-1f0f18681565"
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.npz")} == {
+        "losses/6d3e4d0e9d6bb6c6.npz",
+        "predictions/6f2e0b986de3d51d.npz",
+        "predictions/7272b9295a398676.npz",
+        "statistics/b8a2623cbdd05531.npz",
+    }
+
+
+def test_a_model_that_is_trained_on_another_task_keeps_its_older_identity():
+    model = Model(architecture={"model_type": "llama"}, modality="language", pretrain_task="docs")
+    identity = model.identity(TASKS["hellaswag"]())
+    assert identity["home"][0] == "docs" and identity["finetune"] == vars(model.finetune)
+    with pytest.raises(HiesError, match="pretrain_task is 'nothing'; it names the task"):
+        Model(architecture={"model_type": "llama"}, pretrain_task="nothing").identity(TASKS["hellaswag"]())
 
 
 def test_the_calibration_loss_is_the_mean_loss_of_the_masked_model(bench):

@@ -5,30 +5,28 @@ import shlex
 import glue_copy
 import pytest
 import visual_copy
+from command_line import declared
 from hydra import compose, initialize_config_dir
 from language_copy import MAKERS, copy_of, made_up
 from language_copy import write as write_rows
 from picture_copy import write_copy as write_pictures
 
-from experiments import schema
-from experiments.grid import declared_jobs
-from experiments.messages import CONF
+from experiments.config import schema, store
+from experiments.config.messages import CONF, choices_of
 from hies.errors import HiesError
 from hies.methods import METHODS
 from hies.tasks import TASKS
-from hies.tasks.glue import GLUE
+from hies.tasks.glue import GLUE_TASKS
 from hies.tasks.images import IMAGE_TASKS
 
-
-def names(group):
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+names = choices_of
 
 
 @pytest.fixture(scope="module")
 def every_copy(tmp_path_factory):
     """Made-up copies of all data sets that an experiment reads."""
     root = tmp_path_factory.mktemp("data")
-    for kind in GLUE:
+    for kind in GLUE_TASKS:
         glue_copy.write_copy(root, kind)
     for name in MAKERS:
         copy_of(root, name)
@@ -42,7 +40,7 @@ def every_copy(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def hydra_ready(every_copy, monkeypatch):
     monkeypatch.setenv("HIES_DATA", str(every_copy))
-    schema.register()
+    store.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -53,17 +51,15 @@ def config_of(*overrides):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_declares_jobs_under_its_own_name(name):
-    declared = declared_jobs([f"experiment={name}"], multirun=False)
-    assert declared.sweep and declared.whole
-    assert len({job.run_id for job in declared.jobs}) == len(declared.jobs) > 1
-    assert {job.config.name for job in declared.jobs} == {name}
+    found = declared(f"experiment={name}")
+    assert found.sweep and found.whole
+    assert len({job.run_id for job in found.jobs}) == len(found.jobs) > 1
+    assert {job.config.name for job in found.jobs} == {name}
 
 
 @pytest.mark.parametrize("name", names("criterion"))
 def test_every_criterion_is_its_class(name):
-    kinds = METHODS
-    longest = max((kind for kind in kinds if f"{name}_".startswith(f"{kind}_")), key=len)
-    assert type(config_of(f"criterion={name}").criterion) is kinds[longest]
+    assert type(config_of(f"criterion={name}").criterion) is METHODS[name.partition("/")[0]]
 
 
 def test_every_criterion_and_task_has_a_configuration():
@@ -78,8 +74,7 @@ SMALL = {"text": "minilm", "image": "vit_tiny", "language": "llama_tiny", "visio
 
 def fitting(task):
     """A model that takes what the task of this configuration gives."""
-    kind = max((name for name in TASKS if f"{task}_".startswith(f"{name}_")), key=len)
-    return SMALL[TASKS[kind].modality]
+    return SMALL[TASKS[task.partition("/")[0]].modality]
 
 
 @pytest.mark.parametrize("name", sorted({*names("model")} - {"any", "language"}))
@@ -97,7 +92,7 @@ def test_any_model_is_named_after_its_source():
 
 def test_a_sweep_composes_every_job_as_hydra_alone_would():
     words = ["experiment=alpha", "task=rte,cola", "seed=0,2", "criterion.alpha=0.9,0.5", "calibration.size=7"]
-    jobs = declared_jobs(words, multirun=True).jobs
+    jobs = declared(*words).jobs
     assert len(jobs) == 8
     for job in jobs:
         overrides = shlex.split(job.command)[3:]
@@ -112,6 +107,6 @@ def test_random_draws_another_ranking_for_every_seed():
 
 
 def test_the_command_line_overrides_the_grid_of_an_experiment():
-    declared = declared_jobs(["experiment=quickstart", "seed=7", "criterion=his,hies"], multirun=True)
-    assert not declared.whole
-    assert [(job.config.criterion.name, job.config.seed) for job in declared.jobs] == [("his", 7), ("hies", 7)]
+    found = declared("experiment=quickstart", "seed=7", "criterion=his,hies")
+    assert not found.whole
+    assert [(job.config.criterion.name, job.config.seed) for job in found.jobs] == [("his", 7), ("hies", 7)]

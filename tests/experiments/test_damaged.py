@@ -13,8 +13,8 @@ from command_line import FAST, rows_of, without_times
 
 import hies
 from analysis import rows as rows_module
-from experiments import job as job_module
 from experiments import run
+from experiments.sweep import job as job_module
 from hies.errors import HiesError, RowsWarning
 from hies.runs import folders as runs
 
@@ -30,10 +30,10 @@ def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
     with pytest.MonkeyPatch.context() as patch:
         assert sweep(folder, patch) == 0
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     site = next(iter(bench.sites))
     hies.save_pruned(hies.prune(bench.network, {site: [0, 2]}), folder / "pruned")
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     return folder
 
 

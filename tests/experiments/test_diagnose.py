@@ -9,7 +9,9 @@ import torch
 from tiny_models import make, make_batch
 
 from analysis import diagnosis
-from experiments import diagnose, job, schema
+from experiments import diagnose
+from experiments.config import schema
+from experiments.sweep import job
 from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation.models import Model
@@ -175,7 +177,7 @@ def config(tmp_path):
 
 def test_a_diagnosis_is_what_its_parts_say_and_the_analysis_reads_it(config, monkeypatch) -> None:
     bench = Bench(config.task)
-    monkeypatch.setattr(diagnose, "workbench", lambda config: bench)
+    monkeypatch.setattr(diagnose, "evaluator_of", lambda config: bench)
     declared = SimpleNamespace(jobs=[SimpleNamespace(identity={"model": 1, "task": 2}, config=config)])
     assert diagnose._diagnose_all(declared) == 0
     path = diagnose.file_of(config)
@@ -211,7 +213,7 @@ def test_a_diagnosis_is_what_its_parts_say_and_the_analysis_reads_it(config, mon
 
 def test_no_lost_example_and_no_drop_are_one_sentence_each(config, monkeypatch, capsys) -> None:
     bench = Bench(config.task)
-    monkeypatch.setattr(diagnose, "workbench", lambda config: bench)
+    monkeypatch.setattr(diagnose, "evaluator_of", lambda config: bench)
     monkeypatch.setattr(diagnose, "LONGEST", 3)
     declared = SimpleNamespace(jobs=[SimpleNamespace(identity={"model": 1, "task": 2}, config=config)])
     assert diagnose._diagnose_all(declared) == 1
@@ -233,7 +235,7 @@ def test_no_lost_example_and_no_drop_are_one_sentence_each(config, monkeypatch, 
 )
 def test_a_mistake_is_one_sentence(arguments, words, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["diagnose", f"results_dir={tmp_path}", *arguments])
-    monkeypatch.setattr(diagnose, "workbench", job.workbench)
+    monkeypatch.setattr(diagnose, "evaluator_of", job.evaluator_of)
     assert diagnose.main() != 0
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in words)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from command_line import FAST, rows_of, without_times  # noqa: F401
 
-from experiments import job as job_module
-from experiments import worker
+from experiments.sweep import job as job_module
+from experiments.sweep import worker
 from hies import storage as cache_module
 from hies.batch_size import BatchSize, is_out_of_memory
 from hies.errors import HiesError
@@ -161,7 +161,7 @@ def test_a_job_that_another_process_gave_up_is_done_after_all(call, monkeypatch,
 def test_out_of_memory_halves_the_batch_and_changes_no_result(call, monkeypatch):
     call("criterion=hies", "sparsity.ratios=[0.5]", "model.batch_size=64")
     before = rows_of(call.results)
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     sizes = []
 
     def limited(work, limit):
@@ -195,7 +195,7 @@ def test_a_single_example_that_does_not_fit_is_an_error_and_other_errors_pass():
 def test_the_calibration_set_is_cut_smaller_too(call, monkeypatch):
     call("criterion=his", "sparsity.ratios=[0.5]", "model.batch_size=32")
     before = read_arrays(next(call.results.rglob("*.npz")))
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     collect, sizes = evaluator_module.collect, []
 
     def limited(model, batches, *arguments, **options):
@@ -230,7 +230,7 @@ def test_weights_with_a_flipped_bit_are_made_again(call, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1000] ^= 0x40
     weights.write_bytes(content)
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     status, err = call("criterion=his", "sparsity.ratios=[0.5]", own, "force=true")
     assert status == 0 and "model.safetensors" in err and "made again" in err
     assert without_times(rows_of(call.results))[0]["checkpoint"] == before[0]["checkpoint"]

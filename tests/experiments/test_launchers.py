@@ -15,15 +15,14 @@ import psutil
 import pytest
 import submitit
 import torch
-from command_line import FAST, rows_of, without_times
-from hydra import initialize_config_dir
+from command_line import FAST, composing, declared, launcher_of, rows_of, without_times
 from joblib.externals.loky import get_reusable_executor
 from omegaconf import OmegaConf
 
-from experiments import devices, launch, orphans, schema
-from experiments import job as job_module
-from experiments.grid import declared_jobs
-from experiments.messages import CONF
+from experiments.config import store
+from experiments.config.messages import CONF
+from experiments.sweep import devices, launch, worker
+from experiments.sweep import job as job_module
 from hies.errors import HiesError
 
 SWEEP = ["-m", "criterion=his,random", "seed=0,1", "sparsity.ratios=[0.5]"]
@@ -142,8 +141,8 @@ def test_ctrl_c_ends_the_workers(call, no_workers):
 def test_an_unknown_launcher_is_named_with_those_there_are(call):
     status, err = call("criterion=his", "hydra/launcher=jolib")
     assert status == 2 and "hydra/launcher=jolib is not known; did you mean joblib?" in err
-    assert all(name in err for name in schema.LAUNCHERS)
-    assert {path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml")} == {*schema.LAUNCHERS}
+    assert all(name in err for name in store.LAUNCHERS)
+    assert {path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml")} == {*store.LAUNCHERS}
 
 
 @pytest.mark.parametrize("name, extra", [("joblib", "parallel"), ("submitit_slurm", "slurm")])
@@ -153,7 +152,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(call, monkeypa
 
     monkeypatch.setattr(launch, "importlib", SimpleNamespace(import_module=missing))
     status, err = call("criterion=his", f"hydra/launcher={name}")
-    assert status == 2 and f"pip install 'hies[{extra}]'" in err and repr(name) in err
+    assert status == 2 and f"pip install -e '.[{extra}]'" in err and repr(name) in err
     assert not list(call.results.rglob("*.jsonl"))
 
 
@@ -207,25 +206,18 @@ def test_resources_are_checked_and_change_no_run_id(call):
         status, err = call("criterion=his", f"resources.{wrong}")
         assert status == 2 and f"resources.{wrong.replace('=', ' is ')}; it must be at least 1" in err
     with composing():
-        plain, asking = (declared_jobs([*FAST, *more], False).jobs[0] for more in ([], ["resources.gpus=1"]))
+        plain, asking = (declared(*FAST, *more, multirun=False).jobs[0] for more in ([], ["resources.gpus=1"]))
     assert plain.run_id == asking.run_id
-
-
-@contextlib.contextmanager
-def composing():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def test_an_experiment_of_large_models_asks_for_a_gpu():
     with composing():
         for name in ("language_models", "language_calibration", "vision", "vision_language"):
-            config = launch.Launcher([f"experiment={name}", "hydra/launcher=submitit_slurm"]).config
+            config = launcher_of(f"experiment={name}", "hydra/launcher=submitit_slurm").config
             node = OmegaConf.to_container(config.hydra.launcher, resolve=True)
             assert node["gpus_per_node"] == 1 and node["timeout_min"] == config.resources.minutes
             assert node["submitit_folder"] == f"results/{name}/.submitit/%j"
-        node = launch.Launcher(["experiment=quickstart", "hydra/launcher=submitit_slurm"]).config.hydra.launcher
+        node = launcher_of("experiment=quickstart", "hydra/launcher=submitit_slurm").config.hydra.launcher
         assert node.gpus_per_node is None
 
 
@@ -234,7 +226,7 @@ def test_joblib_takes_a_process_a_gpu_or_half_of_the_cores(monkeypatch):
 
     def processes(gpus, *overrides):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        launcher = launch.Launcher(["hydra/launcher=joblib", *overrides])
+        launcher = launcher_of("hydra/launcher=joblib", *overrides)
         return launcher.config.hydra.launcher.n_jobs, launcher.here
 
     with composing():
@@ -269,7 +261,7 @@ class Stand:
 def deadly(tmp_path, monkeypatch):
     """A launcher that does two jobs at a time and dies of the one that is called `kills`."""
     with composing():
-        launcher = launch.Launcher([])
+        launcher = launcher_of()
     given = []
 
     def launch_two_at_a_time(jobs):
@@ -281,7 +273,7 @@ def deadly(tmp_path, monkeypatch):
                 job.path.write_text("rows\n")
         return False
 
-    monkeypatch.setattr(launcher, "_once", launch_two_at_a_time)
+    monkeypatch.setattr(launcher, "_launch_once", launch_two_at_a_time)
     launcher.given = given
     launcher.jobs = [Stand(name, tmp_path, SimpleNamespace(force=False)) for name in ("a", "b", "kills", "c", "d")]
     return launcher
@@ -347,18 +339,18 @@ def claim_and_wait(folder, claimed):
 
 
 def test_a_worker_ends_with_its_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(orphans, "EVERY", 0.02)
+    monkeypatch.setattr(worker, "PARENT_EVERY", 0.02)
     fork = multiprocessing.get_context("fork")
     ids = fork.Queue()
     command = fork.Process(target=start_a_worker, args=(fork, ids))
     command.start()
-    worker = psutil.Process(ids.get(timeout=60))
-    assert worker.is_running()
+    child = psutil.Process(ids.get(timeout=60))
+    assert child.is_running()
     os.kill(command.pid, signal.SIGKILL)
     command.join()
     with contextlib.suppress(psutil.NoSuchProcess):
         for _ in range(3000):
-            if worker.status() == psutil.STATUS_ZOMBIE:
+            if child.status() == psutil.STATUS_ZOMBIE:
                 return
             time.sleep(0.02)
         raise AssertionError("it goes on without its command")
@@ -370,7 +362,7 @@ def start_a_worker(fork, ids):
 
 
 def be_a_worker(command, ids):
-    orphans.end_with(command)
+    worker.end_with(command)
     ids.put(os.getpid())
     time.sleep(60)
 

@@ -9,9 +9,9 @@ import transformers as tf
 from small_folders import GROUPED, SIZES, write_folder
 
 import hies
-from experiments import job as job_module
 from experiments import prune, run
-from hies.heads import projections
+from experiments.sweep import job as job_module
+from hies.heads import conventions
 from hies.pruning.files import RECORD
 
 DIGITS = ["model=vit_tiny", "task=digits", "model.finetune.epochs=3", "task.max_examples=101", "criterion=his"]
@@ -31,7 +31,7 @@ def call(cache, monkeypatch, capsys):
     """Run a command of this project; gives its exit status, what it printed, and its errors."""
 
     def call(*arguments, main=prune.main):
-        job_module._benches.clear()  # as in a process of its own
+        job_module._evaluators.clear()  # as in a process of its own
         monkeypatch.setattr("sys.argv", ["command", f"cache_dir={cache}", *map(str, arguments)])
         status = main()
         printed = capsys.readouterr()
@@ -109,7 +109,7 @@ def test_what_is_measured_is_the_folder(call, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hies, "load_pruned", broken)
     _, text, _ = call(*DIGITS, "sparsity.ratio=0.1", f"out={tmp_path}/small")
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     nines = 100 * np.mean(bench.labels("report") == 9)
     assert table_of(text)["quality (accuracy)"][1] == f"{nines:.1f} %"
 
@@ -145,7 +145,7 @@ def test_whole_groups_stay_whole(call, llama, tmp_path):
 
 def test_an_image_processor_comes_along(call, tmp_path):
     call(*DIGITS, "sparsity.ratio=0.2", f"out={tmp_path}/first")
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     checkpoint = tmp_path / "checkpoint"
     bench.network.save_pretrained(checkpoint)
     tf.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(checkpoint)
@@ -201,7 +201,7 @@ def test_a_mistake_is_one_sentence_said_before_anything_is_computed(call, tmp_pa
 
 
 def test_a_model_that_cannot_be_cut_is_refused_before_it_is_fine_tuned(call, tmp_path, monkeypatch):
-    monkeypatch.setitem(projections.REFUSED, "ViTAttention", "they are sewn together")
+    monkeypatch.setitem(conventions.REFUSED, "ViTAttention", "they are sewn together")
     status, _, (error,) = call(*DIGITS, "sparsity.ratio=0.3", f"out={tmp_path}/small", f"cache_dir={tmp_path}/cache")
     assert status == 2 and "sewn together" in error
     assert not (tmp_path / "small").exists() and not list(tmp_path.glob("cache/*/*"))

@@ -6,9 +6,9 @@ import shlex
 import numpy as np
 import pytest
 
-from experiments import job as job_module
-from experiments import record, rerun, run
-from experiments.compare import Run, cautions, differences
+from experiments import rerun, run
+from experiments.compare import Run, differences, version_warnings
+from experiments.sweep import job as job_module
 from hies.errors import HiesError
 from hies.evaluation import checkpoints, evaluator
 from hies.runs import files as results
@@ -178,12 +178,12 @@ def test_another_run_is_refused_with_what_makes_it_another(again, change, words)
 )
 def test_of_a_record_nothing_but_plain_overrides_is_taken(command):
     with pytest.raises(HiesError, match="The command of the rows"):
-        record.recorded_overrides(command)
+        rerun.recorded_overrides(command)
 
 
 def test_the_overrides_of_a_packed_command_leave_out_the_place_of_the_data(finished):
     command = json.loads(finished.read_text().splitlines()[0])["command"]
-    overrides = record.recorded_overrides(f"{command} 'data_root=$HIES_DATA'")
+    overrides = rerun.recorded_overrides(f"{command} 'data_root=$HIES_DATA'")
     assert [*job_module.COMMAND.split(), *overrides] == shlex.split(command)
 
 
@@ -202,4 +202,4 @@ def test_ratios_arrays_and_shapes_that_are_not_on_both_sides_are_named():
 
 def test_a_version_that_only_one_side_knows_is_named():
     before, now = {"versions": {"a": "1"}, "revision": None}, {"versions": {"b": "2"}, "revision": None}
-    assert [text.split()[0] for text in cautions(before, now)] == ["a", "b"]
+    assert [text.split()[0] for text in version_warnings(before, now)] == ["a", "b"]

@@ -12,10 +12,10 @@ import torch
 from command_line import FAST, rows_of, without_times
 from hydra import compose, initialize_config_dir
 
-from experiments import job as job_module
-from experiments import run, schema
-from experiments.grid import Declared, write_grid
-from experiments.messages import CONF
+from experiments.config import schema
+from experiments.config.messages import CONF
+from experiments.sweep import job as job_module
+from experiments.sweep.jobs import Declared, leave_grid
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.loading import NETWORKS, load_weights
@@ -120,7 +120,7 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
     def declare(name, criteria):
         config = schema.to_config(compose_small(name))
         jobs = [job_module.Job(replace(config, criterion=METHODS[kind]()), ()) for kind in criteria]
-        write_grid(Declared(jobs, sweep=True, whole=True))
+        leave_grid(Declared(jobs, sweep=True, whole=True, launcher=None))
         grid = json.loads((Path(config.results_dir) / "single" / "grid.json").read_text())["jobs"]
         return sorted((job["model"], job["criterion"]) for job in grid)
 
@@ -147,7 +147,7 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
     def never(*_):
         raise AssertionError("this was computed before")
 
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     for module, name in ((classifier, "predict"), (evaluator_module, "collect"), (checkpoints, "finetune")):
         monkeypatch.setattr(module, name, never)
     for path in call.results.rglob("*.jsonl"):
@@ -158,7 +158,7 @@ def test_caches_spare_the_work_that_is_known(call, monkeypatch):
 
 def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeypatch):
     call("criterion=his", "sparsity.ratios=[0.5]")
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     computed = []
     for module, name in ((classifier, "predict"), (evaluator_module, "collect")):
         original = getattr(module, name)
@@ -175,7 +175,7 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
 @pytest.mark.parametrize("sparsity", ["oneshot", "iterative"])
 def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
     call(f"criterion={criterion}", f"sparsity={sparsity}", "sparsity.ratios=[0.3,0.6]")
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     saved = load_weights(NETWORKS["image"], bench.checkpoint).state_dict()
     state = bench.network.state_dict()
     assert saved.keys() == state.keys()
@@ -280,7 +280,7 @@ def test_a_chosen_alpha_is_the_best_of_the_fixed_ones_by_its_own_measure(call, w
     rows = rows_of(call.results)
     assert status == 0 and [row["alpha"] for row in rows] == [word] * 3, err
     assert rows[0]["alpha_used"] is None and {row["alpha_used"] for row in rows[1:]} <= {0.9, 0.5, 0.1}
-    (bench,) = job_module._benches.values()
+    (bench,) = job_module._evaluators.values()
     fixed = {}
     for alpha in (0.9, 0.5, 0.1):
         for seed in (0, 1):
@@ -315,8 +315,8 @@ def test_equal_masks_are_evaluated_once_and_the_log_says_so(call, cache, tmp_pat
     call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]", "seed=7",
          f"cache_dir={tmp_path}/own")  # fmt: skip
     masks = {json.dumps(row["mask"], sort_keys=True) for row in rows_of(call.results)}
-    job_module._benches.clear()
-    tally = job_module.tally
+    job_module._evaluators.clear()
+    tally = job_module.pass_counter()
     asked, distinct, evaluated = tally.asked, len(tally.distinct), tally.evaluated
     status, err = call("-m", "criterion=hies", "criterion.alpha=0.99,0.98,0.97,0.5", "sparsity.ratios=[0.2,0.5]",
                        "seed=7", "name=again", f"cache_dir={tmp_path}/own")  # fmt: skip
@@ -409,9 +409,8 @@ def test_a_criterion_with_its_own_way_to_remove_takes_nothing_but_ratios(call, c
 # one pass gives what his and ae need; greedy tries each of 16 heads, then of 15, down to 2
 @pytest.mark.parametrize(("criteria", "scored"), [(("his", "ae"), 32), (("greedy",), 32 * sum(range(2, 17)))])
 def test_the_log_compares_with_a_grid_whose_cells_know_nothing_of_each_other(call, monkeypatch, criteria, scored):
-    monkeypatch.setattr(run, "tally", job_module.tally.__class__())
-    monkeypatch.setattr(job_module, "tally", run.tally)
-    monkeypatch.setattr(job_module, "_benches", {})
+    job_module.pass_counter.cache_clear()
+    monkeypatch.setattr(job_module, "_evaluators", {})
     status, log = call("-m", f"criterion={','.join(criteria)}", "sparsity.ratios=[0.5,1]", "name=counted")
     cells = len(criteria) * 2 * (scored + 2 * 101)
     needed = scored + (2 + len(criteria)) * 101  # the unpruned model, a mask a criterion, and no head at all, once

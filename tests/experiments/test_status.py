@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import run, status
-from experiments.duration import Durations, in_words, seconds_of
+from experiments.sweep.duration import Durations, in_words, seconds_of
 from hies.runs import files as results
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,5 @@
 """Rows on their way to W&B and back, past servers that do not answer; its own client asks a server in this process."""
 
-import atexit
 import http.server
 import json
 import os
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,7 +18,8 @@ from command_line import FAST  # noqa: F401
 from wandb_stub import ENTITY, PROJECT, Stub
 
 from analysis import cli, load
-from experiments import mirror, sync, upload
+from experiments import sync
+from experiments import wandb as mirrored
 from hies.errors import RowsWarning
 from hies.runs import wandb as wandb_rows
 
@@ -54,16 +54,22 @@ def stub(server):
 
 
 @pytest.fixture
-def own_upload(monkeypatch):
-    """An upload that knows of no other test, and does not outlive this one."""
-    own = upload.Upload()
-    monkeypatch.setattr(mirror, "upload", own)
-    monkeypatch.setattr(upload, "LAST", 0.1)
-    yield own
-    atexit.unregister(own.finish)
-    if own._process is not None and own._process.poll() is None:
-        os.killpg(own._process.pid, signal.SIGKILL)
-        own._process.wait()
+def started(monkeypatch):
+    """The uploads that a test starts, which do not outlive it."""
+    processes = []
+
+    def start(command, **options):
+        processes.append(popen(command, **options))
+        return processes[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(mirrored.subprocess, "Popen", start)
+    monkeypatch.setattr(mirrored, "LAST", 0.1)
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def run_sync(folder, **env):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.sync", str(folder)],
         env={**inherited, **QUICK, "NETRC": "/no/such/file", "WANDB_CONFIG_DIR": str(folder), **env},
-        cwd=upload.ROOT,
+        cwd=mirrored.ROOT,
         capture_output=True,
         text=True,
     )
@@ -251,14 +257,12 @@ def test_a_real_run_comes_back_as_it_was(call, stub, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(frame(tmp_path / "fetched"), frame(call.results))
 
 
-def test_a_server_that_hangs_holds_no_job_up(call, hanging, own_upload, monkeypatch, capsys):
+def test_a_server_that_hangs_holds_no_job_up(call, hanging, started, monkeypatch):
     for name, value in {**QUICK, "WANDB_BASE_URL": hanging, "WANDB_API_KEY": KEY}.items():
         monkeypatch.setenv(name, value)
-    assert call("wandb.mode=online", "criterion=his", "sparsity.ratios=[0.5]")[0] == 0
-    assert own_upload._process is not None
-    own_upload.finish()
+    status, err = call("wandb.mode=online", "criterion=his", "sparsity.ratios=[0.5]")
+    assert status == 0 and len(started) == 1 and "1 runs in" in err
     assert len(sync.waiting(call.results)) == 1
-    assert "1 runs in" in capsys.readouterr().err
     call("wandb.mode=offline", "criterion=his", "sparsity.ratios=[0.5]", "force=true")
     (again,) = sync.waiting(call.results)  # the rows of now, not those of before besides
     assert (again / "mirrored.json").read_text() == json.dumps(
@@ -287,7 +291,7 @@ def test_the_end_does_not_wait_for_what_hangs(tmp_path):
     hangs = "import atexit, runpy, time; atexit.register(time.sleep, 3600)"
     code = f"{hangs}; runpy.run_module('experiments.sync', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=upload.ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code, str(tmp_path)], cwd=mirrored.ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0 and done.stdout.startswith("No run in ") and not done.stderr
 
@@ -298,40 +302,52 @@ def test_a_folder_that_is_not_there_is_said(tmp_path, capsys):
 
 
 class Ended:
-    """A process that has ended with a status."""
+    """A process that has ended."""
 
-    def __init__(self, status):
-        self.status = status
-
-    def poll(self):
-        return self.status
+    def wait(self, timeout):
+        return 1
 
 
-@pytest.mark.parametrize(("status", "starts"), [(0, 2), (1, 1)])
-def test_after_an_upload_that_failed_this_process_starts_no_other(tmp_path, own_upload, monkeypatch, status, starts):
-    started = []
+@pytest.fixture
+def commands(monkeypatch):
+    """Of the uploads that are started; they come to nothing."""
+    commands = []
 
-    def start(command, **options):
-        started.append(command)
-        (tmp_path / "wandb" / "sync.log").write_text("error: W&B is away.\n")
-        return Ended(status)
+    def start(command, stdout, **_):
+        commands.append(command)
+        stdout.write(b"error: W&B is away.\n")
+        stdout.flush()
+        return Ended()
 
-    monkeypatch.setattr(upload, "EVERY", 0)
-    monkeypatch.setattr(upload.subprocess, "Popen", start)
+    monkeypatch.setattr(mirrored.subprocess, "Popen", start)
+    return commands
+
+
+def config_of(results, mode="online"):
+    return SimpleNamespace(results_dir=str(results), wandb=SimpleNamespace(mode=mode))
+
+
+def test_an_upload_that_fails_is_said_and_names_no_key(tmp_path, commands, capsys):
     offline_run(tmp_path)
-    own_upload.start(tmp_path)
-    own_upload.start(tmp_path)
-    assert len(started) == starts and all(KEY not in " ".join(command) for command in started)
+    mirrored.upload(config_of(tmp_path))
+    err = capsys.readouterr().err
+    assert "W&B is away." in err and "1 runs in" in err
+    assert commands == [[sys.executable, "-m", "experiments.sync", str(tmp_path.resolve())]]
+
+
+@pytest.mark.parametrize(("mode", "key", "uploads"), [("auto", True, 1), ("auto", False, 0), ("offline", True, 0)])
+def test_without_a_key_or_offline_nothing_is_uploaded(tmp_path, commands, monkeypatch, mode, key, uploads):
+    monkeypatch.setattr(mirrored, "_has_key", lambda: key)
+    offline_run(tmp_path)
+    mirrored.upload(config_of(tmp_path, mode))
+    assert len(commands) == uploads
+
+
+def test_nothing_is_started_where_no_run_waits(tmp_path, commands):
+    mirrored.upload(config_of(tmp_path))
+    assert not commands
 
 
 def test_a_job_of_two_experiments_has_a_wandb_run_in_each():
-    ids = {mirror._wandb_id(experiment, "run-x-1") for experiment in ("glue", "methods", "g" * 60, "g" * 61)}
+    ids = {mirrored._wandb_id(experiment, "run-x-1") for experiment in ("glue", "methods", "g" * 60, "g" * 61)}
     assert len(ids) == 4 and all(len(wandb_id) <= 64 for wandb_id in ids)
-
-
-def test_the_results_folder_is_the_only_place_named_to_the_upload(tmp_path, own_upload, monkeypatch):
-    commands = []
-    monkeypatch.setattr(upload.subprocess, "Popen", lambda command, **_: commands.append(command) or Ended(0))
-    offline_run(tmp_path)
-    own_upload.start(tmp_path)
-    assert commands == [[sys.executable, "-m", "experiments.sync", str(Path(tmp_path).resolve())]]

@@ -467,7 +467,7 @@ def test_layers_of_different_size_count_by_their_heads():
 
 @pytest.mark.parametrize("ratio", [0.68, 0.9, 1])
 def test_more_than_there_is_to_prune_is_refused(ratio, generator):
-    words = rf"^ratio is {ratio}, \d+ of \d+ heads, but llm_pruner_block can remove at most 40 of"
+    words = rf"^ratio is {ratio}; it removes \d+ of \d+ heads, but llm_pruner_block can remove at most 40 of"
     with pytest.raises(HiesError, match=words):
         LLMPrunerBlock().select(random_layers(generator, 12), ratio, {})
 

@@ -479,13 +479,13 @@ def test_no_calibration_example_no_width_and_answers_that_are_not_finite_are_ref
 @pytest.mark.parametrize(
     ("knobs", "sentence"),
     [
-        ({"damping": -0.1}, r"criterion\.damping is -0\.1"),
-        ({"damping": float("nan")}, r"criterion\.damping is nan"),
-        ({"tune_learning_rate": 0.0}, r"criterion\.tune_learning_rate is 0\.0"),
-        ({"tune_epochs": 0}, r"criterion\.tune_epochs is 0; it must be at least 1"),
-        ({"tune_rank": 0}, r"criterion\.tune_rank is 0"),
-        ({"tune_examples": 0}, r"criterion\.tune_examples is 0"),
-        ({"tune_batch_size": -1}, r"criterion\.tune_batch_size is -1"),
+        ({"damping": -0.1}, r"damping is -0\.1"),
+        ({"damping": float("nan")}, r"damping is nan"),
+        ({"tune_learning_rate": 0.0}, r"tune_learning_rate is 0\.0"),
+        ({"tune_epochs": 0}, r"tune_epochs is 0; it must be at least 1"),
+        ({"tune_rank": 0}, r"tune_rank is 0"),
+        ({"tune_examples": 0}, r"tune_examples is 0"),
+        ({"tune_batch_size": -1}, r"tune_batch_size is -1"),
     ],
 )
 def test_knobs_outside_their_range_are_refused(knobs, sentence):

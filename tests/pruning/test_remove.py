@@ -8,11 +8,12 @@ import transformers as tf
 from hydra import compose, initialize_config_dir
 from small_folders import GROUPED, write_folder
 
-from experiments import job as job_module
-from experiments import run, schema
-from experiments.messages import CONF
+from experiments import run
+from experiments.config import schema, store
+from experiments.config.messages import CONF
+from experiments.sweep import job as job_module
 from hies.evaluation import evaluator as evaluator_module
-from hies.heads import projections
+from hies.heads import conventions
 
 QUIET = ["wandb.mode=disabled", "calibration.size=8"]
 DIGITS = ["model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=3", "task=digits",
@@ -38,7 +39,7 @@ def call(cache, tmp_path, monkeypatch, capsys):
     """Run the command; gives the rows of its runs by run id, the exit status and standard error."""
 
     def call(results, *arguments):
-        job_module._benches.clear()  # as in a process of its own
+        job_module._evaluators.clear()  # as in a process of its own
         folders = [f"results_dir={tmp_path / results}", f"cache_dir={cache}"]
         monkeypatch.setattr("sys.argv", ["run", *folders, *arguments])
         status = run.main()
@@ -107,7 +108,7 @@ def test_a_chosen_alpha_is_the_same_in_both_modes(call, monkeypatch):
 
 
 def test_heads_that_cannot_be_cut_out_are_refused_before_anything_is_computed(call, tmp_path, monkeypatch):
-    monkeypatch.setitem(projections.REFUSED, "ViTAttention", "they are sewn together")
+    monkeypatch.setitem(conventions.REFUSED, "ViTAttention", "they are sewn together")
     fresh = tmp_path / "cache"
     rows, status, err = call("refused", *DIGITS, "sparsity.mode=remove", f"cache_dir={fresh}")
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -179,7 +180,7 @@ EARLIER = {"scope": "global", "min_heads_per_layer": 0, "ratios": [0.5], "schedu
     ],
 )  # fmt: skip
 def test_runs_from_before_mode_and_unit_keep_their_identity(arguments, changes):
-    schema.register()
+    store.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = schema.to_config(compose("config", [*DIGITS, "sparsity.ratios=[0.5]", *arguments]))
     assert job_module.Job(config, ()).identity["sparsity"] == {**EARLIER, **changes}

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from hydra import initialize_config_dir
+from command_line import composing, declared
 from tiny_models import make, make_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import benchmarks.seven_billion
 from benchmarks.seven_billion import scoring_memory
-from experiments import schema
-from experiments.grid import declared_jobs
-from experiments.messages import CONF
 from hies import HiesError, UnsupportedModelError, collect
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.evaluator import Evaluator
@@ -322,8 +319,7 @@ def test_an_evaluator_passes_the_option_on_and_shares_its_statistics(tmp_path, m
 
 
 def test_the_option_is_not_part_of_a_run():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        (plain,), (given,) = (declared_jobs(words, False).jobs for words in ([], ["model.checkpointing=true"]))
+    with composing():
+        (plain,), (given,) = (declared(*words, multirun=False).jobs for words in ([], ["model.checkpointing=true"]))
     assert (plain.config.model.checkpointing, given.config.model.checkpointing) == (False, True)
     assert plain.run_id == given.run_id

@@ -1,11 +1,19 @@
 """What tests of the command line share: a quick job, its rows, and fixtures that `conftest` offers to all."""
 
+import contextlib
 import json
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from experiments import job as job_module
-from experiments import run, worker
+from experiments import run
+from experiments.config import store
+from experiments.config.messages import CONF
+from experiments.config.options import translated
+from experiments.sweep import job as job_module
+from experiments.sweep import worker
+from experiments.sweep.jobs import Declared, declared_job, declared_jobs
+from experiments.sweep.launch import Here, Launcher
 
 FAST = [
     *("model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=1"),
@@ -43,10 +51,33 @@ def without_times(rows):
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
+@contextlib.contextmanager
+def composing():
+    """Hydra as a command has it."""
+    store.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def launcher_of(*overrides):
+    """The launcher of a command line; within `composing`."""
+    return Launcher(compose("config", list(overrides), return_hydra_config=True), None)
+
+
+def declared(*overrides, multirun=True) -> Declared:
+    """What a command line declares; within `composing`."""
+    overrides = translated(overrides)
+    if not multirun:
+        return declared_job(compose("config", list(overrides)), overrides, Here())
+    plain = [word for word in overrides if "," not in word]
+    params = compose("config", plain, return_hydra_config=True).hydra.sweeper.params
+    return declared_jobs(overrides, dict(params), None)
+
+
 @pytest.fixture
 def new_process(monkeypatch):
     """As in a process that has done no job yet."""
     monkeypatch.setattr(worker, "_stopped", [])
-    job_module._benches.clear()
+    job_module._evaluators.clear()
     yield
-    job_module._benches.clear()
+    job_module._evaluators.clear()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from visual_copy import write_copies, write_llava
 
-from experiments import job as job_module
 from experiments import run
+from experiments.sweep import job as job_module
 from hies.errors import HiesError
 from hies.tasks.vqa import judge as judge_module
 from hies.tasks.vqa import vizwiz

@@ -11,8 +11,8 @@ from PIL import Image
 from visual_copy import LLAVA, random_llava
 
 import hies
-from experiments import job as job_module
 from experiments import run
+from experiments.sweep import job as job_module
 from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation.evaluator import example_losses
@@ -206,7 +206,7 @@ def test_the_loop_trains_scores_and_prunes_the_heads_that_are_chosen(tmp_path, m
     def rows(name, *words):
         arguments = [*SMALL, f"results_dir={tmp_path}/{name}", f"cache_dir={tmp_path}/cache", *words]
         monkeypatch.setattr("sys.argv", ["run", *arguments])
-        job_module._benches.clear()  # which are not told apart by model.sites
+        job_module._evaluators.clear()  # which are not told apart by model.sites
         assert run.main() == 0, capsys.readouterr().err
         return [json.loads(line) for path in (tmp_path / name).rglob("*.jsonl") for line in path.open()]
 

@@ -9,7 +9,7 @@ from glue_copy import ROWS, write_copy
 from hies.errors import HiesError
 from hies.evaluation.metrics import METRICS
 from hies.tasks import TASKS, hub
-from hies.tasks.glue import GLUE, _halves
+from hies.tasks.glue import GLUE_TASKS, _halves
 
 SIZES = {"cola": (522, 521), "mrpc": (204, 204), "rte": (139, 138), "stsb": (750, 750)}  # paper, table 5
 
@@ -21,7 +21,7 @@ def own_cache(tmp_path, monkeypatch):
         function.cache_clear()
 
 
-@pytest.mark.parametrize("kind", GLUE, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", GLUE_TASKS, ids=lambda kind: kind.name)
 def test_the_three_splits_share_no_example_and_lose_none(kind, tmp_path):
     splits = kind().load(write_copy(tmp_path, kind), tmp_path)
     parts = [set(split.inputs["text"]) for split in (splits.train, splits.selection, splits.report)]
@@ -35,7 +35,7 @@ def test_the_three_splits_share_no_example_and_lose_none(kind, tmp_path):
         assert (len(splits.report), len(splits.selection), len(splits.train)) == (211, 97, 400)
 
 
-@pytest.mark.parametrize("kind", GLUE, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", GLUE_TASKS, ids=lambda kind: kind.name)
 def test_texts_and_labels_stay_together(kind, tmp_path):
     splits = kind().load(write_copy(tmp_path, kind), tmp_path)
     assert ("text_pair" in splits.train.inputs) == (len(kind.columns) == 2)
@@ -59,8 +59,8 @@ def test_the_recorded_halves_have_the_papers_sizes():
 
 
 def test_the_eight_tasks_are_known_by_name_and_have_a_metric():
-    assert [kind.name for kind in GLUE] == ["sst2", "cola", "mrpc", "qqp", "stsb", "qnli", "mnli", "rte"]
-    assert all(TASKS[kind.name] is kind and kind.metric in METRICS for kind in GLUE)
+    assert [kind.name for kind in GLUE_TASKS] == ["sst2", "cola", "mrpc", "qqp", "stsb", "qnli", "mnli", "rte"]
+    assert all(TASKS[kind.name] is kind and kind.metric in METRICS for kind in GLUE_TASKS)
 
 
 def test_the_identity_follows_the_content_and_not_the_place(tmp_path):

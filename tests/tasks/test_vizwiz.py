@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from visual_copy import random_llava, vizwiz_rows, write_llava, write_split
 
 import hies
-from experiments.messages import CONF
+from experiments.config.messages import CONF
 from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.evaluator import Evaluator
@@ -87,8 +87,8 @@ def leave_one_out(prediction, answers):
 )  # of ten: 1 -> 9/10 of 1/3; 2 -> (2/3 * 8 + 1/3 * 2) / 10; 3 -> (7 + 3 * 2/3) / 10
 def test_an_answer_of_some_of_ten_people_is_worth(same, worth):
     answers = ["The cat."] * same + [f"other {i}" for i in range(10 - same)]
-    assert vqa.agreement("cat", answers) == pytest.approx(worth)
-    assert vqa.agreement("dog", answers) == 0
+    assert vqa.agreement_with_people("cat", answers) == pytest.approx(worth)
+    assert vqa.agreement_with_people("dog", answers) == 0
 
 
 def test_agreement_is_the_printed_rule_for_any_number_of_answers():
@@ -96,15 +96,15 @@ def test_agreement_is_the_printed_rule_for_any_number_of_answers():
     for _ in range(500):
         answers = draw.choices(["yes", "Yes.", "no", "unanswerable", "2", "two"], k=draw.randint(1, 12))
         prediction = draw.choice(["yes", "no", "Unanswerable", "two", "", "maybe"])
-        assert vqa.agreement(prediction, answers) == pytest.approx(leave_one_out(prediction, answers))
+        assert vqa.agreement_with_people(prediction, answers) == pytest.approx(leave_one_out(prediction, answers))
 
 
 def test_degenerate_answers():
-    assert vqa.agreement("unanswerable", ["unanswerable"] * 10) == 1  # counts as an answer
-    assert vqa.agreement("", ["unanswerable"] * 10) == 0
-    assert vqa.agreement("yes", ["yes"]) == 0  # nobody is left to agree with
+    assert vqa.agreement_with_people("unanswerable", ["unanswerable"] * 10) == 1  # counts as an answer
+    assert vqa.agreement_with_people("", ["unanswerable"] * 10) == 0
+    assert vqa.agreement_with_people("yes", ["yes"]) == 0  # nobody is left to agree with
     with pytest.raises(HiesError, match="no people's answers"):
-        vqa.agreement("yes", [])
+        vqa.agreement_with_people("yes", [])
 
 
 def test_the_metric_is_the_mean_over_the_examples():

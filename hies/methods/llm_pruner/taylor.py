@@ -81,12 +81,7 @@ def channel_saliences(
     Channel c has column c of the query, key, value and gate matrices (gates count as queries, as in `head_saliences`)
     and row c of the output matrix, at all sites together.
 
-    Args:
-        model: as in `head_saliences`, as are the batches, the loss, the progress and what is raised.
-        sites: all sites and their projections, of one width.
-        batches: dicts that the model accepts.
-        loss: (outputs, batch) -> [batch].
-        progress: show a progress bar.
+    Args and errors are those of `head_saliences`; besides, `sites` has the projections of all sites, of one width.
     """
     moments = _moments(model, sites, _examples(batches), loss, progress)
     found: dict[str, Tensor] = {}

@@ -26,10 +26,6 @@ class SlicedNorm(nn.Module):
         precise = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         return (precise * (precise.square().sum(-1, keepdim=True) / self.dense + self.eps).rsqrt()).to(hidden.dtype)
 
-    def extra_repr(self) -> str:
-        """Returns what printing shows."""
-        return f"dense={self.dense}, eps={self.eps}"
-
 
 class SlicedOutput(nn.Module):
     """Stands in place of BERT's attention.output and output: norm(dropout(dense(block)) + shortcut(residual)).

@@ -14,17 +14,8 @@ import numpy as np
 from hies.errors import ParameterError
 from hies.storage import cached, digest
 from hies.tasks.base import ClassifierTask, Split, Splits
+from hies.tasks.embedded import packages
 from hies.tasks.embedded.docstrings import SENTENCES_VERSION, Sentence, sentences
-from hies.tasks.embedded.packages import (
-    check_libraries,
-    check_sizes,
-    draw,
-    draw_split,
-    installed_versions,
-    read_json,
-    read_packages,
-    write_json,
-)
 
 SENTENCE_SHARES = {"train": 0.75, "selection": 0.09, "report": 0.16}  # of the source files
 SentencePools = dict[str, dict[str, list[str]]]  # split -> library -> sentences
@@ -53,8 +44,8 @@ class ApiDocs(ClassifierTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_libraries(self.libraries, 2)
-        check_sizes(self, "min_words", "train_per_class", "selection_per_class", "report_per_class")
+        packages.check_libraries(self.libraries, 2)
+        packages.check_sizes(self, "min_words", "train_per_class", "selection_per_class", "report_per_class")
 
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the libraries."""
@@ -67,7 +58,7 @@ class ApiDocs(ClassifierTask):
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns balanced splits whose source files do not overlap."""
         path = cache_dir / "data" / f"apidocs-{digest(self._source_identity())}.json.gz"
-        pools = cached(path, self._parse, write_json, read_json)
+        pools = cached(path, self._parse, packages.write_json, packages.read_json)
         return Splits(
             self._split(pools, "train", self.train_per_class),
             self._split(pools, "selection", self.selection_per_class),
@@ -75,10 +66,10 @@ class ApiDocs(ClassifierTask):
         )
 
     def _source_identity(self) -> list[object]:
-        return [SENTENCES_VERSION, self.min_words, installed_versions(self.libraries)]
+        return [SENTENCES_VERSION, self.min_words, packages.installed_versions(self.libraries)]
 
     def _parse(self) -> SentencePools:
-        return divide_sentences(read_packages(self.libraries, sentences), self.min_words)
+        return divide_sentences(packages.read_packages(self.libraries, sentences), self.min_words)
 
     def _split(self, pools: SentencePools, split: str, per_class: int) -> Split:
         """Returns the classes in turn, so that the first examples of a split are balanced, too.
@@ -109,7 +100,7 @@ def divide_sentences(by_library: Mapping[str, Iterable[Sentence]], min_words: in
                 kept[library].setdefault(sentence.key, sentence)
     pools: SentencePools = {split: {library: [] for library in by_library} for split in SENTENCE_SHARES}
     for library, by_key in kept.items():
-        for sentence in sorted(by_key.values(), key=lambda s: draw(library, s.text)):
+        for sentence in sorted(by_key.values(), key=lambda s: packages.draw_number(library, s.text)):
             if len(owners[sentence.key]) == 1:
-                pools[draw_split(SENTENCE_SHARES, library, sentence.file)][library].append(sentence.text)
+                pools[packages.draw_split(SENTENCE_SHARES, library, sentence.file)][library].append(sentence.text)
     return pools

@@ -15,15 +15,8 @@ from hies.storage import cached, digest
 from hies.tasks import lm_eval as harness
 from hies.tasks.base import Split, Splits, check_seed
 from hies.tasks.choices import ChoiceTask
+from hies.tasks.embedded import packages
 from hies.tasks.embedded.docstrings import documents
-from hies.tasks.embedded.packages import (
-    check_libraries,
-    check_sizes,
-    installed_versions,
-    read_json,
-    read_packages,
-    write_json,
-)
 from hies.tasks.embedded.passages import as_passages, divide_passages, make_questions
 
 if TYPE_CHECKING:
@@ -62,15 +55,15 @@ class Docs(ChoiceTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_libraries(self.libraries, 1)
-        check_sizes(self, "context_words", "continuation_words", "train_size", "selection_size", "report_size")
+        packages.check_libraries(self.libraries, 1)
+        packages.check_sizes(self, "context_words", "continuation_words", "train_size", "selection_size", "report_size")
         check_seed(self.data_seed)
 
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of the installed versions, lm-eval's among them, and the knobs; nothing is parsed."""
         sizes = [self.train_size, self.selection_size, self.report_size]
         knobs = [self.context_words, self.continuation_words, *sizes, self.data_seed]
-        return digest([self.name, DOCS_VERSION, harness.version(), installed_versions(self.libraries), knobs])
+        return digest([self.name, DOCS_VERSION, harness.version(), packages.installed_versions(self.libraries), knobs])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns splits whose source files do not overlap; columns as `hies.tasks.lm_eval.choose` takes them.
@@ -120,7 +113,9 @@ class Docs(ChoiceTask):
         return {"calibration_source": "train"}
 
     def _build(self) -> Splits:
-        pools = divide_passages(read_packages(self.libraries, documents), self.context_words, self.continuation_words)
+        pools = divide_passages(
+            packages.read_packages(self.libraries, documents), self.context_words, self.continuation_words
+        )
         sizes = {"train": self.train_size, "selection": self.selection_size, "report": self.report_size}
         shown = {split: pools.passages[split][:size] for split, size in sizes.items()}
         if not all(shown.values()):
@@ -134,11 +129,11 @@ class Docs(ChoiceTask):
 
 
 def _write(path: Path, splits: Splits) -> None:
-    write_json(
+    packages.write_json(
         path, {n: {"inputs": split.inputs, "labels": split.labels.tolist()} for n, split in vars(splits).items()}
     )
 
 
 def _read(path: Path) -> Splits:
-    columns = read_json(path)
+    columns = packages.read_json(path)
     return Splits(**{name: Split(one["inputs"], np.array(one["labels"], np.int64)) for name, one in columns.items()})

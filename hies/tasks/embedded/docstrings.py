@@ -9,22 +9,15 @@ from pathlib import Path
 
 SENTENCES_VERSION = 2  # to be raised when the sentences change
 SKIPPED = {
-    "tests",
-    "test",
-    "testing",
-    "conftest.py",
-    "externals",
-    "_vendor",
-    "vendored",
-    "_external",
-    "array_api_compat",
+    "tests", "test", "testing", "conftest.py", "externals", "_vendor", "vendored", "_external", "array_api_compat",
     "models",  # transformers' hundreds of near-copies
-}
-WORDS = "aten transformers datasets dataset hf pd np mpl plt"
-STEMS = "torch pandas numpy scipy scikit sklearn matplotlib pyplot pylab hugging"
+}  # fmt: skip
+LIBRARY_WORDS = "aten transformers datasets dataset hf pd np mpl plt"
+LIBRARY_STEMS = "torch pandas numpy scipy scikit sklearn matplotlib pyplot pylab hugging"
 # The name of a library would give the answer away, inside an identifier too; of a dotted name the rest stays.
 LIBRARY_NAMES = re.compile(
-    rf"\b(?:{'|'.join(WORDS.split())}|\w*(?:{'|'.join(STEMS.split())})\w*(?:[ -](?:face|learn))?)\b\.?", re.IGNORECASE
+    rf"\b(?:{'|'.join(LIBRARY_WORDS.split())}|\w*(?:{'|'.join(LIBRARY_STEMS.split())})\w*(?:[ -](?:face|learn))?)\b\.?",
+    re.IGNORECASE,
 )
 MARKUP = [
     (re.compile(r":[\w:+-]+:`~?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :class:`~a.b.C`

@@ -52,7 +52,7 @@ def _read_all(read: Callable[[Path], Iterable[Piece]], folder: Path) -> list[Pie
 
 def draw_split(shares: Mapping[str, float], *words: str) -> str:
     """Returns the split that these words fall into, by the share of each split; it depends on nothing else."""
-    position = draw(*words)
+    position = draw_number(*words)
     for split, share in shares.items():
         if position < share:
             return split
@@ -60,7 +60,7 @@ def draw_split(shares: Mapping[str, float], *words: str) -> str:
     return "report"
 
 
-def draw(*words: str) -> float:
+def draw_number(*words: str) -> float:
     """Returns a number in [0, 1) that depends on the words alone."""
     return int(hashlib.sha256("\n".join(words).encode()).hexdigest()[:12], 16) / 16**12
 

@@ -11,10 +11,10 @@ import numpy as np
 from hies.errors import HiesError
 from hies.tasks.base import Split
 from hies.tasks.embedded.docstrings import Document
-from hies.tasks.embedded.packages import draw, draw_split
+from hies.tasks.embedded.packages import draw_number, draw_split
 
 PASSAGE_SHARES = {"train": 0.8, "selection": 0.06, "report": 0.14}  # of the source files
-RUN = 8  # successive words that no continuation of a question shares with the training files
+SHARED_RUN = 8  # successive words that no continuation of a question shares with the training files
 OPTIONS = 4
 NEAREST = 24  # passages whose continuations are about as rare, of which the wrong ones are drawn
 
@@ -57,8 +57,8 @@ def divide_passages(
 ) -> PassagePools:
     """Returns passages of a fixed number of words by split.
 
-    A source file goes into one split whole, and a document is taken once. Training passages are all that
-    a document has, one after the other. The others begin a document; no two have the same continuation, and no `RUN`
+    A source file goes into one split whole, and a document is taken once. Training passages are all that a document
+    has, one after the other. The others begin a document; no two have the same continuation, and no `SHARED_RUN`
     successive words of a continuation stand in a training file. Words that differ in case, digits and punctuation
     alone count as equal.
     """
@@ -70,7 +70,7 @@ def divide_passages(
         split: [piece for document in group for piece in _pieces(document, context_words, continuation_words, split)]
         for split, group in by_split.items()
     }
-    fit = _unseen([*passages["selection"], *passages["report"]], train, min(RUN, continuation_words))
+    fit = _unseen([*passages["selection"], *passages["report"]], train, min(SHARED_RUN, continuation_words))
     for split in ("selection", "report"):
         passages[split] = [passage for passage in passages[split] if passage in fit]
     ordered = {split: sorted(group, key=_place) for split, group in passages.items()}
@@ -161,4 +161,4 @@ def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
 
 
 def _place(passage: Passage) -> float:
-    return draw(passage.file, passage.context, passage.continuation)
+    return draw_number(passage.file, passage.context, passage.continuation)

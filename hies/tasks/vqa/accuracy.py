@@ -13,7 +13,7 @@ import numpy as np
 from hies.errors import HiesError
 
 COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {word: str(number) for number, word in enumerate(COUNTED)} | {"none": "0"}
+NUMBER_WORDS = {word: str(number) for number, word in enumerate(COUNTED)} | {"none": "0"}
 ARTICLES = {"a", "an", "the"}
 BLANKED = re.compile(r"[;/\[\]\"{}()=+\\_\-><@`,?!]")  # currency and percent signs, apostrophes and colons stay
 # Contractions by what follows the apostrophe, without those that are other words as they stand (its, well, were, shed).
@@ -40,11 +40,11 @@ def normalized_answer(answer: str) -> str:
     """
     text = re.sub(r"(?<=\d),(?=\d)", "", answer.lower())
     text = re.sub(r"\.(?!\d)", "", BLANKED.sub(" ", text))
-    words = (NUMBERS.get(word, word) for word in text.split())
+    words = (NUMBER_WORDS.get(word, word) for word in text.split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def agreement(prediction: str, answers: list[str]) -> float:
+def agreement_with_people(prediction: str, answers: list[str]) -> float:
     """Returns how right one answer is, from 0 to 1, the mean over all ways to leave out one of the people's answers.
 
     prediction and answers count by their normalized form.
@@ -63,4 +63,4 @@ def agreement(prediction: str, answers: list[str]) -> float:
 def vqa_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Returns the mean agreement; labels: the people's answers to each example, as JSON; both strings [examples]."""
     pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
-    return float(np.mean([agreement(prediction, json.loads(answers)) for answers, prediction in pairs]))
+    return float(np.mean([agreement_with_people(prediction, json.loads(answers)) for answers, prediction in pairs]))

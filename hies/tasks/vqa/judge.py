@@ -8,18 +8,14 @@ import json
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from hies.errors import HiesError
 from hies.storage import cached, digest
 
-TASK = """\
+GRADING = """\
 You grade answers to questions about a picture that you cannot see. You are given the question, the reference answer and
 the answer to be graded. The grade is a number between 0.0 (nothing of it is right) and 1.0 (everything is right), in
 steps of 0.1: the share of the reference answer that the graded answer states correctly. Wording, order and length do
@@ -40,20 +36,10 @@ EXAMPLES = (
     ),
 )
 REMINDER = "Reply with one number between 0.0 and 1.0 and nothing else."
-NUMBER = re.compile(r"0|1|0?\.\d+|1\.0+")
-TRIES = 5  # of a request that the endpoint cannot serve at the moment
+GRADE = re.compile(r"0|1|0?\.\d+|1\.0+")
+REQUEST_TRIES = 5  # of a request that the endpoint cannot serve at the moment
 PAUSE = 1.0  # seconds before the second try; twice as long before each further one
-TIMEOUT = 120  # seconds
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected request would carry the key to wherever it is sent."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
+JUDGE_TIMEOUT = 120  # seconds
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ class Judge:
         Raises:
             HiesError: the endpoint cannot be reached or refuses, or the judge gives no grade.
         """
-        key = [question, truth, answer, self.model, TASK, EXAMPLES, REMINDER]
+        key = [question, truth, answer, self.model, GRADING, EXAMPLES, REMINDER]
         path = cache_dir / "judge" / f"{digest(key, 16)}.json"
         return cached(path, lambda: self._ask(question, truth, answer), _write, _read)
 
@@ -127,23 +113,27 @@ class Judge:
             ) from None
 
     def _sent(self, body: bytes) -> bytes:
-        """Returns what the endpoint answers to a request, asked again while it is busy or fails."""
+        """Returns what the endpoint answers to a request, sent again while it is busy or fails."""
+        import httpx  # which follows no redirect: one would carry the key to wherever it leads
+
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url}/chat/completions", body, headers, method="POST")
         problem = ""
-        for attempt in range(TRIES):
+        for attempt in range(REQUEST_TRIES):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))
             try:
-                with _OPENER.open(request, timeout=TIMEOUT) as response:
-                    return response.read()
-            except urllib.error.HTTPError as error:
-                problem = f"answers with status {error.code}"
-                if error.code != 429 and error.code < 500:
-                    raise HiesError(self._refusal(error.code)) from None  # its text could repeat the key
-            except (OSError, HTTPException) as error:
+                response = httpx.post(
+                    f"{self.url}/chat/completions", content=body, headers=headers, timeout=JUDGE_TIMEOUT
+                )
+            except httpx.HTTPError as error:
                 problem = f"cannot be reached ({type(error).__name__})"
-        raise HiesError(f"The judge's endpoint at {self._host} {problem}, {TRIES} times; try again later.")
+                continue
+            if response.is_success:
+                return response.content
+            if response.status_code != 429 and response.status_code < 500:
+                raise HiesError(self._refusal(response.status_code))  # without its text, which could repeat the key
+            problem = f"answers with status {response.status_code}"
+        raise HiesError(f"The judge's endpoint at {self._host} {problem}, {REQUEST_TRIES} times; try again later.")
 
     def _refusal(self, status: int) -> str:
         advice = f"check HIES_JUDGE_URL (up to /v1) and HIES_JUDGE_MODEL ({self.model!r})"
@@ -159,12 +149,12 @@ class Judge:
 def grade_in(reply: str) -> float | None:
     """Returns the grade that a reply consists of; None for any other reply."""
     text = reply.strip().rstrip(".")
-    return float(text) if NUMBER.fullmatch(text) else None
+    return float(text) if GRADE.fullmatch(text) else None
 
 
 def _prompt(question: str, truth: str, answer: str) -> str:
     parts = [_one(*example[:3], example[3]) for example in EXAMPLES] + [_one(question, truth, answer, "")]
-    return "\n".join([TASK, *parts]).rstrip()
+    return "\n".join([GRADING, *parts]).rstrip()
 
 
 def _one(question: str, truth: str, answer: str, grade: str) -> str:

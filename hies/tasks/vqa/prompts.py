@@ -17,11 +17,11 @@ from hies.scoring.losses import IGNORED
 from hies.tasks.base import Split
 from hies.tasks.image_files import UNDECODABLE, open_rgb
 
-PLAIN = "USER: <image>\n{} ASSISTANT:"  # the form that LLaVA-1.5 documents, for a processor without a chat template
+PLAIN_PROMPT = "USER: <image>\n{} ASSISTANT:"  # documented for LLaVA-1.5, for a processor without a chat template
 READ = ("input_ids", "attention_mask", "pixel_values")  # the model's part of what a processor returns
 
 
-def encode(examples: Split, targets: Sequence[str], processor: Any, max_length: int, at_once: bool) -> Encoded:
+def encode_prompts(examples: Split, targets: Sequence[str], processor: Any, max_length: int, at_once: bool) -> Encoded:
     """Returns labelled prompts; see `LabelledPrompts` for the arguments. at_once: prepare all of them now."""
     prompts = LabelledPrompts(examples, targets, processor, max_length)
     pad = {"input_ids": processor.tokenizer.pad_token_id or 0, "labels": IGNORED}
@@ -29,7 +29,7 @@ def encode(examples: Split, targets: Sequence[str], processor: Any, max_length: 
 
 
 @torch.no_grad()
-def generate(
+def generate_answers(
     network: Any, processor: Any, examples: Split, batch_size: int, precision: str, new_tokens: int
 ) -> list[str]:
     """Returns what a model writes after each prompt, greedily, at most `new_tokens` tokens."""
@@ -122,7 +122,7 @@ def _images_and_texts(processor: Any, examples: Split, indices: Sequence[int]) -
 def prompt(processor: Any, question: str) -> str:
     """Returns one image and a question in the model's form of a conversation, up to where its answer begins."""
     if not processor.chat_template:
-        return PLAIN.format(question)
+        return PLAIN_PROMPT.format(question)
     content = [{"type": "image"}, {"type": "text", "text": question}]
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 

@@ -47,11 +47,11 @@ class VisualTask(PromptTask):
         from hies.tasks.vqa import prompts
 
         targets = [self.target(str(label)) for label in examples.labels]
-        return prompts.encode(examples, targets, processor, max_length, self.small)
+        return prompts.encode_prompts(examples, targets, processor, max_length, self.small)
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
         """Returns what the model says to each question, `predictions`, strings [examples]."""
         from hies.tasks.vqa import prompts
 
-        texts = prompts.generate(network, processor, examples, batch_size, precision, self.max_new_tokens)
+        texts = prompts.generate_answers(network, processor, examples, batch_size, precision, self.max_new_tokens)
         return {"predictions": np.array([self.read(text) for text in texts], dtype=str)}

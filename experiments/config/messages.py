@@ -1,0 +1,89 @@
+"""Hydra's errors as one sentence each: the option, its value, and what would work."""
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from experiments.config.schema import Config
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def sentence(error: BaseException) -> str:
+    """Returns what a person needs of an error that Hydra or OmegaConf raised."""
+    text = str(error)
+    if match := re.search(r"Could not find '((?:hydra/)?\w+)/([^']+)'", text):
+        group, name = match.groups()
+        return f"{group}={name} is not known; {_choices(group, name)}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        key = match.group(1) or match.group(2)
+        return f"There is no option {key!r}{_closest_key(key)}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match.group(1)!r} has several values; put -m before the options to run a job for each."
+    if match := re.search(r"Error parsing override '([\w.]+)'", text):
+        return f"{match.group(1)!r} is no option; options are given as NAME=VALUE."
+    if match := re.search(
+        r"Error merging override ([^=\s]+)=(\S+)[\s\S]*is not a ListConfig", f"{text} {error.__cause__}"
+    ):
+        key, value = match.groups()
+        return f"{key}={value} is no list; write {key}=[{value}]."
+    cause = error.__cause__ or error.__context__
+    reason = f": {_first_line(str(cause))}" if cause is not None and text.startswith("Error merging") else ""
+    return f"{_first_line(text)}{reason}".rstrip(".") + "."
+
+
+def choices_of(group: str) -> list[str]:
+    """Returns the names that a group can be set to: files in conf/, and what is stored for methods and tasks."""
+    files = {path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml")}
+    return sorted(files | {name.removesuffix(".yaml") for name in _stored(group) if name.endswith(".yaml")})
+
+
+def _stored(group: str) -> list[str]:
+    try:
+        return ConfigStore.instance().list(group)
+    except OSError:  # no such group, or the name of a single configuration
+        return []
+
+
+def _choices(group: str, name: str) -> str:
+    known = [*choices_of(group), *(["basic"] if group == "hydra/launcher" else [])]
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? It" if close else "it"
+    return f"{hint} can be {', '.join(known)}." if known else f"there is no group {group!r}."
+
+
+def _closest_key(key: str) -> str:
+    """Names the choice of its group that has this option; else the most similar one, by the last word of the key."""
+    group, _, name = key.partition(".")
+    if having := [choice for choice in choices_of(group) if name in _keys_of(group, choice)]:
+        return f" here; {group}={having[0]} has it."
+    known = _all_keys()
+    same_word = [option for option in known if option.split(".")[-1] == key.split(".")[-1]]
+    close = same_word[:1] or difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ", and none is similar to it."
+
+
+def _all_keys() -> list[str]:
+    schema = OmegaConf.structured(Config)
+    keys = [str(key) for key in schema]
+    keys += [f"{section}.{key}" for section in ("calibration", "wandb", "resources") for key in schema[section]]
+    for group in ("model", "task", "criterion", "sparsity"):
+        keys += [f"{group}.{key}" for choice in choices_of(group) for key in _keys_of(group, choice)]
+    return sorted(set(keys))
+
+
+def _keys_of(group: str, choice: str) -> set[str]:
+    """Returns the options of a choice: those that its file sets, and those of the dataclass that the file builds on."""
+    file, store = CONF / group / f"{choice}.yaml", ConfigStore.instance()
+    kind = f"{group}/{choice.partition('/')[0]}" if group in ("criterion", "task") else group
+    nodes = [OmegaConf.load(file)] if file.exists() else []
+    if f"{kind.rpartition('/')[2]}.yaml" in _stored(f"schema/{kind}".rpartition("/")[0]):
+        nodes.append(store.load(f"schema/{kind}.yaml").node)
+    return {str(key) for node in nodes for key in node if key != "defaults"}
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "unknown error"

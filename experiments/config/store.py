@@ -1,0 +1,54 @@
+"""Makes the options known to Hydra: the fields of the dataclasses, and a choice for every method and task."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
+from experiments.config.messages import CONF
+from experiments.config.schema import Config, Sparsity
+from hies.evaluation.models import Model
+from hies.methods import METHODS
+from hies.tasks import TASKS
+
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # the files of conf/hydra/launcher
+
+
+def register() -> None:
+    """Makes everything known; once in a process is enough."""
+    _store("schema", Config)
+    _store("model", Model, "schema")
+    _store("sparsity", Sparsity, "schema")
+    _store_choices("criterion", METHODS)
+    _store_choices("task", TASKS)
+    _leave_launchers_to_files()
+
+
+def _store_choices(group: str, kinds: Mapping[str, type]) -> None:
+    """Stores each kind as what files build on, and as a choice of its own where it has no file of its name."""
+    for name, kind in kinds.items():
+        _store(name, kind, f"schema/{group}")
+        if not (CONF / group / f"{name}.yaml").exists():
+            _store(name, kind, group)
+
+
+def _store(name: str, kind: type, group: str | None = None) -> None:
+    ConfigStore.instance().store(name=name, group=group, node=_writable(OmegaConf.structured(kind)))
+
+
+def _leave_launchers_to_files() -> None:
+    """Takes back the plugins' own settings, or Hydra checks the files in conf/hydra/launcher against them and warns."""
+    Plugins.instance()  # makes theirs known
+    for name in LAUNCHERS:
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
+
+
+def _writable(node: Any) -> Any:
+    """A frozen dataclass gives a read-only node, which the command line could not override."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(child := node[key]):
+            _writable(child)
+    return node

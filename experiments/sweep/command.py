@@ -1,0 +1,106 @@
+"""What every command of this package shares: arguments, and errors as one sentence each."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import messages, options, store
+from experiments.config.help import help_text
+from experiments.sweep.jobs import Declared, declared_job, declared_jobs
+from experiments.sweep.launch import Here, Launcher
+from experiments.sweep.progress import print_warnings_above_the_bar
+from experiments.sweep.worker import Stopped
+from hies.errors import HiesError
+
+store.register()
+
+
+@dataclass
+class Command:
+    """What Hydra calls with a composed command line: a single job here, a sweep by way of `hydra_plugins`.
+
+    Attributes:
+        work: does the declared jobs and returns an exit status.
+        status: of the work that was done.
+    """
+
+    work: Callable[[Declared], int]
+    status: int = 0
+
+    def __call__(self, node: DictConfig) -> None:
+        """Does the single job that a command line declares."""
+        self._do(lambda: declared_job(node, HydraConfig.get().overrides.task, Here()))
+
+    def sweep(self, params: Mapping[str, str], arguments: Sequence[str], launcher: Launcher) -> None:
+        """Does the jobs of a sweep."""
+        self._do(lambda: declared_jobs(arguments, params, launcher))
+
+    def _do(self, declare: Callable[[], Declared]) -> None:
+        # Said here, since Hydra would print a line of its own before it raised what a job raises.
+        self.status = report_errors(lambda: self.work(declare()))
+
+
+def run_command(work: Callable[[Declared], int], description: str) -> int:
+    """Does `work` on the jobs that the command line declares, or answers a flag (--help, --cfg, ...).
+
+    Args:
+        work: returns an exit status.
+        description: what --help says before the options.
+
+    Returns:
+        The exit status.
+    """
+    print_warnings_above_the_bar()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(help_text(description))
+        return 0
+    sys.argv[1:] = options.translated(sys.argv[1:])
+    if any(word.startswith("hydra/launcher=") for word in sys.argv[1:]):
+        sys.argv.append("hydra.mode=MULTIRUN")  # Hydra would do a single job itself
+    command = Command(work)
+    main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
+    try:
+        return report_errors(main) or command.status
+    except SystemExit as end:  # of Hydra's own flags, or of one that is none
+        return int(end.code or 0)
+
+
+def report_errors(work: Callable[[], int | None]) -> int:
+    """Does `work`; an error is printed in one sentence.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        return work() or 0
+    except (HydraException, OmegaConfBaseException) as error:
+        _print_error(messages.sentence(error))
+    except HiesError as error:
+        _print_error(str(error))
+    except Stopped as error:
+        where = error.filename or "A file in results_dir or cache_dir"
+        _print_error(
+            f"{where} cannot be written ({error.strerror}); check results_dir and cache_dir or make room, and give the "
+            "same command again, which goes on from here: finished jobs are kept."
+        )
+    except OSError as error:
+        _print_error(
+            f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}); check results_dir, "
+            "cache_dir and data_root."
+        )
+    except KeyboardInterrupt:
+        print("Interrupted; finished work is kept, and the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _print_error(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)

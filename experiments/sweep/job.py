@@ -1,0 +1,319 @@
+"""One job is one curve: a model, a task, a criterion and a seed over a list of ratios."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config.schema import Config, to_config
+from experiments.sweep.devices import checked_device
+from hies.errors import HiesError, UnsupportedModelError
+from hies.methods.planning import Draw, Plan, Tick
+from hies.runs import files as results
+from hies.runs.files import read_arrays, read_run
+from hies.runs.quality import stability
+from hies.runs.schema import BadRows
+from hies.storage import digest, replacing, safe_filename
+
+if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
+    from hies.evaluation.evaluations import Evaluation, PassCounter
+    from hies.evaluation.evaluator import Evaluator
+    from hies.heads.sites import Removed
+
+COMMAND = "python -m experiments.run"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run identifier stands for, and its files.
+
+    Attributes:
+        config: the checked configuration.
+        overrides: what makes it, none of them a sweep or one of Hydra's own settings.
+    """
+
+    config: Config
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def of(cls, node: DictConfig, overrides: Sequence[str]) -> "Job":
+        """Returns the job of a composed configuration.
+
+        How and where it runs (hydra/launcher=..., resources.gpus=...) is no part of it.
+
+        Raises:
+            HiesError: a value that its option cannot take.
+        """
+        kept = (word for word in overrides if not word.startswith(("hydra.", "hydra/", "resources.")))
+        return cls(to_config(node), tuple(kept))
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats this job."""
+        return " ".join([COMMAND, *(shlex.quote(override) for override in self.overrides)])
+
+    @property
+    def data_root(self) -> Path | None:
+        """The folder of local data sets; None for the Hub."""
+        return None if self.config.data_root is None else Path(self.config.data_root)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the result, and nothing else: no path, batch size, sparsity.mode or log setting."""
+        config = self.config
+        return {
+            "schema": results.SCHEMA,
+            "model": [config.model.name, config.model.identity(config.task)],
+            "task": [config.task.name, config.task.fingerprint(self.data_root), config.task.max_examples],
+            "criterion": [config.criterion.name, config.criterion.knobs],
+            "sparsity": config.sparsity.knobs,
+            "calibration": asdict(config.calibration),
+            "seed": config.seed,
+            **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **({} if config.task.judge is None else {"judge": config.task.judge}),
+        }
+
+    @cached_property
+    def run_id(self) -> str:
+        """A readable name that begins with a letter, and a digest of the identity."""
+        config = self.config
+        words = f"{config.model.name}-{config.task.name}-{config.criterion.name}-s{config.seed}"
+        return f"run-{safe_filename(words)}-{digest(self.identity)}"
+
+    @property
+    def path(self) -> Path:
+        """The row file."""
+        return results.run_path(Path(self.config.results_dir), self.config.name, self.run_id)
+
+    @property
+    def lock(self) -> filelock.BaseFileLock:
+        """Held by the process that is at this job; it goes with the process, however that ends."""
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(self._lock_file)
+
+    def lock_is_held(self) -> bool:
+        """Tells whether a process is at this job; where none ever was, nothing is written to find out."""
+        if not self._lock_file.exists():
+            return False
+        try:
+            with self.lock.acquire(blocking=False):
+                return False
+        except filelock.Timeout:
+            return True
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path.parent / ".locks" / self.run_id
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rows are there, and as they were written."""
+        return self.path.exists() and self.damage() is None
+
+    def rows(self) -> list[results.Row]:
+        """Returns the rows as they were written.
+
+        Raises:
+            FileNotFoundError: the job has none yet.
+            BadRows: they, or the arrays beside them, cannot be trusted.
+        """
+        try:
+            rows = read_run(self.path, self.path.read_text(encoding="utf-8", errors="replace"))
+            read_arrays(self.path, ("ratios",))
+        except FileNotFoundError:
+            raise
+        except OSError as problem:
+            raise BadRows(f"cannot be read ({problem.strerror})") from None
+        return rows
+
+    @property
+    def written(self) -> list[int]:
+        """When the rows and the record of a failure were written, in nanoseconds; empty if neither is there."""
+        files = self.path, results.failure_path(self.path)
+        return [file.stat().st_mtime_ns for file in files if file.exists()]
+
+    def left_something_since(self, before: list[int]) -> bool:
+        """Tells whether rows or the record of a failure are there that were not at a look (`written`) before."""
+        return self.written not in ([], before)
+
+    def damage(self) -> str | None:
+        """Returns what is wrong with the row file, in words that follow its name; None if nothing is."""
+        try:
+            self.rows()
+        except BadRows as problem:
+            return str(problem)
+        except FileNotFoundError:
+            return "is not there"
+        return None
+
+    def put_aside_damaged(self) -> None:
+        """Renames a row file that cannot be trusted, so that nothing is lost that a person may want to look at."""
+        if self.path.exists() and self.damage() is not None:
+            self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what names this job in a grid."""
+        names = {key: value for key, value in self._names().items() if key not in ("experiment", "split")}
+        return {**names, "parameters": self._knobs(), "seed": self.config.seed, "command": self.command}
+
+    @property
+    def steps(self) -> int:
+        """Masks that the model is evaluated with: what a progress bar counts."""
+        ratios = self.config.sparsity.ratios
+        return len({0.0, *ratios}) + self.config.criterion.steps(ratios)
+
+    def plan(self, evaluator: "Evaluator", tick: Tick = lambda: None) -> Plan:
+        """Returns what the job evaluates; `tick` is called for each mask looked at to choose alpha."""
+        config = self.config
+        draw = Draw(config.seed, config.calibration.size)
+        return config.criterion.plan(evaluator, draw, config.sparsity, config.sparsity.ratios, tick)
+
+    def run(self, evaluator: "Evaluator", tick: Tick = lambda: None) -> list[results.Row]:
+        """Scores, selects, evaluates every ratio and writes the rows; the unpruned model is the row of ratio 0.
+
+        Args:
+            evaluator: of the configuration, from `evaluator_of`.
+            tick: called for each mask that the model is evaluated with.
+        """
+        self._check(evaluator)
+        plan = self.plan(evaluator, tick)
+        constant, answers, rows = self._constant(evaluator), [], []
+        for ratio, pruned in plan.models.items():
+            if ratio:  # scored, unpruned answers, pruned answers
+                passes = evaluator.scoring_passes(self.config.criterion.need, self.config.calibration.size)
+                evaluator.counter.naive += passes + 2 * len(evaluator.labels("report"))
+            result = pruned.evaluated(evaluator)
+            answers.append(result.answers)
+            scored = plan.seconds if np.isnan(result.prune_seconds) else result.prune_seconds
+            times = {"score_seconds": round(scored, 4), "eval_seconds": round(result.eval_seconds, 4)}
+            measured = _measured(evaluator, pruned.removed, result, answers[0])
+            rows.append({**constant, "ratio": ratio, **measured, **plan.notes[ratio], **times})
+            tick()
+        arrays = {
+            "ratios": np.array(list(plan.models)),
+            "predictions": np.stack(answers),  # [ratios, examples]
+            "labels": evaluator.labels("report"),
+        }
+        results.write_run(self.path, rows, plan.arrays | arrays)
+        with replacing(self.path.with_suffix(".yaml")) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(self.config))), encoding="utf-8")
+        return rows
+
+    def _check(self, evaluator: "Evaluator") -> None:
+        """Refuses before any work what the data or the model's structure do not allow."""
+        evaluator.check_size(self.config.calibration.size)
+        names = f"criterion={self.config.criterion.name}", f"model={self.config.model.name}"
+        try:
+            evaluator.check(self.config.criterion)
+        except UnsupportedModelError as error:
+            raise HiesError(f"{names[0]} does not fit {names[1]}: {error}") from None
+        if evaluator.remove and self.config.criterion.removes_heads:
+            try:
+                evaluator.prunable_sites()
+            except UnsupportedModelError as error:
+                why = f"but {names[1]} cannot be cut; use sparsity.mode=mask: {error}"
+                raise HiesError(f"sparsity.mode is 'remove', {why}") from None
+
+    def _constant(self, evaluator: "Evaluator") -> results.Row:
+        """What is the same in every row of the run."""
+        config = self.config
+        return {
+            **self._names(),
+            **self._knobs(),
+            **{name: value for name, value in config.sparsity.knobs.items() if name != "ratios"},
+            "seed": config.seed,
+            "calibration_size": config.calibration.size,
+            "heads_total": evaluator.heads_total,
+            "metric": config.task.metric,
+            "checkpoint": evaluator.checkpoint_identity,
+            "label_order": evaluator.label_order,
+            "data": evaluator.content,
+            "versions": results.versions(),
+            "revision": results.revision(),
+            "command": self.command,
+            **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **config.task.notes(self.data_root),
+        }
+
+    def _names(self) -> dict[str, str]:
+        config = self.config
+        return {
+            "run_id": self.run_id,
+            "experiment": config.name,
+            "model": config.model.name,
+            "task": config.task.name,
+            "split": "report",
+            "criterion": config.criterion.name,
+        }
+
+    def _knobs(self) -> dict[str, Any]:
+        return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
+
+
+def _measured(
+    evaluator: "Evaluator", removed: "Removed", result: "Evaluation", unpruned: np.ndarray
+) -> results.Row:
+    """What is measured at one ratio; unpruned: answers of the whole model, [examples]."""
+    from hies.evaluation.metrics import quality as quality_of
+
+    value, quality = evaluator.measure(result.answers)
+    metric, labels = evaluator.task.metric, evaluator.labels("report")
+    return {
+        "heads_removed": sum(len(heads) for heads in removed.values()),
+        "mask": removed,
+        "value": value,
+        "quality": quality,
+        "stability": stability(result.answers, unpruned),
+        "examples": len(labels),
+        "parameters": result.cost and result.cost.parameters,
+        "flops": result.cost and result.cost.flops,
+        **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
+    }
+
+
+_evaluators: dict[str, "Evaluator"] = {}
+
+
+@cache
+def pass_counter() -> "PassCounter":
+    """Returns the counter of all evaluators of this process."""
+    from hies.evaluation.evaluations import PassCounter
+
+    return PassCounter()
+
+
+def evaluator_of(config: Config) -> "Evaluator":
+    """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once.
+
+    Raises:
+        ParameterError: a device that is not there.
+    """
+    _silence_libraries()
+    from hies.evaluation.evaluator import Evaluator
+
+    device = checked_device(config.device)
+    data_root = None if config.data_root is None else Path(config.data_root)
+    evaluator = Evaluator(config.model, config.task, data_root, Path(config.cache_dir), device, pass_counter())
+    key = digest([evaluator.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
+    if key not in _evaluators:
+        _evaluators.clear()
+        _evaluators[key] = evaluator
+    _evaluators[key].fresh = config.force
+    _evaluators[key].remove = config.sparsity.mode == "remove"
+    return _evaluators[key]
+
+
+def _silence_libraries() -> None:
+    """Shows nothing but errors of transformers and the Hub."""
+    import huggingface_hub
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()

@@ -1,0 +1,120 @@
+"""What a command line declares: the jobs of its grid, known before the first of them runs."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.sweep.job import Job
+from experiments.sweep.launch import Here, Launcher
+from hies.errors import HiesError
+from hies.runs.grid import write_grid
+
+SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The jobs of a command line.
+
+    Attributes:
+        jobs: all of them, finished ones included.
+        sweep: they are a grid.
+        whole: the grid is the experiment's own, and nothing on the command line takes a part of it.
+        launcher: does jobs, here or in other processes.
+    """
+
+    jobs: list[Job]
+    sweep: bool
+    whole: bool
+    launcher: Launcher | Here
+
+
+def declared_job(node: DictConfig, overrides: Sequence[str], launcher: Here) -> Declared:
+    """Returns the one job of a configuration that Hydra has composed.
+
+    Raises:
+        HiesError: a value that its option cannot take.
+    """
+    return Declared([Job.of(node, overrides)], sweep=False, whole=False, launcher=launcher)
+
+
+def declared_jobs(arguments: Sequence[str], params: Mapping[str, str], launcher: Launcher) -> Declared:
+    """Returns every job of a sweep; Hydra must be initialised.
+
+    Args:
+        arguments: overrides of the command line.
+        params: the grid of an experiment, key -> values separated by commas; overrides come after it.
+        launcher: of the command line.
+
+    Raises:
+        HiesError: a value that its option cannot take, in any of the jobs.
+    """
+    parser = OverridesParser.create()
+    words = parser.parse_overrides(list(arguments))
+    grid = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    composer = _Composer()
+    jobs = [composer.job(overrides) for overrides in _product([*grid, *words])]
+    whole = bool(params) and not any(word.is_sweep_override() or word.get_key_element() in params for word in words)
+    return Declared(jobs, sweep=True, whole=whole, launcher=launcher)
+
+
+def _product(overrides: Sequence[Override]) -> list[list[str]]:
+    """Returns the overrides of every job of a grid; of two with the same key the later one counts."""
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise HiesError(f"{override.input_line} is no list of values; separate them by commas.")
+    return [list(chosen) for chosen in itertools.product(*choices.values())]
+
+
+def leave_grid(declared: Declared) -> None:
+    """Leaves the declared jobs beside the rows, so that analysis can name the missing ones.
+
+    A part of an experiment, or a sweep made up on the command line, adds to the grid that is there; a whole one takes
+    the place of what was declared for the same models.
+    """
+    replaced = {job.config.model.name for job in declared.jobs} if declared.whole else set()
+    write_grid(declared.jobs[0].path.parent, (job.describe() for job in declared.jobs), replaced)
+
+
+class _Composer:
+    """Composes the jobs of a sweep: Hydra does it once for each choice of groups; then values alone are set."""
+
+    def __init__(self) -> None:
+        self._parse = lru_cache(maxsize=None)(OverridesParser.create().parse_override)
+        self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
+
+    def job(self, overrides: list[str]) -> Job:
+        """Returns the job that these overrides make, none of them a sweep.
+
+        Raises:
+            HiesError: a value that its option cannot take.
+        """
+        values = [override for override in map(self._parse, overrides) if _is_value(override)]
+        late = {str(override.input_line) for override in values}
+        chosen = tuple(override for override in overrides if override not in late)
+        # Jobs that share a node set the same keys, so that none of them sees a value of another.
+        shared = chosen, tuple(override.key_or_group for override in values)
+        if shared not in self._composed:
+            self._composed[shared] = compose("config", list(chosen))
+        node = self._composed[shared]
+        for override in values:
+            OmegaConf.update(node, override.key_or_group, override.value())
+        return Job.of(node, overrides)
+
+
+def _is_value(override: Override) -> bool:
+    """Tells whether an override sets one number or word of the job itself: no group, nothing of Hydra's or added."""
+    plain = override.type == OverrideType.CHANGE and isinstance(override.value(), int | float | str)
+    return plain and override.key_or_group in SWEPT

@@ -1,0 +1,157 @@
+"""Weights & Biases as a mirror of the rows: one run a job with its curve, heat maps, and an artifact of its scores.
+
+A job writes an offline run to `<results_dir>/wandb`, which asks no server; `experiments.sync` uploads what lies there,
+once, when a command that has done jobs ends.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import sync
+from experiments.config.schema import Config
+from experiments.sweep.job import Job
+from experiments.sweep.progress import say
+from hies.runs.files import Row
+from hies.runs.wandb import ARTIFACT, ROW_FILE
+from hies.storage import digest, read_arrays
+
+INIT_TIMEOUT = 15  # seconds to wait for W&B's own process, which writes the files
+LAST = 10.0  # seconds that a command waits at its end for the upload, which then goes on by itself
+SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+SHORTEST_SECRET = 6  # characters; a shorter value would hide ordinary words
+CURVE = ("ratio", "quality", "stability", "value", "parameters", "flops")
+ROOT = Path(__file__).parents[1]
+
+
+def redacted(text: str) -> str:
+    """Returns the text with three stars for every value that the environment calls a key, a token or a password."""
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text
+
+
+def mirror(job: Job, rows: list[Row]) -> None:
+    """Writes the offline run of a finished job; whatever goes wrong there is said and never fails the job."""
+    if job.config.wandb.mode == "disabled":
+        return
+    os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+    try:
+        _write(job, rows)
+    except Exception as error:  # a mirror must not cost a result
+        say(redacted(f"W&B did not take {job.run_id} ({error}); its rows are in {job.path}."))
+
+
+def upload(config: Config) -> None:
+    """Uploads what lies in `<results_dir>/wandb`, in a process that is waited for a little and then left alone."""
+    results_dir = Path(config.results_dir).resolve()
+    if config.wandb.mode not in ("auto", "online") or not sync.waiting(results_dir):
+        return
+    if config.wandb.mode == "auto" and not _has_key():
+        return
+    with (results_dir / "wandb" / "sync.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.sync", str(results_dir)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that it outlives the command
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(LAST)
+    said = (results_dir / "wandb" / "sync.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in said:
+        if line.startswith("error: "):
+            say(line.removeprefix("error: "))
+    if missing := len(sync.waiting(results_dir)):
+        say(f"W&B: {missing} runs in {results_dir}/wandb are not uploaded yet; `make sync` uploads them.")
+
+
+def _has_key() -> bool:
+    import wandb
+
+    os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}  # else login asks the server
+    return bool(wandb.login(prompt=False, verify=False))
+
+
+def _write(job: Job, rows: list[Row]) -> None:
+    """An offline run, which has its place only once it is complete, so that no half of it is uploaded."""
+    home = Path(job.config.results_dir) / "wandb"
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=home) as folder:
+        written = _write_offline(job, rows, folder)
+        sync.note(written, job.config.wandb.project, f"{job.config.name}/{job.path.name}")
+        earlier = home.glob(f"offline-run-*-{_wandb_id(job.config.name, job.run_id)}")
+        for run in {*earlier} & {*sync.waiting(home.parent)}:  # what the job came to before it was forced
+            shutil.rmtree(run)
+        written.rename(home / written.name)
+
+
+def _write_offline(job: Job, rows: list[Row], folder: str) -> Path:
+    """Returns the folder of the run below `folder`."""
+    import wandb
+
+    config = job.config
+    constant = {key: value for key, value in rows[0].items() if key in rows[-1] and rows[-1][key] == value}
+    with wandb.init(
+        project=config.wandb.project,
+        group=config.name,
+        name=job.run_id,
+        id=_wandb_id(config.name, job.run_id),
+        tags=[config.model.name, config.task.name, config.criterion.name],
+        # The row file as it is: `analysis --from wandb` makes the same one of it.
+        config={**constant, ROW_FILE: job.path.read_text(encoding="utf-8")},
+        dir=folder,
+        mode="offline",
+        settings=wandb.Settings(
+            init_timeout=INIT_TIMEOUT,
+            console="off",
+            silent=True,
+            save_code=False,
+            disable_git=True,  # a diff of the source tree may hold anything
+            x_disable_meta=True,  # and so may a command line
+            x_disable_stats=True,
+            x_save_requirements=False,
+        ),
+    ) as run:
+        run.define_metric("*", step_metric="ratio")
+        for row in rows:
+            run.log({key: row[key] for key in CURVE})
+        run.log({"ratio": rows[-1]["ratio"], **_heat_maps(job.path, wandb.Image)})
+        artifact = wandb.Artifact(job.run_id, type=ARTIFACT)
+        for file in (job.path, job.path.with_suffix(".npz")):
+            # Immutable: read where it lies when the run is uploaded, not copied to the home folder.
+            artifact.add_file(str(file.resolve()), policy="immutable")
+        run.log_artifact(artifact)
+    return Path(run.dir).parent
+
+
+def _wandb_id(experiment: str, run_id: str) -> str:
+    """Experiments may share a job, whose run id is then the same; at most 53 characters."""
+    return f"{experiment[:40]}-{digest([experiment, run_id])}"
+
+
+def _heat_maps(path: Path, image: Any) -> dict[str, Any]:
+    """Layer by head pictures of scores and statistics, from lowest (black) to highest (white)."""
+    arrays = read_arrays(path.with_suffix(".npz"))
+    names = [name for name in ("scores", "his", "ae") if name in arrays]
+    return {f"heads/{name}": image(_picture(arrays[name], arrays["heads"])) for name in names}
+
+
+def _picture(values: np.ndarray, heads: np.ndarray) -> np.ndarray:
+    """Returns [16 * sites, 16 * largest number of heads] in 0..255: each head is a square of 16 pixels."""
+    extent = np.ptp(values) or 1.0
+    rows = np.split(np.round(255 * (values - values.min()) / extent), np.cumsum(heads)[:-1])
+    square = np.stack([np.pad(row, (0, heads.max() - len(row))) for row in rows]).astype(np.uint8)
+    return np.kron(square, np.ones((16, 16), dtype=np.uint8))
