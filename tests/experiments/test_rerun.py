@@ -1,17 +1,22 @@
 """Repeating a finished run from its rows: what is equal, what differs, and what is refused."""
 
 import json
+import os
 import shlex
 
 import numpy as np
 import pytest
+from command_line import composing
+from hydra import compose
 
 from experiments import rerun, run
 from experiments.compare import Run, differences, version_warnings
+from experiments.config.messages import CONF
 from experiments.sweep import job as job_module
 from hies.errors import HiesError
 from hies.evaluation import checkpoints, evaluator
 from hies.runs import files as results
+from hies.runs import folders
 from hies.storage import read_arrays
 from hies.tasks import classifier
 
@@ -203,3 +208,28 @@ def test_ratios_arrays_and_shapes_that_are_not_on_both_sides_are_named():
 def test_a_version_that_only_one_side_knows_is_named():
     before, now = {"versions": {"a": "1"}, "revision": None}, {"versions": {"b": "2"}, "revision": None}
     assert [text.split()[0] for text in version_warnings(before, now)] == ["a", "b"]
+
+
+REPORTS = sorted(path.parent for path in (CONF.parent / "reports").rglob("grid.json"))
+
+
+@pytest.mark.parametrize("folder", REPORTS, ids=lambda folder: folder.name)
+def test_a_recorded_command_with_older_names_makes_the_job_that_it_made(folder):
+    data_root = os.environ.get("HIES_DATA")
+    seen = set()
+    for path, text in folders.texts(folder):
+        row = json.loads(text.split("\n", 1)[0])
+        overrides = rerun.recorded_overrides(row["command"])
+        choices = frozenset(word for word in overrides if word.startswith(("criterion=", "task=")))
+        if choices in seen:
+            continue
+        seen.add(choices)
+        with composing():
+            job = job_module.Job.of(compose("config", overrides), overrides)
+        knobs = {**job.config.criterion.knobs, **job.config.sparsity.knobs, "seed": job.config.seed}
+        knobs = json.loads(json.dumps(knobs))  # lists in the place of tuples, as in the row
+        assert {key: value for key, value in knobs.items() if key in row} == {key: row[key] for key in knobs if key in row}
+        assert (job.config.task.name, job.config.criterion.name) == (row["task"], row["criterion"])
+        if data_root:  # the run id holds a digest of the data
+            assert job.run_id == row["run_id"]
+    assert seen
