@@ -26,7 +26,7 @@ from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
 from hies.storage import digest, replacing, write_arrays
 
-LONGEST = 40  # tokens that a figure has room for
+LONGEST_TEXT = 40  # tokens that a figure has room for
 
 
 def main() -> int:
@@ -112,8 +112,8 @@ def _lost_at(config: Config, evaluator: Evaluator, unpruned: np.ndarray, pruned:
     example = lost_example(evaluator.labels("report"), unpruned, pruned, lengths)
     if example is None:
         raise HiesError(
-            f"No report example of task={config.task.name} with at most {LONGEST} tokens is right unpruned and wrong "
-            f"at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
+            f"No report example of task={config.task.name} with at most {LONGEST_TEXT} tokens is right unpruned and "
+            f"wrong at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
         )
     return example
 
@@ -133,7 +133,7 @@ def lost_example(labels: np.ndarray, unpruned: np.ndarray, pruned: np.ndarray, l
     Regression scores count as right where they round to the label's integer, as for stability. All arrays: [examples].
     """
     right, kept = (_classes(answers) == _classes(labels) for answers in (unpruned, pruned))
-    lost = np.flatnonzero(right & ~kept & (lengths <= LONGEST))
+    lost = np.flatnonzero(right & ~kept & (lengths <= LONGEST_TEXT))
     return int(lost[np.argmin(lengths[lost])]) if len(lost) else None
 
 

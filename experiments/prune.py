@@ -57,7 +57,7 @@ def _prune_declared(declared: Declared) -> int:
         pruned = evaluator.answers(hies.load_pruned(folder).to(evaluator.device))  # type: ignore[arg-type]
         bar.update()
     print(_told(job, evaluator, removed, plan.notes[job.config.sparsity.ratios[0]]))
-    print(table(evaluator, removed, dense, pruned))
+    print(comparison_table(evaluator, removed, dense, pruned))
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -129,7 +129,7 @@ def _told(job: Job, evaluator: Evaluator, removed: Removed, notes: dict[str, Any
     )
 
 
-def table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+def comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
     cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hies.errors import HiesError, ParameterError
 
 # A parameter of the library -> the option that sets it.
-OPTIONS = {
+OPTION_OF = {
     "ratio": "sparsity.ratios",
     "ratios": "sparsity.ratios",
     "scope": "sparsity.scope",
@@ -40,8 +40,8 @@ KEYS = {"model.home": "model.pretrain_task"}
 
 def with_option(error: HiesError) -> HiesError:
     """Returns the error with the name of the option that sets its parameter, where there is one."""
-    if isinstance(error, ParameterError) and error.name in OPTIONS:
-        return error.renamed(OPTIONS[error.name])
+    if isinstance(error, ParameterError) and error.name in OPTION_OF:
+        return error.renamed(OPTION_OF[error.name])
     return error
 
 
