@@ -25,7 +25,14 @@ MARKED = (RUNNING, FAILED, DAMAGED)  # what a cell names besides how many are fi
 
 @dataclass(frozen=True)
 class State:
-    """What became of a job: one of the words above, why in a sentence, and the rows of a finished one."""
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        word: one of the words above.
+        why: of a failed or damaged one, in a sentence.
+        rows: of a finished one.
+    """
 
     job: Job
     word: str
@@ -34,7 +41,7 @@ class State:
 
 
 def main() -> int:
-    """Print the grid that the command line declares and what it lacks; the exit status."""
+    """Prints the grid that the command line declares and what it lacks; returns the exit status."""
     return run_command(_show, __doc__)
 
 
