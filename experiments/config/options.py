@@ -17,6 +17,7 @@ OPTION_OF = {
     "alpha": "criterion.alpha",
     "batch_size": "model.batch_size",
     "sites": "model.sites",
+    "finetune": "task.finetune",
 }
 # A choice of an older command -> the same choice now.
 CHOICES = {
