@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.config.options import with_option
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
@@ -46,7 +47,7 @@ def _diagnose_all(declared: Declared) -> int:
             found = diagnose(config, evaluator_of(config))
         except HiesError as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {with_option(error)}", file=sys.stderr)
             continue
         with replacing(path) as temporary:
             write_arrays(temporary, found)

@@ -84,7 +84,7 @@ def report_errors(work: Callable[[], int | None]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         _print_error(messages.sentence(error))
     except HiesError as error:
-        _print_error(str(error))
+        _print_error(str(options.with_option(error)))
     except Stopped as error:
         where = error.filename or "A file in results_dir or cache_dir"
         _print_error(
