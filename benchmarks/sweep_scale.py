@@ -27,6 +27,7 @@ from experiments.config import store
 from experiments.config.messages import CONF
 from experiments.sweep.job import Job
 from experiments.sweep.jobs import jobs_of_sweep
+from experiments.sweep.launch import Here
 from hies.runs import files as results
 from hies.runs.files import read_run
 from hies.runs.pack import pack
@@ -76,7 +77,7 @@ def _jobs(words: Iterable[str]) -> list[Job]:
     words = [word for word in words if word != "-m"]
     store.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return jobs_of_sweep(words, {}, None).jobs
+        return jobs_of_sweep(words, {}, Here()).jobs
 
 
 def _real_run(here: Path) -> tuple[Job, list[results.Row], dict[str, np.ndarray]]:

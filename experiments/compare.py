@@ -16,14 +16,19 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """rows: one a ratio. arrays: as `hies.runs.folders.read_arrays` gives them; empty where the run has none."""
+    """A computation of a run.
+
+    Attributes:
+        rows: one a ratio.
+        arrays: as `hies.runs.folders.read_arrays` gives them; empty where the run has none.
+    """
 
     rows: list[Row]
     arrays: Arrays
 
 
 def run_differences(before: Run, now: Run) -> list[str]:
-    """A line for each ratio, array or list of ratios that is not the same; empty where all is."""
+    """Returns a line for each ratio, array or list of ratios that is not the same; empty where all is."""
     ratios, others = ([row["ratio"] for row in run.rows] for run in (before, now))
     found = [] if ratios == others else [f"ratios: {ratios} before, {others} now"]
     for place, row in enumerate(before.rows):
@@ -35,7 +40,7 @@ def run_differences(before: Run, now: Run) -> list[str]:
 
 
 def version_warnings(before: Row, now: Row) -> list[str]:
-    """A sentence for each version that is another, and one for another state of the code."""
+    """Returns a sentence for each version that is another, and one for another state of the code."""
     theirs, ours = (row["versions"] if isinstance(row["versions"], dict) else {} for row in (before, now))
     found = [
         f"{package} is {ours.get(package, 'not there')}, and the rows were computed with "
@@ -51,18 +56,13 @@ def version_warnings(before: Row, now: Row) -> list[str]:
 
 
 def _of_rows(before: Row, now: Row) -> list[str]:
-    said = []
-    if moved := _moved(before["mask"], now.get("mask", {})):
-        said.append(f"{moved} heads are in one mask and not in the other")
-    for key in before:
-        if key not in (*ASIDE, "mask", "ratio") and before[key] != now.get(key):
-            said.append(f"{key} {before[key]} before, {now.get(key)} now")
-    return said
-
-
-def _moved(before: dict[str, list[int]], now: dict[str, list[int]]) -> int:
-    one, other = ({(site, head) for site, heads in mask.items() for head in heads} for mask in (before, now))
-    return len(one ^ other)
+    one, other = (
+        {(site, head) for site, heads in mask.items() for head in heads}
+        for mask in (before["mask"], now.get("mask", {}))
+    )
+    said = [f"{len(one ^ other)} heads are in one mask and not in the other"] if one != other else []
+    keys = [key for key in before if key not in (*ASIDE, "mask", "ratio") and before[key] != now.get(key)]
+    return said + [f"{key} {before[key]} before, {now.get(key)} now" for key in keys]
 
 
 def _of_answers(before: Arrays, now: Arrays, place: int, again: int) -> list[str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import hies
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
-from experiments.sweep.job import Job, evaluator_of
+from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
 from hies.errors import HiesError
 from hies.methods import METHODS
@@ -48,29 +48,31 @@ def _prune_declared(declared: Declared) -> int:
             "give one value for each option."
         )
     (job,) = declared.jobs
-    folder = checked_folder(job.config)
+    folder = _checked_folder(job.config)
     evaluator = evaluator_of(job.config)
-    check_cut(job.config, evaluator)
+    _check_cut(job.config, evaluator)
     with tqdm(total=job.steps, unit="mask", disable=None) as bar:
         plan = job.plan(evaluator, bar.update)
-        removed = plan.models[job.config.sparsity.ratios[0]].removed
-        save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
+        (ratio,) = job.config.sparsity.ratios
+        removed = plan.models[ratio].removed
+        _save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
         dense = evaluator.predictions({})
         bar.update()
         pruned = evaluator.answers(hies.load_pruned(folder).to(evaluator.device))  # type: ignore[arg-type]
         bar.update()
-    print(_told(job, evaluator, removed, plan.notes[job.config.sparsity.ratios[0]]))
-    print(comparison_table(evaluator, removed, dense, pruned))
+    config, alpha = job.config, plan.notes[ratio].get("alpha_used")
+    print(
+        f"{config.model.name} on {config.task.name}, {config.criterion.name}"
+        f"{'' if alpha is None else f' (alpha {alpha:g})'} on {config.calibration.size} calibration examples, "
+        f"seed {config.seed}: {sum(map(len, removed.values()))} of {evaluator.heads_total} heads cut out\n"
+    )
+    print(_comparison_table(evaluator, removed, dense, pruned))
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
 
-def checked_folder(config: Config) -> Path:
-    """Where the model goes; nothing is written yet.
-
-    Raises:
-        HiesError: not exactly one ratio, or `out` is missing or cannot take a model.
-    """
+def _checked_folder(config: Config) -> Path:
+    """Where the model goes, if it can go there; nothing is written yet."""
     if len(config.sparsity.ratios) != 1:
         raise HiesError(
             f"sparsity.ratios is {config.sparsity.ratios}, but a model is pruned at one; give sparsity.ratio=0.3."
@@ -88,8 +90,8 @@ def checked_folder(config: Config) -> Path:
     return folder
 
 
-def check_cut(config: Config, evaluator: Evaluator) -> None:
-    """Raise HiesError where the model's heads cannot be cut out, or the ratio is too small or too large for them."""
+def _check_cut(config: Config, evaluator: Evaluator) -> None:
+    """Refuses a model whose heads cannot be cut out, and a ratio that is too small or too large for them."""
     if not config.criterion.removes_heads:
         heads_go = ", ".join(name for name, method in METHODS.items() if method.removes_heads)
         raise HiesError(
@@ -105,8 +107,8 @@ def check_cut(config: Config, evaluator: Evaluator) -> None:
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 
 
-def save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> None:
-    """Write the model and what prepares its inputs; a new folder appears when it is complete."""
+def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> None:
+    """Writes the model and what prepares its inputs; a new folder appears when it is complete."""
     from hies.pruning.files import RECORD
 
     fresh = not (folder / RECORD).exists()
@@ -131,23 +133,14 @@ def _processor(evaluator: Evaluator) -> Any:
         return None
 
 
-def _told(job: Job, evaluator: Evaluator, removed: Removed, notes: dict[str, Any]) -> str:
-    config, gone = job.config, sum(map(len, removed.values()))
-    alpha = f" (alpha {notes['alpha_used']:g})" if notes.get("alpha_used") is not None else ""
-    return (
-        f"{config.model.name} on {config.task.name}, {config.criterion.name}{alpha} on {config.calibration.size} "
-        f"calibration examples, seed {config.seed}: {gone} of {evaluator.heads_total} heads cut out\n"
-    )
-
-
-def comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+def _comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
     cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut
-    left = evaluator.heads_total - sum(map(len, removed.values()))
+    kept = evaluator.heads_total - sum(map(len, removed.values()))
     columns = (
         ("dense", *_column(evaluator.heads_total, cost.dense, evaluator, dense, dense)),
-        ("pruned", *_column(left, cost.without(removed), evaluator, pruned, dense)),
+        ("pruned", *_column(kept, cost.without(removed), evaluator, pruned, dense)),
     )
     names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({evaluator.task.metric})", "stability")
     lines = zip(names, *columns, strict=True)

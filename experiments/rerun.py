@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,11 +46,11 @@ def main() -> int:
 
 def _rerun(run_id: str, further: list[str]) -> int:
     folders = [word.partition("=")[2] for word in further if word.startswith("results_dir=")]
-    path, before = find_run(Path(folders[-1] if folders else "results"), run_id)
+    path, before = _find_run(Path(folders[-1] if folders else "results"), run_id)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        job = job_of(before.rows, further)
+        job = _job_of(before.rows, further)
     print(f"Repeating {path}.", file=sys.stderr)
-    now = repeat(job)
+    now = _repeat(job)
     for warning in version_warnings(before.rows[0], now.rows[0]):
         print(printable(f"warning: {warning}"), file=sys.stderr)
     if not before.arrays:
@@ -60,21 +60,20 @@ def _rerun(run_id: str, further: list[str]) -> int:
     return 1 if lines else 0
 
 
-def find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
-    """A run and the path of its row file, wherever below `results_dir` it lies, packed or not.
-
-    Raises:
-        HiesError: there is no such run, or it cannot be trusted.
-    """
+def _find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
+    """The row file of a run, wherever below `results_dir` it lies, packed or not, and the run."""
     if not runs.is_name(run_id):
         raise HiesError(f"RUN_ID is {run_id!r}; give the run_id of a row, which is a name and no path.")
-    folders = [folder for folder in _folders(results_dir) if _may_hold(folder, run_id)]
-    every = (found for folder in folders for found in _texts(folder))
-    path, text = next((found for found in every if found[0].stem == run_id), (None, ""))
-    if path is None:
-        raise HiesError(f"RUN_ID is {run_id!r}, but {results_dir} holds no such run; {_closest(results_dir, run_id)}.")
+    texts = _texts(results_dir)
+    if run_id not in {path.stem for path in texts}:
+        close = difflib.get_close_matches(run_id, [path.stem for path in texts], 1, cutoff=0.0)
+        hint = (
+            f"the closest is {close[0]}" if close else "it holds none at all, and results_dir=DIR names another folder"
+        )
+        raise HiesError(f"RUN_ID is {run_id!r}, but {results_dir} holds no such run; {hint}.")
+    path = next(path for path in texts if path.stem == run_id)
     try:
-        run = Run(read_run(path, text), read_arrays(path))
+        run = Run(read_run(path, texts[path]), read_arrays(path))
         if (there := len(run.arrays.get(ANSWERS, run.rows))) != len(run.rows):
             raise BadRows(f"has {len(run.rows)} rows and arrays beside it for {there}")
         return path, run
@@ -82,29 +81,19 @@ def find_run(results_dir: Path, run_id: str) -> tuple[Path, Run]:
         raise HiesError(f"{path} {problem}, so there is nothing to compare with; run its command again.") from None
 
 
-def _folders(results_dir: Path) -> list[Path]:
-    return sorted(folder for folder in results_dir.iterdir() if folder.is_dir()) if results_dir.is_dir() else []
+def _texts(results_dir: Path) -> dict[Path, str]:
+    """Every row file below a folder of results and what is in it."""
+    texts: dict[Path, str] = {}
+    for folder in sorted(results_dir.glob("*/")):
+        try:
+            texts |= runs.texts(folder)
+        except runs.BadFile as file:
+            print(f"warning: {file} cannot be read and is left out.", file=sys.stderr)
+    return texts
 
 
-def _may_hold(folder: Path, run_id: str) -> bool:
-    return runs.is_packed(folder) or (folder / f"{run_id}.jsonl").exists()
-
-
-def _texts(folder: Path) -> Iterator[tuple[Path, str]]:
-    try:
-        yield from runs.texts(folder)
-    except runs.BadFile as file:
-        print(f"warning: {file} cannot be read and is left out.", file=sys.stderr)
-
-
-def _closest(results_dir: Path, run_id: str) -> str:
-    known = {path.stem for folder in _folders(results_dir) for path, _ in _texts(folder)}
-    close = difflib.get_close_matches(run_id, known, 1, cutoff=0.0)
-    return f"the closest is {close[0]}" if close else "it holds none at all, and results_dir=DIR names another folder"
-
-
-def repeat(job: Job) -> Run:
-    """Compute a job again, whatever was computed before; what is on the disk stays as it is."""
+def _repeat(job: Job) -> Run:
+    """Computes a job again, whatever was computed before; what is on the disk stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
         results_dir, cache_dir = Path(folder) / "results", Path(folder) / "cache"
         _share(Path(job.config.cache_dir), cache_dir)
@@ -147,12 +136,8 @@ def recorded_overrides(command: str) -> list[str]:
     return translated(overrides)
 
 
-def job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:
-    """Returns the job that these rows are of, with further overrides; Hydra must be initialised.
-
-    Raises:
-        HiesError: the overrides make another run now; the sentence says what differs, if that can be told.
-    """
+def _job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:
+    """The job that these rows are of, with further overrides; Hydra must be initialised."""
     overrides = [*recorded_overrides(rows[0]["command"]), *further]
     job = Job.of(hydra.compose("config", overrides), overrides)
     if job.run_id != rows[0]["run_id"]:

@@ -33,9 +33,11 @@ def _run_all(declared: Declared) -> int:
     if not todo:
         print(f"All {len(jobs)} jobs are finished, their rows are in {where}; force=true computes them again.")
         return 0
-    _print_damaged(todo)
+    for job in todo:
+        if job.path.exists() and not job.config.force:
+            kept = f"the file is kept as {job.path.name}.damaged"
+            say(printable(f"{job.path} {job.damage()}; it is computed again ({kept})."))
     say(f"{len(todo)} of {len(jobs)} jobs to do, rows go to {where}.")
-    assert declared.launcher is not None
     _run_todo(todo, declared.launcher)
     if not declared.launcher.here:  # what jobs printed came to other terminals, or none
         say(f"{sum(job.finished for job in todo)} of {len(todo)} jobs finished.")
@@ -57,13 +59,6 @@ def _run_todo(todo: list[Job], launcher: Launcher | Here) -> None:
             waiting = [job for job in taken if not job.left_something_since(before[job.run_id])]
     finally:
         progress.close()
-
-
-def _print_damaged(todo: list[Job]) -> None:
-    for job in todo:
-        if job.path.exists() and not job.config.force:
-            kept = f"the file is kept as {job.path.name}.damaged"
-            say(printable(f"{job.path} {job.damage()}; it is computed again ({kept})."))
 
 
 def _print_passes() -> None:

@@ -5,14 +5,13 @@ No model is loaded and nothing is written, so it can be asked at any time, while
 
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
 from experiments.sweep.command import run_command
-from experiments.sweep.duration import Durations, in_words
 from experiments.sweep.job import COMMAND, Job
 from experiments.sweep.jobs import Declared
 from hies.errors import printable
@@ -20,6 +19,8 @@ from hies.runs import files as results
 from hies.runs.schema import BadRows
 
 FINISHED, RUNNING, FAILED, DAMAGED, MISSING = "finished", "running", "failed", "damaged", "missing"
+MINUTE, HOUR, DAY = 60, 3600, 86400
+Kind = tuple[str, str, str]  # model, task, criterion
 MARKED = (RUNNING, FAILED, DAMAGED)  # what a cell names besides how many are finished
 
 
@@ -37,7 +38,7 @@ class State:
     job: Job
     word: str
     why: str = ""
-    rows: tuple[results.Row, ...] = ()
+    rows: Sequence[results.Row] = ()
 
 
 def main() -> int:
@@ -46,58 +47,51 @@ def main() -> int:
 
 
 def _show(declared: Declared) -> int:
-    states = [state_of(job) for job in declared.jobs]
-    print(status_table(states))
-    print(status_summary(states))
+    states = [_state_of(job) for job in declared.jobs]
+    print(_status_table(states))
+    print(_status_summary(states))
     for state in states:
         if state.why:
             print(printable(f"{state.word}: {state.why}  [{state.job.command}]"))
     if any(state.word != FINISHED for state in states):
         print(f"To do the rest: {COMMAND} {shlex.join(sys.argv[1:])}")
-        print(time_left(states), end="")
+        print(_time_left(states), end="")
     return 0
 
 
-def state_of(job: Job) -> State:
+def _state_of(job: Job) -> State:
     """What the results folder says of a job."""
     damage = ""
     try:
-        return State(job, FINISHED, rows=tuple(job.rows()))
+        return State(job, FINISHED, rows=job.rows())
     except FileNotFoundError:
         pass
     except BadRows as problem:
         damage = f"{job.path} {problem}; it is computed again by the next run."
-    if _is_running(job):
+    if job.lock_is_held():
         return State(job, RUNNING)
     if (failure := results.read_failure(job.path)) is not None:
         return State(job, FAILED, failure)
     return State(job, DAMAGED if damage else MISSING, damage)
 
 
-def _is_running(job: Job) -> bool:
-    try:
-        return job.lock_is_held()
-    except OSError:  # a folder that may only be read; a process at work would be somebody else's
-        return False
-
-
-def status_table(states: list[State]) -> str:
+def _status_table(states: list[State]) -> str:
     """Models and tasks down, criteria across: finished/declared in each cell, and what else is to be said of it."""
-    criteria = list(dict.fromkeys(criterion_of(state.job) for state in states))
-    lines = list(dict.fromkeys(line_of(state.job) for state in states))
-    cells: dict[tuple[tuple[str, str], str], list[State]] = {}
+    criteria = list(dict.fromkeys(_criterion_of(state.job) for state in states))
+    lines = list(dict.fromkeys(_line_of(state.job) for state in states))
+    cells = defaultdict(list)
     for state in states:
-        cells.setdefault((line_of(state.job), criterion_of(state.job)), []).append(state)
-    shown = [[*line, *(_cell(cells.get((line, criterion), [])) for criterion in criteria)] for line in lines]
+        cells[_line_of(state.job), _criterion_of(state.job)].append(state)
+    shown = [[*line, *(_cell(cells[line, criterion]) for criterion in criteria)] for line in lines]
     return tabulate(shown, headers=["model", "task", *criteria], disable_numparse=True)
 
 
-def line_of(job: Job) -> tuple[str, str]:
+def _line_of(job: Job) -> tuple[str, str]:
     """Model and task, as the command line chooses them."""
     return job.config.model.name, _choice(job, "task") or job.config.task.name
 
 
-def criterion_of(job: Job) -> str:
+def _criterion_of(job: Job) -> str:
     """The criterion as the command line chooses it: two choices may be one criterion with other knobs."""
     return _choice(job, "criterion") or str(job.config.criterion.name)
 
@@ -115,7 +109,7 @@ def _cell(states: list[State]) -> str:
     return ", ".join([f"{counts[FINISHED]}/{len(states)}", *marks])
 
 
-def status_summary(states: list[State]) -> str:
+def _status_summary(states: list[State]) -> str:
     """How many jobs there are of each kind, in a sentence."""
     counts = Counter(state.word for state in states)
     others = [f"{counts[word]} {word}" for word in (*MARKED, MISSING) if counts[word]]
@@ -123,18 +117,50 @@ def status_summary(states: list[State]) -> str:
     return f"{states[0].job.config.name}: {', '.join([done, *others])}; rows are in {states[0].job.path.parent}."
 
 
-def time_left(states: Iterable[State]) -> str:
+def _time_left(states: Sequence[State]) -> str:
     """How long the rest takes, in a line; empty where no finished job tells."""
-    durations = Durations()
-    left = []
-    for state in states:
-        key = (*line_of(state.job), criterion_of(state.job))
-        if state.word == FINISHED:
-            durations.add(key, state.rows)
-        else:
-            left.append(key)
-    seconds = durations.of(left)
+    kinds = [(*_line_of(state.job), _criterion_of(state.job)) for state in states]
+    done = [(kind, seconds_of(state.rows)) for kind, state in zip(kinds, states, strict=True) if state.rows]
+    seconds = expected_seconds([kind for kind, state in zip(kinds, states, strict=True) if not state.rows], done)
     return "" if seconds is None else f"Time left: {in_words(seconds)} of one process.\n"
+
+
+def expected_seconds(kinds: Iterable[Kind], done: Sequence[tuple[Kind, float]]) -> float | None:
+    """Returns what jobs take together: each the mean of its kind if one is done, else of model and task, else of all.
+
+    Args:
+        kinds: of the jobs that are not done.
+        done: kinds of finished jobs, and the seconds that they took.
+
+    Returns:
+        Seconds; None where nothing is done.
+    """
+    if not done:
+        return None
+    times = defaultdict(list)
+    for kind, seconds in done:
+        for known in (kind, kind[:2], ()):
+            times[known].append(seconds)
+    nearest = (next(times[known] for known in (kind, kind[:2], ()) if known in times) for kind in kinds)
+    return sum(sum(known) / len(known) for known in nearest)
+
+
+def seconds_of(rows: Sequence[results.Row]) -> float:
+    """Returns what scoring and evaluation of a job took; a calibration pass that several rows share counts once."""
+    return sum({row["score_seconds"] for row in rows}) + sum(row["eval_seconds"] for row in rows)
+
+
+def in_words(seconds: float) -> str:
+    """Returns a length of time to two units, as in `about 3 h 20 min`."""
+    if seconds < MINUTE:
+        return "less than a minute"
+    if seconds < HOUR:
+        return f"about {round(seconds / MINUTE)} min"
+    minutes = round(seconds / MINUTE)
+    if seconds < DAY:
+        return f"about {minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / HOUR)
+    return f"about {hours // 24} d {hours % 24} h"
 
 
 if __name__ == "__main__":

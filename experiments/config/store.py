@@ -23,7 +23,9 @@ def register() -> None:
     _store("sparsity", Sparsity, "schema")
     _store_choices("criterion", METHODS)
     _store_choices("task", TASKS)
-    _leave_launchers_to_files()
+    Plugins.instance()  # stores the launchers' own settings, against which Hydra would check our files, and warn
+    for name in LAUNCHERS:
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
 
 
 def _store_choices(group: str, kinds: Mapping[str, type]) -> None:
@@ -36,13 +38,6 @@ def _store_choices(group: str, kinds: Mapping[str, type]) -> None:
 
 def _store(name: str, kind: type, group: str | None = None) -> None:
     ConfigStore.instance().store(name=name, group=group, node=_writable(OmegaConf.structured(kind)))
-
-
-def _leave_launchers_to_files() -> None:
-    """Takes back the plugins' own settings, or Hydra checks the files in conf/hydra/launcher against them and warns."""
-    Plugins.instance()  # makes theirs known
-    for name in LAUNCHERS:
-        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
 
 
 def _writable(node: Any) -> Any:

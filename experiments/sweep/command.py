@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import messages, options, store
 from experiments.config.help import help_text
-from experiments.sweep.jobs import Declared, declared_job, jobs_of_sweep
+from experiments.sweep.job import Job
+from experiments.sweep.jobs import Declared, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
@@ -36,7 +37,8 @@ class Command:
 
     def __call__(self, node: DictConfig) -> None:
         """Does the single job that a command line declares."""
-        self._do(lambda: declared_job(node, HydraConfig.get().overrides.task, Here()))
+        overrides = HydraConfig.get().overrides.task
+        self._do(lambda: Declared([Job.of(node, overrides)], sweep=False, whole=False, launcher=Here()))
 
     def sweep(self, params: Mapping[str, str], arguments: Sequence[str], launcher: Launcher) -> None:
         """Does the jobs of a sweep."""
@@ -48,14 +50,11 @@ class Command:
 
 
 def run_command(work: Callable[[Declared], int], description: str) -> int:
-    """Does `work` on the jobs that the command line declares, or answers a flag (--help, --cfg, ...).
+    """Does `work` on the jobs that the command line declares, or answers a flag; returns the exit status.
 
     Args:
         work: returns an exit status.
         description: what --help says before the options.
-
-    Returns:
-        The exit status.
     """
     print_warnings_above_the_bar()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
@@ -63,10 +62,9 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
         print(help_text(description))
         return 0
     words = options.translated(sys.argv[1:])
-    for place in [place for place, word in enumerate(words) if word.startswith("hydra/launcher=")][:1]:
-        words.insert(
-            place, "hydra.mode=MULTIRUN"
-        )  # Hydra would do a single job itself; beside an option: flags may end
+    if chosen := [word for word in words if word.startswith("hydra/launcher=")]:
+        # Hydra would do a single job itself; it stands beside another option, as flags of Hydra may not part options.
+        words.insert(words.index(chosen[0]), "hydra.mode=MULTIRUN")
     sys.argv[1:] = words
     command = Command(work)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
@@ -77,11 +75,7 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
 
 
 def report_errors(work: Callable[[], int | None]) -> int:
-    """Does `work`; an error is printed in one sentence.
-
-    Returns:
-        The exit status.
-    """
+    """Does `work` and returns the exit status; an error is printed in one sentence."""
     try:
         return work() or 0
     except (HydraException, OmegaConfBaseException) as error:

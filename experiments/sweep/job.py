@@ -46,9 +46,6 @@ class Job:
         """Returns the job of a composed configuration.
 
         How and where it runs (hydra/launcher=..., resources.gpus=...) is no part of it.
-
-        Raises:
-            HiesError: a value that its option cannot take.
         """
         kept = (word for word in overrides if not word.startswith(("hydra.", "hydra/", "resources.")))
         return cls(to_config(node), tuple(kept))
@@ -104,8 +101,8 @@ class Job:
         try:
             with self.lock.acquire(blocking=False):
                 return False
-        except filelock.Timeout:
-            return True
+        except OSError as problem:  # a folder that may only be read; a process at work would be somebody else's
+            return isinstance(problem, filelock.Timeout)
 
     @property
     def _lock_file(self) -> Path:
@@ -114,7 +111,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the rows are there, and as they were written."""
-        return self.path.exists() and self.damage() is None
+        return self.damage() is None
 
     def rows(self) -> list[results.Row]:
         """Returns the rows as they were written.
@@ -287,11 +284,7 @@ def pass_counter() -> "PassCounter":
 
 
 def evaluator_of(config: Config) -> "Evaluator":
-    """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once.
-
-    Raises:
-        ParameterError: a device that is not there.
-    """
+    """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once."""
     _silence_libraries()
     from hies.evaluation.evaluator import Evaluator
 

@@ -32,28 +32,16 @@ class Declared:
     jobs: list[Job]
     sweep: bool
     whole: bool
-    launcher: Launcher | Here | None = None
+    launcher: Launcher | Here
 
 
-def declared_job(node: DictConfig, overrides: Sequence[str], launcher: Here) -> Declared:
-    """Returns the one job of a configuration that Hydra has composed.
-
-    Raises:
-        HiesError: a value that its option cannot take.
-    """
-    return Declared([Job.of(node, overrides)], sweep=False, whole=False, launcher=launcher)
-
-
-def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher: Launcher | None = None) -> Declared:
+def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher: Launcher | Here) -> Declared:
     """Returns every job of a sweep; Hydra must be initialised.
 
     Args:
         arguments: overrides of the command line.
         params: the grid of an experiment, key -> values separated by commas; overrides come after it.
-        launcher: of the command line; None where nothing is to be done.
-
-    Raises:
-        HiesError: a value that its option cannot take, in any of the jobs.
+        launcher: of the command line.
     """
     parser = OverridesParser.create()
     words = parser.parse_overrides(list(arguments))
@@ -96,12 +84,8 @@ class _Composer:
         self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
 
     def job(self, overrides: list[str]) -> Job:
-        """Returns the job that these overrides make, none of them a sweep.
-
-        Raises:
-            HiesError: a value that its option cannot take.
-        """
-        values = [override for override in map(self._parse, overrides) if _is_value(override)]
+        """Returns the job that these overrides make, none of them a sweep."""
+        values = [override for override in map(self._parse, overrides) if _sets_a_value(override)]
         late = {str(override.input_line) for override in values}
         chosen = tuple(override for override in overrides if override not in late)
         # Jobs that share a node set the same keys, so that none of them sees a value of another.
@@ -114,7 +98,7 @@ class _Composer:
         return Job.of(node, overrides)
 
 
-def _is_value(override: Override) -> bool:
+def _sets_a_value(override: Override) -> bool:
     """Tells whether an override sets one number or word of the job itself: no group, nothing of Hydra's or added."""
     plain = override.type == OverrideType.CHANGE and isinstance(override.value(), int | float | str)
     return plain and override.key_or_group in SWEPT

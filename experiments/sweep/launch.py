@@ -1,12 +1,12 @@
 """Hands jobs to a Hydra launcher: this process, other processes of this machine, or a cluster."""
 
 import contextlib
-import importlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -102,18 +102,15 @@ class Launcher:
         its end, so that a job that kills its process comes last; that nothing gets done twice in a row is the end.
         """
         early, vain, undone = False, 0, list(jobs)
-        while undone:
+        while undone and vain < 2:
             try:
                 return self._launch_once(undone) or early
             except BrokenProcessPool:
                 early, tried = True, len(undone)
                 undone = [job for job in reversed(undone) if not job.left_something_since(before[job.run_id])]
                 vain = vain + 1 if len(undone) == tried else 0
-                again = vain < 2 and bool(undone)
-                then = f"{len(undone)} jobs are {'launched again' if again else 'left undone'}."
+                then = f"{len(undone)} jobs are {'launched again' if undone and vain < 2 else 'left undone'}."
                 say(f"A worker process ended early (it was killed, or memory ran out); {then}")
-                if not again:
-                    break
         return early
 
     def _launch_once(self, jobs: Sequence[Job]) -> bool:
@@ -145,14 +142,11 @@ class Launcher:
 
     def _check_installed(self) -> None:
         for package, extra in EXTRAS.items():
-            if f".{package}." in self._node._target_:
-                try:
-                    importlib.import_module(f"hydra_plugins.{package}")
-                except ModuleNotFoundError:
-                    raise HiesError(
-                        f"hydra/launcher is {self._name!r}, whose package is not installed; "
-                        f"pip install -e '.[{extra}]' in the clone brings it."
-                    ) from None
+            if f".{package}." in self._node._target_ and find_spec(f"hydra_plugins.{package}") is None:
+                raise HiesError(
+                    f"hydra/launcher is {self._name!r}, whose package is not installed; "
+                    f"pip install -e '.[{extra}]' in the clone brings it."
+                )
 
     def _ended_early(self) -> contextlib.AbstractContextManager[list[str]]:
         """What this launcher needs around a launch; yields a list that the ids of jobs that end early come into."""

@@ -19,6 +19,7 @@ from hies.errors import HiesError
 from hies.runs import files as results
 
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what every other job would meet as well
+DISK_IS_FULL = os.strerror(errno.ENOSPC)  # how libraries that are written in another language say it
 TAKEN = "taken"
 MOMENT = 0.2  # seconds: whoever looks whether a job is taken holds its lock for less
 PARENT_EVERY = 1.0  # seconds between two looks at the parent of a worker
@@ -90,18 +91,13 @@ def _compute(job: Job) -> None:
     except HiesError as error:
         results.write_failure(job.path, redacted(str(with_option(error))), job.command)
     except Exception as error:
-        if _is_hopeless(error):
+        if getattr(error, "errno", None) in HOPELESS or DISK_IS_FULL in str(error):
             raise _stopping(error) from error
         said = redacted(f"{type(error).__name__}: {error}")
         results.write_failure(job.path, said, job.command, redacted(traceback.format_exc()))
     else:
         mirror(job, rows)
         progress.done(job, rows)
-
-
-def _is_hopeless(error: Exception) -> bool:
-    """Tells whether other jobs would meet the error as well; libraries written in another language say it in words."""
-    return getattr(error, "errno", None) in HOPELESS or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _stopping(error: Exception) -> Stopped:

@@ -147,10 +147,7 @@ def test_an_unknown_launcher_is_named_with_those_there_are(call):
 
 @pytest.mark.parametrize("name, extra", [("joblib", "parallel"), ("submitit_slurm", "slurm")])
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(call, monkeypatch, name, extra):
-    def missing(package):
-        raise ModuleNotFoundError(package)
-
-    monkeypatch.setattr(launch, "importlib", SimpleNamespace(import_module=missing))
+    monkeypatch.setattr(launch, "find_spec", lambda package: None)
     status, err = call("criterion=his", f"hydra/launcher={name}")
     assert status == 2 and f"pip install -e '.[{extra}]'" in err and repr(name) in err
     assert not list(call.results.rglob("*.jsonl"))

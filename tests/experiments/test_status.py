@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import run, status
-from experiments.sweep.duration import Durations, in_words, seconds_of
+from experiments.status import expected_seconds, in_words, seconds_of
 from hies.runs import files as results
 
 ROOT = Path(__file__).parents[2]
@@ -83,15 +83,16 @@ def timed(score, *evaluations):
 
 
 def test_time_left_is_that_of_the_nearest_kind():
-    durations = Durations()
-    assert durations.of([("m", "t", "his")]) is None
-    durations.add(("m", "t", "his"), timed(10.0, 1, 2))  # 13
-    durations.add(("m", "t", "his"), timed(20.0, 1, 2))  # 23
-    durations.add(("m", "t", "l2"), timed(0.0, 3))  # 3
-    durations.add(("m", "other", "l2"), timed(0.0, 101))
-    assert durations.of([("m", "t", "his")]) == 18
-    assert durations.of([("m", "t", "ae")]) == 13
-    assert durations.of([("n", "t", "ae"), ("m", "t", "l2")]) == 35 + 3
+    assert expected_seconds([("m", "t", "his")], []) is None
+    done = [
+        (("m", "t", "his"), 13.0),
+        (("m", "t", "his"), 23.0),
+        (("m", "t", "l2"), 3.0),
+        (("m", "other", "l2"), 101.0),
+    ]
+    assert expected_seconds([("m", "t", "his")], done) == 18
+    assert expected_seconds([("m", "t", "ae")], done) == 13
+    assert expected_seconds([("n", "t", "ae"), ("m", "t", "l2")], done) == 35 + 3
 
 
 def test_a_calibration_pass_that_rows_share_counts_once_and_each_pruning_for_itself():

@@ -12,7 +12,7 @@ from experiments.config.messages import CONF
 from experiments.config.options import translated
 from experiments.sweep import job as job_module
 from experiments.sweep import worker
-from experiments.sweep.jobs import Declared, declared_job, jobs_of_sweep
+from experiments.sweep.jobs import Declared, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 
 FAST = [
@@ -68,10 +68,11 @@ def declared(*overrides, multirun=True) -> Declared:
     """What a command line declares; within `composing`."""
     overrides = translated(overrides)
     if not multirun:
-        return declared_job(compose("config", list(overrides)), overrides, Here())
+        job = job_module.Job.of(compose("config", list(overrides)), overrides)
+        return Declared([job], sweep=False, whole=False, launcher=Here())
     plain = [word for word in overrides if "," not in word]
     params = compose("config", plain, return_hydra_config=True).hydra.sweeper.params
-    return jobs_of_sweep(overrides, dict(params), None)
+    return jobs_of_sweep(overrides, dict(params), Here())
 
 
 @pytest.fixture
