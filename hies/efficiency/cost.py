@@ -126,7 +126,7 @@ def _rows(part: HeadRows, tokens: int) -> Cost:
 
 def _of_norms(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
     """Returns a head's share of norms with weights per head and, of a query head, of parameters that count heads."""
-    norms = (getattr(module, norm.name) for norm in found.head_norms if norm.of_keys is of_keys)
+    norms = (getattr(module, name) for name, is_of_keys in found.head_norms.items() if is_of_keys is of_keys)
     total = sum(p.numel() for norm in norms for p in norm.parameters())
     if of_keys:
         return Cost(total // found.key_heads)

@@ -33,9 +33,11 @@ BIASES = (
     *("has_relative_attention_bias", "relative_position_bias", "relative_position_bias_table", "relative_bias"),
     *("shared_position_bias", "rel_bias_module", "pair_bias_proj", "bias_proj"),
 )
-QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm", "q_layer_norm", "qk_norm")
-KEY_NORMS = ("k_norm", "k_layernorm", "key_layernorm", "k_layer_norm")
-VALUE_NORMS = ("v_norm",)
+NORMS = {
+    **dict.fromkeys(("q_norm", "q_layernorm", "query_layernorm", "q_layer_norm", "qk_norm"), "query"),
+    **dict.fromkeys(("k_norm", "k_layernorm", "key_layernorm", "k_layer_norm"), "key"),
+    "v_norm": "value",
+}
 # Parts with weights that do not depend on which heads there are; biases by head are picked where they are used.
 WHOLE = (
     *("relative_attention_bias", "relative_position_bias", "rotary_emb", "LayerNorm", "scaling"),

@@ -134,12 +134,7 @@ class Method(ABC):
         return 0
 
     def plan(
-        self,
-        evaluator: ModelOnTask,
-        draw: Draw,
-        selection: Selection,
-        ratios: Sequence[float],
-        tick: Tick = nothing,
+        self, evaluator: ModelOnTask, draw: Draw, selection: Selection, ratios: Sequence[float], tick: Tick = nothing
     ) -> Plan:
         """Returns what a job evaluates, the unpruned model of ratio 0 first.
 
@@ -220,12 +215,7 @@ class ScoringMethod(Method):
             yield model
 
     def plan(
-        self,
-        evaluator: ModelOnTask,
-        draw: Draw,
-        selection: Selection,
-        ratios: Sequence[float],
-        tick: Tick = nothing,
+        self, evaluator: ModelOnTask, draw: Draw, selection: Selection, ratios: Sequence[float], tick: Tick = nothing
     ) -> Plan:
         """Returns the masks of the ratios; see `Method.plan`."""
         statistics = evaluator.statistics(self.need, draw.seed, draw.size)

@@ -107,12 +107,7 @@ class HIES(ScoringMethod):
         return AlphaSearch.steps(self, ratios) if isinstance(self.alpha, str) else 0
 
     def plan(
-        self,
-        evaluator: ModelOnTask,
-        draw: Draw,
-        selection: Selection,
-        ratios: Sequence[float],
-        tick: Tick = nothing,
+        self, evaluator: ModelOnTask, draw: Draw, selection: Selection, ratios: Sequence[float], tick: Tick = nothing
     ) -> Plan:
         """Returns the masks of the ratios, each at its alpha; see `Method.plan`.
 
