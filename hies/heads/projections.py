@@ -309,8 +309,11 @@ def _check_parts(module: nn.Module, known: set[str]) -> None:
 
 
 def _is_projection(module: nn.Module, name: str) -> bool:
-    """Returns True for a plain matrix: not quantised or parametrised, nor a subclass that computes something else."""
-    part = getattr(module, name, None)
+    return is_plain_matrix(getattr(module, name, None))
+
+
+def is_plain_matrix(part: Any) -> bool:
+    """Returns True for a projection, neither quantised nor parametrised nor a subclass that computes something else."""
     if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters:
         return False
     return type(part).forward in (nn.Linear.forward, Conv1D.forward) and part.weight.is_floating_point()

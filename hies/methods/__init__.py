@@ -26,20 +26,6 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
-    "AD",
-    "AE",
-    "HIES",
-    "HIS",
-    "L2",
-    "METHODS",
-    "Calibration",
-    "Fisher",
-    "Greedy",
-    "LLMPrunerBlock",
-    "LLMPrunerChannel",
-    "Method",
-    "OutputNorm",
-    "Random",
-    "ScoringMethod",
-    "SliceGPT",
-]
+    "AD", "AE", "HIES", "HIS", "L2", "METHODS", "Calibration", "Fisher", "Greedy", "LLMPrunerBlock", "LLMPrunerChannel",
+    "Method", "OutputNorm", "Random", "ScoringMethod", "SliceGPT",
+]  # fmt: skip

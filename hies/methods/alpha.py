@@ -106,11 +106,10 @@ class AlphaSearch:
         evaluator.counter.naive += min(size, examples or size)
         quality = evaluator.quality(removed, split, examples)
         if quality is None and evaluator.quality({}, split, examples) is None:
-            raise ParameterError(
-                "alpha",
-                self.method.alpha,
-                "it chooses by quality, but the task has none here even without pruning; give a number, such as 0.9",
+            expected = (
+                "it chooses by quality, but the task has none here even without pruning; give a number, such as 0.9"
             )
+            raise ParameterError("alpha", self.method.alpha, expected)
         return 0.0 if quality is None else quality
 
 

@@ -145,7 +145,7 @@ def _apply(module: Any, site_cut: _Cut) -> None:
     _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)  # a layer without heads runs as if it had one
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
-    site_cut.record.attach(module)
+    setattr(module, PrunedHeads.NAME, site_cut.record)
 
 
 def _needs_hies_attention(module: nn.Module, site_cut: _Cut, biased: bool) -> bool:

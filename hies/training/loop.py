@@ -75,8 +75,8 @@ def _run_epoch(
             outputs = model(**inputs)
         loss = loss_of(outputs, batch).mean()
         if not loss.isfinite():
-            found = f"the loss became {float(loss)} in {label}, so give a lower one"
-            raise ParameterError("learning_rate", optimizer.defaults["lr"], found)
+            expected = f"the loss became {float(loss)} in {label}, so give a lower one"
+            raise ParameterError("learning_rate", optimizer.defaults["lr"], expected)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

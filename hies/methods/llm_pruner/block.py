@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import hies
 from hies.errors import HiesError, ParameterError, check_choice
 from hies.heads.sites import Removed, Site, SiteTensors
 from hies.methods.base import Method, ScoringMethod
 from hies.pruning.selection import Groups, Score, Selection, group_sizes
-from hies.scoring.statistics import MethodStatistic, Statistics, register_statistic
+from hies.scoring.statistics import METHOD_STATISTICS, MethodStatistic, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,11 +76,7 @@ class LLMPrunerBlock(ScoringMethod):
     def masks(
         self, score: Score, ratios: Sequence[float], selection: Selection, sites: Mapping[str, Site]
     ) -> dict[float, Removed]:
-        """Returns the heads that are removed at each ratio that can be, in whole key/value groups.
-
-        Raises:
-            HiesError: none of the ratios can be, see `select`.
-        """
+        """Returns the heads that are removed, in whole key/value groups, at each ratio that can be."""
         scores, groups, ascending = score({}), group_sizes(sites), sorted(ratios)
         heads = {site: len(values) for site, values in scores.items()}
         removable, total = round(self.most(heads) * sum(heads.values())), sum(heads.values())
@@ -104,26 +100,21 @@ class LLMPrunerBlock(ScoringMethod):
         sites, total = self._prunable(heads), sum(heads.values())
         removable, count = sum(heads[site] for site in sites), hies.equations.removal_count(ratio, total)
         if count > removable:
-            raise ParameterError(
-                "ratio",
-                ratio,
-                f"it removes {count} of {total} heads, but {self.name} can remove at most {removable} of this model; "
-                "give a smaller ratio, or keep fewer layers (keep_first, keep_last)",
+            wanted = (
+                f"it removes {count} of {total} heads, but {self.name} can remove at most {removable} of this model"
             )
+            remedy = "give a smaller ratio, or keep fewer layers (keep_first, keep_last)"
+            raise ParameterError("ratio", ratio, f"{wanted}; {remedy}")
         rules = Selection("layer" if self.local else "global")
         prunable_groups = {site: size for site, size in groups.items() if site in sites}
         return rules.select({site: scores[site] for site in sites}, count / removable, prunable_groups)
 
     def most(self, heads: Mapping[str, int]) -> float:
-        """Returns the share of the heads that lie in layers that do not stay whole.
-
-        Raises:
-            HiesError: there is no such layer.
-        """
+        """Returns the share of the heads that lie in layers that do not stay whole."""
         return sum(heads[site] for site in self._prunable(heads)) / sum(heads.values())
 
     def _prunable(self, heads: Mapping[str, int]) -> list[str]:
-        """Returns the sites that do not stay whole."""
+        """Returns the sites that do not stay whole, or raises HiesError where there is none."""
         first = min(3, max(len(heads) // 4, 1)) if self.keep_first is None else self.keep_first
         sites = list(heads)[first : max(len(heads) - self.keep_last, 0)]
         if not sites:
@@ -134,10 +125,4 @@ class LLMPrunerBlock(ScoringMethod):
         return sites
 
 
-def _collect(*arguments: Any) -> dict[str, SiteTensors]:
-    from hies.methods.llm_pruner.taylor import head_saliences
-
-    return head_saliences(*arguments)
-
-
-register_statistic(MethodStatistic("taylor", _collect))
+METHOD_STATISTICS["taylor"] = MethodStatistic("hies.methods.llm_pruner.taylor:head_saliences")

@@ -21,12 +21,8 @@ from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput
 from hies.methods.slicegpt.weights import linear, reading, writing
 
 INPUTS = ("query", "key", "value")
-BERT_LINEARS = (
-    *(f"attention.self.{name}" for name in INPUTS),
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
+OUTPUTS_AND_MLP = ("attention.output.dense", "intermediate.dense", "output.dense")
+BERT_LINEARS = (*(f"attention.self.{name}" for name in INPUTS), *OUTPUTS_AND_MLP)
 BERT_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 
 
@@ -65,9 +61,8 @@ class Bert(Family):
             check_layer(layer, BERT_LINEARS, BERT_NORMS)
         for norm in (self.first, *(layer.get_submodule(name) for layer in self.layers for name in BERT_NORMS)):
             if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
-                raise CannotSliceError(
-                    "a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer"
-                )
+                message = "a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer"
+                raise CannotSliceError(message)
         self.width = self.layers[0].attention.self.query.in_features
         self.attention = [layer.attention.self for layer in self.layers]
 
@@ -110,18 +105,10 @@ def _read(owner: nn.Module, names: Sequence[str], carried: Carried) -> None:
 def _write(
     owner: Any, mixed: list[Tensor], states: list[Tensor], carried: Carried, calls: Calls, choose: Choose
 ) -> tuple[list[Tensor], Carried]:
-    """Replaces owner.output, choosing a basis for what its norm gives.
+    """Replaces the output of a layer, or of its attention, choosing a basis for what its norm gives.
 
-    Args:
-        owner: a layer, or its attention.
-        mixed: what comes to the output matrix, [batch, tokens, inner width] a batch.
-        states: the carried coordinates before the block, [batch, tokens, k] a batch.
-        carried: what they stand for.
-        calls: of the calibration pass.
-        choose: of the basis.
-
-    Returns:
-        The carried coordinates behind the norm, and what they stand for.
+    `mixed` is what comes to the output matrix, [batch, tokens, inner width] a batch; `states` are the coordinates
+    before the block, [batch, tokens, k] a batch. Returns the coordinates behind the norm, and what they stand for.
     """
     old, plain, restore = owner.output, standard(owner.output.LayerNorm), carried.restoring(owner.output.dense.weight)
     pairs = list(zip(mixed, states, strict=True))
