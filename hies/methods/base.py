@@ -94,10 +94,6 @@ class Method(ABC):
                 expected = f"{self.name} has its own way to remove, so leave it at {rule.default!r}"
                 raise ParameterError(rule.name, value, expected)
 
-    def most(self, heads: Mapping[str, int]) -> float:
-        """Returns the largest ratio that a model with these heads can be pruned at, {site: number of heads}."""
-        return 1.0
-
     @abstractmethod
     def pruned(
         self, model: "PreTrainedModel", calibration: Calibration, ratio: float

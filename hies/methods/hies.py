@@ -6,16 +6,16 @@ from typing import Any, ClassVar
 
 import hies
 from hies.errors import HiesError, ParameterError, check_choice
-from hies.heads.sites import SiteTensors
+from hies.heads.sites import SiteTensors, join, split
 from hies.methods.alpha import GRID, PROTOCOLS, AlphaSearch
 from hies.methods.base import ScoringMethod, nothing, used
 from hies.methods.his import check_importance, importance, statistic_of
-from hies.methods.normalization import NORMALIZATIONS, normalize
 from hies.methods.planning import Draw, MaskedHeads, ModelOnTask, Plan, Tick
 from hies.pruning.selection import Selection
 from hies.scoring.entropy_kinds import Entropy
 from hies.scoring.statistics import Statistics
 
+NORMALIZATIONS = ("global", "layer", "rank")
 # combination -> the function of `hies.equations`
 COMBINATIONS = {"sum": "combine", "product": "combine_as_product", "printed": "combine_as_printed"}
 
@@ -127,3 +127,22 @@ class HIES(ScoringMethod):
             models={0.0: MaskedHeads(), **removed},
             notes={0.0: {"alpha_used": None}, **{ratio: {"alpha_used": alphas[ratio]} for ratio in removed}},
         )
+
+
+def normalize(values: SiteTensors, how: str) -> SiteTensors:
+    """Returns scores in [0, 1], {site: [heads]}, so that two kinds of score can be added.
+
+    Args:
+        values: {site: [heads]}.
+        how: `global`, min-max over all heads of the model (section 4.1); `layer`, min-max within each site; `rank`, the
+            share of the other heads that score lower, equal scores counted half.
+    """
+    if how == "layer":
+        return {site: hies.equations.min_max(tensor) for site, tensor in values.items()}
+    joined, heads = join(values), {site: len(tensor) for site, tensor in values.items()}
+    if how == "global":
+        return split(hies.equations.min_max(joined), heads)
+    lower = (joined[None, :] < joined[:, None]).sum(dim=1)
+    equal = (joined[None, :] == joined[:, None]).sum(dim=1) - 1
+    ranks = (lower.double() + equal / 2) / max(len(joined) - 1, 1)
+    return split(ranks.masked_fill(joined.isnan(), float("nan")), heads)

@@ -86,12 +86,7 @@ class Selection:
         return [heads for *_, heads in sorted(ranked)]
 
     def select(self, scores: SiteTensors, ratio: float, groups: Groups | None = None) -> Removed:
-        """Returns round(ratio * heads) heads of the model, {site: sorted heads}; sites that lose none are left out.
-
-        Raises:
-            HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups
-                that do not fit the scores.
-        """
+        """Returns round(ratio * heads) heads of the model; see `hies.select`."""
         return _as_removed(self.extend(scores, [], ratio, groups))
 
     def extend(
@@ -106,12 +101,8 @@ class Selection:
         candidates = self.order(scores, set(already), groups)
         most = len(already) + sum(map(len, candidates))
         if count > most:
-            raise ParameterError(
-                "ratio",
-                ratio,
-                f"it removes {count} of {total} heads, but min_heads_per_layer={self.min_heads_per_layer} lets only "
-                f"{most} go",
-            )
+            rule = f"min_heads_per_layer={self.min_heads_per_layer} lets only {most} go"
+            raise ParameterError("ratio", ratio, f"it removes {count} of {total} heads, but {rule}")
         return [*already, *_nearest(candidates, count - len(already))]
 
     def select_iteratively(
@@ -168,7 +159,8 @@ def select(
             `{name: site.heads // site.key_heads for name, site in hies.find_sites(model, batch).items()}` finds them.
 
     Raises:
-        HiesError: see `Selection.select`.
+        HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups that
+            do not fit the scores.
     """
     return Selection(scope, min_heads_per_layer).select(scores, ratio, groups)
 
@@ -181,11 +173,7 @@ def _as_removed(heads: Sequence[SiteHead]) -> Removed:
 
 
 def group_sizes(sites: Mapping[str, Site]) -> Groups:
-    """Returns how many query heads of each site share a key/value head.
-
-    Raises:
-        HiesError: a site whose groups are of unequal size.
-    """
+    """Returns how many query heads of each site share a key/value head; groups of unequal size are refused."""
     for name, site in sites.items():
         if site.heads % site.key_heads:
             raise HiesError(

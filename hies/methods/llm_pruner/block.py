@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import hies
 from hies.errors import HiesError, ParameterError, check_choice
@@ -10,9 +10,6 @@ from hies.heads.sites import Removed, Site, SiteTensors
 from hies.methods.base import Method, ScoringMethod
 from hies.pruning.selection import Groups, Score, Selection, group_sizes
 from hies.scoring.statistics import METHOD_STATISTICS, MethodStatistic, Statistics
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TAYLOR_KINDS = ("vectorised", "first", "second", "mixed")  # of `hies.equations.taylor_salience`
 GROUP_REDUCTIONS = ("sum", "mean", "max", "product")  # of `hies.equations.group_salience`
@@ -62,12 +59,12 @@ class LLMPrunerBlock(ScoringMethod):
         """Returns the salience of each head's key/value group, non-negative."""
         parts = [statistics[f"taylor/{matrix}/{self.taylor}"] for matrix in MATRICES]
         key_heads = statistics[KEY_HEAD_OF]
-        return {site: self._of_site([part[site] for part in parts], index.long()) for site, index in key_heads.items()}
-
-    def _of_site(self, parts: "list[Tensor]", groups: "Tensor") -> "Tensor":
-        """Returns the saliences of the heads' groups, [heads], from those of each matrix by head, [heads]."""
-        sums = [part.new_zeros(int(groups.max()) + 1).index_add(0, groups, part) for part in parts]  # [groups] each
-        return hies.equations.group_salience(sums, self.reduction)[groups]
+        scores: SiteTensors = {}
+        for site, index in key_heads.items():
+            groups, count = index.long(), int(index.max()) + 1
+            sums = [part[site].new_zeros(count).index_add(0, groups, part[site]) for part in parts]  # [groups] each
+            scores[site] = hies.equations.group_salience(sums, self.reduction)[groups]  # [heads]
+        return scores
 
     def check_selection(self, selection: Selection) -> None:
         """Refuses every rule but the defaults, see `Method.check_selection`."""
@@ -100,11 +97,9 @@ class LLMPrunerBlock(ScoringMethod):
         sites, total = self._prunable(heads), sum(heads.values())
         removable, count = sum(heads[site] for site in sites), hies.equations.removal_count(ratio, total)
         if count > removable:
-            wanted = (
-                f"it removes {count} of {total} heads, but {self.name} can remove at most {removable} of this model"
-            )
+            most = f"{self.name} can remove at most {removable} of this model"
             remedy = "give a smaller ratio, or keep fewer layers (keep_first, keep_last)"
-            raise ParameterError("ratio", ratio, f"{wanted}; {remedy}")
+            raise ParameterError("ratio", ratio, f"it removes {count} of {total} heads, but {most}; {remedy}")
         rules = Selection("layer" if self.local else "global")
         prunable_groups = {site: size for site, size in groups.items() if site in sites}
         return rules.select({site: scores[site] for site in sites}, count / removable, prunable_groups)

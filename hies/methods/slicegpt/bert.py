@@ -17,8 +17,7 @@ from transformers import PreTrainedModel
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
-from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput
-from hies.methods.slicegpt.weights import linear, reading, writing
+from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput, linear, reading, writing
 
 INPUTS = ("query", "key", "value")
 OUTPUTS_AND_MLP = ("attention.output.dense", "intermediate.dense", "output.dense")

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
-from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm
-from hies.methods.slicegpt.weights import linear, reading, writing
+from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm, linear, reading, writing
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the last one writes to the residual
 MLP = ("gate_proj", "up_proj", "down_proj")

@@ -24,11 +24,7 @@ CHECKED = 2  # examples that a rotated model is checked on
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """Returns the parts of a model.
-
-    Raises:
-        UnsupportedModelError: it cannot be sliced; the sentence says why.
-    """
+    """Returns the parts of a model, or raises UnsupportedModelError with the reason why it cannot be sliced."""
     try:
         return _family_of(model)
     except CannotSliceError as error:
