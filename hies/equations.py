@@ -190,42 +190,26 @@ def min_max(values: Tensor) -> Tensor:
     return (values - known.min()) / (spread if spread > 0 else 1)
 
 
-def combine(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
+def combine(importance: Tensor, entropy: Tensor, alpha: float, combination: str = "sum") -> Tensor:
     """HIES, section 4.1: HIES_h = alpha * HIS^_h + (1 - alpha) * (1 - AE^_h).
+
+    Two variants to compare with: product, a weighted geometric mean, HIS^_h^alpha * (1 - AE^_h)^(1 - alpha); printed,
+    what appendix D.8 prints, without "1 -", which contradicts section 4.1: alpha * HIS^_h + (1 - alpha) * AE^_h.
 
     Args:
         importance: HIS^, normalised to [0, 1], [heads].
         entropy: AE^, normalised to [0, 1], [heads].
         alpha: weight of the importance, in [0, 1).
+        combination: `sum`, `product` or `printed`.
 
     Returns:
         HIES in [0, 1], [heads]; the lowest are pruned first.
     """
-    _check_alpha(alpha)
-    return alpha * importance + (1 - alpha) * (1 - entropy)
-
-
-def combine_as_product(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
-    """A weighted geometric mean in the place of the sum: HIS^_h^alpha * (1 - AE^_h)^(1 - alpha).
-
-    A variant to compare with; arguments and result are those of `combine`.
-    """
-    _check_alpha(alpha)
-    return importance**alpha * (1 - entropy) ** (1 - alpha)
-
-
-def combine_as_printed(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
-    """The combination that appendix D.8 prints, without "1 -": alpha * HIS^_h + (1 - alpha) * AE^_h.
-
-    It contradicts section 4.1; arguments and result are those of `combine`.
-    """
-    _check_alpha(alpha)
-    return alpha * importance + (1 - alpha) * entropy
-
-
-def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha < 1:
         raise ParameterError("alpha", alpha, "it must be at least 0 and below 1 (1 would be HIS alone)")
+    if combination == "product":
+        return importance**alpha * (1 - entropy) ** (1 - alpha)
+    return alpha * importance + (1 - alpha) * (entropy if combination == "printed" else 1 - entropy)
 
 
 def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: str) -> Tensor:

@@ -109,9 +109,8 @@ def measure(
         raise UnsupportedModelError(f"The weights of the heads of a {type(dense).__name__} are not found.")
     pruned = cost.without(_cut_out(dense, small))
     if pruned.parameters != sum(parameter.numel() for parameter in small.parameters()):
-        raise HiesError(
-            "The small model is not what hies.prune or hies.load_pruned makes of the dense one; its FLOPs are unknown."
-        )
+        origin = "what hies.prune or hies.load_pruned makes of the dense one"
+        raise HiesError(f"The small model is not {origin}; its FLOPs are unknown.")
     flops = (cost.dense.flops, pruned.flops)
     with _threads(threads), evaluating(dense), evaluating(small), torch.no_grad():
         seconds = _timed((dense, small), batch, rounds)

@@ -281,9 +281,7 @@ def _norms(
         count, dense = counts[of]
         weights = [*norm.parameters()] if isinstance(norm, nn.Module) else []
         is_list = isinstance(getattr(norm, "norms", None), nn.ModuleList)
-        is_joint = isinstance(
-            norm, nn.LayerNorm | nn.RMSNorm
-        )  # torch's take the norm over all that they have weights for
+        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm)  # torch's: over all that they have weights for
         by_head = weights and not is_joint and all(p.shape == (count, width) for p in weights)
         if by_head or (is_list and len(norm.norms) == count):
             head_norms[name] = of != "query"

@@ -106,10 +106,8 @@ class AlphaSearch:
         evaluator.counter.naive += min(size, examples or size)
         quality = evaluator.quality(removed, split, examples)
         if quality is None and evaluator.quality({}, split, examples) is None:
-            expected = (
-                "it chooses by quality, but the task has none here even without pruning; give a number, such as 0.9"
-            )
-            raise ParameterError("alpha", self.method.alpha, expected)
+            reason = "it chooses by quality, but the task has none here even without pruning"
+            raise ParameterError("alpha", self.method.alpha, f"{reason}; give a number, such as 0.9")
         return 0.0 if quality is None else quality
 
 

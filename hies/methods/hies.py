@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import hies
@@ -16,8 +17,7 @@ from hies.scoring.entropy_kinds import Entropy
 from hies.scoring.statistics import Statistics
 
 NORMALIZATIONS = ("global", "layer", "rank")
-# combination -> the function of `hies.equations`
-COMBINATIONS = {"sum": "combine", "product": "combine_as_product", "printed": "combine_as_printed"}
+COMBINATIONS = ("sum", "product", "printed")  # of `hies.equations.combine`
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,10 @@ class HIES(ScoringMethod):
         if isinstance(self.alpha, str):
             raise HiesError(f"alpha is {self.alpha!r}, which a job chooses; to score heads give a number: HIES(0.9).")
         importances = importance(statistics, self.reduction, self.reduction_batch, self.importance)
-        normalized_importance = normalize(importances, self.normalize)
         entropies = statistics.mean_entropy(Entropy(self.entropy, self.order))
-        normalized_entropy = normalize(entropies, self.normalize)
-        combine = getattr(hies.equations, COMBINATIONS[self.combination])
-        return {site: combine(normalized_importance[site], normalized_entropy[site], self.alpha) for site in entropies}
+        importances, entropies = normalize(importances, self.normalize), normalize(entropies, self.normalize)
+        combine = partial(hies.equations.combine, alpha=self.alpha, combination=self.combination)
+        return {site: combine(importances[site], entropies[site]) for site in entropies}
 
     def steps(self, ratios: Sequence[float]) -> int:
         """Returns how many masks are looked at to choose alpha."""

@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,10 +57,8 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
 def check_no_adapters(model: nn.Module) -> None:
     """Raises UnsupportedModelError where LoRA or its like wraps matrices: what is cut or saved would be half of it."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
-        raise UnsupportedModelError(
-            f"This {type(model).__name__} has adapters (LoRA or its like); merge them first, as peft's "
-            "merge_and_unload() does, or unload them."
-        )
+        remedy = "merge them first, as peft's merge_and_unload() does, or unload them"
+        raise UnsupportedModelError(f"This {type(model).__name__} has adapters (LoRA or its like); {remedy}.")
 
 
 def pruned_heads(model: nn.Module) -> Removed:
@@ -87,9 +85,8 @@ def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     # Some module may make a bias of the scores of all dense heads, maybe for other modules' sites.
     biases = (getattr(module, name, None) for module in model.modules() for name in BIASES)
     biased = any(bias is not None and bias is not False for bias in biases)
-    require_hies_attention(
-        model, [site for site in cuts if _needs_hies_attention(model.get_submodule(site), cuts[site], biased)]
-    )
+    needing = [site for site in cuts if _needs_hies_attention(model.get_submodule(site), cuts[site], biased)]
+    require_hies_attention(model, needing)
 
 
 def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
@@ -108,13 +105,9 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     key_head_of = dict(enumerate(found.groups))
     stay = [head for head in range(found.heads) if head not in heads]
     key_stay = sorted({key_head_of[head] for head in stay})
-    record = PrunedHeads(
-        before.dense_heads,
-        tuple(before.heads[i] for i in stay),
-        before.dense_key_heads,
-        tuple(before.key_heads[i] for i in key_stay),
-        groups_of(stay, key_stay, key_head_of),
-    )
+    surviving, surviving_keys = (before.heads[i] for i in stay), (before.key_heads[i] for i in key_stay)
+    groups = groups_of(stay, key_stay, key_head_of)
+    record = replace(before, heads=tuple(surviving), key_heads=tuple(surviving_keys), groups=groups)
     return _Cut(found, stay, key_stay, record)
 
 

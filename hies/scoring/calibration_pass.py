@@ -131,9 +131,8 @@ class StatisticsCollector:
 
     def tensors(self) -> dict[str, SiteTensors]:
         """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU."""
-        return {
-            name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in self._parts.items()
-        }
+        collected = self._parts.items()
+        return {name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in collected}
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""

@@ -218,9 +218,9 @@ def test_combinations_by_hand():
         assert found.tolist() == pytest.approx([formula(i, e) for i, e in zip(felt, spread, strict=True)])
     with pytest.raises(HiesError, match="'mean'; use sum"):
         HIES(combination="mean")
-    for combine in (equations.combine_as_product, equations.combine_as_printed):
+    for combination in ("product", "printed"):
         with pytest.raises(HiesError, match="alpha is 1"):
-            combine(torch.zeros(2), torch.zeros(2), 1)
+            equations.combine(torch.zeros(2), torch.zeros(2), 1, combination)
 
 
 @pytest.mark.parametrize(

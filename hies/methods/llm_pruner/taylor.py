@@ -63,7 +63,7 @@ def head_saliences(model: nn.Module, batches: _Batches, loss: Loss, progress: bo
 
 
 def channel_saliences(
-    model: nn.Module, sites: Mapping[str, Projections], batches: _Batches, loss: Loss, progress: bool = False
+    model: nn.Module, sites: Mapping[str, Projections], batches: _Batches, loss: Loss
 ) -> dict[str, Tensor]:
     """Returns the saliences of all channels of the residual stream, `<matrix>/<kind>` -> [channels], float64, CPU.
 
@@ -72,7 +72,7 @@ def channel_saliences(
 
     Args and errors are those of `head_saliences`; besides, `sites` has the projections of all sites, of one width.
     """
-    moments = _moments(model, sites, _examples(batches), loss, progress)
+    moments = _moments(model, sites, _examples(batches), loss)
     found: dict[str, Tensor] = {}
     counted: set[tuple[int, bytes]] = set()  # weights that several sites share are cut once
     for projections in sites.values():
@@ -118,7 +118,7 @@ def _of_heads(found: Projections, moments: _Moments) -> dict[str, Tensor]:
 
 
 def _moments(
-    model: nn.Module, sites: Mapping[str, Projections], examples: list[_Example], loss: Loss, progress: bool
+    model: nn.Module, sites: Mapping[str, Projections], examples: list[_Example], loss: Loss, progress: bool = False
 ) -> _Moments:
     """Returns the moments of the gradients of all projections, by weight, from one backward pass an example."""
     parts = ((site, part) for site, found in sites.items() for _, part in projections_of(found))

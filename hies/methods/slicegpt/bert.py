@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
 from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput, linear, reading, writing
@@ -72,21 +71,21 @@ class Bert(Family):
         return have_parts(layers, ("attention.self", "intermediate"))
 
     @torch.no_grad()
-    def slice(self, calls: Calls, choose: Choose) -> None:
+    def slice(self, calls: Calls) -> None:
         """Slices as the head of this file says; the model pays d * k products a token to enter, as many to leave."""
         norm = self.first
         plain = standard(norm)
-        basis = choose(calls.tokens([plain(start) for start in calls.starts]))
+        basis = calls.basis([plain(start) for start in calls.starts])
         self.embeddings.LayerNorm = nn.Sequential(plain, linear(basis.T, None, norm.weight))
         states = [self.embeddings.LayerNorm(start) for start in calls.starts]
         carried = Carried.after(norm, basis)
         for layer in self.layers:
             _read(layer.attention.self, INPUTS, carried)
             mixed = calls.through(layer.attention.self, states)
-            states, carried = _write(layer.attention, mixed, states, carried, calls, choose)
+            states, carried = _write(layer.attention, mixed, states, carried, calls)
             _read(layer.intermediate, ("dense",), carried)
             mixed = calls.through(layer.intermediate, states)
-            states, carried = _write(layer, mixed, states, carried, calls, choose)
+            states, carried = _write(layer, mixed, states, carried, calls)
         self.layers[-1].output.restore = carried.restoring(norm.weight)
 
 
@@ -102,7 +101,7 @@ def _read(owner: nn.Module, names: Sequence[str], carried: Carried) -> None:
 
 
 def _write(
-    owner: Any, mixed: list[Tensor], states: list[Tensor], carried: Carried, calls: Calls, choose: Choose
+    owner: Any, mixed: list[Tensor], states: list[Tensor], carried: Carried, calls: Calls
 ) -> tuple[list[Tensor], Carried]:
     """Replaces the output of a layer, or of its attention, choosing a basis for what its norm gives.
 
@@ -111,7 +110,7 @@ def _write(
     """
     old, plain, restore = owner.output, standard(owner.output.LayerNorm), carried.restoring(owner.output.dense.weight)
     pairs = list(zip(mixed, states, strict=True))
-    basis = choose(calls.tokens([plain(old.dense(inner) + restore(state)) for inner, state in pairs]))
+    basis = calls.basis([plain(old.dense(inner) + restore(state)) for inner, state in pairs])
     centred = (basis - basis.mean(dim=0)).T
     shortcut = linear(centred @ carried.matrix, centred @ carried.offset, old.dense.weight)
     norm = SlicedNorm(len(basis), old.LayerNorm.eps)

@@ -8,7 +8,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hies.heads.projections import is_plain_matrix
-from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 
 
@@ -40,7 +39,7 @@ class Family(ABC):
         """Returns True if the model's layers look like those of this family."""
 
     @abstractmethod
-    def slice(self, calls: Calls, choose: Choose) -> None:
+    def slice(self, calls: Calls) -> None:
         """Rotates and cuts the residual in place, each basis from the signal that comes out of the part already cut."""
 
 
