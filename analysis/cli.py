@@ -13,7 +13,6 @@ import pandas as pd
 
 from analysis.data.rows import finished_jobs, load
 from analysis.errors import Unavailable
-from analysis.output import write_entry
 from analysis.registry import Entry, entries
 from hies.errors import HiesError, RowsWarning
 from hies.runs import grid
@@ -152,7 +151,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
-            written += write_entry(entry, group, out)
+            written += entry.write(group, out)
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
     for words, keys in refused.items() if explain else ():

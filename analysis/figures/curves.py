@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.errors import Unavailable
-from analysis.registry import figure
+from analysis.registry import OF_TASK, figure
 from analysis.stats.intervals import summarise
 from analysis.text.captions import caption, heading, removed_words
 
@@ -21,6 +21,7 @@ MEASURE_AXES = {"quality": "quality (%)", "stability": "stability (%)"}
     "curves",
     about="Quality and stability against the ratio, one line a criterion, with intervals over seeds.",
     needs="rows of at least one pruned ratio",
+    per=OF_TASK,
 )
 def draw_curves(rows: pd.DataFrame) -> list[Axes]:
     """Draws both panels for one model and task; a point that some seeds leave undefined is hollow."""

@@ -11,10 +11,9 @@ from analysis import style
 from analysis.data.diagnosis import Diagnosis, load_diagnosis
 from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
-from analysis.registry import figure
+from analysis.registry import OF_TASK, figure
 from analysis.text import choice
-from analysis.text.captions import caption, heading
-from analysis.text.numbers import percent
+from analysis.text.captions import caption, heading, percent
 
 REMOVED_COLOR, KEPT_COLOR = "#222222", "#B9D3E8"  # of the histograms: dark and light in print too
 
@@ -23,6 +22,7 @@ REMOVED_COLOR, KEPT_COLOR = "#222222", "#B9D3E8"  # of the histograms: dark and 
     "figure1",
     about="The sharp drop of HIS, attention of kept and removed heads on an example that it loses, HIS and AE of both.",
     needs="rows and score files of his, and the diagnosis that `python -m experiments.diagnose` writes beside them",
+    per=OF_TASK,
 )
 def draw_figure1(rows: pd.DataFrame) -> list[Axes]:
     """Draws curve; heat map heads x tokens; two histograms; all of the seed that was diagnosed."""

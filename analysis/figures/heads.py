@@ -15,11 +15,10 @@ from matplotlib.transforms import ScaledTranslation
 from analysis import style
 from analysis.data.scores import Scores, load_scores
 from analysis.errors import Unavailable
-from analysis.registry import figure
+from analysis.registry import OF_TASK, figure
 from analysis.text import choice
-from analysis.text.captions import caption, heading
+from analysis.text.captions import caption, heading, percent
 from analysis.text.labels import ALPHA_SIGN
-from analysis.text.numbers import percent
 
 # criterion -> the array that is drawn, and which end of it goes first
 MAPPED_ARRAYS = {"his": ("his", "lowest"), "ae": ("ae", "highest"), "hies": ("scores", "lowest")}
@@ -36,6 +35,7 @@ SITE_NOTE = "Site 0 is the first attention module"
     "heatmaps",
     about="HIS, AE and HIES of every head, with the heads that each criterion removes greyed.",
     needs="rows and score files of his, ae or hies (of several alphas: per ratio, per task, auto, else nearest 0.5)",
+    per=OF_TASK,
 )
 def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)) -> list[Axes]:
     """Draws all heads in the first line, then one line a ratio; the lowest seed of one model and task."""
@@ -67,6 +67,7 @@ def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5
     "figure3",
     about="Which heads HIS and HIES remove at 30, 40 and 50 %, one grid a ratio.",
     needs="rows and score files of his and hies with one seed in common, at the ratio 0.3, 0.4 or 0.5",
+    per=OF_TASK,
 )
 def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)) -> list[Axes]:
     """Draws site x head for each ratio; the lowest seed that both criteria have."""
@@ -90,6 +91,7 @@ def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)
     "figure8",
     about="HIS and HIES of every head as 3-D bars over site and head.",
     needs="rows and score files of his and hies with one seed in common",
+    per=OF_TASK,
 )
 def draw_figure8(rows: pd.DataFrame) -> list[Axes]:
     """Draws HIS left, HIES right; the lowest seed that both criteria have."""

@@ -3,10 +3,9 @@
 import pandas as pd
 
 from analysis.errors import Unavailable
-from analysis.registry import OF_MODEL, Table, table
-from analysis.text.captions import caption
+from analysis.registry import Table, table
+from analysis.text.captions import caption, percent
 from analysis.text.labels import in_order
-from analysis.text.numbers import percent
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 
@@ -15,7 +14,6 @@ PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
     "removed",
     about="Parameters and FLOPs that each criterion leaves at each ratio, and the seconds of scoring and pruning.",
     needs="rows of a pruned ratio with parameters and FLOPs",
-    per=OF_MODEL,
 )
 def removed_table(rows: pd.DataFrame) -> Table:
     """Returns percent of the dense model; means over tasks and seeds, seconds the median over them."""

@@ -14,9 +14,8 @@ from analysis import load
 from analysis.errors import Unavailable
 from analysis.stats import weighted
 from analysis.stats.resampling import example_counts, seed_counts, unevenness
-from analysis.stats.significance import Estimate, gains_over_his
-from analysis.tables.claims import CLAIMS, Claim, claims_table
-from analysis.tables.differences import significance_table
+from analysis.stats.significance import gains_over_his
+from analysis.tables.differences import CLAIMS, Claim, claims_table, significance_table
 from analysis.text.labels import label
 
 RATIOS = (0.0, 0.1, 0.3, 0.5)
@@ -266,8 +265,8 @@ def test_unevenness_by_hand() -> None:
 )  # fmt: skip
 def test_verdict(bounds: tuple[float, float], sign: int, words: str) -> None:
     claim = Claim("", "quality", sign, np.isfinite)
-    assert claim.decided(Estimate(0.0, *bounds, 5, 0, 100, 0)) == words
-    assert claim.decided(Estimate(np.nan, *bounds, 5, 0, 100, 0)) == ""
+    assert claim.decided(dict(zip(("mean", "low", "high"), (0.0, *bounds), strict=True))) == words
+    assert claim.decided(dict(zip(("mean", "low", "high"), (np.nan, *bounds), strict=True))) == ""
 
 
 def no_predictions(folder: Path) -> None:
