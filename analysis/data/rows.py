@@ -112,10 +112,10 @@ def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:
 def _one_run_a_seed(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
     """Two runs of one curve and seed must not count as two seeds: keep the declared one, else the first."""
     dropped: list[int] = []
-    declared: dict[str, set[str]] = {}
-    for (experiment, *_), group in runs[runs.duplicated(RUN_OF_CURVE, keep=False)].groupby(RUN_OF_CURVE):
-        if experiment not in declared:
-            declared[experiment] = {job.run_id for job in grid.read_grid(results_dir, experiment)}
+    repeated = runs[runs.duplicated(RUN_OF_CURVE, keep=False)]
+    grids = {name: grid.read_grid(results_dir, name) for name in repeated["experiment"].unique()}
+    declared = {name: {job.run_id for job in jobs} for name, jobs in grids.items()}
+    for (experiment, *_), group in repeated.groupby(RUN_OF_CURVE):
         kept = min(group["run_id"], key=lambda run_id: (run_id not in declared[experiment], run_id))
         others = group[group["run_id"] != kept]
         dropped += others.index.tolist()

@@ -32,9 +32,8 @@ def draw_curves(rows: pd.DataFrame) -> list[Axes]:
     for axes, (column, words) in zip(panels, MEASURE_AXES.items(), strict=True):
         draw_panel(axes, rows, column, style.looks(rows))
         axes.set(xlabel=removed_words(rows), ylabel=words)
-    panels[0].set_title(
-        f"Quality: {', '.join(METRIC_NAMES.get(name, name) for name in sorted(rows['metric'].unique()))}"
-    )
+    metrics = (METRIC_NAMES.get(name, name) for name in sorted(rows["metric"].unique()))
+    panels[0].set_title(f"Quality: {', '.join(metrics)}")
     panels[1].set_title("Stability: agreement with the unpruned model")
     style.legend_beside(canvas, panels[1:])  # stability is defined where quality is not
     style.headline(canvas, heading(rows), _caption(rows))

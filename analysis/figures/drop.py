@@ -15,7 +15,8 @@ from analysis.registry import OF_TASK, figure
 from analysis.text import choice
 from analysis.text.captions import caption, heading, percent
 
-REMOVED_COLOR, KEPT_COLOR = "#222222", "#B9D3E8"  # of the histograms: dark and light in print too
+# Of the histograms: dark and light in print too.
+PARTS: Any = {"label": ["removed", "kept"], "color": ["#222222", "#B9D3E8"], "edgecolor": "white"}
 
 
 @figure(
@@ -72,10 +73,7 @@ def _quality_at(his: pd.DataFrame, seed: int, ratio: float) -> float:
 
 def _heat(axes: Axes, case: Diagnosis) -> None:
     """The kept heads above the removed ones, in each block the most focused head first."""
-    blocks = [
-        _focused_first(case.attention[~case.removed]),
-        _focused_first(case.attention[case.removed]),
-    ]
+    blocks = [_focused_first(case.attention[part]) for part in (~case.removed, case.removed)]
     gap = np.full((max(1, len(case.removed) // 36), len(case.tokens)), np.nan)
     rows = np.vstack([blocks[0], gap, blocks[1]])
     mesh = axes.pcolormesh(np.ma.masked_invalid(rows), norm=PowerNorm(0.5, 0, np.nanmax(rows)), cmap="viridis")
@@ -101,15 +99,7 @@ def _histogram(axes: Axes, values: np.ndarray, removed: np.ndarray, name: str) -
     """Heads by value, removed ones stacked on kept ones; HIS on a logarithmic scale where all are positive."""
     logarithmic = name == "HIS" and bool((values > 0).all())
     edges = (np.geomspace if logarithmic else np.linspace)(values.min(), values.max(), 21)
-    parts = [values[removed], values[~removed]]
-    axes.hist(
-        parts,
-        edges.tolist(),
-        stacked=True,
-        color=[REMOVED_COLOR, KEPT_COLOR],
-        label=["removed", "kept"],
-        edgecolor="white",
-    )
+    axes.hist([values[removed], values[~removed]], edges.tolist(), stacked=True, **PARTS)
     if logarithmic:
         axes.set_xscale("log")
         ticks = np.geomspace(values.min(), values.max(), 3)  # one decade or three: never more labels than fit

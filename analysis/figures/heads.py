@@ -79,7 +79,7 @@ def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)
     canvas = style.new_figure(3.2 * len(common) + 0.6, 3.0 * len(scores.sites) / max(scores.heads) + 2.3)
     panels = list(canvas.subplots(1, len(common), sharey=True, squeeze=False)[0])
     for axes, ratio in zip(panels, common, strict=True):
-        _fates_panel(axes, scores, _row_at(his, ratio), _row_at(hies, ratio))
+        _fates_panel(axes, scores, *(run[np.isclose(run["ratio"], ratio)].iloc[0] for run in (his, hies)))
     panels[0].set_ylabel("site")
     text = f"{caption(pd.concat([his, hies]))}. {hies['curve'].iloc[0]}. {SITE_NOTE}; "
     text += "in brackets: how many heads are removed so."
@@ -108,17 +108,6 @@ def draw_figure8(rows: pd.DataFrame) -> list[Axes]:
     text += "Colour repeats the height; the heads of the lowest bars go first."
     style.headline(canvas, f"Scores of the heads: {heading(rows)}", text)
     return panels
-
-
-def fates(scores: Scores, his: dict[str, list[int]], hies: dict[str, list[int]]) -> np.ndarray:
-    """Returns for each head the index of its fate in FATES, from the masks of both: [sites, most heads], or NaN."""
-    fate = scores.removed(his) + 2.0 * scores.removed(hies)
-    fate[~scores.there] = np.nan
-    return fate
-
-
-def _row_at(run: pd.DataFrame, ratio: float) -> dict[str, Any]:
-    return {str(key): value for key, value in run[np.isclose(run["ratio"], ratio)].iloc[0].items()}
 
 
 def _drawn_at(run: pd.DataFrame, before: str) -> str:
@@ -168,8 +157,9 @@ def _grey(axes: Axes, at_ratio: pd.DataFrame, scores: Scores) -> None:
     axes.add_collection(PatchCollection(cells, linewidth=0.4, **look))
 
 
-def _fates_panel(axes: Axes, scores: Scores, his: dict[str, Any], hies: dict[str, Any]) -> None:
-    fate = fates(scores, his["mask"], hies["mask"])
+def _fates_panel(axes: Axes, scores: Scores, his: pd.Series, hies: pd.Series) -> None:
+    fate = scores.removed(his["mask"]) + 2.0 * scores.removed(hies["mask"])  # of each head its place in FATES
+    fate[~scores.there] = np.nan
     _map(axes, fate, cmap=ListedColormap(FATE_COLORS), vmin=0, vmax=3, linewidth=1)
     axes.set_xlabel("head")
     alpha = hies.get("alpha_used")
@@ -177,13 +167,12 @@ def _fates_panel(axes: Axes, scores: Scores, his: dict[str, Any], hies: dict[str
     used = "" if alpha is None or pd.isna(alpha) else f"HIES: {ALPHA_SIGN} = {alpha:g}"
     axes.set_title(used, loc="right", fontsize=8.5, fontweight="normal")
     handles = [
-        Patch(facecolor=color, edgecolor=style.MUTED, linewidth=0.4, label=f"{name} ({int((fate == i).sum())})")
-        for i, (name, color) in enumerate(zip(FATES, FATE_COLORS, strict=True))
+        Patch(facecolor=FATE_COLORS[i], edgecolor=style.MUTED, linewidth=0.4, label=f"{FATES[i]} ({(fate == i).sum()})")
+        for i in (0, 3, 1, 2)
     ]
-    order = [handles[0], handles[3], handles[1], handles[2]]
     place = ScaledTranslation(0, -TO_LEGEND, axes.figure.dpi_scale_trans)
     below: Any = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": axes.transAxes + place}
-    axes.legend(handles=order, ncols=2, fontsize=9, handlelength=1, columnspacing=1.5, borderaxespad=0, **below)
+    axes.legend(handles=handles, ncols=2, fontsize=9, handlelength=1, columnspacing=1.5, borderaxespad=0, **below)
 
 
 def _bars(axes: Any, values: np.ndarray) -> None:

@@ -64,10 +64,9 @@ def _seeds_note(seeds: int) -> str:
 def _measure(rows: pd.DataFrame, column: str, title: str) -> Table:
     points = in_order(summarise(rows, column, ["curve", "ratio"]), rows, ["curve", "ratio"])
     seeds = rows["seed"].nunique()
-    texts = points.assign(
-        text=[_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
-    )
-    wide = texts.pivot(index="curve", columns="ratio", values="text").reindex(ordered_curves(rows)).fillna("")
+    texts = [_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
+    wide = points.assign(text=texts).pivot(index="curve", columns="ratio", values="text")
+    wide = wide.reindex(ordered_curves(rows)).fillna("")
     wide.columns = [percent(ratio) for ratio in wide.columns]
     return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(seeds)}")
 
