@@ -22,7 +22,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.sweeps import MODEL, differences, partial_files, start
-from experiments import shell
+from experiments.sweep import command
 from hies.evaluation import checkpoints, evaluator
 from hies.runs import files as results
 from hies.tasks import classifier
@@ -34,7 +34,7 @@ AIMED = ("fine-tuning", "scoring", "writing rows", "scoring", "writing rows")  #
 BETWEEN = "between: launcher, masks, files of the cache"
 IMPORTING = 5.0  # seconds that a fresh interpreter may take to import everything
 WATCHED = (
-    (shell, "declared_jobs", "planning"),
+    (command, "jobs_of_sweep", "planning"),
     (checkpoints, "finetune", "fine-tuning"),
     (evaluator, "collect", "scoring"),
     (classifier, "predict", "evaluation"),

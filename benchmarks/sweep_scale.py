@@ -23,10 +23,10 @@ from tqdm import tqdm
 from analysis import load
 from benchmarks.rounds import conditions
 from benchmarks.sweeps import MODEL, start
-from experiments import shell  # noqa: F401 - makes the schema known to Hydra
+from experiments.config import store
 from experiments.config.messages import CONF
 from experiments.sweep.job import Job
-from experiments.sweep.jobs import declared_jobs
+from experiments.sweep.jobs import jobs_of_sweep
 from hies.runs import files as results
 from hies.runs.files import read_run
 from hies.runs.pack import pack
@@ -73,9 +73,10 @@ def main() -> None:
 
 
 def _jobs(words: Iterable[str]) -> list[Job]:
-    given = [word for word in words if word != "-m"]
+    words = [word for word in words if word != "-m"]
+    store.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return declared_jobs(given, multirun=True).jobs
+        return jobs_of_sweep(words, {}, None).jobs
 
 
 def _real_run(here: Path) -> tuple[Job, list[results.Row], dict[str, np.ndarray]]:

@@ -22,7 +22,7 @@ class Run:
     arrays: Arrays
 
 
-def differences(before: Run, now: Run) -> list[str]:
+def run_differences(before: Run, now: Run) -> list[str]:
     """A line for each ratio, array or list of ratios that is not the same; empty where all is."""
     ratios, others = ([row["ratio"] for row in run.rows] for run in (before, now))
     found = [] if ratios == others else [f"ratios: {ratios} before, {others} now"]

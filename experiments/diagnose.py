@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.config.options import with_option
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
@@ -26,7 +27,7 @@ from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
 from hies.storage import digest, replacing, write_arrays
 
-LONGEST = 40  # tokens that a figure has room for
+LONGEST_TEXT = 40  # tokens that a figure has room for
 
 
 def main() -> int:
@@ -46,7 +47,7 @@ def _diagnose_all(declared: Declared) -> int:
             found = diagnose(config, evaluator_of(config))
         except HiesError as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {with_option(error)}", file=sys.stderr)
             continue
         with replacing(path) as temporary:
             write_arrays(temporary, found)
@@ -112,8 +113,8 @@ def _lost_at(config: Config, evaluator: Evaluator, unpruned: np.ndarray, pruned:
     example = lost_example(evaluator.labels("report"), unpruned, pruned, lengths)
     if example is None:
         raise HiesError(
-            f"No report example of task={config.task.name} with at most {LONGEST} tokens is right unpruned and wrong "
-            f"at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
+            f"No report example of task={config.task.name} with at most {LONGEST_TEXT} tokens is right unpruned and "
+            f"wrong at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
         )
     return example
 
@@ -133,7 +134,7 @@ def lost_example(labels: np.ndarray, unpruned: np.ndarray, pruned: np.ndarray, l
     Regression scores count as right where they round to the label's integer, as for stability. All arrays: [examples].
     """
     right, kept = (_classes(answers) == _classes(labels) for answers in (unpruned, pruned))
-    lost = np.flatnonzero(right & ~kept & (lengths <= LONGEST))
+    lost = np.flatnonzero(right & ~kept & (lengths <= LONGEST_TEXT))
     return int(lost[np.argmin(lengths[lost])]) if len(lost) else None
 
 

@@ -1,18 +1,21 @@
 """Make the checkpoints that are missing: `python -m experiments.finetune [-m] model=minilm task=sst2,rte`."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from experiments.sweep.command import run_command
 from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
-from hies.evaluation.evaluator import Evaluator
 from hies.storage import digest
+
+if TYPE_CHECKING:
+    from hies.evaluation.evaluator import Evaluator
 
 
 def main() -> int:
-    """Fine-tune every model on every task that the command line names; the exit status."""
+    """Fine-tunes every model on every task that the command line names; returns the exit status."""
     return run_command(_finetune_all, __doc__)
 
 
@@ -26,7 +29,7 @@ def _finetune_all(declared: Declared) -> int:
     return 0
 
 
-def _report(evaluator: Evaluator) -> str:
+def _report(evaluator: "Evaluator") -> str:
     """Where the checkpoint lies, made now if it was missing, and how good the unpruned model is."""
     where = evaluator.checkpoint
     found = {split: evaluator.quality({}, split) for split in ("selection", "report")}

@@ -5,36 +5,39 @@ copy, which is saved with its tokenizer or image processor, loaded from there, a
 report split.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import AutoImageProcessor, PreTrainedModel
 
 import hies
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
-from hies.efficiency.cost import Cost
 from hies.errors import HiesError
-from hies.evaluation import metrics
-from hies.evaluation.evaluator import Evaluator
-from hies.heads.sites import Removed
 from hies.methods import METHODS
-from hies.pruning.files import RECORD
+from hies.runs.quality import stability
 from hies.storage import replacing
+
+if TYPE_CHECKING:  # torch and transformers, which are imported when the options are known to be right
+    from transformers import PreTrainedModel
+
+    from hies.efficiency.cost import Cost
+    from hies.evaluation.evaluator import Evaluator
+    from hies.heads.sites import Removed
 
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def main() -> int:
-    """Prune the model that the command line describes; the exit status."""
+    """Prunes the model that the command line describes; returns the exit status."""
     return run_command(_prune_declared, __doc__)
 
 
@@ -57,7 +60,7 @@ def _prune_declared(declared: Declared) -> int:
         pruned = evaluator.answers(hies.load_pruned(folder).to(evaluator.device))  # type: ignore[arg-type]
         bar.update()
     print(_told(job, evaluator, removed, plan.notes[job.config.sparsity.ratios[0]]))
-    print(table(evaluator, removed, dense, pruned))
+    print(comparison_table(evaluator, removed, dense, pruned))
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -74,6 +77,8 @@ def checked_folder(config: Config) -> Path:
         )
     if not config.out:
         raise HiesError("out is missing; name the folder that the pruned model goes to, as in out=DIR.")
+    from hies.pruning.files import RECORD
+
     folder = Path(config.out)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise HiesError(f"out is {config.out!r}, which holds files but no pruned model; name a new or empty folder.")
@@ -91,6 +96,8 @@ def check_cut(config: Config, evaluator: Evaluator) -> None:
             f"criterion is {config.criterion.name}, which removes no heads; experiments.prune takes {heads_go}."
         )
     sites = evaluator.prunable_sites()
+    import torch
+
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
     (ratio,) = config.sparsity.ratios
     if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, sites)[ratio]:
@@ -100,6 +107,8 @@ def check_cut(config: Config, evaluator: Evaluator) -> None:
 
 def save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> None:
     """Write the model and what prepares its inputs; a new folder appears when it is complete."""
+    from hies.pruning.files import RECORD
+
     fresh = not (folder / RECORD).exists()
     try:
         with replacing(folder) if fresh else contextlib.nullcontext(folder) as place:
@@ -114,6 +123,8 @@ def _processor(evaluator: Evaluator) -> Any:
     """The tokenizer or processor; for prepared images the image processor that the checkpoint comes with, or None."""
     if evaluator.processor is not None:
         return evaluator.processor
+    from transformers import AutoImageProcessor
+
     try:
         return AutoImageProcessor.from_pretrained(evaluator.checkpoint)
     except (OSError, ValueError, ImportError):
@@ -129,7 +140,7 @@ def _told(job: Job, evaluator: Evaluator, removed: Removed, notes: dict[str, Any
     )
 
 
-def table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
+def comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
     cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut
@@ -144,13 +155,15 @@ def table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.
 
 
 def _column(heads: int, cost: Cost, evaluator: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
+    from hies.evaluation import metrics
+
     _, quality = metrics.quality(evaluator.task.metric, evaluator.labels("report"), answers)
     return (
         str(heads),
         _short(cost.parameters),
         _short(cost.flops),
         "undefined" if quality is None else f"{quality:.1f} %",
-        f"{metrics.stability(answers, unpruned):.1f} %",
+        f"{stability(answers, unpruned):.1f} %",
     )
 
 

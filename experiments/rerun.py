@@ -17,7 +17,7 @@ from pathlib import Path
 
 import hydra
 
-from experiments.compare import ANSWERS, Run, differences, version_warnings
+from experiments.compare import ANSWERS, Run, run_differences, version_warnings
 from experiments.config.messages import CONF
 from experiments.config.options import translated
 from experiments.sweep.command import report_errors
@@ -30,7 +30,7 @@ from hies.runs.files import Row, read_arrays, read_run
 from hies.runs.schema import BadRows
 
 COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that a repetition does not share
-PLAIN = re.compile(r"\+{0,2}(?!hydra)[a-z][\w./@]*=.*", re.DOTALL)  # an override that sets an option of the job
+PLAIN_OVERRIDE = re.compile(r"\+{0,2}(?!hydra)[a-z][\w./@]*=.*", re.DOTALL)  # sets an option of the job
 PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
@@ -55,7 +55,7 @@ def _rerun(run_id: str, further: list[str]) -> int:
         print(printable(f"warning: {warning}"), file=sys.stderr)
     if not before.arrays:
         print(f"warning: {path} has no arrays beside it, so answers and scores are not compared.", file=sys.stderr)
-    lines = differences(before, now)
+    lines = run_differences(before, now)
     print("\n".join(map(printable, lines)) if lines else f"{run_id}: nothing differs in its {len(before.rows)} rows.")
     return 1 if lines else 0
 
@@ -142,7 +142,7 @@ def recorded_overrides(command: str) -> list[str]:
         raise HiesError(f"The command of the rows is {command!r}; only one that begins with {COMMAND!r} is repeated.")
     overrides = [word for word in words[len(start) :] if word != PACKED_ROOT]
     for word in overrides:
-        if "${" in word or not PLAIN.fullmatch(word):
+        if "${" in word or not PLAIN_OVERRIDE.fullmatch(word):
             raise HiesError(f"The command of the rows holds {word!r}; only overrides of the form key=value are taken.")
     return translated(overrides)
 

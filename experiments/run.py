@@ -35,6 +35,7 @@ def _run_all(declared: Declared) -> int:
         return 0
     _print_damaged(todo)
     say(f"{len(todo)} of {len(jobs)} jobs to do, rows go to {where}.")
+    assert declared.launcher is not None
     _run_todo(todo, declared.launcher)
     if not declared.launcher.here:  # what jobs printed came to other terminals, or none
         say(f"{sum(job.finished for job in todo)} of {len(todo)} jobs finished.")

@@ -25,7 +25,14 @@ MARKED = (RUNNING, FAILED, DAMAGED)  # what a cell names besides how many are fi
 
 @dataclass(frozen=True)
 class State:
-    """What became of a job: one of the words above, why in a sentence, and the rows of a finished one."""
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        word: one of the words above.
+        why: of a failed or damaged one, in a sentence.
+        rows: of a finished one.
+    """
 
     job: Job
     word: str
@@ -34,14 +41,14 @@ class State:
 
 
 def main() -> int:
-    """Print the grid that the command line declares and what it lacks; the exit status."""
+    """Prints the grid that the command line declares and what it lacks; returns the exit status."""
     return run_command(_show, __doc__)
 
 
 def _show(declared: Declared) -> int:
     states = [state_of(job) for job in declared.jobs]
-    print(table(states))
-    print(summary(states))
+    print(status_table(states))
+    print(status_summary(states))
     for state in states:
         if state.why:
             print(printable(f"{state.word}: {state.why}  [{state.job.command}]"))
@@ -74,7 +81,7 @@ def _is_running(job: Job) -> bool:
         return False
 
 
-def table(states: list[State]) -> str:
+def status_table(states: list[State]) -> str:
     """Models and tasks down, criteria across: finished/declared in each cell, and what else is to be said of it."""
     criteria = list(dict.fromkeys(criterion_of(state.job) for state in states))
     lines = list(dict.fromkeys(line_of(state.job) for state in states))
@@ -108,7 +115,7 @@ def _cell(states: list[State]) -> str:
     return ", ".join([f"{counts[FINISHED]}/{len(states)}", *marks])
 
 
-def summary(states: list[State]) -> str:
+def status_summary(states: list[State]) -> str:
     """How many jobs there are of each kind, in a sentence."""
     counts = Counter(state.word for state in states)
     others = [f"{counts[word]} {word}" for word in (*MARKED, MISSING) if counts[word]]

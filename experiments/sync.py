@@ -14,7 +14,7 @@ from hies.runs.wandb import ARTIFACT, IMPATIENT, ROW_FILE, first_line
 
 PATIENCE = 60.0  # seconds without one more uploaded run before an upload is given up
 AT_ONCE = 200  # runs for one call of `wandb sync`: their names must fit a command line
-NOTE = "mirrored.json"  # in the folder of a run: its project, and its row file below the results folder
+NOTE_FILE = "mirrored.json"  # in the folder of a run: its project, and its row file below the results folder
 
 
 class NotUploaded(Exception):
@@ -51,7 +51,7 @@ def waiting(results_dir: Path) -> list[Path]:
 
 def note(run: Path, project: str, row_file: str) -> None:
     """Leaves in the folder of a run what it takes to see later whether W&B has all of it."""
-    (run / NOTE).write_text(json.dumps({"project": project, "row_file": row_file}), encoding="utf-8")
+    (run / NOTE_FILE).write_text(json.dumps({"project": project, "row_file": row_file}), encoding="utf-8")
 
 
 def sync(results_dir: Path) -> int:
@@ -143,7 +143,7 @@ def _unmark_partial(runs: list[Path], results_dir: Path) -> None:
 def _read_note(run: Path) -> dict[str, str] | None:
     """Returns what `note` left; None where it is not there, or not as it was written."""
     try:
-        read = json.loads((run / NOTE).read_text(encoding="utf-8"))
+        read = json.loads((run / NOTE_FILE).read_text(encoding="utf-8"))
         return {"project": str(read["project"]), "row_file": str(read["row_file"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None

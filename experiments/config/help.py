@@ -13,7 +13,7 @@ from hies.methods import METHODS
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 
-WIDTH = 110  # characters of a line
+HELP_WIDTH = 110  # characters of a line
 GROUPS = {"model": Model, "sparsity": Sparsity, "calibration": CalibrationSet, "wandb": Wandb, "resources": Resources}
 FLAGS = (
     "Hydra's own flags: -m (a job for every combination of values), --cfg job (the composed configuration),\n"
@@ -45,7 +45,7 @@ def _options_of_kind(group: str, name: str, kind: type, base: type | None) -> st
 
 def _choices(group: str) -> str:
     names = choices_of(group)
-    text = textwrap.fill(", ".join(names), WIDTH, initial_indent="  one of ", subsequent_indent="    ")
+    text = textwrap.fill(", ".join(names), HELP_WIDTH, initial_indent="  one of ", subsequent_indent="    ")
     return f"{text}\n" if names else ""
 
 
@@ -57,7 +57,7 @@ def _options(prefix: str, kind: Any, known: set[str] | frozenset[str] = frozense
         if option.name not in known and option.name in words:
             default = "" if option.default is MISSING else f"={_value(option.default)}"
             text = f"  {prefix}{option.name}{default}  {words[option.name]}"
-            lines.append(textwrap.fill(text, WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False))
+            lines.append(textwrap.fill(text, HELP_WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False))
     return "\n".join(lines) + "\n" if lines else ""
 
 

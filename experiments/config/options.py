@@ -5,18 +5,17 @@ from collections.abc import Sequence
 
 from hies.errors import HiesError, ParameterError
 
-# A parameter of the library -> the option that sets it.
-OPTIONS = {
+# A parameter of the library -> the option that sets it. Names that a group's own check raises get the group's name
+# where the group is made (schema.to_config); here are those that are raised later.
+OPTION_OF = {
     "ratio": "sparsity.ratios",
-    "ratios": "sparsity.ratios",
-    "scope": "sparsity.scope",
-    "unit": "sparsity.unit",
-    "step": "sparsity.step",
-    "min_heads_per_layer": "sparsity.min_heads_per_layer",
+    **{name: f"sparsity.{name}" for name in ("ratios", "scope", "unit", "schedule", "step", "min_heads_per_layer")},
     "size": "calibration.size",
-    "alpha": "criterion.alpha",
-    "batch_size": "model.batch_size",
-    "sites": "model.sites",
+    **{name: f"criterion.{name}" for name in ("alpha", "tune_learning_rate", "tune_batch_size")},
+    **{name: f"model.{name}" for name in ("batch_size", "sites", "max_length", "label_order", "pretrain_task")},
+    **{name: f"model.{name}" for name in ("architecture.model_type", "architecture.text_config.vocab_size")},
+    "learning_rate": "model.finetune.learning_rate",
+    **{name: f"task.{name}" for name in ("finetune", "max_examples", "libraries", "shots", "new_tokens")},
 }
 # A choice of an older command -> the same choice now.
 CHOICES = {
@@ -40,8 +39,8 @@ KEYS = {"model.home": "model.pretrain_task"}
 
 def with_option(error: HiesError) -> HiesError:
     """Returns the error with the name of the option that sets its parameter, where there is one."""
-    if isinstance(error, ParameterError) and error.name in OPTIONS:
-        return error.renamed(OPTIONS[error.name])
+    if isinstance(error, ParameterError) and error.name in OPTION_OF:
+        return error.renamed(OPTION_OF[error.name])
     return error
 
 

@@ -4,7 +4,7 @@ The knobs of a model, a task or a criterion are the fields of its own dataclass.
 """
 
 import re
-from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,24 +165,29 @@ def to_config(node: Any) -> Config:
         raise ParameterError("name", config.name, "use letters, digits, dots, dashes and underscores")
     if config.data_root is not None and not Path(config.data_root).is_dir():
         raise ParameterError("data_root", config.data_root, "name a folder that holds the data sets")
-    check_fit(config.model, config.task)
     try:
+        check_fit(config.model, config.task)
         config.criterion.check_selection(config.sparsity)
     except ParameterError as error:
         raise with_option(error) from None
     return config
 
 
-def _converted(node: Any, name: str) -> Any:
+def _converted(node: Any, name: str, path: str = "") -> Any:
     """Returns a value, or a group as its dataclass; its parameters are named as the options that they are."""
-    if not OmegaConf.is_config(node[name]):
-        return node[name]
+    value, path = node[name], f"{path}{name}"
+    if not OmegaConf.is_config(value):
+        return value
+    if OmegaConf.is_dict(value):
+        for key in value:
+            if not OmegaConf.is_missing(value, key) and is_dataclass(OmegaConf.get_type(value, key)):
+                _converted(value, key, f"{path}.")  # before the group that it is in, which would not name it
     try:
-        return OmegaConf.to_object(node[name])
+        return OmegaConf.to_object(value)
     except FrozenInstanceError as error:
         raise _no_option(str(error).split("'")[1]) from None
     except ParameterError as error:
-        raise error.renamed(f"{name}.{error.name}") from None
+        raise error.renamed(f"{path}.{error.name}") from None
 
 
 def _no_option(name: str) -> HiesError:

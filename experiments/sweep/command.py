@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import messages, options, store
 from experiments.config.help import help_text
-from experiments.sweep.jobs import Declared, declared_job, declared_jobs
+from experiments.sweep.jobs import Declared, declared_job, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
@@ -40,7 +40,7 @@ class Command:
 
     def sweep(self, params: Mapping[str, str], arguments: Sequence[str], launcher: Launcher) -> None:
         """Does the jobs of a sweep."""
-        self._do(lambda: declared_jobs(arguments, params, launcher))
+        self._do(lambda: jobs_of_sweep(arguments, params, launcher))
 
     def _do(self, declare: Callable[[], Declared]) -> None:
         # Said here, since Hydra would print a line of its own before it raised what a job raises.
@@ -84,7 +84,7 @@ def report_errors(work: Callable[[], int | None]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         _print_error(messages.sentence(error))
     except HiesError as error:
-        _print_error(str(error))
+        _print_error(str(options.with_option(error)))
     except Stopped as error:
         where = error.filename or "A file in results_dir or cache_dir"
         _print_error(

@@ -256,9 +256,7 @@ class Job:
         return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
 
 
-def _measured(
-    evaluator: "Evaluator", removed: "Removed", result: "Evaluation", unpruned: np.ndarray
-) -> results.Row:
+def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", unpruned: np.ndarray) -> results.Row:
     """What is measured at one ratio; unpruned: answers of the whole model, [examples]."""
     from hies.evaluation.metrics import quality as quality_of
 

@@ -32,7 +32,7 @@ class Declared:
     jobs: list[Job]
     sweep: bool
     whole: bool
-    launcher: Launcher | Here
+    launcher: Launcher | Here | None = None
 
 
 def declared_job(node: DictConfig, overrides: Sequence[str], launcher: Here) -> Declared:
@@ -44,13 +44,13 @@ def declared_job(node: DictConfig, overrides: Sequence[str], launcher: Here) -> 
     return Declared([Job.of(node, overrides)], sweep=False, whole=False, launcher=launcher)
 
 
-def declared_jobs(arguments: Sequence[str], params: Mapping[str, str], launcher: Launcher) -> Declared:
+def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher: Launcher | None = None) -> Declared:
     """Returns every job of a sweep; Hydra must be initialised.
 
     Args:
         arguments: overrides of the command line.
         params: the grid of an experiment, key -> values separated by commas; overrides come after it.
-        launcher: of the command line.
+        launcher: of the command line; None where nothing is to be done.
 
     Raises:
         HiesError: a value that its option cannot take, in any of the jobs.

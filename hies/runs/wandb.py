@@ -18,7 +18,7 @@ from hies.runs.schema import BadRows
 ROW_FILE = "row_file"  # in a run's config: the text of its row file
 ARTIFACT = "scores"  # the type of the artifact that holds its arrays
 PROJECT = re.compile(r"[\w.-]+/[\w.-][\w. -]*")
-LONGEST = 200  # bytes of an experiment or a run id; a file system may take no more
+LONGEST_NAME = 200  # bytes of an experiment or a run id; a file system may take no more
 PAGE = 100  # runs in one request
 # W&B tries for hours by default; a person at a terminal is told soon.
 IMPATIENT = {
@@ -118,7 +118,7 @@ def _names(text: str) -> tuple[str, str]:
         experiment, run_id = row["experiment"], row["run_id"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadRows("has a row file that cannot be read") from None
-    if not all(runs.is_name(name) and len(name.encode()) <= LONGEST for name in (experiment, run_id)):
+    if not all(runs.is_name(name) and len(name.encode()) <= LONGEST_NAME for name in (experiment, run_id)):
         raise BadRows("has an experiment or a run id that is no plain name")
     if experiment in runs.NO_EXPERIMENTS:
         raise BadRows(f"names {experiment} as its experiment, a folder that holds other files,")

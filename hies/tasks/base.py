@@ -145,6 +145,7 @@ class Task(ABC):
 
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
         """Raises HiesError where a network does not have the outputs that this task reads."""
+        return None
 
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
         """Returns the processor of a model that is built from an architecture; None where it needs none."""

@@ -12,7 +12,7 @@ import torch
 from command_line import FAST, rows_of, without_times
 
 import hies
-from analysis import rows as rows_module
+from analysis.data import rows as rows_module
 from experiments import run
 from experiments.sweep import job as job_module
 from hies.errors import HiesError, RowsWarning

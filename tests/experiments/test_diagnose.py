@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import make, make_batch
 
-from analysis import diagnosis
+from analysis.data import diagnosis
 from experiments import diagnose
 from experiments.config import schema
 from experiments.sweep import job

@@ -1,17 +1,22 @@
 """Repeating a finished run from its rows: what is equal, what differs, and what is refused."""
 
 import json
+import os
 import shlex
 
 import numpy as np
 import pytest
+from command_line import composing
+from hydra import compose
 
 from experiments import rerun, run
-from experiments.compare import Run, differences, version_warnings
+from experiments.compare import Run, run_differences, version_warnings
+from experiments.config.messages import CONF
 from experiments.sweep import job as job_module
 from hies.errors import HiesError
 from hies.evaluation import checkpoints, evaluator
 from hies.runs import files as results
+from hies.runs import folders
 from hies.storage import read_arrays
 from hies.tasks import classifier
 
@@ -192,14 +197,45 @@ def test_ratios_arrays_and_shapes_that_are_not_on_both_sides_are_named():
         return Run([{"ratio": ratio, "mask": {}, "quality": None} for ratio in ratios], arrays)
 
     nan, one = np.array([[1.0, np.nan]]), np.array([[1.0, 2.0]])
-    assert differences(made([0], predictions=nan), made([0], predictions=nan.copy())) == []
-    assert differences(made([0], predictions=nan), made([0], predictions=one)) == ["ratio 0: 1 of 2 answers changed"]
-    assert differences(made([0, 0.5]), made([0])) == ["ratios: [0, 0.5] before, [0] now"]
-    assert differences(made([0], his=one), made([0], ae=one)) == ["ae: only there now", "his: only there before"]
-    assert differences(made([0], his=one), made([0], his=one[:, :1])) == ["his: shape (1, 2) before, (1, 1) now"]
-    assert differences(made([0], sites=np.array(["a"])), made([0], sites=np.array(["b"]))) == ["sites: not the same"]
+    assert run_differences(made([0], predictions=nan), made([0], predictions=nan.copy())) == []
+    assert run_differences(made([0], predictions=nan), made([0], predictions=one)) == [
+        "ratio 0: 1 of 2 answers changed"
+    ]
+    assert run_differences(made([0, 0.5]), made([0])) == ["ratios: [0, 0.5] before, [0] now"]
+    assert run_differences(made([0], his=one), made([0], ae=one)) == ["ae: only there now", "his: only there before"]
+    assert run_differences(made([0], his=one), made([0], his=one[:, :1])) == ["his: shape (1, 2) before, (1, 1) now"]
+    assert run_differences(made([0], sites=np.array(["a"])), made([0], sites=np.array(["b"]))) == [
+        "sites: not the same"
+    ]
 
 
 def test_a_version_that_only_one_side_knows_is_named():
     before, now = {"versions": {"a": "1"}, "revision": None}, {"versions": {"b": "2"}, "revision": None}
     assert [text.split()[0] for text in version_warnings(before, now)] == ["a", "b"]
+
+
+REPORTS = sorted(path.parent for path in (CONF.parent / "reports").rglob("grid.json"))
+
+
+@pytest.mark.parametrize("folder", REPORTS, ids=lambda folder: folder.name)
+def test_a_recorded_command_with_older_names_makes_the_job_that_it_made(folder):
+    data_root = os.environ.get("HIES_DATA")
+    seen = set()
+    for _, text in folders.texts(folder):
+        row = json.loads(text.split("\n", 1)[0])
+        overrides = rerun.recorded_overrides(row["command"])
+        choices = frozenset(word for word in overrides if word.startswith(("criterion=", "task=")))
+        if choices in seen:
+            continue
+        seen.add(choices)
+        with composing():
+            job = job_module.Job.of(compose("config", overrides), overrides)
+        knobs = {**job.config.criterion.knobs, **job.config.sparsity.knobs, "seed": job.config.seed}
+        knobs = json.loads(json.dumps(knobs))  # lists in the place of tuples, as in the row
+        assert {key: value for key, value in knobs.items() if key in row} == {
+            key: row[key] for key in knobs if key in row
+        }
+        assert (job.config.task.name, job.config.criterion.name) == (row["task"], row["criterion"])
+        if data_root:  # the run id holds a digest of the data
+            assert job.run_id == row["run_id"]
+    assert seen

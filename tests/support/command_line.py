@@ -12,7 +12,7 @@ from experiments.config.messages import CONF
 from experiments.config.options import translated
 from experiments.sweep import job as job_module
 from experiments.sweep import worker
-from experiments.sweep.jobs import Declared, declared_job, declared_jobs
+from experiments.sweep.jobs import Declared, declared_job, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 
 FAST = [
@@ -71,7 +71,7 @@ def declared(*overrides, multirun=True) -> Declared:
         return declared_job(compose("config", list(overrides)), overrides, Here())
     plain = [word for word in overrides if "," not in word]
     params = compose("config", plain, return_hydra_config=True).hydra.sweeper.params
-    return declared_jobs(overrides, dict(params), None)
+    return jobs_of_sweep(overrides, dict(params), None)
 
 
 @pytest.fixture

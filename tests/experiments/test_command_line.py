@@ -1,0 +1,67 @@
+"""What a person meets before any work: help, the composed configuration, older names, and how soon it is there."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from experiments import prune, run
+from experiments.config.messages import CONF
+from experiments.config.options import translated, with_option
+from hies.errors import HiesError, ParameterError
+
+HEAVY = ("torch", "transformers", "sklearn", "pandas", "wandb", "datasets", "matplotlib", "joblib")
+
+
+@pytest.mark.parametrize("command", [run, prune])
+def test_the_help_says_what_each_option_means_and_gives_an_example(command, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["command", "--help"])
+    assert command.main() == 0
+    text = capsys.readouterr().out
+    assert f"python -m {command.__name__}" in text
+    for option in (
+        "sparsity.scope=global  ",
+        "calibration.size=32  ",
+        "criterion.alpha=0.9  ",
+        "model.batch_size=64  ",
+    ):
+        assert option in text, option
+    assert "hies/per_ratio" in text and "rte/after_mnli" in text
+
+
+def test_what_is_wrong_is_known_without_the_heavy_packages():
+    code = f"""
+import sys
+from experiments import run
+sys.argv[1:] = ["criterion.alpha=1"]
+assert run.main() == 2
+print(*sorted(set(sys.modules) & set({HEAVY!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, capture_output=True, text=True, check=True)
+    assert not done.stdout.strip() and "criterion.alpha" in done.stderr
+
+
+def test_hydra_shows_a_job_and_takes_a_folder_of_ones_own(monkeypatch, capsys, tmp_path):
+    (tmp_path / "criterion").mkdir()
+    (tmp_path / "criterion" / "mine.yaml").write_text(
+        "defaults:\n  - /schema/criterion/hies@_here_\n  - _self_\nalpha: 0.3\n"
+    )
+    monkeypatch.setattr("sys.argv", ["run", "--config-dir", str(tmp_path), "criterion=mine", "--cfg", "job"])
+    assert run.main() == 0
+    assert yaml.safe_load(capsys.readouterr().out)["criterion"]["alpha"] == 0.3
+
+
+def test_names_of_older_commands_are_translated():
+    words = ["-m", "criterion=his,hies_rank,ae_renyi", "task=rte_after_mnli", "+model.home=docs", "seed=0"]
+    assert translated(words) == [
+        "-m", "criterion=his,hies/rank,ae/renyi", "task=rte/after_mnli", "+model.pretrain_task=docs", "seed=0",
+    ]  # fmt: skip
+
+
+def test_an_error_of_the_library_names_the_option():
+    assert str(with_option(ParameterError("scope", "model", "use global or layer"))).startswith(
+        "sparsity.scope is 'model'"
+    )
+    other = HiesError("It cannot be.")
+    assert with_option(other) is other
