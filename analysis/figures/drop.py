@@ -57,18 +57,15 @@ def _curve(axes: Axes, his: pd.DataFrame, case: Diagnosis) -> None:
         run, here = run.sort_values("ratio"), seed == case.seed
         look = {"linewidth": 2.4, "marker": marker} if here else {"linewidth": 0.8, "alpha": 0.45}
         axes.plot(100 * run["ratio"], run["quality"], color=color, label=f"HIS, seed {seed}" if here else None, **look)
-    before, after = (_quality_at(his, case.seed, ratio) for ratio in (case.ratio_before, case.ratio))
+    diagnosed = his[his["seed"] == case.seed]
+    ends = (diagnosed[np.isclose(diagnosed["ratio"], ratio)] for ratio in (case.ratio_before, case.ratio))
+    before, after = (rows["quality"].mean() for rows in ends)  # of one row, NaN without
     drop = f"{percent(case.ratio_before)} to {percent(case.ratio)}:\n{after - before:+.1f} points"
     drop = drop.replace("-", "\N{MINUS SIGN}")
     axes.axvspan(100 * case.ratio_before, 100 * case.ratio, color="#F6D8C6", linewidth=0, zorder=0, label=drop)
     axes.grid(axis="y")
     axes.legend(loc="lower left", fontsize=8.5)
     axes.set(xlabel="heads removed (%)", ylabel="quality (%)", title="Sharp drop")
-
-
-def _quality_at(his: pd.DataFrame, seed: int, ratio: float) -> float:
-    values = his.loc[(his["seed"] == seed) & np.isclose(his["ratio"], ratio), "quality"]
-    return float(values.iloc[0]) if len(values) else np.nan
 
 
 def _heat(axes: Axes, case: Diagnosis) -> None:

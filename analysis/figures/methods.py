@@ -10,7 +10,7 @@ from analysis.figures.curves import MEASURE_AXES, draw_panel
 from analysis.figures.tasks import mean_of_tasks
 from analysis.registry import figure
 from analysis.stats.intervals import summarise
-from analysis.tables.removed import percent_of_dense
+from analysis.tables.measures import percent_of_dense
 from analysis.text.captions import caption
 
 FLOPS_LEFT = "flops left"  # a column: FLOPs in percent of those of the run's unpruned model

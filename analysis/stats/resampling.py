@@ -5,8 +5,8 @@ counts with a matrix of indicators or moments. Shapes: runs K, ratios R, example
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,54 +19,15 @@ EVENNESS = "evenness"
 COUNTS_AT_ONCE = 5_000_000  # of the matrix of counts [draws, examples] that is held at once
 
 WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # labels, predictions, weights -> [D, M]
+Measured = tuple[np.ndarray, np.ndarray]  # values [K, R], and those of all draws [D, K, R]
 
 
-@dataclass(frozen=True)
-class RunsOfTask:
-    """What jobs of one task answered at the ratios that all of them have.
+def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray, dict[str, Measured]]:
+    """Measures all runs of these rows of one task, on their examples and on resamples of them.
 
-    Attributes:
-        metric: of the task.
-        paths: row file of each run, [K].
-        ratios: [R].
-        labels: [N].
-        answers: predictions of the pruned models, [K, R, N].
-        unpruned: predictions of the unpruned model, [K, N].
-        unevenness: see `unevenness`, [K, R].
-    """
-
-    metric: str
-    paths: list[str]
-    ratios: np.ndarray
-    labels: np.ndarray
-    answers: np.ndarray
-    unpruned: np.ndarray
-    unevenness: np.ndarray
-
-    def measured(self, resamples: Iterable[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Returns for each measure its values, [K, R], and its values on the resampled examples, [D, K, R].
-
-        Args:
-            resamples: matrices [some draws, N] of how often a draw takes each example.
-        """
-        whole = self._measure(np.ones((1, len(self.labels))))
-        parts = [self._measure(counts) for counts in resamples]
-        values = {name: (whole[name][0], np.concatenate([part[name] for part in parts])) for name in whole}
-        resampled = np.broadcast_to(self.unevenness, values["quality"][1].shape)  # examples do not change the heads
-        return values | {EVENNESS: (self.unevenness, resampled)}
-
-    def _measure(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        runs, ratios, examples = self.answers.shape
-        flat = self.answers.reshape(runs * ratios, examples)  # [K, R, N] -> [K R, N]
-        unpruned = np.repeat(self.unpruned, ratios, axis=0)  # [K, N] -> [K R, N]
-        quality = weighted_quality(self.metric, self.labels, flat, counts)
-        stability = weighted_stability(flat, unpruned, counts)
-        # [D, K R] -> [D, K, R]
-        return {"quality": quality.reshape(-1, runs, ratios), "stability": stability.reshape(-1, runs, ratios)}
-
-
-def read_runs(rows: pd.DataFrame) -> RunsOfTask:
-    """Returns all runs of these rows of one task.
+    Returns:
+        the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability and
+        evenness the values, [K, R], and those on the resampled examples, [D, K, R].
 
     Raises:
         Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
@@ -80,13 +41,16 @@ def read_runs(rows: pd.DataFrame) -> RunsOfTask:
         raise Unavailable(f"the runs of {task} have no ratio in common")
     arrays = {path: load_arrays({"path": path}) for path in masks}
     labels = next(iter(arrays.values()))["labels"]
-    for path, own in arrays.items():
-        if not np.array_equal(labels, own["labels"]):
+    for path, run in arrays.items():
+        if not np.array_equal(labels, run["labels"]):
             raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
-    places = {path: np.abs(own["ratios"][:, None] - [0.0, *ratios]).argmin(axis=0) for path, own in arrays.items()}
-    answers = np.array([own["predictions"][places[path]] for path, own in arrays.items()])
-    uneven = [[_unevenness(arrays[path], masks[path][ratio]) for ratio in ratios] for path in masks]
-    return RunsOfTask(metric, list(masks), np.array(ratios), labels, answers[:, 1:], answers[:, 0], np.array(uneven))
+    measure = partial(_measure, metric, labels, np.array([_answers(run, [0.0, *ratios]) for run in arrays.values()]))
+    whole = measure(np.ones((1, len(labels))))
+    parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
+    values = {name: (whole[name][0], np.concatenate([part[name] for part in parts])) for name in whole}
+    uneven = np.array([[_unevenness(arrays[path], masks[path][ratio]) for ratio in ratios] for path in masks])
+    resampled = np.broadcast_to(uneven, values["quality"][1].shape)  # examples do not change the heads
+    return list(masks), np.array(ratios), values | {EVENNESS: (uneven, resampled)}
 
 
 def unevenness(heads: Sequence[int], removed: Sequence[int]) -> float:
@@ -108,6 +72,22 @@ def seed_counts(task: str, seeds: int, draws: int) -> np.ndarray:
     generator = np.random.default_rng([1, zlib.crc32(task.encode())])
     chosen = generator.integers(0, seeds, (draws, seeds))
     return (chosen[:, :, None] == np.arange(seeds)).sum(axis=1)
+
+
+def _measure(metric: str, labels: np.ndarray, answers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Quality and stability, [D, K, R]; answers are those of the unpruned model, then by ratio, [K, 1 + R, N]."""
+    runs, ratios = len(answers), answers.shape[1] - 1
+    flat = answers[:, 1:].reshape(runs * ratios, -1)  # [K, R, N] -> [K R, N]
+    unpruned = np.repeat(answers[:, 0], ratios, axis=0)  # [K, N] -> [K R, N]
+    quality = weighted_quality(metric, labels, flat, counts)
+    stability = weighted_stability(flat, unpruned, counts)
+    # [D, K R] -> [D, K, R]
+    return {"quality": quality.reshape(-1, runs, ratios), "stability": stability.reshape(-1, runs, ratios)}
+
+
+def _answers(run: dict[str, np.ndarray], ratios: list[float]) -> np.ndarray:
+    places = np.abs(run["ratios"][:, None] - ratios).argmin(axis=0)  # [ratios of the run, 1] - [R] -> [R]
+    return run["predictions"][places]
 
 
 def _unevenness(arrays: dict[str, np.ndarray], mask: dict[str, list[int]]) -> float:

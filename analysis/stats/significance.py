@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.errors import Unavailable
 from analysis.stats.intervals import percentiles, side_of_zero
 from analysis.stats.pairing import paired
-from analysis.stats.resampling import RunsOfTask, example_counts, read_runs, seed_counts
+from analysis.stats.resampling import measured_runs, seed_counts
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
 
@@ -150,14 +150,13 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
     gains: list[Gain] = []
     for task in ordered_tasks(pairs["task"]):
         of_task = pairs[pairs["task"] == task]
-        runs = read_runs(rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})])
-        gains += _of_task(task, of_task, runs, draws)
+        gains += _of_task(task, of_task, rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})], draws)
     return gains
 
 
-def _of_task(task: str, pairs: pd.DataFrame, runs: RunsOfTask, draws: int) -> Iterator[Gain]:
-    measured = runs.measured(example_counts(task, len(runs.labels), draws))
-    place = {path: i for i, path in enumerate(runs.paths)}
+def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> Iterator[Gain]:
+    paths, ratios, measured = measured_runs(rows, draws)
+    place = {path: i for i, path in enumerate(paths)}
     for curve in ordered_curves(pairs):
         for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
             jobs = both.drop_duplicates("seed").sort_values("seed")
@@ -166,4 +165,4 @@ def _of_task(task: str, pairs: pd.DataFrame, runs: RunsOfTask, draws: int) -> It
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]
                 pair = (values[other], values[own], gained)
-                yield Gain(task, curve, str(against), measure, runs.ratios, *pair, counts)
+                yield Gain(task, curve, str(against), measure, ratios, *pair, counts)

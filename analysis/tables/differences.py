@@ -139,11 +139,11 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
 )
 def variants_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     """Returns a line for each curve, reference and task, those of the mean over tasks before those of single tasks."""
-    data = compare(rows, draws)
+    data, keys = compare(rows, draws), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
-    most = first.groupby(["criterion", "against", "task"])[["tasks", "seeds"]].transform("max")
+    most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
     named = first.assign(task=_tasks_and_means(first["task"], most["tasks"]), seeds=most["seeds"].astype(str))
-    shown = side_by_side(named, ["criterion", "against", "task"], _in_window, after=["seeds"])
+    shown = side_by_side(named, keys, lambda row: {f"{row['measure']}, {row['removed']}": _verdict(row)}, ["seeds"])
     used = _used(data, rows)
     text = (
         "Criterion minus the one it stands against in percentage points, mean over the ratios "
@@ -229,10 +229,6 @@ def _of_pair(curve: str, reference: str, gains: list[Gain]) -> list[dict[str, ob
 def _verdict(row: dict) -> str:
     """Verdict and difference; the verdict alone, which may be empty, where the difference is undefined."""
     return row["verdict"] if np.isnan(row["mean"]) else f"{row['verdict']}: {signed_interval(row)}"
-
-
-def _in_window(row: dict) -> dict[str, str]:
-    return {f"{row['measure']}, {row['removed']}": _verdict(row)}
 
 
 def _bold_if_decided(row: dict) -> dict[str, str]:

@@ -147,7 +147,10 @@ def _orthogonality_table(rows: pd.DataFrame, printed: Printed, heads: str) -> Ta
         f"{BLANK_NOTE}.{beside.missing_tasks(rows, printed.tasks)}"
     )
     named = beside.on_both_sides(data.assign(task=data["task"].map(task_name)))
-    return Table(beside.side_by_side(named, ["task", "numbers"], _moment), data, text)
+    shown = beside.side_by_side(
+        named, ["task", "numbers"], lambda row: {MOMENTS[row["statistic"]]: number(row[row["numbers"]], ".2E")}
+    )
+    return Table(shown, data, text)
 
 
 table7 = table(
@@ -180,7 +183,3 @@ def _mean_over_seeds(runs: pd.DataFrame) -> dict[str, float]:
             raise Unavailable(f"the score file of {row['run_id']} has no his or no ae")
         seeds.append(orthogonality(values["his"], values["ae"]))
     return {**pd.DataFrame(seeds).mean().to_dict(), "seeds": len(seeds)}
-
-
-def _moment(row: dict) -> dict[str, str]:
-    return {MOMENTS[row["statistic"]]: number(row[row["numbers"]], ".2E")}

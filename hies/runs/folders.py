@@ -112,13 +112,9 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, n
 
 def narrowed(name: str, array: np.ndarray) -> np.ndarray:
     """Returns an array as a pack holds it."""
-    if name in SCORES:
+    if name in SCORES or (name in ANSWERS and array.dtype.kind == "f"):
         return array.astype(np.float32)
-    if name not in ANSWERS:
-        return array
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32)
-    if array.dtype.kind not in "iub":  # answers that are texts
+    if name not in ANSWERS or array.dtype.kind not in "iub":  # answers may be texts
         return array
     ends = (array.min(), array.max()) if array.size else (0, 0)
     return array.astype(np.result_type(*(np.min_scalar_type(end) for end in ends)))
