@@ -16,7 +16,7 @@ import numpy as np
 from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, check_seed
+from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, check_seed, declare
 
 
 @dataclass(frozen=True)
@@ -99,40 +99,22 @@ def _read(kind: type[ImageTask], name: str, data_root: Path | None) -> Split:
     return Split({"image": files}, labels)
 
 
-class CIFAR10(ImageTask):
-    """Which of ten things does this image of 32 x 32 pixels show?"""
-
-    name = "cifar10"
-    repository = "uoft-cs/cifar10"
-    image = "img"
-    classes = 10
-
-
-class CIFAR100(ImageTask):
-    """Which of a hundred things does this image of 32 x 32 pixels show? The fine labels."""
-
-    name = "cifar100"
-    repository = "uoft-cs/cifar100"
-    image = "img"
-    label = "fine_label"
-    classes = 100
-
-
-class Food101(ImageTask):
-    """Which of 101 dishes is on this photograph?"""
-
-    name = "food101"
-    repository = "ethz/food101"
-    reported = "validation"
-    classes = 101
-
-
-class FashionMNIST(ImageTask):
-    """Which of ten kinds of clothing does this grey image of 28 x 28 pixels show?"""
-
-    name = "fashion_mnist"
-    repository = "zalando-datasets/fashion_mnist"
-    classes = 10
+CIFAR10 = declare(
+    ImageTask, "cifar10", "Which of ten things does this image of 32 x 32 pixels show?",
+    repository="uoft-cs/cifar10", image="img", classes=10,
+)  # fmt: skip
+CIFAR100 = declare(
+    ImageTask, "cifar100", "Which of a hundred things does this image of 32 x 32 pixels show? The fine labels.",
+    repository="uoft-cs/cifar100", image="img", label="fine_label", classes=100,
+)  # fmt: skip
+Food101 = declare(
+    ImageTask, "food101", "Which of 101 dishes is on this photograph?",
+    repository="ethz/food101", reported="validation", classes=101,
+)  # fmt: skip
+FashionMNIST = declare(
+    ImageTask, "fashion_mnist", "Which of ten kinds of clothing does this grey image of 28 x 28 pixels show?",
+    repository="zalando-datasets/fashion_mnist", classes=10,
+)  # fmt: skip
 
 
 class ImageNet1k(ImageTask):

@@ -19,7 +19,7 @@ from hies.errors import HiesError, ParameterError
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Answers, Split, Splits
+from hies.tasks.base import Answers, Split, Splits, declare
 from hies.tasks.choices import ChoiceTask
 
 if TYPE_CHECKING:
@@ -132,48 +132,6 @@ class Language(ChoiceTask):
 
     def _labels(self, answers: list[Any]) -> np.ndarray:
         return np.array(answers, dtype=np.int64)
-
-
-class HellaSwag(Language):
-    """How does a scene go on? Four endings."""
-
-    name = "hellaswag"
-    repository, config = "Rowan/hellaswag", "default"
-    definition = "hellaswag/hellaswag.yaml"
-    reported = "validation"
-
-
-class WinoGrande(Language):
-    """Which of two names does a gap stand for? The option is in the context, and the rest of the sentence is scored."""
-
-    name = "winogrande"
-    repository, config = "allenai/winogrande", "winogrande_xl"
-    definition = "winogrande/default.yaml"
-    reported = "validation"
-
-
-class ArcEasy(Language):
-    """School science questions, the easy set."""
-
-    name = "arc_easy"
-    repository, config = "allenai/ai2_arc", "ARC-Easy"
-    definition = "arc/arc_easy.yaml"
-
-
-class ArcChallenge(Language):
-    """School science questions, the challenge set."""
-
-    name = "arc_challenge"
-    repository, config = "allenai/ai2_arc", "ARC-Challenge"
-    definition = "arc/arc_challenge.yaml"
-
-
-class OpenBookQA(Language):
-    """Elementary science questions that need a known fact."""
-
-    name = "openbookqa"
-    repository, config = "allenai/openbookqa", "main"
-    definition = "openbookqa/openbookqa.yaml"
 
 
 class PIQA(Language):
@@ -291,7 +249,29 @@ class GSM8K(Language):
 
 
 LANGUAGE_TASKS: tuple[type[Language], ...] = (
-    HellaSwag, WinoGrande, ArcEasy, ArcChallenge, OpenBookQA, PIQA, MMLU, GSM8K,
+    declare(
+        Language, "hellaswag", "How does a scene go on? Four endings.", reported="validation",
+        repository="Rowan/hellaswag", config="default", definition="hellaswag/hellaswag.yaml",
+    ),
+    declare(
+        Language, "winogrande",
+        "Which of two names does a gap stand for? It is in the context, and the rest of the sentence is scored.",
+        repository="allenai/winogrande", config="winogrande_xl", definition="winogrande/default.yaml",
+        reported="validation",
+    ),
+    declare(
+        Language, "arc_easy", "School science questions, the easy set.",
+        repository="allenai/ai2_arc", config="ARC-Easy", definition="arc/arc_easy.yaml",
+    ),
+    declare(
+        Language, "arc_challenge", "School science questions, the challenge set.",
+        repository="allenai/ai2_arc", config="ARC-Challenge", definition="arc/arc_challenge.yaml",
+    ),
+    declare(
+        Language, "openbookqa", "Elementary science questions that need a known fact.",
+        repository="allenai/openbookqa", config="main", definition="openbookqa/openbookqa.yaml",
+    ),
+    PIQA, MMLU, GSM8K,
 )  # fmt: skip
 
 
