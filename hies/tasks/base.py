@@ -117,6 +117,9 @@ class Task(ABC):
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 1:
             raise ParameterError("max_examples", self.max_examples, "it must be at least 1, or null for all")
+        seed = getattr(self, "data_seed", 0)  # a knob of those tasks that draw their examples
+        if not 0 <= seed < SEED_LIMIT:
+            raise ParameterError("data_seed", seed, f"it must be between 0 and {SEED_LIMIT - 1}")
 
     @abstractmethod
     def identity(self, data_root: Path | None) -> str:
@@ -236,20 +239,10 @@ class PromptTask(Task):
         return ()
 
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
-        """Returns the tokenizer (or processor) of a model that is trained here.
-
-        Raises:
-            HiesError: the task trains no model.
-        """
+        """Raises HiesError: most of these tasks train no model. Those that do return its tokenizer or processor."""
         raise HiesError(f"task={self.name} trains no model; set model.pretrain_task to a task that does, such as docs.")
 
 
 def declare(base: type[_Task], name: str, meaning: str, **declared: Any) -> type[_Task]:
     """Returns a task that differs from its base in class attributes alone; `meaning` is its docstring."""
     return type(name, (base,), {"__doc__": meaning, "__module__": base.__module__, "name": name, **declared})
-
-
-def check_seed(data_seed: int) -> None:
-    """Raises ParameterError where numpy does not take the seed of a draw of examples."""
-    if not 0 <= data_seed < SEED_LIMIT:
-        raise ParameterError("data_seed", data_seed, f"it must be between 0 and {SEED_LIMIT - 1}")

@@ -16,7 +16,7 @@ import numpy as np
 from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, check_seed, declare
+from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, declare
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ class ImageTask(ClassifierTask):
 
     data_seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.data_seed)
-
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the classes as the data set names them; their numbers where it does not, or they go by these."""
         names = () if self.numbered else hub.class_names(self.repository, self.trained, self.label, data_root)
@@ -62,9 +58,8 @@ class ImageTask(ClassifierTask):
         """Returns all labelled examples, divided into the three splits."""
         train, report = _read_both(type(self), data_root)
         generator = np.random.default_rng(self.data_seed)
-        drawn = generator.permutation(len(train))
+        drawn, shuffled = generator.permutation(len(train)), generator.permutation(len(report))
         held_out = min(SET_ASIDE, len(train) // 10)
-        shuffled = generator.permutation(len(report))
         selection = train.take(np.sort(drawn[:held_out]))
         return Splits(train.take(np.sort(drawn[held_out:])), selection, report.take(shuffled))
 
@@ -72,17 +67,16 @@ class ImageTask(ClassifierTask):
 @lru_cache(maxsize=1)
 def _read_both(kind: type[ImageTask], data_root: Path | None) -> tuple[Split, Split]:
     """Returns what is trained on and what is reported, whole; the last data set alone stays in memory."""
-    parts = _read(kind, kind.trained, data_root), _read(kind, kind.reported, data_root)
-    trained, reported = (
-        hub.class_names(kind.repository, name, kind.label, data_root) for name in (kind.trained, kind.reported)
-    )
+    splits = (kind.trained, kind.reported)
+    train, report = (_read(kind, name, data_root) for name in splits)
+    trained, reported = (hub.class_names(kind.repository, name, kind.label, data_root) for name in splits)
     if trained and reported and trained != reported and not kind.numbered:
         raise HiesError(
             f"The split {kind.trained!r} of {kind.repository} names its classes {', '.join(trained[:3])}, ..., but "
             f"{kind.reported!r} has {', '.join(reported[:3])}, ... in another order or under other names; give a copy "
             "in the layout of the Hub."
         )
-    return parts
+    return train, report
 
 
 def _read(kind: type[ImageTask], name: str, data_root: Path | None) -> Split:

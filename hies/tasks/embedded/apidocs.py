@@ -58,14 +58,15 @@ class ApiDocs(ClassifierTask):
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns balanced splits whose source files do not overlap."""
         path = cache_dir / "data" / f"apidocs-{digest(self._source_identity())}.json.gz"
-        pools = cached(path, self._parse, packages.write_json, packages.read_json)
+
+        def parse() -> SentencePools:
+            return divide_sentences(packages.read_packages(self.libraries, sentences), self.min_words)
+
+        pools = cached(path, parse, packages.write_json, packages.read_json)
         return Splits(**{split: self._split(pools[split], getattr(self, f"{split}_per_class")) for split in pools})
 
     def _source_identity(self) -> list[object]:
         return [SENTENCES_VERSION, self.min_words, packages.installed_versions(self.libraries)]
-
-    def _parse(self) -> SentencePools:
-        return divide_sentences(packages.read_packages(self.libraries, sentences), self.min_words)
 
     def _split(self, pool: dict[str, list[str]], per_class: int) -> Split:
         """Returns the classes in turn, so that the first examples of a split are balanced, too.

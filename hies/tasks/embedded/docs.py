@@ -13,7 +13,7 @@ import numpy as np
 from hies.errors import ParameterError
 from hies.storage import cached, digest
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Split, Splits, check_seed
+from hies.tasks.base import Split, Splits
 from hies.tasks.choices import ChoiceTask
 from hies.tasks.embedded import packages
 from hies.tasks.embedded.docstrings import documents
@@ -57,7 +57,6 @@ class Docs(ChoiceTask):
         super().__post_init__()
         packages.check_libraries(self.libraries, 1)
         packages.check_sizes(self, "context_words", "continuation_words", "train_size", "selection_size", "report_size")
-        check_seed(self.data_seed)
 
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of the installed versions, lm-eval's among them, and the knobs; nothing is parsed."""
