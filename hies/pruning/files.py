@@ -125,12 +125,17 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
             raise
         several = ", ".join(sorted(options))
         raise HiesError(f"load_pruned cannot take one of the options {several}: {_first_line(error)}.") from error
+    _check_report(source, report)
+    model.__class__ = base
+    return model
+
+
+def _check_report(source: str | Path, report: dict[str, Any]) -> None:
+    """Refuses weights that are missing, unexpected or of another shape than the record says."""
     for kind, names in report.items():
         if names:
             first = min(map(str, names))
             raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {first}.")
-    model.__class__ = base
-    return model
 
 
 def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
