@@ -99,12 +99,9 @@ def _fetch(options: argparse.Namespace) -> None:
         return
     if options.project is None:
         raise HiesError("--from=wandb lacks --project; give --project=ENTITY/NAME.")
-    from hies.runs.wandb import NotFetched, fetch
+    from hies.runs.wandb import fetch
 
-    try:
-        new = fetch(options.project, options.results, options.experiment)
-    except NotFetched as problem:
-        raise HiesError(str(problem)) from None
+    new = fetch(options.project, options.results, options.experiment)
     print(f"{new} runs of --project={options.project} were not in {options.results} yet and are written there.")
 
 
