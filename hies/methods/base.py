@@ -166,7 +166,7 @@ class ScoringMethod(Method):
             if not values.isfinite().all():
                 head = int((~values.isfinite()).nonzero()[0])
                 raise HiesError(
-                    f"Criterion {self.name!r} gave {float(values[head])} for head {head} of site {site!r}; a score "
+                    f"Method {self.name!r} gave {float(values[head])} for head {head} of site {site!r}; a score "
                     "must be finite (an entropy needs calibration examples of at least two tokens)."
                 )
         return scores
