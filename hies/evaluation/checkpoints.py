@@ -1,6 +1,6 @@
 """A model brought to a task: its checkpoint, fine-tuned here once if it is missing, its processor and its answers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
-from hies.evaluation.loading import build, load_network, load_processor
-from hies.evaluation.models import Model, check_fit, checkpoint_path, identity_of
-from hies.storage import cached, check_checksums, write_checksums
+from hies.evaluation.loading import PROCESSORS, build, load_network, load_weights
+from hies.evaluation.models import Model, check_fit, identity_of
+from hies.storage import cached, check_checksums, digest, safe_filename, write_checksums
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
 
 
+@dataclass(eq=False)
 class TaskModel:
     """Lazily loads a model fine-tuned for a task; nothing that it hands out is to be changed.
 
@@ -33,14 +34,18 @@ class TaskModel:
         data: the identity of the task's data.
     """
 
-    def __init__(self, model: Model, task: Task, data_root: Path | None, cache_dir: Path, device: torch.device) -> None:
-        check_fit(model, task)
-        self.model, self.task, self.device = model, task, device
-        self.data_root, self.cache_dir = data_root, cache_dir
-        self.data = task.fingerprint(data_root)
+    model: Model
+    task: Task
+    data_root: Path | None
+    cache_dir: Path
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        check_fit(self.model, self.task)
+        self.data = self.task.fingerprint(self.data_root)
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
         self._prepared: dict[tuple[str, int | None], Any] = {}
-        self._batch_size = BatchSize(model.batch_size)
+        self._batch_size = BatchSize(self.model.batch_size)
 
     @cached_property
     def splits(self) -> Splits:
@@ -60,11 +65,11 @@ class TaskModel:
         architecture = self.model.architecture
         if self.task.name in self.model.checkpoint or architecture is None:
             source = self.model.checkpoint.get(self.task.name) or self.model.weights_source()
-            return load_processor(self.model, source)
+            return load_weights(PROCESSORS[self.model.modality], source)
         if self._trained is not self:
             return self._trained.processor
         if not self.task.finetuned and self._path.exists():
-            return load_processor(self.model, str(self._path))
+            return load_weights(PROCESSORS[self.model.modality], str(self._path))
         return self.task.make_processor(self.splits.train, architecture, self.model.max_length)
 
     @cached_property
@@ -88,13 +93,12 @@ class TaskModel:
         """The output of the model for each label of the task; None: the outputs are in the task's order."""
         if self.task.name not in self.model.checkpoint:
             return None
-        configured = self.model.label_order.get(self.task.name)
-        labels = self.labels("selection")
-        return find_label_order(self.task, self.network, self._raw_answers, labels, configured, self.data_root)
+        configured, labels = self.model.label_order.get(self.task.name), self.labels("selection")
 
-    def _raw_answers(self) -> np.ndarray:
-        """Returns the model's outputs on the selection split, not yet in the order of the task's labels."""
-        return self._ask(self.network, self._prepare(self.splits.selection))["predictions"]
+        def outputs() -> np.ndarray:
+            return self._ask(self.network, self.prepared("selection"))["predictions"]
+
+        return find_label_order(self.task, self.network, outputs, labels, configured, self.data_root)
 
     @cached_property
     def network(self) -> PreTrainedModel:
@@ -140,11 +144,9 @@ class TaskModel:
         """Returns what the task's answers are read from, prepared once."""
         key = (split_name, examples)
         if key not in self._prepared:
-            self._prepared[key] = self._prepare(self._first(split_name, examples))
+            chosen, longest = self._first(split_name, examples), self.model.max_length
+            self._prepared[key] = self.task.prepare(chosen, self.processor, longest, self._image_size)
         return self._prepared[key]
-
-    def _prepare(self, examples: Split) -> Any:
-        return self.task.prepare(examples, self.processor, self.model.max_length, self._image_size)
 
     def _ask(self, network: torch.nn.Module, prepared: Any) -> Answers:
         return self._batch_size.retry_on_oom(
@@ -160,7 +162,10 @@ class TaskModel:
 
     @property
     def _path(self) -> Path:
-        return checkpoint_path(self.model, self.task, self.data, self.cache_dir)
+        """The folder of the checkpoint that is fine-tuned here."""
+        identity = digest([self.model.identity(self.task), self.data])
+        name = f"{safe_filename(self.model.name)}-{safe_filename(self.task.name)}-{identity}"
+        return self.cache_dir / "checkpoints" / name
 
     @cached_property
     def _trained(self) -> "TaskModel":

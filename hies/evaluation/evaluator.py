@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,6 @@ from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.evaluation import metrics
 from hies.evaluation.checkpoints import TaskModel
 from hies.evaluation.evaluations import Evaluation, PassCounter
-from hies.evaluation.models import Model
 from hies.heads.attention import Site, evaluating, find_sites, masked
 from hies.heads.projections import find_projections
 from hies.heads.sites import Removed
@@ -26,17 +26,17 @@ from hies.methods import Calibration, Method
 from hies.precision import computing
 from hies.pruning.removal import prune
 from hies.runs import files as results
-from hies.scoring.arrays import from_arrays, to_arrays
 from hies.scoring.calibration_pass import collect
 from hies.scoring.losses import default_loss
 from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
-from hies.tasks.base import Answers, Task
+from hies.tasks.base import Answers
 
 Chosen = TypeVar("Chosen")
 Made = TypeVar("Made")
 
 
+@dataclass(eq=False)
 class Evaluator(TaskModel):
     """Answers for a model on a task, with heads masked or removed; statistics and evaluations are kept on disk.
 
@@ -47,28 +47,17 @@ class Evaluator(TaskModel):
         identity: what the answers depend on.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        task: Task,
-        data_root: Path | None,
-        cache_dir: Path,
-        device: torch.device,
-        counter: PassCounter | None = None,
-    ) -> None:
-        super().__init__(model, task, data_root, cache_dir, device)
-        self.counter = counter or PassCounter()
+    counter: PassCounter = field(default_factory=PassCounter)
+    fresh: bool = False
+    remove: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._calibrated: dict[tuple[int, int, int], list[Batch]] = {}  # the last calibration set alone
-        self._setting = [results.SCHEMA, results.versions(), device.type]  # what else computed arrays depend on
+        self._setting = [results.SCHEMA, results.versions(), self.device.type]  # what else computed arrays depend on
         self._renewed: set[Path] = set()
-        self.fresh = False
-        self.remove = False
-        self.identity: dict[str, Any] = {
-            "model": model.identity(task),
-            "task": task.name,
-            "data": self.data,
-            "max_examples": task.max_examples,
-        }
+        names = {"model": self.model.identity(self.task), "task": self.task.name}
+        self.identity: dict[str, Any] = {**names, "data": self.data, "max_examples": self.task.max_examples}
 
     @cached_property
     def content(self) -> str:
@@ -116,31 +105,23 @@ class Evaluator(TaskModel):
 
     def _longest_example(self) -> Batch:
         """Returns one example of full length, without its label."""
-        example: Batch = {
-            name: value for name, value in self.encoded("report", 1).batch([0]).items() if name != "labels"
-        }
         if self.model.modality in ("text", "language"):
             longest = getattr(self.network.config, "max_position_embeddings", None) or self.model.max_length
-            shape = (1, min(self.model.max_length, longest))
-            example = {
-                "input_ids": torch.zeros(shape, dtype=torch.int64),
-                "attention_mask": torch.ones(shape, dtype=torch.int64),
-            }
-        return {name: value.to(self.device) for name, value in example.items()}
+            tokens = torch.zeros((1, min(self.model.max_length, longest)), dtype=torch.int64, device=self.device)
+            return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        example = self.encoded("report", 1).batch([0])
+        return {name: value.to(self.device) for name, value in example.items() if name != "labels"}
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Returns calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
-        if self.model.sites is not None and (among_all := searches(need)):
-            raise HiesError(f"criterion={among_all[0].name} searches among all heads; leave model.sites out.")
+        if self.model.sites is not None and (among_all := [*searches(need)]):
+            raise HiesError(f"criterion={among_all[0]} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         key = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
-        passes = self.scoring_passes(need, size)
-
-        def build() -> dict[str, np.ndarray]:
-            return to_arrays(self._collect(need, seed, size, removed or {}))
-
-        statistics = from_arrays(self._cached_arrays("statistics", key, build, passes))
+        build = partial(self._collect, need, seed, size, removed or {})
+        arrays = self._cached_arrays("statistics", key, build, self.scoring_passes(need, size))
+        statistics = Statistics.from_arrays(arrays)
         return statistics if self.model.sites is None else statistics.of_sites(self._chosen(statistics.heads))
 
     def scoring_passes(self, need: frozenset[str], size: int) -> int:
@@ -187,13 +168,10 @@ class Evaluator(TaskModel):
             answers = self.all_answers(small)
             done = time.perf_counter()
             cost = count(small, self._longest_example())
-        return {
-            **answers,
-            "parameters": np.array(cost.parameters),
-            "flops": np.array(cost.flops),
-            "prune_seconds": np.array(ready - started),
-            "seconds": np.array(done - ready),
-        }
+        numbers = dict(
+            parameters=cost.parameters, flops=cost.flops, prune_seconds=ready - started, seconds=done - ready
+        )
+        return answers | {name: np.array(number) for name, number in numbers.items()}
 
     def check(self, method: Method) -> None:
         """Raises UnsupportedModelError where a method cannot be applied; known before a checkpoint is made."""
@@ -247,13 +225,13 @@ class Evaluator(TaskModel):
         self._renewed.add(path)
         return cached_arrays(path, build)
 
-    def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> Statistics:
+    def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> dict[str, np.ndarray]:
         # A search is evaluations, of thousands of masks, on the calibration set.
         precision = self.model.precision if searches(need) else "float32"
 
-        def scored(batches: list[Batch]) -> Statistics:
+        def scored(batches: list[Batch]) -> dict[str, np.ndarray]:
             with computing(precision, self.device):
-                return collect(self.network, batches, need, checkpoint=self.model.checkpointing)
+                return collect(self.network, batches, need, checkpoint=self.model.checkpointing).to_arrays()
 
         with masked(self.network, removed):
             return self._on_calibration(seed, size, scored)

@@ -57,11 +57,6 @@ def load_network(model: Model, source: str) -> PreTrainedModel:
     return load_weights(NETWORKS[model.modality], source, dtype=getattr(torch, model.dtype))
 
 
-def load_processor(model: Model, source: str) -> Any:
-    """Returns what prepares inputs: the tokenizer, image processor or both that lie beside weights."""
-    return load_weights(PROCESSORS[model.modality], source)
-
-
 def load_weights(kind: Any, source: str, **options: Any) -> Any:
     """Returns `kind.from_pretrained(source)`; raises HiesError with one sentence where that fails."""
     checked = {} if kind in PROCESSORS.values() else {"use_safetensors": True}

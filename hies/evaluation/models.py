@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -11,9 +10,9 @@ from typing import Any
 
 from hies.errors import HiesError, ParameterError
 from hies.precision import PRECISIONS
-from hies.storage import digest, safe_filename
 from hies.tasks import TASKS
 from hies.tasks.base import Task
+from hies.tasks.embedded.packages import package_folder
 from hies.training import Finetuning
 
 MODALITIES = ("text", "image", "language", "vision_language")
@@ -77,8 +76,10 @@ class Model:
         for name, smallest in {"max_length": 2, "batch_size": 1}.items():
             if getattr(self, name) < smallest:
                 raise ParameterError(name, getattr(self, name), f"it must be at least {smallest}")
-        if self.sites is not None and not _is_pattern(self.sites):
-            raise ParameterError("sites", self.sites, "give a regular expression, such as 'language'")
+        try:
+            re.compile(self.sites or "")
+        except re.error:
+            raise ParameterError("sites", self.sites, "give a regular expression, such as 'language'") from None
         if not (self.source or self.package or self.architecture or self.checkpoint):
             raise ParameterError("source", self.source, f"give the weights of {self.name!r}, a Hub name or a folder")
 
@@ -139,14 +140,6 @@ class Model:
         return identity_of(self.source or "")
 
 
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
-
-
 def check_fit(model: Model, task: Task) -> None:
     """Raises HiesError where the model cannot take what the task gives."""
     if model.modality != task.modality:
@@ -172,18 +165,11 @@ def _digest_of(file: Path, changed: int, size: int) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def checkpoint_path(model: Model, task: Task, data: str, cache_dir: Path) -> Path:
-    """Returns where the checkpoint lies that is fine-tuned here; `data` is the task's identity."""
-    name = f"{safe_filename(model.name)}-{safe_filename(task.name)}-{digest([model.identity(task), data])}"
-    return cache_dir / "checkpoints" / name
-
-
 def _installed(package: str) -> Path | None:
     """Returns the folder `model` inside an installed package, found without importing it."""
     try:
         importlib.metadata.version(package.replace("_", "-"))
-        spec = importlib.util.find_spec(package)
+        folder = package_folder(package)
     except ImportError:  # of which PackageNotFoundError is one
         return None
-    locations = None if spec is None else spec.submodule_search_locations
-    return Path(next(iter(locations))) / "model" if locations else None
+    return folder and folder / "model"

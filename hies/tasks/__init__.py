@@ -12,6 +12,6 @@ from hies.tasks.vqa.mmvet import MMVet
 from hies.tasks.vqa.vizwiz import VizWiz
 
 _SINGLE: tuple[type[Task], ...] = (ApiDocs, Digits, DigitQuestions, VizWiz, MMVet, Docs)
-TASKS = {task.name: task for task in (*_SINGLE, *GLUE_TASKS, *LANGUAGE_TASKS, *IMAGE_TASKS)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (*_SINGLE, *GLUE_TASKS, *LANGUAGE_TASKS, *IMAGE_TASKS)}
 
 __all__ = ["TASKS", "ApiDocs", "Digits", "Split", "Splits", "Task"]

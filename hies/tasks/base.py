@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from hies.storage import digest
 if TYPE_CHECKING:  # what computes is imported when it is first called: the knobs of a task need no torch
     from hies.batching import Encoded
 
+_Task = TypeVar("_Task", bound="Task")
 Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, [examples]
 SEED_LIMIT = 2**32  # numpy takes seeds below this
 SET_ASIDE = 1000  # training examples for selection, at most a tenth of all, where a data set has no split for it
@@ -116,6 +117,9 @@ class Task(ABC):
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 1:
             raise ParameterError("max_examples", self.max_examples, "it must be at least 1, or null for all")
+        seed = getattr(self, "data_seed", 0)  # a knob of those tasks that draw their examples
+        if not 0 <= seed < SEED_LIMIT:
+            raise ParameterError("data_seed", seed, f"it must be between 0 and {SEED_LIMIT - 1}")
 
     @abstractmethod
     def identity(self, data_root: Path | None) -> str:
@@ -144,8 +148,13 @@ class Task(ABC):
         return {}
 
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
-        """Raises HiesError where a network does not have the outputs that this task reads."""
-        return None
+        """Raises HiesError where a classifier does not have one output for each class, or a single one for a score."""
+        outputs, labels = network.config.num_labels, max(len(self.label_names(data_root)), 1)
+        if self.finetuned and outputs != labels:
+            raise HiesError(
+                f"The checkpoint {checkpoint!r} has {outputs} outputs, but task={self.name} has {labels} labels; give "
+                "one that was fine-tuned for this task."
+            )
 
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
         """Returns the processor of a model that is built from an architecture; None where it needs none."""
@@ -200,15 +209,6 @@ class ClassifierTask(Task):
             return {"num_labels": 1}
         return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
-    def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
-        """Raises HiesError where there is not one output for each class."""
-        outputs, labels = network.config.num_labels, max(len(self.label_names(data_root)), 1)
-        if outputs != labels:
-            raise HiesError(
-                f"The checkpoint {checkpoint!r} has {outputs} outputs, but task={self.name} has {labels} labels; give "
-                "one that was fine-tuned for this task."
-            )
-
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
         """Returns tokens cut to `max_length`, or pixels."""
         from hies.tasks import classifier
@@ -239,15 +239,10 @@ class PromptTask(Task):
         return ()
 
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> Any:
-        """Returns the tokenizer (or processor) of a model that is trained here.
-
-        Raises:
-            HiesError: the task trains no model.
-        """
+        """Raises HiesError: most of these tasks train no model. Those that do return its tokenizer or processor."""
         raise HiesError(f"task={self.name} trains no model; set model.pretrain_task to a task that does, such as docs.")
 
 
-def check_seed(data_seed: int) -> None:
-    """Raises ParameterError where numpy does not take the seed of a draw of examples."""
-    if not 0 <= data_seed < SEED_LIMIT:
-        raise ParameterError("data_seed", data_seed, f"it must be between 0 and {SEED_LIMIT - 1}")
+def declare(base: type[_Task], name: str, meaning: str, **declared: Any) -> type[_Task]:
+    """Returns a task that differs from its base in class attributes alone; `meaning` is its docstring."""
+    return type(name, (base,), {"__doc__": meaning, "__module__": base.__module__, "name": name, **declared})

@@ -16,7 +16,7 @@ import numpy as np
 
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits
+from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, declare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,80 +75,43 @@ class Glue(ClassifierTask):
         return _halves().get(self.name, []) if self.selection == self.reported else []
 
 
-class SST2(Glue):
-    """Sentiment of a phrase from a film review."""
-
-    name = "sst2"
-    columns = ("sentence",)
-    labels = ("negative", "positive")
-
-
-class CoLA(Glue):
-    """Is a sentence acceptable English?"""
-
-    name = "cola"
-    columns = ("sentence",)
-    labels = ("unacceptable", "acceptable")
-    selection = "validation"
-    metric = "matthews"
-
-
-class MRPC(Glue):
-    """Do two sentences mean the same?"""
-
-    name = "mrpc"
-    columns = ("sentence1", "sentence2")
-    labels = ("not_equivalent", "equivalent")
-    selection = "validation"
-    metric = "f1"
-
-
-class STSB(Glue):
-    """How similar are two sentences, from 0 to 5? A regression task."""
-
-    name = "stsb"
-    columns = ("sentence1", "sentence2")
-    labels = ()
-    selection = "validation"
-    metric = "pearson"
-
-
-class RTE(Glue):
-    """Does the first sentence entail the second?"""
-
-    name = "rte"
-    columns = ("sentence1", "sentence2")
-    labels = ("entailment", "not_entailment")
-    selection = "validation"
-
-
-class QNLI(Glue):
-    """Does a sentence answer a question?"""
-
-    name = "qnli"
-    columns = ("question", "sentence")
-    labels = ("entailment", "not_entailment")
-
-
-class QQP(Glue):
-    """Do two questions ask the same?"""
-
-    name = "qqp"
-    columns = ("question1", "question2")
-    labels = ("not_duplicate", "duplicate")
-
-
-class MNLI(Glue):
-    """Entailment, contradiction or neither; matched genres are reported, mismatched ones are for selection."""
-
-    name = "mnli"
-    columns = ("premise", "hypothesis")
-    labels = ("entailment", "neutral", "contradiction")
-    reported = "validation_matched"
-    selection = "validation_mismatched"
-
-
-GLUE_TASKS: tuple[type[Glue], ...] = (SST2, CoLA, MRPC, QQP, STSB, QNLI, MNLI, RTE)
+PAIR = ("sentence1", "sentence2")
+GLUE_TASKS: tuple[type[Glue], ...] = (
+    declare(
+        Glue, "sst2", "Sentiment of a phrase from a film review.",
+        columns=("sentence",), labels=("negative", "positive"),
+    ),
+    declare(
+        Glue, "cola", "Is a sentence acceptable English?", metric="matthews", selection="validation",
+        columns=("sentence",), labels=("unacceptable", "acceptable"),
+    ),
+    declare(
+        Glue, "mrpc", "Do two sentences mean the same?", metric="f1", selection="validation",
+        columns=PAIR, labels=("not_equivalent", "equivalent"),
+    ),
+    declare(
+        Glue, "qqp", "Do two questions ask the same?",
+        columns=("question1", "question2"), labels=("not_duplicate", "duplicate"),
+    ),
+    declare(
+        Glue, "stsb", "How similar are two sentences, from 0 to 5? A regression task.", metric="pearson",
+        columns=PAIR, labels=(), selection="validation",
+    ),
+    declare(
+        Glue, "qnli", "Does a sentence answer a question?",
+        columns=("question", "sentence"), labels=("entailment", "not_entailment"),
+    ),
+    declare(
+        Glue, "mnli",
+        "Entailment, contradiction or neither; matched genres are reported, mismatched ones are for selection.",
+        columns=("premise", "hypothesis"), labels=("entailment", "neutral", "contradiction"),
+        reported="validation_matched", selection="validation_mismatched",
+    ),
+    declare(
+        Glue, "rte", "Does the first sentence entail the second?",
+        columns=PAIR, labels=("entailment", "not_entailment"), selection="validation",
+    ),
+)  # fmt: skip
 
 
 @cache

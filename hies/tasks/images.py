@@ -16,7 +16,7 @@ import numpy as np
 from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, check_seed
+from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, declare
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ class ImageTask(ClassifierTask):
 
     data_seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.data_seed)
-
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the classes as the data set names them; their numbers where it does not, or they go by these."""
         names = () if self.numbered else hub.class_names(self.repository, self.trained, self.label, data_root)
@@ -62,9 +58,8 @@ class ImageTask(ClassifierTask):
         """Returns all labelled examples, divided into the three splits."""
         train, report = _read_both(type(self), data_root)
         generator = np.random.default_rng(self.data_seed)
-        drawn = generator.permutation(len(train))
+        drawn, shuffled = generator.permutation(len(train)), generator.permutation(len(report))
         held_out = min(SET_ASIDE, len(train) // 10)
-        shuffled = generator.permutation(len(report))
         selection = train.take(np.sort(drawn[:held_out]))
         return Splits(train.take(np.sort(drawn[held_out:])), selection, report.take(shuffled))
 
@@ -72,17 +67,16 @@ class ImageTask(ClassifierTask):
 @lru_cache(maxsize=1)
 def _read_both(kind: type[ImageTask], data_root: Path | None) -> tuple[Split, Split]:
     """Returns what is trained on and what is reported, whole; the last data set alone stays in memory."""
-    parts = _read(kind, kind.trained, data_root), _read(kind, kind.reported, data_root)
-    trained, reported = (
-        hub.class_names(kind.repository, name, kind.label, data_root) for name in (kind.trained, kind.reported)
-    )
+    splits = (kind.trained, kind.reported)
+    train, report = (_read(kind, name, data_root) for name in splits)
+    trained, reported = (hub.class_names(kind.repository, name, kind.label, data_root) for name in splits)
     if trained and reported and trained != reported and not kind.numbered:
         raise HiesError(
             f"The split {kind.trained!r} of {kind.repository} names its classes {', '.join(trained[:3])}, ..., but "
             f"{kind.reported!r} has {', '.join(reported[:3])}, ... in another order or under other names; give a copy "
             "in the layout of the Hub."
         )
-    return parts
+    return train, report
 
 
 def _read(kind: type[ImageTask], name: str, data_root: Path | None) -> Split:
@@ -99,40 +93,22 @@ def _read(kind: type[ImageTask], name: str, data_root: Path | None) -> Split:
     return Split({"image": files}, labels)
 
 
-class CIFAR10(ImageTask):
-    """Which of ten things does this image of 32 x 32 pixels show?"""
-
-    name = "cifar10"
-    repository = "uoft-cs/cifar10"
-    image = "img"
-    classes = 10
-
-
-class CIFAR100(ImageTask):
-    """Which of a hundred things does this image of 32 x 32 pixels show? The fine labels."""
-
-    name = "cifar100"
-    repository = "uoft-cs/cifar100"
-    image = "img"
-    label = "fine_label"
-    classes = 100
-
-
-class Food101(ImageTask):
-    """Which of 101 dishes is on this photograph?"""
-
-    name = "food101"
-    repository = "ethz/food101"
-    reported = "validation"
-    classes = 101
-
-
-class FashionMNIST(ImageTask):
-    """Which of ten kinds of clothing does this grey image of 28 x 28 pixels show?"""
-
-    name = "fashion_mnist"
-    repository = "zalando-datasets/fashion_mnist"
-    classes = 10
+CIFAR10 = declare(
+    ImageTask, "cifar10", "Which of ten things does this image of 32 x 32 pixels show?",
+    repository="uoft-cs/cifar10", image="img", classes=10,
+)  # fmt: skip
+CIFAR100 = declare(
+    ImageTask, "cifar100", "Which of a hundred things does this image of 32 x 32 pixels show? The fine labels.",
+    repository="uoft-cs/cifar100", image="img", label="fine_label", classes=100,
+)  # fmt: skip
+Food101 = declare(
+    ImageTask, "food101", "Which of 101 dishes is on this photograph?",
+    repository="ethz/food101", reported="validation", classes=101,
+)  # fmt: skip
+FashionMNIST = declare(
+    ImageTask, "fashion_mnist", "Which of ten kinds of clothing does this grey image of 28 x 28 pixels show?",
+    repository="zalando-datasets/fashion_mnist", classes=10,
+)  # fmt: skip
 
 
 class ImageNet1k(ImageTask):

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from hies.errors import HiesError, ParameterError
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Answers, Split, Splits
+from hies.tasks.base import Answers, Split, Splits, declare
 from hies.tasks.choices import ChoiceTask
 
 if TYPE_CHECKING:
@@ -31,23 +31,12 @@ SELECTION = 512  # at most N training documents, and at most a quarter of them, 
 HELD_OUT = 1024  # at most N documents of the reported split, and half of it, in the place of a missing training split
 
 
-@dataclass(frozen=True)
-class DocumentRows:
-    """Rows of a data set by what they are for.
-
-    Attributes:
-        train: calibration, and few-shot examples of selected documents.
-        selection: every choice, such as that of alpha.
-        report: what is reported.
-        pool: few-shot examples of reported documents, the ones that lm-eval draws from.
-        source: where `train` comes from, in words.
-    """
-
-    train: pd.DataFrame
-    selection: pd.DataFrame
+class _Rows(NamedTuple):
+    train: pd.DataFrame  # calibration, and few-shot examples of selected documents
+    selection: pd.DataFrame  # every choice, such as that of alpha
     report: pd.DataFrame
-    pool: pd.DataFrame
-    source: str
+    pool: pd.DataFrame  # few-shot examples of reported documents, the ones that lm-eval draws from
+    source: str  # where `train` comes from, in words
 
 
 @dataclass(frozen=True)
@@ -86,11 +75,8 @@ class Language(ChoiceTask):
         """Returns the splits as prompts, see `hies.tasks.lm_eval.prompts`; `max_examples` of the report split."""
         rows = self._rows(data_root)
         report = rows.report.head(self.max_examples or len(rows.report))
-        return Splits(
-            train=self._split(rows.train, rows.pool, 0),
-            selection=self._split(rows.selection, rows.train, self.shots),
-            report=self._split(report, rows.pool, self.shots),
-        )
+        selection = self._split(rows.selection, rows.train, self.shots)
+        return Splits(self._split(rows.train, rows.pool, 0), selection, self._split(report, rows.pool, self.shots))
 
     def notes(self, data_root: Path | None) -> dict[str, Any]:
         """Returns where calibration documents come from: `train`, or for example `validation[:1024]`."""
@@ -116,7 +102,7 @@ class Language(ChoiceTask):
         """Returns what the prompts and answers depend on besides the documents."""
         return [self.shots, CALIBRATION, SELECTION, HELD_OUT]
 
-    def _rows(self, data_root: Path | None) -> DocumentRows:
+    def _rows(self, data_root: Path | None) -> _Rows:
         frames = self._frames(data_root)
         documents, report, source = frames.get("train"), frames[self.reported], "train"
         if documents is None:
@@ -124,7 +110,7 @@ class Language(ChoiceTask):
             documents, report, source = report.iloc[:start], report.iloc[start:], f"{self.reported}[:{start}]"
         selection = _evenly(documents, min(SELECTION, len(documents) // 4))
         train = _evenly(documents.drop(selection.index), CALIBRATION)
-        return DocumentRows(train, selection, report, documents, source)
+        return _Rows(train, selection, report, documents, source)
 
     def _split(self, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
         columns, answers = harness.prompts(self.definition, rows, pool, shots)
@@ -132,48 +118,6 @@ class Language(ChoiceTask):
 
     def _labels(self, answers: list[Any]) -> np.ndarray:
         return np.array(answers, dtype=np.int64)
-
-
-class HellaSwag(Language):
-    """How does a scene go on? Four endings."""
-
-    name = "hellaswag"
-    repository, config = "Rowan/hellaswag", "default"
-    definition = "hellaswag/hellaswag.yaml"
-    reported = "validation"
-
-
-class WinoGrande(Language):
-    """Which of two names does a gap stand for? The option is in the context, and the rest of the sentence is scored."""
-
-    name = "winogrande"
-    repository, config = "allenai/winogrande", "winogrande_xl"
-    definition = "winogrande/default.yaml"
-    reported = "validation"
-
-
-class ArcEasy(Language):
-    """School science questions, the easy set."""
-
-    name = "arc_easy"
-    repository, config = "allenai/ai2_arc", "ARC-Easy"
-    definition = "arc/arc_easy.yaml"
-
-
-class ArcChallenge(Language):
-    """School science questions, the challenge set."""
-
-    name = "arc_challenge"
-    repository, config = "allenai/ai2_arc", "ARC-Challenge"
-    definition = "arc/arc_challenge.yaml"
-
-
-class OpenBookQA(Language):
-    """Elementary science questions that need a known fact."""
-
-    name = "openbookqa"
-    repository, config = "allenai/openbookqa", "main"
-    definition = "openbookqa/openbookqa.yaml"
 
 
 class PIQA(Language):
@@ -222,10 +166,10 @@ class MMLU(Language):
 
     shots: int | None = 5
 
-    def _rows(self, data_root: Path | None) -> DocumentRows:
+    def _rows(self, data_root: Path | None) -> _Rows:
         frames = self._frames(data_root)
         dev, selection, report = (frames[name] for name in (*self.further, self.reported))
-        return DocumentRows(dev, _in_turn(selection).head(SELECTION), _in_turn(report), dev, "dev")
+        return _Rows(dev, _in_turn(selection).head(SELECTION), _in_turn(report), dev, "dev")
 
     def _split(self, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
         columns: dict[str, list[Any]] = {}
@@ -274,10 +218,8 @@ class GSM8K(Language):
         questions = [contexts[0] for contexts in examples.inputs["contexts"]]
         texts = harness.generate(network, processor, questions, settings, batch_size, precision)
         numbers = harness.extracted(self.definition, texts)
-        return {
-            "predictions": self._labels(numbers["flexible-extract"]),
-            "strict": self._labels(numbers["strict-match"]),
-        }
+        rules = {"predictions": "flexible-extract", "strict": "strict-match"}
+        return {rule: self._labels(numbers[name]) for rule, name in rules.items()}
 
     def right_options(self, labels: np.ndarray) -> np.ndarray:
         """Returns zeros: there is one continuation, the right text."""
@@ -291,7 +233,29 @@ class GSM8K(Language):
 
 
 LANGUAGE_TASKS: tuple[type[Language], ...] = (
-    HellaSwag, WinoGrande, ArcEasy, ArcChallenge, OpenBookQA, PIQA, MMLU, GSM8K,
+    declare(
+        Language, "hellaswag", "How does a scene go on? Four endings.", reported="validation",
+        repository="Rowan/hellaswag", config="default", definition="hellaswag/hellaswag.yaml",
+    ),
+    declare(
+        Language, "winogrande",
+        "Which of two names does a gap stand for? It is in the context, and the rest of the sentence is scored.",
+        repository="allenai/winogrande", config="winogrande_xl", definition="winogrande/default.yaml",
+        reported="validation",
+    ),
+    declare(
+        Language, "arc_easy", "School science questions, the easy set.",
+        repository="allenai/ai2_arc", config="ARC-Easy", definition="arc/arc_easy.yaml",
+    ),
+    declare(
+        Language, "arc_challenge", "School science questions, the challenge set.",
+        repository="allenai/ai2_arc", config="ARC-Challenge", definition="arc/arc_challenge.yaml",
+    ),
+    declare(
+        Language, "openbookqa", "Elementary science questions that need a known fact.",
+        repository="allenai/openbookqa", config="main", definition="openbookqa/openbookqa.yaml",
+    ),
+    PIQA, MMLU, GSM8K,
 )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import functools
 import importlib.metadata
-import importlib.util
 import logging
 import re
 import sys
@@ -23,10 +22,10 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError
 from hies.tasks.base import Answers
+from hies.tasks.embedded.packages import package_folder
 from hies.tasks.hub import no_progress_bars
 
 if TYPE_CHECKING:
-    import datasets
     import pandas as pd
     from transformers import PreTrainedModel
 
@@ -190,9 +189,9 @@ def normalized_text(path: str, text: str) -> str:
 
 def _definitions() -> Path:
     version()
-    spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
+    folder = package_folder(PACKAGE)
+    assert folder is not None
+    return folder / "tasks"
 
 
 def _request(kind: str, *arguments: Any, **options: Any) -> Any:
@@ -206,22 +205,18 @@ def _task(path: str, documents: pd.DataFrame, pool: pd.DataFrame) -> Any:
 
     The names of its splits stay: the way it draws few-shot examples depends on them.
     """
+    import datasets
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
     config = copy.deepcopy(definition(path))
     evaluated = config.get("test_split") or config["validation_split"]
     source = config.get("fewshot_split") or config["training_split"]
-    splits = {evaluated: _dataset(documents), source: _dataset(pool)}
+    rows = {evaluated: documents, source: pool}
+    splits = {name: datasets.Dataset.from_pandas(group, preserve_index=False) for name, group in rows.items()}
     task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: splits})
     task.set_fewshot_seed(DEFAULT_OTHER_SEED)
     return task
-
-
-def _dataset(rows: pd.DataFrame) -> datasets.Dataset:
-    import datasets
-
-    return datasets.Dataset.from_pandas(rows, preserve_index=False)
 
 
 def _shots(path: str, pool: pd.DataFrame, shots: int | None) -> int:

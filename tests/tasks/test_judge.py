@@ -258,10 +258,10 @@ def test_a_judge_grades_the_answers_that_are_there_in_a_run_of_its_own(call, stu
     monkeypatch.setenv("HIES_JUDGE_MODEL", "stub-judge")
     monkeypatch.setenv("HIES_JUDGE_KEY", KEY)
     stub.grade = lambda content: f"0.{len(content) % 10}"
-    evaluated = job_module.tally.evaluated
+    evaluated = job_module.pass_counter().evaluated
     status, rows, (arrays,), err = call("judged")
     assert status == 0 and (arrays["predictions"] == before["predictions"]).all()
-    assert job_module.tally.evaluated == evaluated
+    assert job_module.pass_counter().evaluated == evaluated
     report = MMVet().load(places / "data", tmp_path).report
     asked = {body["messages"][0]["content"] for *_, body in stub.seen}
 

@@ -4,7 +4,7 @@ import pytest
 
 from hies.errors import HiesError
 from hies.tasks.embedded.apidocs import ApiDocs, divide_sentences
-from hies.tasks.embedded.docstrings import LIBRARY_NAMES, Sentence, clean, sentences
+from hies.tasks.embedded.docstrings import LIBRARY_NAMES, Excerpt, clean, key_of, sentences
 
 
 @pytest.mark.parametrize(
@@ -36,19 +36,15 @@ def package(tmp_path):
 
 
 def test_sentences_are_read_and_nothing_is_imported(package):
-    found = list(sentences(package))
+    found = sentences(package)
     assert [(s.text, s.file) for s in found] == [("Hold a value.", "b.py"), ("Return 3 values from", "b.py")]
-    assert found[1].key == "return values from"
+    assert key_of(found[1].text) == "return values from"
 
 
 def made(library, files=60, each=4):
     words = ["alpha", "beta", "gamma", "delta"]
     return [
-        Sentence(
-            f"The {library} {chr(97 + n % 26) * 3}{chr(97 + n // 26) * 3} does {word} things.",
-            f"{n}.py",
-            f"{library} {n} {word} key",
-        )
+        Excerpt(f"The {library} {chr(97 + n % 26) * 3}{chr(97 + n // 26) * 3} does {word} things.", f"{n}.py")
         for n in range(files)
         for word in words[:each]
     ]
@@ -72,8 +68,8 @@ def test_the_order_of_reading_does_not_matter():
 
 
 def test_what_two_libraries_share_and_what_is_short_is_dropped():
-    shared = Sentence("Return the value of this.", "x.py", "return the value of this")
-    short = Sentence("Return the value.", "x.py", "return the value")
+    shared = Excerpt("Return the value of this.", "x.py")
+    short = Excerpt("Return the value.", "x.py")
     pools = divide_sentences({"one": [shared, short], "two": [shared]}, 5)
     assert all(not texts for split in pools.values() for texts in split.values())
 

@@ -14,7 +14,7 @@ from hies.evaluation.models import Model
 from hies.heads.attention import masked
 from hies.tasks.base import Split
 from hies.tasks.embedded.docs import Docs
-from hies.tasks.embedded.docstrings import Document, documents, prose
+from hies.tasks.embedded.docstrings import Excerpt, documents, prose
 from hies.tasks.embedded.passages import OPTIONS, Passage, PassagePools, divide_passages, make_questions, words_of
 
 TOPICS = [[f"{a}{b}o" for b in "bdfglmnprs"] for a in ("ka", "te", "mi", "zu", "ho", "vy")]
@@ -42,14 +42,14 @@ def test_every_docstring_is_a_document_and_nothing_is_imported(tmp_path):
         'raise RuntimeError("imported")\nclass A:\n    """Hold a value.\n\n    And more."""\n'
         '    def f(self):\n        """return three"""\n    def g(self): pass\n'
     )
-    assert list(documents(tmp_path)) == [Document("Hold a value. And more.", "b.py"), Document("return three", "b.py")]
+    assert documents(tmp_path) == [Excerpt("Hold a value. And more.", "b.py"), Excerpt("return three", "b.py")]
 
 
 def corpus(seed=0, files=90, each=3, words=30):
     """Documents of 30 words, each on one of six topics that share no word."""
     draw = np.random.default_rng(seed)
     return [
-        Document(" ".join(draw.choice(TOPICS[draw.integers(len(TOPICS))], words)), f"{n}.py")
+        Excerpt(" ".join(draw.choice(TOPICS[draw.integers(len(TOPICS))], words)), f"{n}.py")
         for n in range(files)
         for _ in range(each)
     ]
@@ -91,10 +91,10 @@ def test_a_continuation_that_was_trained_on_or_stands_twice_is_no_question():
     file = held["train"][0].file.removeprefix("one/")
     run = held["report"][0].continuation.split()
     short = held["report"][1].continuation.split()
-    twice = Document(f"{' '.join(TOPICS[0][:8])} {held['report'][2].continuation}", held["selection"][0].file[4:])
+    twice = Excerpt(f"{' '.join(TOPICS[0][:8])} {held['report'][2].continuation}", held["selection"][0].file[4:])
     added = [
-        Document("Prefix 12 " + ", ".join(run[2:10]).upper(), file),  # eight successive words in another dress
-        Document("Prefix " + " ".join(short[2:9]), file),  # seven
+        Excerpt("Prefix 12 " + ", ".join(run[2:10]).upper(), file),  # eight successive words in another dress
+        Excerpt("Prefix " + " ".join(short[2:9]), file),  # seven
         twice,
     ]
     left = divide_passages({"one": [*corpus(), *added]}, 8, 12).passages
@@ -105,7 +105,7 @@ def test_a_continuation_that_was_trained_on_or_stands_twice_is_no_question():
 
 def test_a_document_is_taken_once():
     one, other = corpus(files=40), corpus(seed=1, files=40)
-    again = [Document(document.text.upper().replace(" ", ", "), document.file) for document in one]
+    again = [Excerpt(document.text.upper().replace(" ", ", "), document.file) for document in one]
     assert divide_passages({"one": one, "two": [*again, *other]}, 8, 4) == divide_passages(
         {"one": one, "two": other}, 8, 4
     )

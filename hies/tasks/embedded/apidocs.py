@@ -15,7 +15,7 @@ from hies.errors import ParameterError
 from hies.storage import cached, digest
 from hies.tasks.base import ClassifierTask, Split, Splits
 from hies.tasks.embedded import packages
-from hies.tasks.embedded.docstrings import SENTENCES_VERSION, Sentence, sentences
+from hies.tasks.embedded.docstrings import SENTENCES_VERSION, Excerpt, key_of, sentences
 
 SENTENCE_SHARES = {"train": 0.75, "selection": 0.09, "report": 0.16}  # of the source files
 SentencePools = dict[str, dict[str, list[str]]]  # split -> library -> sentences
@@ -58,49 +58,47 @@ class ApiDocs(ClassifierTask):
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns balanced splits whose source files do not overlap."""
         path = cache_dir / "data" / f"apidocs-{digest(self._source_identity())}.json.gz"
-        pools = cached(path, self._parse, packages.write_json, packages.read_json)
-        return Splits(
-            self._split(pools, "train", self.train_per_class),
-            self._split(pools, "selection", self.selection_per_class),
-            self._split(pools, "report", self.report_per_class),
-        )
+
+        def parse() -> SentencePools:
+            return divide_sentences(packages.read_packages(self.libraries, sentences), self.min_words)
+
+        pools = cached(path, parse, packages.write_json, packages.read_json)
+        return Splits(**{split: self._split(pools[split], getattr(self, f"{split}_per_class")) for split in pools})
 
     def _source_identity(self) -> list[object]:
         return [SENTENCES_VERSION, self.min_words, packages.installed_versions(self.libraries)]
 
-    def _parse(self) -> SentencePools:
-        return divide_sentences(packages.read_packages(self.libraries, sentences), self.min_words)
-
-    def _split(self, pools: SentencePools, split: str, per_class: int) -> Split:
+    def _split(self, pool: dict[str, list[str]], per_class: int) -> Split:
         """Returns the classes in turn, so that the first examples of a split are balanced, too.
 
         The class with the fewest sentences decides how many each has, `per_class` at most.
         """
-        available = {library: len(pools[split][library]) for library in self.libraries}
+        available = {library: len(pool[library]) for library in self.libraries}
         scarcest = min(available, key=lambda library: available[library])
         if not available[scarcest]:
             raise ParameterError("libraries", scarcest, f"it has no sentence of {self.min_words} words")
         per_class = min(per_class, available[scarcest])
-        texts = [pools[split][library][i] for i in range(per_class) for library in self.libraries]
+        texts = [pool[library][i] for i in range(per_class) for library in self.libraries]
         return Split({"text": texts}, np.tile(np.arange(len(self.libraries)), per_class))
 
 
-def divide_sentences(by_library: Mapping[str, Iterable[Sentence]], min_words: int) -> SentencePools:
+def divide_sentences(by_library: Mapping[str, Iterable[Excerpt]], min_words: int) -> SentencePools:
     """Returns sentences by split and library, in an order that depends on nothing but the sentences.
 
     A source file goes into one split whole. A sentence that several libraries have is dropped; one that occurs again
     within a library, or differs in case, digits or identifiers alone, is kept once.
     """
-    kept: dict[str, dict[str, Sentence]] = {library: {} for library in by_library}
+    kept: dict[str, dict[str, Excerpt]] = {library: {} for library in by_library}
     owners: dict[str, set[str]] = defaultdict(set)
     for library, candidates in by_library.items():
         for sentence in candidates:
-            owners[sentence.key].add(library)
-            if len(sentence.text.split()) >= min_words and len(sentence.key.split()) >= 3:
-                kept[library].setdefault(sentence.key, sentence)
+            key = key_of(sentence.text)
+            owners[key].add(library)
+            if len(sentence.text.split()) >= min_words and len(key.split()) >= 3:
+                kept[library].setdefault(key, sentence)
     pools: SentencePools = {split: {library: [] for library in by_library} for split in SENTENCE_SHARES}
     for library, by_key in kept.items():
-        for sentence in sorted(by_key.values(), key=lambda s: packages.draw_number(library, s.text)):
-            if len(owners[sentence.key]) == 1:
+        for key, sentence in sorted(by_key.items(), key=lambda item: packages.draw_number(library, item[1].text)):
+            if len(owners[key]) == 1:
                 pools[packages.draw_split(SENTENCE_SHARES, library, sentence.file)][library].append(sentence.text)
     return pools

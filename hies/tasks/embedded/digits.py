@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from hies.storage import digest
-from hies.tasks.base import ClassifierTask, Split, Splits, check_seed
+from hies.tasks.base import ClassifierTask, Split, Splits
 
 DRAW_VERSION = 1  # to be raised when the same knobs give other data
 DIGIT_SIZES = 1000, 297, 500  # train, selection, report, of the 1,797 images that scikit-learn carries
@@ -25,10 +25,6 @@ class Digits(ClassifierTask):
     modality: ClassVar[str] = "image"
 
     data_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.data_seed)
 
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the ten digits."""

@@ -13,7 +13,7 @@ import numpy as np
 from hies.errors import ParameterError
 from hies.storage import cached, digest
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Split, Splits, check_seed
+from hies.tasks.base import Split, Splits
 from hies.tasks.choices import ChoiceTask
 from hies.tasks.embedded import packages
 from hies.tasks.embedded.docstrings import documents
@@ -57,7 +57,6 @@ class Docs(ChoiceTask):
         super().__post_init__()
         packages.check_libraries(self.libraries, 1)
         packages.check_sizes(self, "context_words", "continuation_words", "train_size", "selection_size", "report_size")
-        check_seed(self.data_seed)
 
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of the installed versions, lm-eval's among them, and the knobs; nothing is parsed."""
@@ -71,7 +70,10 @@ class Docs(ChoiceTask):
         A training example is a piece of a document as long as a question, cut into a context and its continuation.
         """
         path = cache_dir / "data" / f"docs-{self.identity(data_root)}.json.gz"
-        return cached(path, self._build, _write, _read)
+        columns = cached(path, self._build, packages.write_json, packages.read_json)
+        return Splits(
+            **{name: Split(one["inputs"], np.array(one["labels"], np.int64)) for name, one in columns.items()}
+        )
 
     def make_processor(self, train: Split, architecture: dict[str, Any], max_length: int) -> "PreTrainedTokenizerFast":
         """Returns a byte-level tokenizer of 4,096 words, learnt from the training text; a text begins with `<s>`."""
@@ -101,39 +103,20 @@ class Docs(ChoiceTask):
 
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns the number of words, and the ids of the special ones."""
-        return {
-            "vocab_size": len(processor),
-            "pad_token_id": processor.pad_token_id,
-            "bos_token_id": processor.bos_token_id,
-            "eos_token_id": processor.eos_token_id,
-        }
+        ids = {name: getattr(processor, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        return {"vocab_size": len(processor), **ids}
 
     def notes(self, data_root: Path | None) -> dict[str, Any]:
         """Returns that calibration examples are training examples."""
         return {"calibration_source": "train"}
 
-    def _build(self) -> Splits:
-        pools = divide_passages(
-            packages.read_packages(self.libraries, documents), self.context_words, self.continuation_words
-        )
-        sizes = {"train": self.train_size, "selection": self.selection_size, "report": self.report_size}
-        shown = {split: pools.passages[split][:size] for split, size in sizes.items()}
+    def _build(self) -> dict[str, Any]:
+        by_library = packages.read_packages(self.libraries, documents)
+        pools = divide_passages(by_library, self.context_words, self.continuation_words)
+        shown = {split: group[: getattr(self, f"{split}_size")] for split, group in pools.passages.items()}
         if not all(shown.values()):
             raise ParameterError("libraries", list(self.libraries), "they have too little text for three splits")
-        seeds = np.random.SeedSequence(self.data_seed).spawn(2)
-        selection, report = (
-            make_questions(shown[split], pools.rarity, seed)
-            for split, seed in zip(("selection", "report"), seeds, strict=True)
-        )
-        return Splits(as_passages(shown["train"]), selection, report)
-
-
-def _write(path: Path, splits: Splits) -> None:
-    packages.write_json(
-        path, {n: {"inputs": split.inputs, "labels": split.labels.tolist()} for n, split in vars(splits).items()}
-    )
-
-
-def _read(path: Path) -> Splits:
-    columns = packages.read_json(path)
-    return Splits(**{name: Split(one["inputs"], np.array(one["labels"], np.int64)) for name, one in columns.items()})
+        splits = {"train": as_passages(shown["train"])}
+        for split, seed in zip(("selection", "report"), np.random.SeedSequence(self.data_seed).spawn(2), strict=True):
+            splits[split] = make_questions(shown[split], pools.rarity, seed)
+        return {name: {"inputs": split.inputs, "labels": split.labels.tolist()} for name, split in splits.items()}

@@ -31,23 +31,8 @@ PROSE_SHARE = 0.8  # of letters and spaces, from which a paragraph is no table, 
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """A first sentence.
-
-    Attributes:
-        text: without markup, links and the libraries' names.
-        file: where it stands, relative to the package.
-        key: the sentence without what near-copies differ in: case, digits, identifiers in camel case.
-    """
-
-    text: str
-    file: str
-    key: str
-
-
-@dataclass(frozen=True)
-class Document:
-    """The prose of one docstring.
+class Excerpt:
+    """A part of a docstring.
 
     Attributes:
         text: on one line.
@@ -58,19 +43,15 @@ class Document:
     file: str
 
 
-def sentences(folder: Path) -> Iterator[Sentence]:
-    """Yields every docstring's first sentence below a package's folder, files in the order of their names."""
-    for docstring, file in docstrings(folder):
-        match = FIRST_SENTENCE.match(docstring.strip().split("\n\n")[0])
-        if match is not None:
-            text = clean(match.group())
-            yield Sentence(text, file, _key(text))
+def sentences(folder: Path) -> list[Excerpt]:
+    """Returns every docstring's first sentence below a package's folder, see `clean`."""
+    matches = ((FIRST_SENTENCE.match(text.strip().split("\n\n")[0]), file) for text, file in docstrings(folder))
+    return [Excerpt(clean(match.group()), file) for match, file in matches if match is not None]
 
 
-def documents(folder: Path) -> Iterator[Document]:
-    """Yields the prose of every docstring below a package's folder, files in the order of their names."""
-    for docstring, file in docstrings(folder):
-        yield Document(prose(docstring), file)
+def documents(folder: Path) -> list[Excerpt]:
+    """Returns the prose of every docstring below a package's folder."""
+    return [Excerpt(prose(docstring), file) for docstring, file in docstrings(folder)]
 
 
 def docstrings(folder: Path) -> Iterator[tuple[str, str]]:
@@ -83,13 +64,21 @@ def docstrings(folder: Path) -> Iterator[tuple[str, str]]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError, ValueError):
             continue
-        for docstring in _docstrings(tree):
-            yield docstring, "/".join(parts)
+        for node in ast.walk(tree):
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if documented and (docstring := ast.get_docstring(node)):  # type: ignore[arg-type]
+                yield docstring, "/".join(parts)
 
 
 def clean(sentence: str) -> str:
     """Returns a sentence without markup, links and the libraries' names, on one line."""
     return _one_line(LIBRARY_NAMES.sub(" ", _plain(sentence)))
+
+
+def key_of(sentence: str) -> str:
+    """Returns a sentence without what near-copies differ in: case, digits, identifiers in camel case."""
+    text = re.sub(r"\b\w*[a-z][A-Z]\w*\b", " ", sentence)
+    return " ".join(re.findall(r"[a-z]+", text.lower()))
 
 
 def prose(docstring: str) -> str:
@@ -112,16 +101,3 @@ def _one_line(text: str) -> str:
 def _is_prose(text: str) -> bool:
     readable = sum(character.isalpha() or character == " " for character in text)
     return bool(text) and readable >= PROSE_SHARE * len(text)
-
-
-def _docstrings(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node)
-            if docstring:
-                yield docstring
-
-
-def _key(text: str) -> str:
-    text = re.sub(r"\b\w*[a-z][A-Z]\w*\b", " ", text)
-    return " ".join(re.findall(r"[a-z]+", text.lower()))

@@ -1,12 +1,11 @@
 """Docstrings of installed packages as a source of examples: the same versions give the same data on every machine."""
 
-import functools
 import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,17 +36,16 @@ def installed_versions(libraries: Sequence[str]) -> list[list[str]]:
     return [[library, _version(library)] for library in libraries]
 
 
-def read_packages(libraries: Sequence[str], read: Callable[[Path], Iterable[Piece]]) -> dict[str, list[Piece]]:
+def read_packages(libraries: Sequence[str], read: Callable[[Path], list[Piece]]) -> dict[str, list[Piece]]:
     """Returns what `read` finds below the folder of each library, two of them at the same time."""
-    folders = [_folder(library) for library in libraries]
+    folders = [package_folder(library) for library in libraries]
+    if None in folders:
+        library = libraries[folders.index(None)]
+        raise ParameterError("libraries", library, "it takes names of installed packages")
     with ProcessPoolExecutor(min(2, len(folders))) as pool:
-        parsed = pool.map(functools.partial(_read_all, read), folders)
+        parsed = pool.map(read, folders)
         bar = tqdm(parsed, desc="reading docstrings", total=len(folders), unit="library", disable=None)
         return dict(zip(libraries, bar, strict=True))
-
-
-def _read_all(read: Callable[[Path], Iterable[Piece]], folder: Path) -> list[Piece]:
-    return list(read(folder))  # a generator does not go from one process to another
 
 
 def draw_split(shares: Mapping[str, float], *words: str) -> str:
@@ -75,12 +73,11 @@ def read_json(path: Path) -> Any:
     return json.loads(gzip.decompress(path.read_bytes()))
 
 
-def _folder(library: str) -> Path:
-    """Returns where an installed package lies, found without importing it."""
-    spec = importlib.util.find_spec(library)
-    if spec is None or not spec.submodule_search_locations:
-        raise ParameterError("libraries", library, "it takes names of installed packages")
-    return Path(next(iter(spec.submodule_search_locations)))
+def package_folder(name: str) -> Path | None:
+    """Returns where an installed package lies, found without importing it; None where it is no package."""
+    spec = importlib.util.find_spec(name)
+    locations = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(locations))) if locations else None
 
 
 def _version(library: str) -> str:

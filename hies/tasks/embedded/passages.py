@@ -10,7 +10,7 @@ import numpy as np
 
 from hies.errors import HiesError
 from hies.tasks.base import Split
-from hies.tasks.embedded.docstrings import Document
+from hies.tasks.embedded.docstrings import Excerpt
 from hies.tasks.embedded.packages import draw_number, draw_split
 
 PASSAGE_SHARES = {"train": 0.8, "selection": 0.06, "report": 0.14}  # of the source files
@@ -53,7 +53,7 @@ class PassagePools:
 
 
 def divide_passages(
-    by_library: Mapping[str, Iterable[Document]], context_words: int, continuation_words: int
+    by_library: Mapping[str, Iterable[Excerpt]], context_words: int, continuation_words: int
 ) -> PassagePools:
     """Returns passages of a fixed number of words by split.
 
@@ -62,8 +62,13 @@ def divide_passages(
     successive words of a continuation stand in a training file. Words that differ in case, digits and punctuation
     alone count as equal.
     """
-    by_split: dict[str, list[Document]] = {split: [] for split in PASSAGE_SHARES}
-    for document in _once(by_library):
+    by_split: dict[str, list[Excerpt]] = {split: [] for split in PASSAGE_SHARES}
+    once: dict[str, Excerpt] = {}
+    for library, group in by_library.items():
+        for document in group:
+            words = " ".join(words_of(document.text))
+            once.setdefault(words, Excerpt(document.text, f"{library}/{document.file}"))
+    for document in once.values():
         by_split[draw_split(PASSAGE_SHARES, document.file)].append(document)
     train = [words_of(document.text) for document in by_split["train"]]
     passages = {
@@ -73,8 +78,9 @@ def divide_passages(
     fit = _unseen([*passages["selection"], *passages["report"]], train, min(SHARED_RUN, continuation_words))
     for split in ("selection", "report"):
         passages[split] = [passage for passage in passages[split] if passage in fit]
-    ordered = {split: sorted(group, key=_place) for split, group in passages.items()}
-    return PassagePools(ordered, Counter(word for words in train for word in words))
+    for pieces in passages.values():
+        pieces.sort(key=lambda passage: draw_number(passage.file, passage.context, passage.continuation))
+    return PassagePools(passages, Counter(word for words in train for word in words))
 
 
 def make_questions(passages: Sequence[Passage], rarity: Callable[[str], float], seed: np.random.SeedSequence) -> Split:
@@ -126,16 +132,7 @@ def _nearest(passages: Sequence[Passage], ranked: Sequence[int], rank: int) -> l
     return [ranked[i] for i in by_distance if passages[ranked[i]].file != file][:NEAREST]
 
 
-def _once(by_library: Mapping[str, Iterable[Document]]) -> list[Document]:
-    """Every document that does not occur before, its library in front of its file."""
-    kept: dict[str, Document] = {}
-    for library, group in by_library.items():
-        for document in group:
-            kept.setdefault(" ".join(words_of(document.text)), Document(document.text, f"{library}/{document.file}"))
-    return list(kept.values())
-
-
-def _pieces(document: Document, context_words: int, continuation_words: int, split: str) -> Iterator[Passage]:
+def _pieces(document: Excerpt, context_words: int, continuation_words: int, split: str) -> Iterator[Passage]:
     words, size = document.text.split(), context_words + continuation_words
     ends = range(size, len(words) + 1, size)
     for end in ends if split == "train" else ends[:1]:
@@ -158,7 +155,3 @@ def _unseen(passages: Sequence[Passage], texts: Iterable[Sequence[str]], length:
 
 def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
-
-
-def _place(passage: Passage) -> float:
-    return draw_number(passage.file, passage.context, passage.continuation)

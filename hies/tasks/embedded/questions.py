@@ -52,10 +52,6 @@ class DigitQuestions(VisualTask):
 
     data_seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._digits()
-
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of the questions and the draw of the images."""
         return digest([QUESTIONS_VERSION, QUESTIONS, self._digits().identity(None)])
@@ -81,9 +77,8 @@ class DigitQuestions(VisualTask):
             expected = f"task={self.name} trains llava, with a vision_config and a text_config"
             raise ParameterError("architecture.model_type", kind, expected)
         if (size := architecture.get("text_config", {}).get("vocab_size", 0)) < len(words):
-            raise ParameterError(
-                "architecture.text_config.vocab_size", size, f"task={self.name} has {len(words)} words"
-            )
+            expected = f"task={self.name} has {len(words)} words"
+            raise ParameterError("architecture.text_config.vocab_size", size, expected)
         return LlavaProcessor(
             _image_processor(vision["image_size"]),
             _tokenizer(words),
@@ -132,10 +127,8 @@ def _file(pixels: np.ndarray) -> bytes:
 def _image_processor(size: int) -> Any:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    half = [0.5] * 3
-    return CLIPImageProcessorPil(
-        size={"height": size, "width": size}, do_center_crop=False, image_mean=half, image_std=half
-    )
+    sides, half = {"height": size, "width": size}, [0.5] * 3
+    return CLIPImageProcessorPil(size=sides, do_center_crop=False, image_mean=half, image_std=half)
 
 
 def _tokenizer(words: list[str]) -> PreTrainedTokenizerFast:

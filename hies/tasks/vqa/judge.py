@@ -35,6 +35,7 @@ EXAMPLES = (
         "0.4",
     ),
 )
+CASE = "Question: {}\nReference answer: {}\nGraded answer: {}\nGrade: {}\n"
 REMINDER = "Reply with one number between 0.0 and 1.0 and nothing else."
 GRADE = re.compile(r"0|1|0?\.\d+|1\.0+")
 REQUEST_TRIES = 5  # of a request that the endpoint cannot serve at the moment
@@ -58,11 +59,7 @@ class Judge:
 
     @classmethod
     def from_environment(cls) -> "Judge | None":
-        """Returns the judge that the environment names; None if it names none.
-
-        Raises:
-            HiesError: half of what is needed, or an address that is none.
-        """
+        """Returns the judge that the environment names, None if it names none; HiesError if it names half of one."""
         url, model, key = (os.environ.get(f"HIES_JUDGE_{name}") for name in ("URL", "MODEL", "KEY"))
         if not url and not model:
             return None
@@ -89,17 +86,16 @@ class Judge:
 
     def _ask(self, question: str, truth: str, answer: str) -> float:
         messages = [{"role": "user", "content": _prompt(question, truth, answer)}]
-        reply = self._reply(messages)
-        if (grade := grade_in(reply)) is None:  # at temperature 0 the same request would get the same reply
-            messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": REMINDER}]
+        for _ in range(2):
             reply = self._reply(messages)
-            grade = grade_in(reply)
-        if grade is None:
-            raise HiesError(
-                f"The judge {self.model!r} replied {reply[:60]!r} where a number from 0 to 1 was asked for; set "
-                "HIES_JUDGE_MODEL to a model that follows the instruction."
-            )
-        return grade
+            if (grade := grade_in(reply)) is not None:
+                return grade
+            # At temperature 0 the same request would get the same reply.
+            messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": REMINDER}]
+        raise HiesError(
+            f"The judge {self.model!r} replied {reply[:60]!r} where a number from 0 to 1 was asked for; set "
+            "HIES_JUDGE_MODEL to a model that follows the instruction."
+        )
 
     def _reply(self, messages: list[dict[str, str]]) -> str:
         body = json.dumps({"model": self.model, "temperature": 0, "messages": messages}).encode()
@@ -117,14 +113,12 @@ class Judge:
         import httpx  # which follows no redirect: one would carry the key to wherever it leads
 
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        problem = ""
+        address, problem = f"{self.url}/chat/completions", ""
         for attempt in range(REQUEST_TRIES):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))
             try:
-                response = httpx.post(
-                    f"{self.url}/chat/completions", content=body, headers=headers, timeout=JUDGE_TIMEOUT
-                )
+                response = httpx.post(address, content=body, headers=headers, timeout=JUDGE_TIMEOUT)
             except httpx.HTTPError as error:
                 problem = f"cannot be reached ({type(error).__name__})"
                 continue
@@ -153,12 +147,8 @@ def grade_in(reply: str) -> float | None:
 
 
 def _prompt(question: str, truth: str, answer: str) -> str:
-    parts = [_one(*example[:3], example[3]) for example in EXAMPLES] + [_one(question, truth, answer, "")]
-    return "\n".join([GRADING, *parts]).rstrip()
-
-
-def _one(question: str, truth: str, answer: str, grade: str) -> str:
-    return f"Question: {question}\nReference answer: {truth}\nGraded answer: {answer}\nGrade: {grade}\n"
+    cases = (CASE.format(*case) for case in (*EXAMPLES, (question, truth, answer, "")))
+    return "\n".join([GRADING, *cases]).rstrip()
 
 
 def _write(path: Path, grade: float) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from hies.batching import Batch, Encoded
+from hies.batching import Batch
 from hies.errors import HiesError, ParameterError
 from hies.heads.attention import evaluating
 from hies.precision import computing
@@ -19,13 +19,6 @@ from hies.tasks.image_files import UNDECODABLE, open_rgb
 
 PLAIN_PROMPT = "USER: <image>\n{} ASSISTANT:"  # documented for LLaVA-1.5, for a processor without a chat template
 READ = ("input_ids", "attention_mask", "pixel_values")  # the model's part of what a processor returns
-
-
-def encode_prompts(examples: Split, targets: Sequence[str], processor: Any, max_length: int, at_once: bool) -> Encoded:
-    """Returns labelled prompts; see `LabelledPrompts` for the arguments. at_once: prepare all of them now."""
-    prompts = LabelledPrompts(examples, targets, processor, max_length)
-    pad = {"input_ids": processor.tokenizer.pad_token_id or 0, "labels": IGNORED}
-    return Encoded(prompts.prepared(range(len(examples))) if at_once else prompts, pad)
 
 
 @torch.no_grad()
@@ -50,14 +43,9 @@ def _generate_batch(network: Any, processor: Any, examples: Split, new_tokens: i
     inputs = processor(**prompts, padding=True, padding_side="left", return_tensors="pt")
     inputs = {name: inputs[name].to(network.device) for name in READ}
     tokenizer = processor.tokenizer
-    written = network.generate(
-        **inputs,
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id or 0,
-    )  # [batch, prompt tokens + new tokens]
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id or 0}
+    # [batch, prompt tokens + new tokens]
+    written = network.generate(**inputs, **ends, max_new_tokens=new_tokens, do_sample=False, num_beams=1)
     return tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
@@ -93,21 +81,16 @@ class LabelledPrompts(Sequence[Batch]):
         answer = [*tokenizer(self.targets[index], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         tokens = torch.tensor([*prompt, *answer])
         if len(tokens) > self.max_length:
-            of_image = prompt.count(self.processor.image_token_id)
-            raise ParameterError(
-                "max_length",
-                self.max_length,
-                f"a question about an image takes {len(tokens)} tokens with its answer, {of_image} of them for the "
-                "image, and none can be left out, so raise it",
+            expected = (
+                f"a question about an image takes {len(tokens)} tokens with its answer, "
+                f"{prompt.count(self.processor.image_token_id)} of them for the image, and none can be left out, so "
+                "raise it"
             )
+            raise ParameterError("max_length", self.max_length, expected)
         labels = tokens.clone()
         labels[: len(prompt)] = IGNORED
-        return {
-            "input_ids": tokens,
-            "attention_mask": torch.ones_like(tokens),
-            "pixel_values": pixels,
-            "labels": labels,
-        }
+        features = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+        return {**features, "pixel_values": pixels}
 
 
 def _images_and_texts(processor: Any, examples: Split, indices: Sequence[int]) -> dict[str, list[Any]]:

@@ -38,20 +38,19 @@ class VisualTask(PromptTask):
         return text.strip()
 
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
-        """Returns prompts with their right answers.
-
-        Raises:
-            HiesError: an example of more than `max_length` tokens (image tokens included), or a broken image, when it
-                is prepared.
-        """
-        from hies.tasks.vqa import prompts
+        """Returns prompts with right answers; a broken image, or too long a prompt, raises HiesError when prepared."""
+        from hies.batching import Encoded
+        from hies.scoring.losses import IGNORED
+        from hies.tasks.vqa.prompts import LabelledPrompts
 
         targets = [self.target(str(label)) for label in examples.labels]
-        return prompts.encode_prompts(examples, targets, processor, max_length, self.small)
+        prompts = LabelledPrompts(examples, targets, processor, max_length)
+        pad = {"input_ids": processor.tokenizer.pad_token_id or 0, "labels": IGNORED}
+        return Encoded(prompts.prepared(range(len(examples))) if self.small else prompts, pad)
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
         """Returns what the model says to each question, `predictions`, strings [examples]."""
-        from hies.tasks.vqa import prompts
+        from hies.tasks.vqa.prompts import generate_answers
 
-        texts = prompts.generate_answers(network, processor, examples, batch_size, precision, self.max_new_tokens)
+        texts = generate_answers(network, processor, examples, batch_size, precision, self.max_new_tokens)
         return {"predictions": np.array([self.read(text) for text in texts], dtype=str)}

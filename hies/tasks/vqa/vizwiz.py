@@ -84,8 +84,8 @@ def calibration_split(data_root: Path | None) -> str:
 def holdout(data_root: Path | None) -> tuple[Split, Split]:
     """Returns the examples for calibration and for selection, which are never reported."""
     split, count = calibration_split(data_root), FOR_CALIBRATION + FOR_SELECTION
-    examples = with_instruction(hub.read_split(VIZWIZ_REPOSITORY, split, VIZWIZ_COLUMNS, data_root, count))
-    return examples.first(FOR_CALIBRATION), examples.take(range(FOR_CALIBRATION, len(examples)))
+    rows = hub.read_split(VIZWIZ_REPOSITORY, split, VIZWIZ_COLUMNS, data_root, count)
+    return with_instruction(rows[:FOR_CALIBRATION]), with_instruction(rows[FOR_CALIBRATION:])
 
 
 def with_instruction(rows: pd.DataFrame) -> Split:
