@@ -3,7 +3,8 @@
 import inspect
 import re
 import textwrap
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Collection
+from dataclasses import MISSING, fields
 from typing import Any
 
 from experiments.config.messages import choices_of
@@ -32,15 +33,11 @@ def help_text(description: str) -> str:
     for group, kind in GROUPS.items():
         parts.append(f"{group}: {_summary(kind)}\n{_choices(group)}{_options(f'{group}.', kind)}")
     parts.append(f"task: {_summary(Task)}\n{_choices('task')}{_options('task.', Task)}")
-    parts += [_options_of_kind("task", name, kind, Task) for name, kind in TASKS.items()]
+    shared = {option.name for option in fields(Task)}
+    parts += [f"task={name}: {_summary(kind)}\n{_options('task.', kind, shared)}" for name, kind in TASKS.items()]
     parts.append(f"criterion: what decides which heads are removed\n{_choices('criterion')}".rstrip())
-    parts += [_options_of_kind("criterion", name, kind, None) for name, kind in METHODS.items()]
+    parts += [f"criterion={name}: {_summary(kind)}\n{_options('criterion.', kind)}" for name, kind in METHODS.items()]
     return "\n\n".join(part.rstrip() for part in [*parts, FLAGS] if part)
-
-
-def _options_of_kind(group: str, name: str, kind: type, base: type | None) -> str:
-    known = {option.name for option in fields(base)} if base is not None and is_dataclass(base) else set()
-    return f"{group}={name}: {_summary(kind)}\n{_options(f'{group}.', kind, known)}"
 
 
 def _choices(group: str) -> str:
@@ -49,9 +46,9 @@ def _choices(group: str) -> str:
     return f"{text}\n" if names else ""
 
 
-def _options(prefix: str, kind: Any, known: set[str] | frozenset[str] = frozenset()) -> str:
-    """Returns a line for each field: its option, its default, its meaning."""
-    words = attributes_of(kind)
+def _options(prefix: str, kind: Any, known: Collection[str] = ()) -> str:
+    """A line for each field that is not known yet: its option, its default, its meaning."""
+    words = _attributes_of(kind)
     lines = []
     for option in fields(kind):
         if option.name not in known and option.name in words:
@@ -68,13 +65,13 @@ def _value(default: Any) -> str:
 
 
 def _summary(kind: type) -> str:
-    """Returns the first paragraph of a docstring, on one line."""
+    """The first paragraph of a docstring, on one line."""
     paragraph = (inspect.getdoc(kind) or "").split("\n\n")[0]
     return re.sub(r"\s+", " ", paragraph)
 
 
-def attributes_of(kind: type) -> dict[str, str]:
-    """Returns name -> meaning of the `Attributes:` list of a class and of those that it builds on."""
+def _attributes_of(kind: type) -> dict[str, str]:
+    """Name -> meaning of the `Attributes:` list of a class and of those that it builds on."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         section = re.search(r"^Attributes:\n((?:    .*\n?|\n)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
