@@ -11,9 +11,8 @@ from typing import NoReturn
 
 import pandas as pd
 
-from analysis.data.rows import finished_jobs, load
+from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
-from analysis.output import write_entry
 from analysis.registry import Entry, entries
 from hies.errors import HiesError, RowsWarning
 from hies.runs import grid
@@ -75,7 +74,7 @@ def _build(options: argparse.Namespace) -> int:
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
-        missing = [] if jobs is None else grid.unfinished_jobs(options.results, finished_jobs(jobs), options.experiment)
+        missing = [] if jobs is None else missing_jobs(options.results, jobs, options.experiment)
     if all(frame.empty for frame in frames.values()):
         raise HiesError(_nothing(options, chosen))
     named = bool(options.names)
@@ -100,12 +99,9 @@ def _fetch(options: argparse.Namespace) -> None:
         return
     if options.project is None:
         raise HiesError("--from=wandb lacks --project; give --project=ENTITY/NAME.")
-    from hies.runs.wandb import NotFetched, fetch
+    from hies.runs.wandb import fetch
 
-    try:
-        new = fetch(options.project, options.results, options.experiment)
-    except NotFetched as problem:
-        raise HiesError(str(problem)) from None
+    new = fetch(options.project, options.results, options.experiment)
     print(f"{new} runs of --project={options.project} were not in {options.results} yet and are written there.")
 
 
@@ -152,7 +148,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
-            written += write_entry(entry, group, out)
+            written += entry.write(group, out)
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
     for words, keys in refused.items() if explain else ():

@@ -1,4 +1,4 @@
-"""The list of figures and tables. A new one is a decorated function in a file of `figures/` or `tables/`, no more.
+"""The list of figures and tables, and their files. A new one is a decorated function in `figures/` or `tables/`.
 
 A figure is a function of a frame that returns its axes, a table one that returns a `Table`; both sit under a
 decorator that gives name and description. It needs no entry in a list.
@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.data import rows
 from analysis.text.labels import SETTING
 
 OF_MODEL = ("experiment", "model")
+OF_TASK = tuple(SETTING)
 Load = Callable[[Path, str | None], pd.DataFrame]  # (results folder, experiment or None for all) -> rows
 Make = Callable[..., Any]  # rows of one output -> axes or a Table
 
@@ -61,12 +65,26 @@ class Entry:
     make: Make
     load: Load = rows.load
 
+    def write(self, rows: pd.DataFrame, out: Path) -> list[Path]:
+        """Builds it from the rows of one group and writes it in its two formats; returns the files.
+
+        The same rows give the same bytes.
+
+        Raises:
+            Unavailable: the rows do not allow it.
+        """
+        made = self.make(rows)
+        folder = out / f"{self.kind}s"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "__".join([self.name, *(quote(str(rows[column].iloc[0]), safe="") for column in self.per)])
+        return _save_figure(made, folder / name) if self.kind == "figure" else _save_table(made, folder / name)
+
 
 _ENTRIES: dict[str, Entry] = {}
 
 
 def _registered(
-    kind: str, name: str, about: str, needs: str, per: tuple[str, ...] = tuple(SETTING), load: Load = rows.load
+    kind: str, name: str, about: str, needs: str, per: tuple[str, ...] = OF_MODEL, load: Load = rows.load
 ) -> Callable[[Make], Make]:
     """Registers what it decorates under a name, to be drawn in the house style wherever it is called from."""
 
@@ -95,3 +113,24 @@ def entries() -> dict[str, Entry]:
         for module in pkgutil.iter_modules(parent.__path__):
             importlib.import_module(f"analysis.{package}.{module.name}")
     return dict(sorted(_ENTRIES.items(), key=lambda item: (item[1].kind, item[0])))
+
+
+def _save_figure(axes: list[Axes], stem: Path) -> list[Path]:
+    """Without a date in the files."""
+    canvas = axes[0].get_figure(root=True)
+    assert isinstance(canvas, Figure)
+    png, pdf = Path(f"{stem}.png"), Path(f"{stem}.pdf")
+    with mpl.rc_context(style.RC):
+        canvas.savefig(png)
+        canvas.set_layout_engine("none")  # laid out by now: doing it again would only take time
+        canvas.savefig(pdf, metadata={"CreationDate": None})
+    return [png, pdf]
+
+
+def _save_table(table: Table, stem: Path) -> list[Path]:
+    """Markdown for readers, CSV with the numbers."""
+    markdown, csv = Path(f"{stem}.md"), Path(f"{stem}.csv")
+    body = table.shown.to_markdown(index=False, disable_numparse=True)
+    markdown.write_text(f"{body}\n\n{table.caption}\n", encoding="utf-8")
+    table.data.to_csv(csv, index=False, lineterminator="\n", float_format="%.6g")
+    return [markdown, csv]

@@ -3,8 +3,10 @@
 import textwrap
 from collections.abc import Iterable
 from math import ceil
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.colors as colors
 import pandas as pd
 from matplotlib.axes import Axes
@@ -48,32 +50,7 @@ FIGURE_WIDTH = 10.4  # inches of a figure of many panels
 CHARACTERS_PER_LABEL = 26
 CHARACTERS_PER_INCH = 15  # of the caption, for wrapping
 
-RC: Any = {  # the names of matplotlib's own settings
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "hatch.linewidth": 0.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 5.5,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "pdf.fonttype": 42,  # TrueType: text stays text for publishers and editors
-}
+RC = mpl.rc_params_from_file(Path(__file__).with_name("house.mplstyle"), use_default_template=False)
 
 
 def new_figure(width: float, height: float) -> Figure:

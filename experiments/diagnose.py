@@ -21,17 +21,17 @@ from experiments.sweep.jobs import Declared
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.evaluation.evaluator import Evaluator
 from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
+from hies.runs.quality import same_answer
 from hies.storage import digest, replacing, write_arrays
 
 LONGEST_TEXT = 40  # tokens that a figure has room for
 
 
 def main() -> int:
-    """Diagnose every model, task and seed that the command line names; the exit status."""
+    """Diagnoses every model, task and seed that the command line names; returns the exit status."""
     return run_command(_diagnose_all, __doc__)
 
 
@@ -42,47 +42,45 @@ def _diagnose_all(declared: Declared) -> int:
     failed = 0
     for config in configs.values():
         try:
-            check(config)
-            path = file_of(config)
-            found = diagnose(config, evaluator_of(config))
+            arrays = _diagnose(config)
         except HiesError as error:
-            failed += 1
+            failed = 1
             print(f"error: {with_option(error)}", file=sys.stderr)
             continue
-        with replacing(path) as temporary:
-            write_arrays(temporary, found)
+        with replacing(path := file_of(config)) as temporary:
+            write_arrays(temporary, arrays)
         print(path)
-    return 1 if failed else 0
+    return failed
 
 
 def file_of(config: Config) -> Path:
-    """Where the diagnosis of a configuration lies: beside the rows of the experiment `name`."""
+    """Returns where the diagnosis of a configuration lies: beside the rows of the experiment `name`."""
     file_name = f"diagnosis-{config.model.name}-{config.task.name}-s{config.seed}.npz"
     return Path(config.results_dir) / config.name / file_name
 
 
-def check(config: Config) -> None:
-    """Raise HiesError where there are no tokens to speak of."""
+def _diagnose(config: Config) -> dict[str, np.ndarray]:
+    """The arrays of a diagnosis; their names and shapes are those of `analysis.data.diagnosis`, and sites, heads."""
     if config.task.modality != "text":
         raise HiesError(
             f"task={config.task.name} has no tokens; a diagnosis shows attention over those of a text task."
         )
-
-
-def diagnose(config: Config, evaluator: Evaluator) -> dict[str, np.ndarray]:
-    """The arrays of a diagnosis; their names and shapes are those of `analysis.diagnosis.Diagnosis`, and sites, heads.
-
-    Raises:
-        HiesError: quality never drops, or the drop loses no short example.
-    """
+    evaluator = evaluator_of(config)
     plan = Job(replace(config, criterion=METHODS["his"]()), ()).plan(evaluator)
     answers = {ratio: evaluator.predictions(masked.removed) for ratio, masked in plan.models.items()}
-    before, ratio = _sharp_drop(config, evaluator.labels("report"), answers)
-    example = _lost_at(config, evaluator, answers[0.0], answers[ratio], ratio)
-    batch = {name: value.to(evaluator.device) for name, value in evaluator.encoded("report").batch([example]).items()}
+    labels, encoded = evaluator.labels("report"), evaluator.encoded("report")
+    before, ratio = _sharp_drop(config, labels, answers)
+    lengths = np.array([encoded.length(i) for i in range(len(encoded))])
+    example = lost_example(labels, answers[0.0], answers[ratio], lengths)
+    if example is None:
+        raise HiesError(
+            f"No report example of task={config.task.name} with at most {LONGEST_TEXT} tokens is right unpruned and "
+            f"wrong at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
+        )
+    batch = {name: value.to(evaluator.device) for name, value in encoded.batch([example]).items()}
     received = attention_received(evaluator.network, batch)
     counts = dict(zip(map(str, plan.arrays["sites"]), map(int, plan.arrays["heads"]), strict=True))
-    said = {"label": evaluator.labels("report"), "unpruned": answers[0.0], "pruned": answers[ratio]}
+    shown = {"label": labels, "unpruned": answers[0.0], "pruned": answers[ratio]}
     return {
         "seed": np.array(config.seed),
         "ratio_before": np.array(before),
@@ -90,11 +88,11 @@ def diagnose(config: Config, evaluator: Evaluator) -> dict[str, np.ndarray]:
         "sites": plan.arrays["sites"],
         "heads": plan.arrays["heads"],
         "removed": flat_mask(counts, plan.models[ratio].removed),
-        "tokens": np.array(_tokens(evaluator, batch)),
+        "tokens": np.array(evaluator.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())),
         "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
         "example": np.array(example),
         "checkpoint": np.array(evaluator.checkpoint_identity),
-        **{name: np.array(_name_of(config, values[example])) for name, values in said.items()},
+        **{name: np.array(_name_of(config, values[example])) for name, values in shown.items()},
     }
 
 
@@ -107,20 +105,8 @@ def _sharp_drop(config: Config, labels: np.ndarray, answers: dict[float, np.ndar
     return ratios[after - 1], ratios[after]
 
 
-def _lost_at(config: Config, evaluator: Evaluator, unpruned: np.ndarray, pruned: np.ndarray, ratio: float) -> int:
-    encoded = evaluator.encoded("report")
-    lengths = np.array([encoded.length(i) for i in range(len(encoded))])
-    example = lost_example(evaluator.labels("report"), unpruned, pruned, lengths)
-    if example is None:
-        raise HiesError(
-            f"No report example of task={config.task.name} with at most {LONGEST_TEXT} tokens is right unpruned and "
-            f"wrong at ratio {ratio}, where HIS drops most; give other sparsity.ratios or another seed."
-        )
-    return example
-
-
 def steepest_drop(quality: list[float | None]) -> int | None:
-    """The place after the largest drop between neighbours, the first of equal ones; None if none of them drops."""
+    """Returns the place after the largest drop between neighbours, the first of equal ones; None if none drops."""
     values = np.array([np.nan if value is None else value for value in quality], dtype=float)
     drops = -np.diff(values)
     if not (drops > 0).any():
@@ -129,18 +115,21 @@ def steepest_drop(quality: list[float | None]) -> int | None:
 
 
 def lost_example(labels: np.ndarray, unpruned: np.ndarray, pruned: np.ndarray, lengths: np.ndarray) -> int | None:
-    """The shortest example that is right unpruned and wrong pruned, the first of equal ones; None if all are too long.
+    """Returns the shortest example that is right unpruned and wrong pruned, the first of equal ones.
 
     Regression scores count as right where they round to the label's integer, as for stability. All arrays: [examples].
+
+    Returns:
+        Its position; None if none is lost, or all of them are too long.
     """
-    right, kept = (_classes(answers) == _classes(labels) for answers in (unpruned, pruned))
+    right, kept = (same_answer(answers, labels) for answers in (unpruned, pruned))
     lost = np.flatnonzero(right & ~kept & (lengths <= LONGEST_TEXT))
     return int(lost[np.argmin(lengths[lost])]) if len(lost) else None
 
 
 @torch.no_grad()
 def attention_received(network: nn.Module, batch: Batch) -> SiteTensors:
-    """The share of its attention that each head gives to each token, mean over the queries, float32.
+    """Returns the share of its attention that each head gives to each token, mean over the queries, float32.
 
     Args:
         network: any model that uses transformers' attention interface.
@@ -152,18 +141,18 @@ def attention_received(network: nn.Module, batch: Batch) -> SiteTensors:
     calls: dict[str, list[Tensor]] = {}
 
     def note(site: str, call: AttentionCall, output: Tensor) -> Tensor:
-        calls.setdefault(site, []).append(weights(call)[0].mean(dim=1))
+        calls.setdefault(site, []).append(_weights(call)[0].mean(dim=1))
         return output
 
     with evaluating(network), handling(network, note):
         network(**{name: value for name, value in batch.items() if name != "labels"})
-    shapes = {found.shape[1:] for parts in calls.values() for found in parts}
+    shapes = {part.shape[1:] for parts in calls.values() for part in parts}
     if shapes != {batch["input_ids"].shape[1:]}:
         raise HiesError(f"{type(network).__name__} does not attend over the tokens themselves, so they have no share.")
     return {site: torch.stack(parts).mean(dim=0) for site, parts in calls.items()}
 
 
-def weights(call: AttentionCall) -> Tensor:
+def _weights(call: AttentionCall) -> Tensor:
     """softmax(scale * q k^T) of an attention call, float32 [rows, heads, queries, keys]."""
     key = call.key.float().repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
     scores = call.scale * call.query.float() @ key.mT
@@ -181,16 +170,8 @@ def weights(call: AttentionCall) -> Tensor:
 
 
 def flat_mask(heads: dict[str, int], removed: Removed) -> np.ndarray:
-    """Whether each head of the model is removed, in order of depth, [heads of the model]."""
+    """Returns whether each head of the model is removed, in order of depth, [heads of the model]."""
     return np.concatenate([np.isin(np.arange(count), removed.get(site, [])) for site, count in heads.items()])
-
-
-def _classes(answers: np.ndarray) -> np.ndarray:
-    return np.rint(answers.clip(0, 5)) if np.issubdtype(answers.dtype, np.floating) else answers
-
-
-def _tokens(evaluator: Evaluator, batch: Batch) -> list[str]:
-    return [str(token) for token in evaluator.processor.convert_ids_to_tokens(batch["input_ids"][0].tolist())]
 
 
 def _name_of(config: Config, answer: Any) -> str:

@@ -5,11 +5,11 @@ once, when a command that has done jobs ends.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ LAST = 10.0  # seconds that a command waits at its end for the upload, which the
 SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST_SECRET = 6  # characters; a shorter value would hide ordinary words
 CURVE = ("ratio", "quality", "stability", "value", "parameters", "flops")
-ROOT = Path(__file__).parents[1]
+QUIET = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
 def redacted(text: str) -> str:
@@ -44,7 +44,7 @@ def mirror(job: Job, rows: list[Row]) -> None:
     """Writes the offline run of a finished job; whatever goes wrong there is said and never fails the job."""
     if job.config.wandb.mode == "disabled":
         return
-    os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+    os.environ |= QUIET
     try:
         _write(job, rows)
     except Exception as error:  # a mirror must not cost a result
@@ -54,24 +54,14 @@ def mirror(job: Job, rows: list[Row]) -> None:
 def upload(config: Config) -> None:
     """Uploads what lies in `<results_dir>/wandb`, in a process that is waited for a little and then left alone."""
     results_dir = Path(config.results_dir).resolve()
-    if config.wandb.mode not in ("auto", "online") or not sync.waiting(results_dir):
+    wanted = config.wandb.mode in ("auto", "online") and sync.waiting(results_dir)
+    if not wanted or (config.wandb.mode == "auto" and not _has_key()):
         return
-    if config.wandb.mode == "auto" and not _has_key():
-        return
-    with (results_dir / "wandb" / "sync.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.sync", str(results_dir)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that it outlives the command
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    log = results_dir / "wandb" / "sync.log"
+    process = sync.start(["experiments.sync", str(results_dir)], log, OMP_NUM_THREADS="1")
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(LAST)
-    said = (results_dir / "wandb" / "sync.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in said:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("error: "):
             say(line.removeprefix("error: "))
     if missing := len(sync.waiting(results_dir)):
@@ -81,7 +71,7 @@ def upload(config: Config) -> None:
 def _has_key() -> bool:
     import wandb
 
-    os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}  # else login asks the server
+    os.environ |= QUIET  # else login asks the server
     return bool(wandb.login(prompt=False, verify=False))
 
 
@@ -91,7 +81,8 @@ def _write(job: Job, rows: list[Row]) -> None:
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=home) as folder:
         written = _write_offline(job, rows, folder)
-        sync.note(written, job.config.wandb.project, f"{job.config.name}/{job.path.name}")
+        note = {"project": job.config.wandb.project, "row_file": f"{job.config.name}/{job.path.name}"}
+        (written / sync.NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
         earlier = home.glob(f"offline-run-*-{_wandb_id(job.config.name, job.run_id)}")
         for run in {*earlier} & {*sync.waiting(home.parent)}:  # what the job came to before it was forced
             shutil.rmtree(run)

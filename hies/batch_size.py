@@ -10,11 +10,8 @@ import torch
 from hies.errors import HiesError
 
 Result = TypeVar("Result")
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-)  # by allocators that raise a bare RuntimeError
+# What allocators say that raise a bare RuntimeError.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class BatchSize:
@@ -30,8 +27,7 @@ class BatchSize:
     def retry_on_oom(self, work: Callable[[int], Result]) -> Result:
         """Returns what `work(batch size)` returns, tried again with half the batch as often as memory runs out.
 
-        Raises:
-            HiesError: it runs out with a single example.
+        Raises HiesError where it runs out with a single example.
         """
         while True:
             try:

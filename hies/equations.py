@@ -76,6 +76,8 @@ def token_entropy(weights: Tensor) -> Tensor:
 def entropy_from_log_sum_exp(log_sum_exp: Tensor, mean_score: Tensor) -> Tensor:
     """The same entropy without the weights: H_t = log sum_j exp(s_tj) - sum_j a_tj s_tj, since log a = s - lse.
 
+    With the largest score in the place of the mean it is the min-entropy, Renyi's of infinite order: -log max_j a_tj.
+
     Args:
         log_sum_exp: of the scaled scores s over the visible keys, [...].
         mean_score: sum_j a_tj s_tj, [...].
@@ -98,16 +100,6 @@ def renyi_entropy_from_log_sum_exp(log_sum_exp: Tensor, log_sum_exp_of_scaled: T
         Entropy in nats, [...]; rounding below zero is cut off.
     """
     return ((log_sum_exp_of_scaled - order * log_sum_exp) / (1 - order)).clamp(min=0)
-
-
-def min_entropy_from_log_sum_exp(log_sum_exp: Tensor, largest_score: Tensor) -> Tensor:
-    """Renyi entropy of infinite order, the min-entropy: -log max_j a_tj = lse(s) - max_j s_tj, in nats, [...].
-
-    Args:
-        log_sum_exp: lse(s), [...].
-        largest_score: max_j s_tj, [...].
-    """
-    return (log_sum_exp - largest_score).clamp(min=0)
 
 
 def tsallis_entropy(renyi: Tensor, order: float) -> Tensor:
@@ -155,28 +147,30 @@ def relative_entropy(entropy: Tensor, visible: Tensor) -> Tensor:
     return torch.where(visible > 1, (entropy / maximum).clamp(max=1), torch.nan)
 
 
-def attention_entropy_of_examples(relative: Tensor) -> Tensor:
-    """AE_h(x), appendix B.2.1 and B.2.6: the mean over tokens of H_t / log n_t; attention rows are never pooled.
+def mean_over_tokens(values: Tensor) -> Tensor:
+    """AE_h(x), appendix B.2.1 and B.2.6, the mean of H_t / log n_t, or O_h(x), appendix D.9, the mean of || A_ht ||_2.
+
+    Attention rows are never pooled. That O_h is a mean, here and over examples, is our reading; the paper does not say.
 
     Args:
-        relative: H_t / log n_t, NaN where the token does not count (padding, n_t = 1), [batch, heads, tokens].
+        values: NaN where the token does not count (padding; for an entropy n_t = 1), [batch, heads, tokens].
 
     Returns:
-        AE_h(x) in [0, 1], NaN for an example without any informative token, [batch, heads].
+        NaN for an example without any token that counts, [batch, heads].
     """
-    return relative.nanmean(dim=-1)
+    return values.nanmean(dim=-1)
 
 
-def attention_entropy_of_heads(examples: Tensor) -> Tensor:
-    """AE_h, appendix B.2.1: the mean of AE_h(x) over the calibration examples that carry information.
+def mean_over_examples(values: Tensor) -> Tensor:
+    """AE_h, appendix B.2.1, or O_h, appendix D.9: E_x of AE_h(x), or O_h(x), over the examples that have one.
 
     Args:
-        examples: AE_h(x), NaN where undefined, [examples, heads].
+        values: NaN where undefined, [examples, heads].
 
     Returns:
-        AE in [0, 1], [heads]; NaN for a head that has a value in no example.
+        NaN for a head that has a value in no example, [heads].
     """
-    return examples.nanmean(dim=0)
+    return values.nanmean(dim=0)
 
 
 def attention_deficit(ae: Tensor) -> Tensor:
@@ -196,42 +190,26 @@ def min_max(values: Tensor) -> Tensor:
     return (values - known.min()) / (spread if spread > 0 else 1)
 
 
-def combine(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
+def combine(importance: Tensor, entropy: Tensor, alpha: float, combination: str = "sum") -> Tensor:
     """HIES, section 4.1: HIES_h = alpha * HIS^_h + (1 - alpha) * (1 - AE^_h).
+
+    Two variants to compare with: product, a weighted geometric mean, HIS^_h^alpha * (1 - AE^_h)^(1 - alpha); printed,
+    what appendix D.8 prints, without "1 -", which contradicts section 4.1: alpha * HIS^_h + (1 - alpha) * AE^_h.
 
     Args:
         importance: HIS^, normalised to [0, 1], [heads].
         entropy: AE^, normalised to [0, 1], [heads].
         alpha: weight of the importance, in [0, 1).
+        combination: `sum`, `product` or `printed`.
 
     Returns:
         HIES in [0, 1], [heads]; the lowest are pruned first.
     """
-    _check_alpha(alpha)
-    return alpha * importance + (1 - alpha) * (1 - entropy)
-
-
-def combine_as_product(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
-    """A weighted geometric mean in the place of the sum: HIS^_h^alpha * (1 - AE^_h)^(1 - alpha).
-
-    A variant to compare with; arguments and result are those of `combine`.
-    """
-    _check_alpha(alpha)
-    return importance**alpha * (1 - entropy) ** (1 - alpha)
-
-
-def combine_as_printed(importance: Tensor, entropy: Tensor, alpha: float) -> Tensor:
-    """The combination that appendix D.8 prints, without "1 -": alpha * HIS^_h + (1 - alpha) * AE^_h.
-
-    It contradicts section 4.1; arguments and result are those of `combine`.
-    """
-    _check_alpha(alpha)
-    return alpha * importance + (1 - alpha) * entropy
-
-
-def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha < 1:
         raise ParameterError("alpha", alpha, "it must be at least 0 and below 1 (1 would be HIS alone)")
+    if combination == "product":
+        return importance**alpha * (1 - entropy) ** (1 - alpha)
+    return alpha * importance + (1 - alpha) * (entropy if combination == "printed" else 1 - entropy)
 
 
 def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: str) -> Tensor:
@@ -295,32 +273,6 @@ def token_output_norm(output: Tensor) -> Tensor:
         At least float32, non-negative, [...].
     """
     return torch.linalg.vector_norm(output, dim=-1, dtype=torch.promote_types(output.dtype, torch.float32))
-
-
-def output_norm_of_examples(norms: Tensor) -> Tensor:
-    """O_h(x) = 1/n(x) sum_t || A_ht(x) ||_2, appendix D.9, the mean over the tokens of an example.
-
-    That it is a mean, over tokens here and over examples in `output_norm`, is our reading; the paper leaves it open.
-
-    Args:
-        norms: || A_ht ||_2, NaN at padding, [batch, heads, tokens].
-
-    Returns:
-        Non-negative, NaN for an example without any token, [batch, heads].
-    """
-    return norms.nanmean(dim=-1)
-
-
-def output_norm(examples: Tensor) -> Tensor:
-    """O_h = E_x O_h(x), appendix D.9, over the calibration examples that have a token.
-
-    Args:
-        examples: O_h(x), NaN where undefined, [examples, heads].
-
-    Returns:
-        Non-negative, [heads].
-    """
-    return examples.nanmean(dim=0)
 
 
 def removal_count(ratio: float, heads: int) -> int:

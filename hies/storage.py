@@ -118,11 +118,7 @@ def write_checksums(folder: Path, which: str = "*") -> None:
 
 
 def check_checksums(folder: Path) -> None:
-    """Compare with what was recorded; a folder without a record passes.
-
-    Raises:
-        ValueError: a file that is missing or was changed, by name.
-    """
+    """Raises ValueError for a file that is missing or was changed since `write_checksums`, if that left a record."""
     sums = folder / SUMS
     if not sums.exists():
         return

@@ -46,12 +46,10 @@ def test_relative_entropy_is_undefined_for_a_token_that_sees_one_key():
 
 def test_entropy_is_averaged_over_the_tokens_and_then_over_the_examples_that_count():
     relative = torch.tensor([[[0.2, 0.4, NAN]], [[0.9, NAN, NAN]], [[NAN, NAN, NAN]]])  # 3 examples, 1 head, 3 tokens
-    examples = equations.attention_entropy_of_examples(relative)
+    examples = equations.mean_over_tokens(relative)
     torch.testing.assert_close(examples, torch.tensor([[0.3], [0.9], [NAN]]), equal_nan=True)
-    torch.testing.assert_close(
-        equations.attention_entropy_of_heads(examples), torch.tensor([0.6])
-    )  # not 0.5, the pooled mean
-    assert equations.attention_entropy_of_heads(examples[2:]).isnan().all()
+    torch.testing.assert_close(equations.mean_over_examples(examples), torch.tensor([0.6]))  # not 0.5, the pooled mean
+    assert equations.mean_over_examples(examples[2:]).isnan().all()
 
 
 def test_deficit_is_one_minus_entropy():

@@ -1,14 +1,12 @@
 """Measured efficiency: rows of another kind than those of jobs, one file a model in a folder of their own."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hies.errors import RowsWarning
-from hies.runs.folders import EFFICIENCY
+from hies.runs.folders import EFFICIENCY, warn_of_rows
 
 NEEDS = "measurements, which `make efficiency` makes"
 MEASUREMENT_SCHEMA = 1
@@ -36,13 +34,12 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     """
     columns = [*MEASURED_ON, *MEASURED_NUMBERS, *COSTS, *(f"{name}_percent" for name in (*COSTS, *ENDS))]
     frames = []
-    for path in (
-        sorted((Path(results_dir) / EFFICIENCY).glob("[!.]*.jsonl")) if experiment in (None, EFFICIENCY) else ()
-    ):
+    paths = (Path(results_dir) / EFFICIENCY).glob("[!.]*.jsonl") if experiment in (None, EFFICIENCY) else ()
+    for path in sorted(paths):
         try:
             frames.append(_relative(_read(path)))
         except (ValueError, KeyError, TypeError):
-            warnings.warn(f"{path} holds no measurements that can be read and is left out.", RowsWarning, stacklevel=2)
+            warn_of_rows(f"{path} holds no measurements that can be read and is left out.")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 

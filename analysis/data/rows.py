@@ -1,19 +1,17 @@
 """Row files -> one tidy frame: one line per evaluated ratio, with the name of its curve."""
 
 import gc
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import orjson
 import pandas as pd
 
 from analysis.text.labels import SETTING, add_labels
-from hies.errors import RowsWarning
 from hies.runs import folders, grid
 from hies.runs.files import read_run
+from hies.runs.folders import warn_of_rows
 from hies.runs.schema import MEASURES, PER_RATIO, REQUIRED, BadRows, Row
 
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
@@ -96,34 +94,34 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
 def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:
     """The runs of an experiment; what cannot be trusted is left out with a warning."""
     if not folders.is_name(name):
-        _warn(f"{name!r} is no name of an experiment and is left out.")
+        warn_of_rows(f"{name!r} is no name of an experiment and is left out.")
         return
     folder = results_dir / name
     if unread := folders.unread(folder):
-        _warn(f"{folder} is packed, so {unread} single row files beside are left out.")
+        warn_of_rows(f"{folder} is packed, so {unread} single row files beside are left out.")
     try:
         for path, text in folders.texts(folder):
             try:
                 yield read_run(path, text)
             except BadRows as problem:
-                _warn(f"{path} {problem} and is left out.")
+                warn_of_rows(f"{path} {problem} and is left out.")
     except folders.BadFile as problem:
-        _warn(f"{problem} and is left out.")
+        warn_of_rows(f"{problem} and is left out.")
 
 
 def _one_run_a_seed(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
     """Two runs of one curve and seed must not count as two seeds: keep the declared one, else the first."""
     dropped: list[int] = []
-    declared: dict[str, set[str]] = {}
-    for (experiment, *_), group in runs[runs.duplicated(RUN_OF_CURVE, keep=False)].groupby(RUN_OF_CURVE):
-        if experiment not in declared:
-            declared[experiment] = {job.run_id for job in grid.read_grid(results_dir, experiment)}
+    repeated = runs[runs.duplicated(RUN_OF_CURVE, keep=False)]
+    grids = {name: grid.read_grid(results_dir, name) for name in repeated["experiment"].unique()}
+    declared = {name: {job.run_id for job in jobs} for name, jobs in grids.items()}
+    for (experiment, *_), group in repeated.groupby(RUN_OF_CURVE):
         kept = min(group["run_id"], key=lambda run_id: (run_id not in declared[experiment], run_id))
         others = group[group["run_id"] != kept]
         dropped += others.index.tolist()
         if not others.empty:
             names = ", ".join(sorted(set(others["run_id"])))
-            _warn(f"{experiment}: {names} has the knobs and the seed of {kept} and is left out.")
+            warn_of_rows(f"{experiment}: {names} has the knobs and the seed of {kept} and is left out.")
     return runs.drop(index=dropped)
 
 
@@ -140,24 +138,13 @@ def _with_completeness(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
 
 def _warn_of_versions(runs: pd.DataFrame) -> None:
     """One RowsWarning for each experiment with a curve whose rows were computed under several versions."""
-    texts = runs.assign(text=runs["versions"].map(orjson.dumps))
-    mixed = texts[texts.groupby([*SETTING, "curve"])["text"].transform("nunique") > 1]
-    for experiment, part in mixed.groupby("experiment"):
-        versions: dict[str, set[str]] = {}
-        for _, curve in part.groupby([*SETTING, "curve"]):
-            for package in sorted({package for record in curve["versions"] for package in record}):
-                several = {str(record.get(package, "unknown")) for record in curve["versions"]}
-                versions.setdefault(package, set()).update(several if len(several) > 1 else ())
-        names = [
-            f"{package} {' and '.join(sorted(several))}" for package, several in sorted(versions.items()) if several
-        ]
-        if names:
-            first = part.iloc[0]
-            _warn(
-                f"{experiment}: rows of one curve were computed under different versions ({'; '.join(names)}), "
-                f"for example {first['curve']} of {first['model']} on {first['task']}."
-            )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RowsWarning, stacklevel=2)
+    versions = pd.DataFrame(runs["versions"].tolist(), index=runs.index).fillna("unknown").astype(str)
+    several = versions.groupby([runs[name] for name in (*SETTING, "curve")]).transform("nunique") > 1
+    for experiment, part in versions.where(several)[several.any(axis=1)].groupby(runs["experiment"]):
+        mixed = part.dropna(axis=1, how="all")
+        named = "; ".join(f"{name} {' and '.join(sorted(mixed[name].dropna().unique()))}" for name in sorted(mixed))
+        first = runs.loc[part.index[0]]
+        warn_of_rows(
+            f"{experiment}: rows of one curve were computed under different versions ({named}), "
+            f"for example {first['curve']} of {first['model']} on {first['task']}."
+        )

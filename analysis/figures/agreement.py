@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from analysis import style
 from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
-from analysis.registry import figure
-from analysis.text.captions import caption, heading, without_heads
+from analysis.registry import OF_TASK, figure
+from analysis.text.captions import caption, heading, percent, without_heads
 from analysis.text.labels import ordered_curves
-from analysis.text.numbers import percent
 
 HeadOfSite = tuple[str, int]
 Compared = TypeVar("Compared")
@@ -24,6 +23,7 @@ Compared = TypeVar("Compared")
     "agreement",
     about="How far criteria agree: Jaccard overlap of the removed heads, Spearman correlation of the scores.",
     needs="rows and score files of at least two criteria, at the ratio 0.3 or 0.5",
+    per=OF_TASK,
 )
 def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -> list[Axes]:
     """Draws a matrix for each ratio and one for the scores; means over the seeds that both criteria have.

@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from analysis import style
 from analysis.errors import Unavailable
 from analysis.figures.curves import draw_panel
-from analysis.registry import OF_MODEL, figure
+from analysis.registry import figure
 from analysis.stats.intervals import summarise
 from analysis.text import choice, labels
-from analysis.text.captions import caption
+from analysis.text.captions import caption, percent
 from analysis.text.labels import ALPHA_SIGN
-from analysis.text.numbers import percent
 from hies.runs.quality import weighted_area
 
 IN_A_ROW = 4
@@ -32,7 +31,6 @@ RANK_LOOKS: dict[str, dict[str, Any]] = {
     "alphas",
     about="Quality of HIES against alpha, one line a ratio, a panel for every task.",
     needs="rows of hies with at least three numbers for alpha, at a pruned ratio",
-    per=OF_MODEL,
 )
 def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
     """Draws a panel for each task; the alphas stand at equal distances, as in a grid that is fine at its top end."""
@@ -58,7 +56,6 @@ def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
     "figure12",
     about="Quality against the ratio for the best, the median and the worst alpha of HIES, a panel for every task.",
     needs="rows of hies with at least three numbers for alpha, at the same ratios",
-    per=OF_MODEL,
 )
 def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
     """Draws a panel for each task with three alphas; HIS beside them where the rows hold it."""

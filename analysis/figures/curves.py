@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.errors import Unavailable
-from analysis.registry import figure
+from analysis.registry import OF_TASK, figure
 from analysis.stats.intervals import summarise
 from analysis.text.captions import caption, heading, removed_words
 
@@ -21,6 +21,7 @@ MEASURE_AXES = {"quality": "quality (%)", "stability": "stability (%)"}
     "curves",
     about="Quality and stability against the ratio, one line a criterion, with intervals over seeds.",
     needs="rows of at least one pruned ratio",
+    per=OF_TASK,
 )
 def draw_curves(rows: pd.DataFrame) -> list[Axes]:
     """Draws both panels for one model and task; a point that some seeds leave undefined is hollow."""
@@ -31,9 +32,8 @@ def draw_curves(rows: pd.DataFrame) -> list[Axes]:
     for axes, (column, words) in zip(panels, MEASURE_AXES.items(), strict=True):
         draw_panel(axes, rows, column, style.looks(rows))
         axes.set(xlabel=removed_words(rows), ylabel=words)
-    panels[0].set_title(
-        f"Quality: {', '.join(METRIC_NAMES.get(name, name) for name in sorted(rows['metric'].unique()))}"
-    )
+    metrics = (METRIC_NAMES.get(name, name) for name in sorted(rows["metric"].unique()))
+    panels[0].set_title(f"Quality: {', '.join(metrics)}")
     panels[1].set_title("Stability: agreement with the unpruned model")
     style.legend_beside(canvas, panels[1:])  # stability is defined where quality is not
     style.headline(canvas, heading(rows), _caption(rows))

@@ -11,18 +11,19 @@ from analysis import style
 from analysis.data.diagnosis import Diagnosis, load_diagnosis
 from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
-from analysis.registry import figure
+from analysis.registry import OF_TASK, figure
 from analysis.text import choice
-from analysis.text.captions import caption, heading
-from analysis.text.numbers import percent
+from analysis.text.captions import caption, heading, percent
 
-REMOVED_COLOR, KEPT_COLOR = "#222222", "#B9D3E8"  # of the histograms: dark and light in print too
+# Of the histograms: dark and light in print too.
+PARTS: Any = {"label": ["removed", "kept"], "color": ["#222222", "#B9D3E8"], "edgecolor": "white"}
 
 
 @figure(
     "figure1",
     about="The sharp drop of HIS, attention of kept and removed heads on an example that it loses, HIS and AE of both.",
     needs="rows and score files of his, and the diagnosis that `python -m experiments.diagnose` writes beside them",
+    per=OF_TASK,
 )
 def draw_figure1(rows: pd.DataFrame) -> list[Axes]:
     """Draws curve; heat map heads x tokens; two histograms; all of the seed that was diagnosed."""
@@ -56,7 +57,9 @@ def _curve(axes: Axes, his: pd.DataFrame, case: Diagnosis) -> None:
         run, here = run.sort_values("ratio"), seed == case.seed
         look = {"linewidth": 2.4, "marker": marker} if here else {"linewidth": 0.8, "alpha": 0.45}
         axes.plot(100 * run["ratio"], run["quality"], color=color, label=f"HIS, seed {seed}" if here else None, **look)
-    before, after = (_quality_at(his, case.seed, ratio) for ratio in (case.ratio_before, case.ratio))
+    diagnosed = his[his["seed"] == case.seed]
+    ends = (diagnosed[np.isclose(diagnosed["ratio"], ratio)] for ratio in (case.ratio_before, case.ratio))
+    before, after = (rows["quality"].mean() for rows in ends)  # of one row, NaN without
     drop = f"{percent(case.ratio_before)} to {percent(case.ratio)}:\n{after - before:+.1f} points"
     drop = drop.replace("-", "\N{MINUS SIGN}")
     axes.axvspan(100 * case.ratio_before, 100 * case.ratio, color="#F6D8C6", linewidth=0, zorder=0, label=drop)
@@ -65,17 +68,9 @@ def _curve(axes: Axes, his: pd.DataFrame, case: Diagnosis) -> None:
     axes.set(xlabel="heads removed (%)", ylabel="quality (%)", title="Sharp drop")
 
 
-def _quality_at(his: pd.DataFrame, seed: int, ratio: float) -> float:
-    values = his.loc[(his["seed"] == seed) & np.isclose(his["ratio"], ratio), "quality"]
-    return float(values.iloc[0]) if len(values) else np.nan
-
-
 def _heat(axes: Axes, case: Diagnosis) -> None:
     """The kept heads above the removed ones, in each block the most focused head first."""
-    blocks = [
-        _focused_first(case.attention[~case.removed]),
-        _focused_first(case.attention[case.removed]),
-    ]
+    blocks = [_focused_first(case.attention[part]) for part in (~case.removed, case.removed)]
     gap = np.full((max(1, len(case.removed) // 36), len(case.tokens)), np.nan)
     rows = np.vstack([blocks[0], gap, blocks[1]])
     mesh = axes.pcolormesh(np.ma.masked_invalid(rows), norm=PowerNorm(0.5, 0, np.nanmax(rows)), cmap="viridis")
@@ -101,15 +96,7 @@ def _histogram(axes: Axes, values: np.ndarray, removed: np.ndarray, name: str) -
     """Heads by value, removed ones stacked on kept ones; HIS on a logarithmic scale where all are positive."""
     logarithmic = name == "HIS" and bool((values > 0).all())
     edges = (np.geomspace if logarithmic else np.linspace)(values.min(), values.max(), 21)
-    parts = [values[removed], values[~removed]]
-    axes.hist(
-        parts,
-        edges.tolist(),
-        stacked=True,
-        color=[REMOVED_COLOR, KEPT_COLOR],
-        label=["removed", "kept"],
-        edgecolor="white",
-    )
+    axes.hist([values[removed], values[~removed]], edges.tolist(), stacked=True, **PARTS)
     if logarithmic:
         axes.set_xscale("log")
         ticks = np.geomspace(values.min(), values.max(), 3)  # one decade or three: never more labels than fit

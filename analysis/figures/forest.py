@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.registry import OF_MODEL, figure
+from analysis.registry import figure
 from analysis.stats.pairing import COMPARED_MEASURES
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
@@ -20,7 +20,6 @@ TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the int
     "forest",
     about="Reductions of HIS, entropies and combinations of HIES against the paper's, a line for each comparison.",
     needs="rows and predictions of another form of his, ae or hies and of the paper's form, on the same seeds",
-    per=OF_MODEL,
 )
 def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
     """Draws a block of lines for each reference; a column for each range of ratios and measure."""

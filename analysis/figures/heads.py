@@ -15,11 +15,10 @@ from matplotlib.transforms import ScaledTranslation
 from analysis import style
 from analysis.data.scores import Scores, load_scores
 from analysis.errors import Unavailable
-from analysis.registry import figure
+from analysis.registry import OF_TASK, figure
 from analysis.text import choice
-from analysis.text.captions import caption, heading
+from analysis.text.captions import caption, heading, percent
 from analysis.text.labels import ALPHA_SIGN
-from analysis.text.numbers import percent
 
 # criterion -> the array that is drawn, and which end of it goes first
 MAPPED_ARRAYS = {"his": ("his", "lowest"), "ae": ("ae", "highest"), "hies": ("scores", "lowest")}
@@ -36,6 +35,7 @@ SITE_NOTE = "Site 0 is the first attention module"
     "heatmaps",
     about="HIS, AE and HIES of every head, with the heads that each criterion removes greyed.",
     needs="rows and score files of his, ae or hies (of several alphas: per ratio, per task, auto, else nearest 0.5)",
+    per=OF_TASK,
 )
 def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)) -> list[Axes]:
     """Draws all heads in the first line, then one line a ratio; the lowest seed of one model and task."""
@@ -67,6 +67,7 @@ def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5
     "figure3",
     about="Which heads HIS and HIES remove at 30, 40 and 50 %, one grid a ratio.",
     needs="rows and score files of his and hies with one seed in common, at the ratio 0.3, 0.4 or 0.5",
+    per=OF_TASK,
 )
 def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)) -> list[Axes]:
     """Draws site x head for each ratio; the lowest seed that both criteria have."""
@@ -78,7 +79,7 @@ def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)
     canvas = style.new_figure(3.2 * len(common) + 0.6, 3.0 * len(scores.sites) / max(scores.heads) + 2.3)
     panels = list(canvas.subplots(1, len(common), sharey=True, squeeze=False)[0])
     for axes, ratio in zip(panels, common, strict=True):
-        _fates_panel(axes, scores, _row_at(his, ratio), _row_at(hies, ratio))
+        _fates_panel(axes, scores, *(run[np.isclose(run["ratio"], ratio)].iloc[0] for run in (his, hies)))
     panels[0].set_ylabel("site")
     text = f"{caption(pd.concat([his, hies]))}. {hies['curve'].iloc[0]}. {SITE_NOTE}; "
     text += "in brackets: how many heads are removed so."
@@ -90,6 +91,7 @@ def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)
     "figure8",
     about="HIS and HIES of every head as 3-D bars over site and head.",
     needs="rows and score files of his and hies with one seed in common",
+    per=OF_TASK,
 )
 def draw_figure8(rows: pd.DataFrame) -> list[Axes]:
     """Draws HIS left, HIES right; the lowest seed that both criteria have."""
@@ -106,17 +108,6 @@ def draw_figure8(rows: pd.DataFrame) -> list[Axes]:
     text += "Colour repeats the height; the heads of the lowest bars go first."
     style.headline(canvas, f"Scores of the heads: {heading(rows)}", text)
     return panels
-
-
-def fates(scores: Scores, his: dict[str, list[int]], hies: dict[str, list[int]]) -> np.ndarray:
-    """Returns for each head the index of its fate in FATES, from the masks of both: [sites, most heads], or NaN."""
-    fate = scores.removed(his) + 2.0 * scores.removed(hies)
-    fate[~scores.there] = np.nan
-    return fate
-
-
-def _row_at(run: pd.DataFrame, ratio: float) -> dict[str, Any]:
-    return {str(key): value for key, value in run[np.isclose(run["ratio"], ratio)].iloc[0].items()}
 
 
 def _drawn_at(run: pd.DataFrame, before: str) -> str:
@@ -166,8 +157,9 @@ def _grey(axes: Axes, at_ratio: pd.DataFrame, scores: Scores) -> None:
     axes.add_collection(PatchCollection(cells, linewidth=0.4, **look))
 
 
-def _fates_panel(axes: Axes, scores: Scores, his: dict[str, Any], hies: dict[str, Any]) -> None:
-    fate = fates(scores, his["mask"], hies["mask"])
+def _fates_panel(axes: Axes, scores: Scores, his: pd.Series, hies: pd.Series) -> None:
+    fate = scores.removed(his["mask"]) + 2.0 * scores.removed(hies["mask"])  # of each head its place in FATES
+    fate[~scores.there] = np.nan
     _map(axes, fate, cmap=ListedColormap(FATE_COLORS), vmin=0, vmax=3, linewidth=1)
     axes.set_xlabel("head")
     alpha = hies.get("alpha_used")
@@ -175,13 +167,12 @@ def _fates_panel(axes: Axes, scores: Scores, his: dict[str, Any], hies: dict[str
     used = "" if alpha is None or pd.isna(alpha) else f"HIES: {ALPHA_SIGN} = {alpha:g}"
     axes.set_title(used, loc="right", fontsize=8.5, fontweight="normal")
     handles = [
-        Patch(facecolor=color, edgecolor=style.MUTED, linewidth=0.4, label=f"{name} ({int((fate == i).sum())})")
-        for i, (name, color) in enumerate(zip(FATES, FATE_COLORS, strict=True))
+        Patch(facecolor=FATE_COLORS[i], edgecolor=style.MUTED, linewidth=0.4, label=f"{FATES[i]} ({(fate == i).sum()})")
+        for i in (0, 3, 1, 2)
     ]
-    order = [handles[0], handles[3], handles[1], handles[2]]
     place = ScaledTranslation(0, -TO_LEGEND, axes.figure.dpi_scale_trans)
     below: Any = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": axes.transAxes + place}
-    axes.legend(handles=order, ncols=2, fontsize=9, handlelength=1, columnspacing=1.5, borderaxespad=0, **below)
+    axes.legend(handles=handles, ncols=2, fontsize=9, handlelength=1, columnspacing=1.5, borderaxespad=0, **below)
 
 
 def _bars(axes: Any, values: np.ndarray) -> None:

@@ -8,9 +8,9 @@ from analysis import style
 from analysis.errors import Unavailable
 from analysis.figures.curves import MEASURE_AXES, draw_panel
 from analysis.figures.tasks import mean_of_tasks
-from analysis.registry import OF_MODEL, figure
+from analysis.registry import figure
 from analysis.stats.intervals import summarise
-from analysis.tables.removed import percent_of_dense
+from analysis.tables.measures import percent_of_dense
 from analysis.text.captions import caption
 
 FLOPS_LEFT = "flops left"  # a column: FLOPs in percent of those of the run's unpruned model
@@ -20,7 +20,6 @@ FLOPS_LEFT = "flops left"  # a column: FLOPs in percent of those of the run's un
     "methods",
     about="Quality and stability, mean over tasks, against the share of attention removed and against the FLOPs left.",
     needs="rows of at least two criteria at a pruned ratio, with FLOPs",
-    per=OF_MODEL,
 )
 def draw_methods(rows: pd.DataFrame) -> list[Axes]:
     """Draws quality above stability; the same points on the left by ratio, on the right by the FLOPs left."""

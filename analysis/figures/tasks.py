@@ -1,59 +1,105 @@
-"""Quality and stability of every task and their mean against the ratio (after figure 4 of the paper)."""
+"""Quality and stability of every task and their mean against the ratio (figures 4, 10, 11 and 13 of the paper)."""
 
 import textwrap
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from analysis import style
+from analysis import paper, style
 from analysis.errors import Unavailable
 from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, MEASURE_AXES, METRIC_NAMES, draw_panel
-from analysis.registry import OF_MODEL, figure
+from analysis.registry import figure
 from analysis.text import choice, labels
 from analysis.text.captions import caption, removed_words
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
-PANEL_WIDTH, LEGEND_WIDTH, LEAST_WIDTH = (
-    1.8,
-    2.5,
-    7.0,
-)  # inches of such a panel, of the legend beside, and of such a figure at least
+PANEL_WIDTH, LEGEND_WIDTH, LEAST_WIDTH = 1.8, 2.5, 7.0  # inches of such a panel, of the legend, of a figure at least
 TITLE_CHARACTERS = 12.5  # in an inch above and below a panel
 TASK_CRITERIA = ("his", "ad", "ae", "l2", "random")  # beside the curves of HIES
 PRINTED_LOOK: dict[str, Any] = {
     "linestyle": "none", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.1, "zorder": 6,
 }  # fmt: skip
+AFTER_LAST: Any = {"loc": "center left", "bbox_to_anchor": (1.1, 0.5), "fontsize": 8.5}  # the place of a legend
+PAPER_CRITERIA = (*TASK_CRITERIA, "llm_pruner_channel", "llm_pruner_block", "slicegpt")  # the paper's, and AE
+PRINTED_MODEL = "llama2_7b"  # the model whose numbers table 10 prints; figure 4 itself comes without numbers
+PRINTED_NOTE = " Hollow: the paper's table 10 (LLaMA-2-7B, mean over its seeds)."
+NORM = "output_norm"
 
 
 @figure(
     "tasks",
     about="Quality and stability against the ratio, a panel for every task and one for their mean.",
     needs="rows of at least two tasks at a pruned ratio",
-    per=OF_MODEL,
 )
 def draw_all_tasks(rows: pd.DataFrame) -> list[Axes]:
     """Draws two blocks of panels, quality above stability, each ending with the mean over tasks."""
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
     title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
-    return draw_tasks(rows[rows["curve"].isin(shown_curves(rows))], title, TASKS_IN_ROW)
+    return _draw_tasks(rows[rows["curve"].isin(shown_curves(rows))], title, TASKS_IN_ROW)
 
 
-def draw_tasks(
+def _draw_kind(
+    rows: pd.DataFrame, tasks: Iterable[str], printed: pd.DataFrame | None = None, note: str = ""
+) -> list[Axes]:
+    """The paper's methods on these tasks."""
+    rows = rows[rows["task"].isin(tasks)]
+    if not (rows["ratio"] > 0).any():
+        raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
+    rows = rows[rows["curve"].isin(shown_curves(rows, PAPER_CRITERIA))]
+    return _draw_tasks(rows, f"{rows['model'].iloc[0]}: quality (above) and stability (below)", None, printed, note)
+
+
+@figure(
+    "figure4",
+    about="Quality above stability against the ratio for language tasks, a column for each and one for their mean.",
+    needs="rows of a language task (HellaSwag, WinoGrande, ARC, OBQA, PIQA, docs) at a pruned ratio",
+)
+def draw_figure4(rows: pd.DataFrame) -> list[Axes]:
+    """Draws the paper's methods; beside LLaMA-2-7B the paper's HIS and HIES where its table 10 has them."""
+    printed = printed_language()
+    printed = printed[printed["task"].isin(rows.loc[rows["model"] == PRINTED_MODEL, "task"])]
+    return _draw_kind(rows, labels.LANGUAGE_NAMES, printed, "" if printed.empty else PRINTED_NOTE)
+
+
+draw_figure10 = figure(
+    "figure10",
+    about="Quality above stability against the ratio for GSM8K and MMLU, and their mean.",
+    needs="rows of GSM8K or MMLU at a pruned ratio",
+)(partial(_draw_kind, tasks=labels.REASONING_NAMES))
+draw_figure11 = figure(
+    "figure11",
+    about="Quality above stability against the ratio for sets of images, a column for each and one for their mean.",
+    needs="rows of CIFAR-10, CIFAR-100, Food-101, Fashion-MNIST or ImageNet-1k at a pruned ratio",
+)(partial(_draw_kind, tasks=labels.VISION_NAMES))
+
+
+@figure(
+    "figure13",
+    about="Quality above stability against the ratio: the norm of the outputs alone, and with AE, a column a task.",
+    needs="rows of output_norm and of hies with importance output_norm, at a pruned ratio",
+)
+def draw_figure13(rows: pd.DataFrame) -> list[Axes]:
+    """Draws two lines a panel; of several alphas the preferred one."""
+    mixed = rows[rows["importance"] == NORM] if "importance" in rows else rows[:0]
+    alone, together = choice.plainest(rows, NORM), choice.plainest(mixed, "hies")
+    if alone is None or together is None or not (rows["ratio"] > 0).any():
+        raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
+    title = f"{rows['model'].iloc[0]}: norm of the outputs alone and with AE"
+    return _draw_tasks(rows[rows["curve"].isin([alone, together])], title, note=f" With AE: {together}.")
+
+
+def _draw_tasks(
     rows: pd.DataFrame, title: str, columns: int | None = None, printed: pd.DataFrame | None = None, note: str = ""
 ) -> list[Axes]:
-    """Draws two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
+    """Two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
 
-    Args:
-        rows: of one model.
-        title: of the figure.
-        columns: panels in a row; without it all of them, if they fit.
-        printed: the paper's quality, with the columns task, criterion, ratio and percent.
-        note: what the caption says besides.
+    Without `columns` all panels stand in one row, if they fit. `printed` is the paper's quality in percent.
     """
     tasks = labels.ordered_tasks(rows["task"])
     count = len(tasks) + (len(tasks) > 1)
@@ -71,9 +117,13 @@ def draw_tasks(
     _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room)
     if printed is not None:
         _beside(dict(zip(tasks, blocks[0], strict=False)), printed)
-    _legend(blocks, full)
+    panels = [axes for block in blocks for axes in block]
+    if full:
+        style.legend_beside(canvas, panels, fontsize=8.5)
+    else:
+        blocks[0][-1].legend(*style.legend_of(panels), **AFTER_LAST).set_in_layout(False)
     style.headline(canvas, title, _caption(rows, tasks) + note)
-    return [axes for block in blocks for axes in block]
+    return panels
 
 
 def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) -> list[str]:
@@ -94,6 +144,13 @@ def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
     whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
     return whole.mean(axis=1).rename(column).reset_index()
+
+
+def printed_language() -> pd.DataFrame:
+    """Returns what the paper's table 10 prints of single tasks: task, criterion, ratio, percent."""
+    printed = paper.read_paper("table10_llama_seeds").rename(columns={"HIS_percent": "his", "HIES_percent": "hies"})
+    long = printed.melt(["task", "ratio"], ["his", "hies"], var_name="criterion", value_name="percent")
+    return long[long["task"].isin(labels.LANGUAGE_NAMES)]
 
 
 def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str) -> None:
@@ -132,21 +189,8 @@ def _beside(panels: dict[str, Axes], printed: pd.DataFrame) -> None:
         if axes := panels.get(str(task)):
             color, marker = style.LOOKS[str(criterion)]
             name = f"{labels.criterion_name(str(criterion))}, paper"
-            axes.plot(
-                100 * part["ratio"], part["percent"], marker=marker, markeredgecolor=color, label=name, **PRINTED_LOOK
-            )
-
-
-def _legend(blocks: list[list[Axes]], beside: bool) -> None:
-    """Beside all panels, or in the free place after the last one of the upper block."""
-    last, panels = blocks[0][-1], [axes for block in blocks for axes in block]
-    if beside:
-        canvas = last.get_figure(root=True)
-        assert canvas is not None
-        style.legend_beside(canvas, panels, fontsize=8.5)
-        return
-    place: Any = {"loc": "center left", "bbox_to_anchor": (1.1, 0.5), "fontsize": 8.5}
-    last.legend(*style.legend_of(panels), **place).set_in_layout(False)
+            look = {**PRINTED_LOOK, "marker": marker, "markeredgecolor": color}
+            axes.plot(100 * part["ratio"], part["percent"], label=name, **look)
 
 
 def _caption(rows: pd.DataFrame, tasks: list[str]) -> str:

@@ -26,7 +26,7 @@ class Interval(NamedTuple):
     n: int
 
 
-def mean_interval(values: np.ndarray | list[float], level: float = LEVEL, draws: int = RESAMPLES) -> Interval:
+def mean_interval(values: np.ndarray | list[float], level: float = LEVEL) -> Interval:
     """Returns the mean of the defined values and its percentile bootstrap interval, the same on every call.
 
     With two or three values the 95 % interval is their range: the smallest value alone makes up at least 1/27 of
@@ -37,7 +37,7 @@ def mean_interval(values: np.ndarray | list[float], level: float = LEVEL, draws:
     n = len(defined)
     if n < 2:
         return Interval(float(defined[0]) if n else np.nan, np.nan, np.nan, n)
-    means = defined[_resamples(n, draws)].mean(axis=1)
+    means = defined[_resamples(n)].mean(axis=1)
     return Interval(float(defined.mean()), *percentiles(means, level), n)
 
 
@@ -64,6 +64,6 @@ def summarise(rows: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:
 
 
 @cache
-def _resamples(n: int, draws: int) -> np.ndarray:
-    """Indices [draws, n] of the resamples; a fixed seed makes every figure reproducible byte for byte."""
-    return np.random.default_rng(0).integers(0, n, size=(draws, n))
+def _resamples(n: int) -> np.ndarray:
+    """Indices [RESAMPLES, n] of the resamples; a fixed seed makes every figure reproducible byte for byte."""
+    return np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))

@@ -1,69 +1,33 @@
 """The runs of one task, measured on their examples and on resamples of them.
 
-Shapes: runs K, ratios R, examples N, draws D, seeds S.
+A resample of the examples is a vector of counts: every metric follows from sums, from a product of the matrix of
+counts with a matrix of indicators or moments. Shapes: runs K, ratios R, examples N, draws D, seeds S, models M.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from analysis.data.scores import load_arrays
 from analysis.errors import Unavailable
-from analysis.stats.weighted import WEIGHTED_METRICS, weighted_quality, weighted_stability
+from hies.runs.quality import PERCENT, same_answer
 
 EVENNESS = "evenness"
 COUNTS_AT_ONCE = 5_000_000  # of the matrix of counts [draws, examples] that is held at once
 
-
-@dataclass(frozen=True)
-class RunsOfTask:
-    """What jobs of one task answered at the ratios that all of them have.
-
-    Attributes:
-        metric: of the task.
-        paths: row file of each run, [K].
-        ratios: [R].
-        labels: [N].
-        answers: predictions of the pruned models, [K, R, N].
-        unpruned: predictions of the unpruned model, [K, N].
-        unevenness: see `unevenness`, [K, R].
-    """
-
-    metric: str
-    paths: list[str]
-    ratios: np.ndarray
-    labels: np.ndarray
-    answers: np.ndarray
-    unpruned: np.ndarray
-    unevenness: np.ndarray
-
-    def measured(self, resamples: Iterable[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Returns for each measure its values, [K, R], and its values on the resampled examples, [D, K, R].
-
-        Args:
-            resamples: matrices [some draws, N] of how often a draw takes each example.
-        """
-        whole = self._measure(np.ones((1, len(self.labels))))
-        parts = [self._measure(counts) for counts in resamples]
-        values = {name: (whole[name][0], np.concatenate([part[name] for part in parts])) for name in whole}
-        resampled = np.broadcast_to(self.unevenness, values["quality"][1].shape)  # examples do not change the heads
-        return values | {EVENNESS: (self.unevenness, resampled)}
-
-    def _measure(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        runs, ratios, examples = self.answers.shape
-        flat = self.answers.reshape(runs * ratios, examples)  # [K, R, N] -> [K R, N]
-        unpruned = np.repeat(self.unpruned, ratios, axis=0)  # [K, N] -> [K R, N]
-        quality = weighted_quality(self.metric, self.labels, flat, counts)
-        stability = weighted_stability(flat, unpruned, counts)
-        # [D, K R] -> [D, K, R]
-        return {"quality": quality.reshape(-1, runs, ratios), "stability": stability.reshape(-1, runs, ratios)}
+WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # labels, predictions, weights -> [D, M]
+Measured = tuple[np.ndarray, np.ndarray]  # values [K, R], and those of all draws [D, K, R]
 
 
-def read_runs(rows: pd.DataFrame) -> RunsOfTask:
-    """Returns all runs of these rows of one task.
+def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray, dict[str, Measured]]:
+    """Measures all runs of these rows of one task, on their examples and on resamples of them.
+
+    Returns:
+        the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability and
+        evenness the values, [K, R], and those on the resampled examples, [D, K, R].
 
     Raises:
         Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
@@ -77,12 +41,16 @@ def read_runs(rows: pd.DataFrame) -> RunsOfTask:
         raise Unavailable(f"the runs of {task} have no ratio in common")
     arrays = {path: load_arrays({"path": path}) for path in masks}
     labels = next(iter(arrays.values()))["labels"]
-    for path, own in arrays.items():
-        if not np.array_equal(labels, own["labels"]):
+    for path, run in arrays.items():
+        if not np.array_equal(labels, run["labels"]):
             raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
-    answers = np.array([own["predictions"][_places(own["ratios"], [0.0, *ratios])] for own in arrays.values()])
-    uneven = [[_unevenness(arrays[path], masks[path][ratio]) for ratio in ratios] for path in masks]
-    return RunsOfTask(metric, list(masks), np.array(ratios), labels, answers[:, 1:], answers[:, 0], np.array(uneven))
+    measure = partial(_measure, metric, labels, np.array([_answers(run, [0.0, *ratios]) for run in arrays.values()]))
+    whole = measure(np.ones((1, len(labels))))
+    parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
+    values = {name: (whole[name][0], np.concatenate([part[name] for part in parts])) for name in whole}
+    uneven = np.array([[_unevenness(arrays[path], masks[path][ratio]) for ratio in ratios] for path in masks])
+    resampled = np.broadcast_to(uneven, values["quality"][1].shape)  # examples do not change the heads
+    return list(masks), np.array(ratios), values | {EVENNESS: (uneven, resampled)}
 
 
 def unevenness(heads: Sequence[int], removed: Sequence[int]) -> float:
@@ -106,9 +74,103 @@ def seed_counts(task: str, seeds: int, draws: int) -> np.ndarray:
     return (chosen[:, :, None] == np.arange(seeds)).sum(axis=1)
 
 
-def _places(ratios: np.ndarray, wanted: list[float]) -> list[int]:
-    return [int(np.abs(ratios - ratio).argmin()) for ratio in wanted]
+def _measure(metric: str, labels: np.ndarray, answers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Quality and stability, [D, K, R]; answers are those of the unpruned model, then by ratio, [K, 1 + R, N]."""
+    runs, ratios = len(answers), answers.shape[1] - 1
+    flat = answers[:, 1:].reshape(runs * ratios, -1)  # [K, R, N] -> [K R, N]
+    unpruned = np.repeat(answers[:, 0], ratios, axis=0)  # [K, N] -> [K R, N]
+    quality = weighted_quality(metric, labels, flat, counts)
+    stability = weighted_stability(flat, unpruned, counts)
+    # [D, K R] -> [D, K, R]
+    return {"quality": quality.reshape(-1, runs, ratios), "stability": stability.reshape(-1, runs, ratios)}
+
+
+def _answers(run: dict[str, np.ndarray], ratios: list[float]) -> np.ndarray:
+    places = np.abs(run["ratios"][:, None] - ratios).argmin(axis=0)  # [ratios of the run, 1] - [R] -> [R]
+    return run["predictions"][places]
 
 
 def _unevenness(arrays: dict[str, np.ndarray], mask: dict[str, list[int]]) -> float:
     return unevenness(arrays["heads"].tolist(), [len(mask.get(str(site), ())) for site in arrays["sites"]])
+
+
+def weighted_quality(metric: str, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns quality in percent, [D, M]; NaN where the metric is undefined.
+
+    Args:
+        metric: a key of WEIGHTED_METRICS.
+        labels: [N].
+        predictions: classes or scores, [M, N].
+        weights: how often each example counts, [D, N].
+    """
+    return PERCENT[metric](WEIGHTED_METRICS[metric](labels, predictions, weights))
+
+
+def weighted_stability(predictions: np.ndarray, unpruned: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns the agreement of predictions with those of the unpruned model, both [M, N], in percent: [D, M]."""
+    return 100 * _sums(same_answer(predictions, unpruned), weights) / _total(weights)
+
+
+def _accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return _sums(predictions == labels, weights) / _total(weights)
+
+
+def _f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of class 1; undefined where neither labels nor predictions have it."""
+    both = _sums((predictions == 1) & (labels == 1), weights)
+    return _ratio(2 * both, _sums(predictions == 1, weights) + _sums((labels == 1)[None], weights))
+
+
+def _matthews(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The correlation of classes; 0 where either side has one class only, as scikit-learn and the paper have it."""
+    total = _total(weights)
+    covariance = total * _sums(predictions == labels, weights)
+    variance_labels, variance_predictions = total**2, total**2
+    for one in np.union1d(labels, predictions):
+        predicted, true = _sums(predictions == one, weights), _sums((labels == one)[None], weights)
+        covariance = covariance - predicted * true
+        variance_predictions, variance_labels = variance_predictions - predicted**2, variance_labels - true**2
+    return np.nan_to_num(_ratio(covariance, np.sqrt(variance_predictions * variance_labels)), nan=0.0)
+
+
+def _pearson(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Undefined where the predictions, or the labels that were drawn, are constant."""
+    x, y = _standardised(predictions), _standardised(labels[None])
+    total = _total(weights)
+    mean_x, mean_y = _sums(x, weights) / total, _sums(y, weights) / total
+    covariance = _sums(x * y, weights) / total - mean_x * mean_y
+    variance_x, variance_y = _sums(x**2, weights) / total - mean_x**2, _sums(y**2, weights) / total - mean_y**2
+    varied = (variance_x > 1e-12) & (variance_y > 1e-12)  # what rounding leaves of zero is far below
+    return _ratio(covariance, np.where(varied, np.sqrt(np.abs(variance_x * variance_y)), 0))
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    """Each line with mean 0 and variance 1, so that sums of squares keep their digits; NaN where it is constant."""
+    values = values.astype(np.float64)
+    deviation = values.std(axis=1, keepdims=True)
+    constant = np.ptp(values, axis=1, keepdims=True) < 1e-6 * np.maximum(1, np.abs(values).max(axis=1, keepdims=True))
+    centered = values - values.mean(axis=1, keepdims=True)
+    return np.where(constant, np.nan, centered / np.where(constant, 1, deviation))
+
+
+def _sums(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sums over the examples, [D, M]; counts are exact in single precision, which is twice as fast."""
+    exact = np.float32 if values.dtype == bool else np.float64
+    return (weights.astype(exact) @ values.T.astype(exact)).astype(np.float64)  # [D, N] @ [N, M]
+
+
+def _total(weights: np.ndarray) -> np.ndarray:
+    return weights.sum(axis=1, keepdims=True, dtype=np.float64)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """NaN where it is 0 / 0."""
+    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below != 0)
+
+
+WEIGHTED_METRICS: dict[str, WeightedMetric] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+}

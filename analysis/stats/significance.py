@@ -5,50 +5,29 @@ every ratio and for both measures; so any mean over ratios has its interval too.
 Shapes: draws D, seeds S, ratios R.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import Unavailable
-from analysis.stats.intervals import LEVEL, percentiles, side_of_zero
+from analysis.stats.intervals import percentiles, side_of_zero
 from analysis.stats.pairing import paired
-from analysis.stats.resampling import RunsOfTask, example_counts, read_runs, seed_counts
+from analysis.stats.resampling import measured_runs, seed_counts
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
 
 DRAWS = 1_000
 MEAN = "mean"  # in the place of a task: the mean over tasks
+ChosenRatios = Callable[[np.ndarray], np.ndarray]  # ratios [R] -> boolean [R]
 
 
-class Estimate(NamedTuple):
-    """A mean over seeds with its interval.
-
-    Attributes:
-        mean: NaN where no seed has a number.
-        low: lower end of the interval, NaN where there is none.
-        high: upper end.
-        seeds: how many there are.
-        undefined_seeds: how many of them are left out of the mean.
-        draws: of the bootstrap.
-        undefined_draws: how many of them are left out of the interval, because a seed that was drawn, or the examples
-            that were, leave the metric undefined.
-    """
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-    undefined_seeds: int
-    draws: int
-    undefined_draws: int
-
-    @property
-    def verdict(self) -> str:
-        """`ahead`, `behind` or `undecided`; empty where there is no mean."""
-        return "" if np.isnan(self.mean) else side_of_zero(self.low, self.high)
+# Columns of an estimate: the mean over seeds (NaN where none has a number) and the ends of its interval (NaN without),
+# seeds and those left out of the mean, draws and those left out of the interval (the metric is undefined for a seed
+# or the examples that were drawn), and `ahead`, `behind`, `undecided`, or nothing where there is no mean.
+ESTIMATE = ("mean", "low", "high", "seeds", "undefined_seeds", "draws", "undefined_draws", "verdict")
 
 
 @dataclass(frozen=True)
@@ -67,11 +46,14 @@ class Sample:
     seeds: int
     undefined_seeds: int
 
-    def estimate(self, level: float = LEVEL) -> Estimate:
-        """Returns mean and percentile interval."""
+    def estimate(self) -> dict[str, Any]:
+        """Returns mean, percentile interval and verdict: the columns ESTIMATE."""
         defined = self.draws[~np.isnan(self.draws)]
-        ends, count = percentiles(defined, level), len(self.draws)
-        return Estimate(self.mean, *ends, self.seeds, self.undefined_seeds, count, count - len(defined))
+        low, high = percentiles(defined)
+        verdict = "" if np.isnan(self.mean) else side_of_zero(low, high)
+        count = len(self.draws)
+        numbers = (self.mean, low, high, self.seeds, self.undefined_seeds, count, count - len(defined))
+        return dict(zip(ESTIMATE, (*numbers, verdict), strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,7 +100,7 @@ class Gain:
         return Sample(mean, draws, len(by_seed), int((~defined).sum()))
 
 
-def mean_over_tasks(samples: Sequence[Sample]) -> Sample:
+def mean_over_tasks(samples: Collection[Sample]) -> Sample:
     """Returns the mean of tasks that were drawn independently; undefined where any of them is."""
     return Sample(
         float(np.mean([sample.mean for sample in samples])),
@@ -128,11 +110,23 @@ def mean_over_tasks(samples: Sequence[Sample]) -> Sample:
     )
 
 
+def samples_at(gains: Sequence[Gain], at: ChosenRatios) -> dict[str, Sample]:
+    """Returns the mean over the ratios `at` for each task that has any, and under MEAN that of several tasks."""
+    samples = {gain.task: gain.over(chosen) for gain in gains if (chosen := at(gain.ratios)).any()}
+    return {**samples, MEAN: mean_over_tasks(samples.values())} if len(samples) > 1 else samples
+
+
+def ratios_at(gains: Sequence[Gain], at: ChosenRatios) -> str:
+    """Returns which ratios these are, in words."""
+    ratios = {ratio for gain in gains for ratio in gain.ratios[at(gain.ratios)].tolist()}
+    return " ".join(f"{ratio:g}" for ratio in sorted(ratios))
+
+
 def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
     """Returns quality, stability and evenness of each task and each HIES curve whose alpha was chosen, against HIS.
 
     Raises:
-        Unavailable: no such curve, no partner of HIS, no predictions, or a metric that is not known here.
+        Unavailable: no such curve, no partner of HIS, or as `curve_differences`.
     """
     chosen = rows["alpha"].isin(PREFERRED) if "alpha" in rows else pd.Series(False, index=rows.index)
     if not (chosen & (rows["ratio"] > 0)).any():
@@ -156,14 +150,13 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
     gains: list[Gain] = []
     for task in ordered_tasks(pairs["task"]):
         of_task = pairs[pairs["task"] == task]
-        runs = read_runs(rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})])
-        gains += _of_task(task, of_task, runs, draws)
+        gains += _of_task(task, of_task, rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})], draws)
     return gains
 
 
-def _of_task(task: str, pairs: pd.DataFrame, runs: RunsOfTask, draws: int) -> Iterator[Gain]:
-    measured = runs.measured(example_counts(task, len(runs.labels), draws))
-    place = {path: i for i, path in enumerate(runs.paths)}
+def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> Iterator[Gain]:
+    paths, ratios, measured = measured_runs(rows, draws)
+    place = {path: i for i, path in enumerate(paths)}
     for curve in ordered_curves(pairs):
         for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
             jobs = both.drop_duplicates("seed").sort_values("seed")
@@ -172,4 +165,4 @@ def _of_task(task: str, pairs: pd.DataFrame, runs: RunsOfTask, draws: int) -> It
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]
                 pair = (values[other], values[own], gained)
-                yield Gain(task, curve, str(against), measure, runs.ratios, *pair, counts)
+                yield Gain(task, curve, str(against), measure, ratios, *pair, counts)

@@ -1,25 +1,34 @@
 """Which reduction of HIS, which entropy, which scale and combination of HIES wins: each curve minus its references."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import Unavailable
 from analysis.stats.pairing import COMPARED_MEASURES, PROTOCOL_KEYS, one_calibration_size, with_references
-from analysis.stats.significance import DRAWS, MEAN, Estimate, Gain, curve_differences, mean_over_tasks
+from analysis.stats.significance import (
+    DRAWS,
+    ESTIMATE,
+    MEAN,
+    ChosenRatios,
+    Gain,
+    curve_differences,
+    ratios_at,
+    samples_at,
+)
 from analysis.text import labels
 
 # The knobs whose defaults are the definitions of the paper.
 VARIED = ("reduction", "entropy", "normalize", "combination")
 # Two forms of HIES that are compared also share the way to their alpha.
 ALPHA_KEYS = ["criterion", "alpha", *labels.TUNING_WORDS]
-WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+WINDOWS: dict[str, ChosenRatios] = {
     "30 % and more": lambda ratios: ratios >= 0.3 - 1e-9,
     "up to 10 %": lambda ratios: ratios <= 0.1 + 1e-9,
 }
 NO_REFERENCE = "no reference"
-COMPARISON = ["criterion", "against", "task", "tasks", "measure", "removed", "ratios", *Estimate._fields, "verdict"]
+COMPARISON = ["criterion", "against", "task", "tasks", "measure", "removed", "ratios", *ESTIMATE]
 
 
 def compare(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
@@ -95,18 +104,13 @@ def _lines(curve: str, against: str, jobs: pd.DataFrame, gains: list[Gain]) -> I
                if task not in {gain.task for gain in of_pair}]  # fmt: skip
     windows = {removed: at for removed, at in WINDOWS.items() if any(at(gain.ratios).any() for gain in gains)}
     for measure in COMPARED_MEASURES:
+        parts = [gain for gain in of_pair if gain.measure == measure]
         for removed, at in windows.items():
-            parts = [gain for gain in of_pair if gain.measure == measure and at(gain.ratios).any()]
-            ratios = sorted({ratio for gain in parts for ratio in gain.ratios[at(gain.ratios)].tolist()})
             line = {"criterion": curve, "against": against, "measure": measure, "removed": removed, "tasks": 1}
-            line["ratios"] = " ".join(f"{ratio:g}" for ratio in ratios)
-            samples = {gain.task: gain.over(at(gain.ratios)) for gain in parts}
-            yield from ({**line, "task": task, **_decided(one.estimate())} for task, one in samples.items())
+            line["ratios"] = ratios_at(parts, at)
+            samples = samples_at(parts, at)
+            mean = samples.pop(MEAN, None)
+            yield from ({**line, "task": task, **one.estimate()} for task, one in samples.items())
             yield from ({**line, "task": task, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE} for task in lacking)
-            if len(samples) > 1:
-                mean = mean_over_tasks(list(samples.values())).estimate()
-                yield {**line, "task": MEAN, "tasks": len(samples), **_decided(mean)}
-
-
-def _decided(estimate: Estimate) -> dict[str, object]:
-    return {**estimate._asdict(), "verdict": estimate.verdict}
+            if mean:
+                yield {**line, "task": MEAN, "tasks": len(samples), **mean.estimate()}

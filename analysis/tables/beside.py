@@ -1,18 +1,19 @@
-"""What the tables with the paper's numbers beside ours share."""
+"""What tables share that set numbers side by side, most of them the paper's and ours."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis import paper
-from analysis.text import choice
 from analysis.text.labels import GLUE_NAMES, named_tasks, ordered_tasks, task_name
 
 AVERAGE = "average"
 PAPER, OURS = "paper", "ours"
+BERT, LLAMA = "BERT-base", "LLaMA-2-7B"  # models of the paper
 BLANK_NOTE = "Blank: no number on that side"
+ONE_SIZE = "with one calibration size"
 
 
 class Printed(NamedTuple):
@@ -22,11 +23,13 @@ class Printed(NamedTuple):
         table: its number.
         model: the model, for readers.
         numbers: a line for each task, and whatever else the table has.
+        note: what a caption says of them.
     """
 
     table: int
     model: str
     numbers: pd.DataFrame
+    note: str = ""
 
     @property
     def tasks(self) -> list[str]:
@@ -40,33 +43,34 @@ class Printed(NamedTuple):
         return "a GLUE task" if set(self.tasks) <= set(GLUE_NAMES) else named_tasks(self.tasks)
 
 
-def bert(table: int, file: str) -> Printed:
-    """Returns the numbers of BERT-base in a file of the paper's numbers."""
+def printed_of(table: int, file: str, model: str) -> Printed:
+    """Returns the numbers of one model in a file of the paper's numbers."""
     numbers = paper.read_paper(file)
-    return Printed(table, "BERT-base", numbers[numbers["model"] == "BERT"])
+    return Printed(table, model, numbers[numbers["model"] == model.removesuffix("-base")])
 
 
-def llama(table: int, file: str) -> Printed:
-    """Returns the numbers of LLaMA-2-7B in a file of the paper's numbers."""
-    numbers = paper.read_paper(file)
-    return Printed(table, "LLaMA-2-7B", numbers[numbers["model"] == "LLaMA-2-7B"])
+def side_by_side(
+    data: pd.DataFrame, keys: list[str], cells: Callable[[dict], dict[str, str]], after: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Returns a line for each value of the keys, with the cells of all its rows beside each other.
 
-
-def usual_hies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of HIES with the usual alpha: chosen per ratio, else per task, else auto, else a number.
-
-    HIES of another importance than HIS is left out where there is one of HIS.
+    Args:
+        data: a row for each cell, or for several.
+        keys: the columns that begin a line.
+        cells: column -> text of a row.
+        after: the columns that end a line; they have one value in a line.
     """
-    usual = choice.usual_run(rows, "hies")
-    if usual.empty:
-        return usual
-    same = choice.of_his(rows) == choice.of_his(usual).iloc[0]
-    return rows[(rows["criterion"] == "hies") & same & (rows["alpha"] == usual["alpha"].iloc[0])]
+    lines: dict[tuple, dict[str, str]] = {}
+    for row in data.to_dict("records"):
+        lines.setdefault(tuple(row[key] for key in (*keys, *after)), {}).update(cells(row))
+    shown = pd.DataFrame(list(lines.values())).fillna("")
+    begun = pd.DataFrame(list(lines), columns=[*keys, *after])
+    return pd.concat([begun[keys], shown, begun[[*after]]], axis=1)
 
 
-def average(values: Mapping[str, float], tasks: Iterable[str]) -> float:
-    """Returns the mean over the tasks; NaN where any of them is missing or undefined."""
-    return float(np.mean([values.get(task, np.nan) for task in tasks]))
+def on_both_sides(data: pd.DataFrame) -> pd.DataFrame:
+    """Returns each row twice, with the column `numbers`: the paper's, then ours."""
+    return data.loc[data.index.repeat(2)].assign(numbers=[PAPER, OURS] * len(data))
 
 
 def at_ratios(rows: pd.DataFrame, ratios: Iterable[float], tasks: Iterable[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.data.efficiency import COSTS, ENDS, NEEDS, PAPER_FLOPS, load
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
-from analysis.text.numbers import percent
+from analysis.text.captions import percent
 
 COST_UNITS = {"parameters": (1e6, "M"), "flops": (1e9, "G"), "peak_bytes": (1e6, "MB"), "cache_bytes": (1e6, "MB")}
 COST_KEYS = ["model", "device", "threads", "batch", "tokens", "rounds", "ratio", "heads_total", "heads_removed"]

@@ -1,48 +1,118 @@
 """Curve minus curve, with intervals over seeds and examples: HIES against HIS, all against HIES, forms of a score."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from analysis.registry import OF_MODEL, Table, table
+from analysis.registry import Table, table
 from analysis.stats.intervals import side_of_zero
 from analysis.stats.pairing import COMPARED_MEASURES, against_hies, one_calibration_size
-from analysis.stats.significance import DRAWS, MEAN, Gain, curve_differences, gains_over_his, mean_over_tasks
-from analysis.stats.variants import NO_REFERENCE, compare
-from analysis.text.captions import caption
+from analysis.stats.resampling import EVENNESS
+from analysis.stats.significance import (
+    DRAWS,
+    ESTIMATE,
+    MEAN,
+    ChosenRatios,
+    Gain,
+    curve_differences,
+    gains_over_his,
+    mean_over_tasks,
+    ratios_at,
+    samples_at,
+)  # fmt: skip
+from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
+from analysis.tables.beside import side_by_side
+from analysis.text.captions import caption, number, percent, signed_interval
 from analysis.text.labels import ordered_curves, task_name
-from analysis.text.numbers import number, percent, signed_interval
 
 EXCLUDES_ZERO = "Ahead or behind: the interval excludes 0."
+OF_CHOSEN_ALPHA = (
+    "rows and predictions of his, and of hies with alpha chosen per ratio, per task or auto, on the same seeds"
+)
+SPECIALISED, REDUNDANT = WINDOWS.values()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of HIES minus HIS in one measure.
+
+    Attributes:
+        words: for readers.
+        measure: quality, stability or evenness.
+        sign: of the difference.
+        at: at which ratios.
+    """
+
+    words: str
+    measure: str
+    sign: int
+    at: ChosenRatios
+
+    def decided(self, estimate: Mapping[str, Any]) -> str:
+        """Returns `holds` if the interval lies on the claimed side of 0, `does not hold` if on the other."""
+        if np.isnan(estimate["mean"]):
+            return ""
+        low, high = sorted((self.sign * estimate["low"], self.sign * estimate["high"]))
+        return {"ahead": "holds", "behind": "does not hold"}.get(side_of_zero(low, high), "undecided")
+
+
+CLAIMS = (
+    Claim("1: higher quality at 30 % and more", "quality", 1, SPECIALISED),
+    Claim("2: higher stability at 30 % and more", "stability", 1, SPECIALISED),
+    Claim("3: HIS ahead in quality up to 10 %", "quality", -1, REDUNDANT),
+    Claim("4: removed heads spread more evenly over the sites at 30 % and more", EVENNESS, -1, SPECIALISED),
+)
+
+
+@table(
+    "claims",
+    about="The paper's four claims about HIES against HIS: holds, does not hold or undecided, with intervals.",
+    needs=OF_CHOSEN_ALPHA,
+)
+def claims_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
+    """Returns a line for each HIES curve and task and their mean, a column for each claim."""
+    gains = gains_over_his(one_calibration_size(rows), draws)
+    curves = dict.fromkeys(gain.curve for gain in gains)
+    data = pd.DataFrame(
+        [line for curve in curves for claim in CLAIMS for line in _of_claim(claim, curve, gains)],
+        columns=["criterion", "task", "claim", "ratios", *ESTIMATE],
+    )
+    used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
+    text = (
+        f"HIES minus HIS in percentage points, mean over the claim's ratios (of {_ratios_of(used)}): {caption(used)}. "
+        "Claims 1 and 2 put it above 0, claims 3 and 4 below; evenness is the standard deviation over the sites of "
+        "the share of their heads that is removed. Holds, or does not hold: the whole interval is on that side. "
+    )
+    tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
+    named = data.assign(task=_tasks_and_means(data["task"], data["criterion"].map(tasks)))
+    shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
+    shown = shown.reindex(columns=["criterion", "task", *(claim.words for claim in CLAIMS)], fill_value="")
+    return Table(shown, data, f"{text}{_bootstrap_note(draws)} {_undefined_note(data)}")
 
 
 @table(
     "significance",
     about="HIES minus HIS for each task and ratio, bootstrapped over seeds and examples together.",
-    needs="rows and predictions of his, and of hies with alpha chosen per ratio, per task or auto, on the same seeds",
-    per=OF_MODEL,
+    needs=OF_CHOSEN_ALPHA,
 )
 def significance_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     """Returns a line for each task, HIES curve and ratio; ahead or behind only if the interval excludes 0."""
     gains = [gain for gain in gains_over_his(one_calibration_size(rows), draws) if gain.measure in COMPARED_MEASURES]
     data = pd.DataFrame([_of_his(gain, place) for gain in gains for place in range(len(gain.ratios))])
-    lines = []
-    for (task, curve, ratio), part in data.groupby(["task", "criterion", "ratio"], sort=False):
-        line = {"task": task_name(str(task)), "criterion": curve, "removed": percent(float(str(ratio)))}
-        for row in part.to_dict("records"):
-            measure = row["measure"]
-            line[f"{measure}: HIS"], line[f"{measure}: HIES"] = number(row["his"]), number(row["hies"])
-            line[f"{measure}: difference"], line[f"{measure}: HIES is"] = _difference(row), row["verdict"]
-        lines.append(line)
+    named = data.assign(task=data["task"].map(task_name), removed=data["ratio"].map(percent))
+    shown = side_by_side(named, ["task", "criterion", "removed"], _his_and_hies)
     used = rows[rows["curve"].isin(data["criterion"].unique()) | (rows["criterion"] == "his")]
-    text = f"HIES minus HIS in percentage points: {caption(used)}. {bootstrap_note(draws)} {undefined_note(data)} "
-    return Table(pd.DataFrame(lines), data, text + EXCLUDES_ZERO)
+    text = f"HIES minus HIS in percentage points: {caption(used)}. {_bootstrap_note(draws)} {_undefined_note(data)} "
+    return Table(shown, data, text + EXCLUDES_ZERO)
 
 
 @table(
     "against",
     about="Every criterion minus HIES in quality and stability at each ratio, mean over tasks, with paired intervals.",
     needs="rows and predictions of hies and of another criterion on the same seeds",
-    per=OF_MODEL,
 )
 def against_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     """Returns a line for each criterion and reference; only tasks and seeds that both have."""
@@ -54,64 +124,33 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     data = pd.DataFrame([line for reference, curve in curves for line in _of_pair(curve, reference, gains)])
     text = (
         f"Criterion minus the one it stands against in percentage points, mean over the tasks that both have: "
-        f"{caption(_used(data, rows))}. {bootstrap_note(draws)} Bold: the interval excludes 0. One seed: no interval."
+        f"{caption(_used(data, rows))}. {_bootstrap_note(draws)} Bold: the interval excludes 0. One seed: no interval."
     )
-    return Table(_side_by_side(data), data, text)
+    least = data.groupby(["criterion", "against"])[["tasks", "seeds"]].transform("min").astype(str)
+    shown = side_by_side(data.assign(**least), ["criterion", "against"], _bold_if_decided, after=["tasks", "seeds"])
+    first = ["criterion", "against", *(column for column in shown if column.startswith("quality"))]
+    return Table(shown[[*first, *(column for column in shown if column not in first)]], data, text)
 
 
 @table(
     "variants",
     about="Reductions of HIS, entropies and combinations of HIES against the paper's, with intervals.",
     needs="rows and predictions of another form of his, ae or hies and of the paper's form, on the same seeds",
-    per=OF_MODEL,
 )
 def variants_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     """Returns a line for each curve, reference and task, those of the mean over tasks before those of single tasks."""
-    data = compare(rows, draws)
-    lines = []
+    data, keys = compare(rows, draws), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
-    for (curve, against, task), part in first.groupby(["criterion", "against", "task"], sort=False):
-        line = {"criterion": curve, "against": against, "task": task_or_mean(str(task), part["tasks"].max())}
-        for row in part.to_dict("records"):
-            text = "" if np.isnan(row["mean"]) else f": {signed_interval(row)}"
-            line[f"{row['measure']}, {row['removed']}"] = f"{row['verdict']}{text}"
-        lines.append({**line, "seeds": str(part["seeds"].max())})
+    most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
+    named = first.assign(task=_tasks_and_means(first["task"], most["tasks"]), seeds=most["seeds"].astype(str))
+    shown = side_by_side(named, keys, lambda row: {f"{row['measure']}, {row['removed']}": _verdict(row)}, ["seeds"])
     used = _used(data, rows)
     text = (
-        f"Criterion minus the one it stands against in percentage points, mean over the ratios (of {ratios_of(used)})"
+        "Criterion minus the one it stands against in percentage points, mean over the ratios "
+        f"(of {_ratios_of(used)}): {caption(used)}. {_bootstrap_note(draws)} {_undefined_note(data)}"
+        f"{missing_note(data)} {EXCLUDES_ZERO} Blank: undefined."
     )
-    text += f": {caption(used)}. {bootstrap_note(draws)} {undefined_note(data)}{missing_note(data)} "
-    return Table(pd.DataFrame(lines).fillna(""), data, f"{text}{EXCLUDES_ZERO} Blank: undefined.")
-
-
-def task_or_mean(task: str, tasks: int) -> str:
-    """Returns the name of a task, or over how many tasks the mean is."""
-    return f"mean of {tasks} tasks" if task == MEAN else task_name(task)
-
-
-def ratios_of(used: pd.DataFrame) -> str:
-    """Returns the pruned ratios of these rows in words."""
-    return ", ".join(percent(ratio) for ratio in sorted(used.loc[used["ratio"] > 0, "ratio"].unique()))
-
-
-def bootstrap_note(draws: int) -> str:
-    """Returns how the intervals were made, for a caption."""
-    return (
-        f"Brackets: 95 % percentile interval of {draws:,} paired bootstrap draws over calibration seeds and evaluation "
-        "examples (evenness: over seeds alone) of one fine-tuned checkpoint and one choice of alpha, not corrected for "
-        "the number of comparisons."
-    )
-
-
-def undefined_note(data: pd.DataFrame) -> str:
-    """Returns what was left out because the metric is undefined there, for a caption."""
-    lost = data[(data["undefined_seeds"] > 0) | (data["undefined_draws"] > 0)]
-    lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
-    if lost.empty:
-        return "No draw was undefined."
-    worst = lost.groupby("task")["undefined_draws"].max()
-    parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
-    return f"Draws left out because the metric is undefined (constant predictions): {', '.join(parts)}."
+    return Table(shown, data, text)
 
 
 def missing_note(data: pd.DataFrame) -> str:
@@ -122,12 +161,47 @@ def missing_note(data: pd.DataFrame) -> str:
     return f" Left out, since no run of the same seed is there to compare with: {'; '.join(parts)}." if parts else ""
 
 
+def _tasks_and_means(tasks: pd.Series, counts: pd.Series) -> list[str]:
+    """The name of each task, or over how many tasks the mean is."""
+    pairs = zip(tasks, counts, strict=True)
+    return [f"mean of {count} tasks" if task == MEAN else task_name(task) for task, count in pairs]
+
+
+def _ratios_of(used: pd.DataFrame) -> str:
+    """Returns the pruned ratios of these rows in words."""
+    return ", ".join(percent(ratio) for ratio in sorted(used.loc[used["ratio"] > 0, "ratio"].unique()))
+
+
+def _bootstrap_note(draws: int) -> str:
+    """Returns how the intervals were made, for a caption."""
+    return (
+        f"Brackets: 95 % percentile interval of {draws:,} paired bootstrap draws over calibration seeds and evaluation "
+        "examples (evenness: over seeds alone) of one fine-tuned checkpoint and one choice of alpha, not corrected for "
+        "the number of comparisons."
+    )
+
+
+def _undefined_note(data: pd.DataFrame) -> str:
+    """Returns what was left out because the metric is undefined there, for a caption."""
+    lost = data[(data["undefined_seeds"] > 0) | (data["undefined_draws"] > 0)]
+    lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
+    if lost.empty:
+        return "No draw was undefined."
+    worst = lost.groupby("task")["undefined_draws"].max()
+    parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
+    return f"Draws left out because the metric is undefined (constant predictions): {', '.join(parts)}."
+
+
 def _used(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
 
 
-def _difference(row: dict) -> str:
-    return "" if np.isnan(row["mean"]) else signed_interval(row)
+def _of_claim(claim: Claim, curve: str, gains: list[Gain]) -> list[dict[str, object]]:
+    """The claim on every task that has its ratios, and on their mean."""
+    concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
+    line = {"criterion": curve, "claim": claim.words, "ratios": ratios_at(concerned, claim.at)}
+    estimates = {task: sample.estimate() for task, sample in samples_at(concerned, claim.at).items()}
+    return [{**line, "task": task, **one, "verdict": claim.decided(one)} for task, one in estimates.items()]
 
 
 def _of_his(gain: Gain, place: int) -> dict[str, object]:
@@ -136,7 +210,7 @@ def _of_his(gain: Gain, place: int) -> dict[str, object]:
     both = ~np.isnan(gain.gains[:, place])  # the means of HIS and HIES are those that the difference is made of
     his, hies = (side[both, place].mean() if both.any() else np.nan for side in (gain.reference, gain.values))
     line = {"task": gain.task, "criterion": gain.curve, "ratio": gain.ratios[place], "measure": gain.measure}
-    return {**line, "his": his, "hies": hies, **estimate._asdict(), "verdict": estimate.verdict}
+    return {**line, "his": his, "hies": hies, **estimate}
 
 
 def _of_pair(curve: str, reference: str, gains: list[Gain]) -> list[dict[str, object]]:
@@ -148,21 +222,22 @@ def _of_pair(curve: str, reference: str, gains: list[Gain]) -> list[dict[str, ob
             samples = [gain.over(gain.ratios == ratio) for gain in of_pair if gain.measure == measure]
             estimate = mean_over_tasks(samples).estimate()
             key = {"criterion": curve, "against": reference, "ratio": ratio, "measure": measure, "tasks": len(samples)}
-            lines.append({**key, **estimate._asdict(), "verdict": side_of_zero(estimate.low, estimate.high)})
+            lines.append({**key, **estimate, "verdict": side_of_zero(estimate["low"], estimate["high"])})
     return lines
 
 
-def _side_by_side(data: pd.DataFrame) -> pd.DataFrame:
-    """A line for each curve and reference, a column for each ratio, those of quality first."""
-    lines = []
-    for (curve, reference), part in data.groupby(["criterion", "against"], sort=False):
-        line: dict[str, object] = {"criterion": curve, "against": reference}
-        for row in part.to_dict("records"):
-            text = _difference(row)
-            bold = text and row["verdict"] in ("ahead", "behind")
-            line[f"{row['measure']}, {percent(row['ratio'])}"] = f"**{text}**" if bold else text
-        lines.append({**line, "tasks": str(part["tasks"].min()), "seeds": str(part["seeds"].min())})
-    shown = pd.DataFrame(lines).fillna("")
-    cells = [column for column in shown if column not in ("criterion", "against", "tasks", "seeds")]
-    cells.sort(key=lambda column: not column.startswith("quality"))
-    return shown[["criterion", "against", *cells, "tasks", "seeds"]]
+def _verdict(row: dict) -> str:
+    """Verdict and difference; the verdict alone, which may be empty, where the difference is undefined."""
+    return row["verdict"] if np.isnan(row["mean"]) else f"{row['verdict']}: {signed_interval(row)}"
+
+
+def _bold_if_decided(row: dict) -> dict[str, str]:
+    text = signed_interval(row)
+    bold = text and row["verdict"] in ("ahead", "behind")
+    return {f"{row['measure']}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
+
+
+def _his_and_hies(row: dict) -> dict[str, str]:
+    cells = {"HIS": number(row["his"]), "HIES": number(row["hies"])}
+    cells |= {"difference": signed_interval(row), "HIES is": row["verdict"]}
+    return {f"{row['measure']}: {name}": text for name, text in cells.items()}

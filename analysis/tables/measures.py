@@ -1,13 +1,15 @@
-"""Quality and stability: a line for each curve, a column for each ratio (the form of tables 1 and 2)."""
+"""What each curve keeps and removes: quality and stability with intervals over seeds, HIES against HIS, costs."""
 
 import pandas as pd
 
-from analysis.registry import Table, table
-from analysis.stats.intervals import Interval, summarise
-from analysis.text.captions import caption
-from analysis.text.labels import in_order, ordered_curves
-from analysis.text.numbers import percent
+from analysis.errors import Unavailable
+from analysis.registry import OF_TASK, Table, table
+from analysis.stats.intervals import Interval, mean_interval, side_of_zero, summarise
+from analysis.stats.pairing import COMPARED_MEASURES, paired
+from analysis.text.captions import caption, percent, signed_interval
+from analysis.text.labels import in_order, ordered_curves, task_name
 
+PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 UNDEFINED = "undefined"  # in the place of a number that no seed has
 
 
@@ -15,6 +17,7 @@ UNDEFINED = "undefined"  # in the place of a number that no seed has
     "quality",
     about="Quality of each criterion at each ratio: mean over seeds and 95 % bootstrap interval.",
     needs="any rows",
+    per=OF_TASK,
 )
 def quality_table(rows: pd.DataFrame) -> Table:
     """Returns quality in percent; the metric is named in the caption."""
@@ -26,14 +29,71 @@ def quality_table(rows: pd.DataFrame) -> Table:
     "stability",
     about="Stability of each criterion at each ratio: mean over seeds and 95 % bootstrap interval.",
     needs="any rows",
+    per=OF_TASK,
 )
 def stability_table(rows: pd.DataFrame) -> Table:
     """Returns stability in percent: agreement with the unpruned model."""
     return _measure(rows, "stability", "Stability (%, agreement with the unpruned model)")
 
 
-def seeds_note(seeds: int) -> str:
-    """Returns what the brackets mean, for a caption."""
+@table(
+    "summary",
+    about="HIES minus HIS in quality and stability, paired by seed, with a verdict for each ratio.",
+    needs="rows of his and hies with the same seeds",
+    per=("experiment",),
+)
+def summary_table(rows: pd.DataFrame) -> Table:
+    """Returns a line for each model, task, HIES curve and ratio; ahead or behind only if the interval excludes 0."""
+    pairs = paired(rows)
+    keys = ["model", "task", "curve", "ratio"]
+    lines = [_line(dict(zip(keys, key, strict=True)), group) for key, group in pairs.groupby(keys, dropna=False)]
+    data = in_order(pd.DataFrame(lines), pairs, keys)
+    used = rows[rows["criterion"].isin(["his", "hies"])]
+    text = f"HIES minus HIS in percentage points, paired by seed: {caption(used)}. "
+    text += f"{_seeds_note(int(data['seeds'].max()))} Ahead or behind: the interval excludes 0."
+    text += " The interval covers the choice of the seeds, not that of the evaluation examples."
+    return Table(_shown(data), data, text)
+
+
+@table(
+    "removed",
+    about="Parameters and FLOPs that each criterion leaves at each ratio, and the seconds of scoring and pruning.",
+    needs="rows of a pruned ratio with parameters and FLOPs",
+)
+def removed_table(rows: pd.DataFrame) -> Table:
+    """Returns percent of the dense model; means over tasks and seeds, seconds the median over them."""
+    rows = rows[rows["parameters"].notna() & rows["flops"].notna()]
+    if not (rows["ratio"] > 0).any():
+        raise Unavailable("there are no rows of a pruned ratio with parameters and FLOPs")
+    data = parts_left(rows)
+    columns = {"removed": data["ratio"].map(percent), "criterion": data["curve"]}
+    columns |= {words: data[name].map("{:.1f} %".format) for name, words in PARTS_LEFT.items()}
+    text = (
+        f"Parameters and FLOPs left, in percent of the dense model: {caption(rows)}. A ratio is a share of the "
+        "attention weights. Heads and channels leave MLPs and embeddings whole; slicing narrows the MLPs as well, and "
+        "adds a matrix to every shortcut. Seconds: calibration pass, search or tuning before the first answer, median "
+        "over runs on the machine that they ran on; several criteria share one calibration pass."
+    )
+    return Table(pd.DataFrame(columns | {"seconds": data["seconds"].map("{:.1f}".format)}), data, text)
+
+
+def parts_left(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns for each curve and pruned ratio parameters and flops in percent of the unpruned model, and seconds."""
+    shares = {name: percent_of_dense(rows, name) for name in PARTS_LEFT}
+    pruned = rows.assign(**shares)[rows["ratio"] > 0]
+    groups = pruned.groupby(["ratio", "curve"])
+    means = groups.agg(parameters=("parameters", "mean"), flops=("flops", "mean"), seconds=("score_seconds", "median"))
+    return in_order(means.reset_index(), rows, ["ratio", "curve"])
+
+
+def percent_of_dense(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Returns a column of the rows in percent of its value for the run's unpruned model; NaN if unknown."""
+    dense = rows[rows["ratio"] == 0].drop_duplicates("path").set_index("path")[name]
+    return 100 * pd.to_numeric(rows[name]) / rows["path"].map(pd.to_numeric(dense))
+
+
+def _seeds_note(seeds: int) -> str:
+    """What the brackets mean, for a caption."""
     if seeds < 2:
         return "One seed: no intervals."
     note = "Brackets: 95 % percentile bootstrap interval over seeds"
@@ -43,12 +103,11 @@ def seeds_note(seeds: int) -> str:
 def _measure(rows: pd.DataFrame, column: str, title: str) -> Table:
     points = in_order(summarise(rows, column, ["curve", "ratio"]), rows, ["curve", "ratio"])
     seeds = rows["seed"].nunique()
-    texts = points.assign(
-        text=[_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
-    )
-    wide = texts.pivot(index="curve", columns="ratio", values="text").reindex(ordered_curves(rows)).fillna("")
+    texts = [_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
+    wide = points.assign(text=texts).pivot(index="curve", columns="ratio", values="text")
+    wide = wide.reindex(ordered_curves(rows)).fillna("")
     wide.columns = [percent(ratio) for ratio in wide.columns]
-    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {seeds_note(seeds)}")
+    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(seeds)}")
 
 
 def _text(point: Interval, seeds: int) -> str:
@@ -57,3 +116,24 @@ def _text(point: Interval, seeds: int) -> str:
         return UNDEFINED
     bounds = f" [{point.low:.2f}, {point.high:.2f}]" if point.n > 1 else ""
     return f"{point.mean:.2f}{bounds}" + (f" (n = {point.n})" if point.n < seeds else "")
+
+
+def _line(line: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
+    line["seeds"] = len(group)
+    for measure in COMPARED_MEASURES:
+        interval = mean_interval(group[f"{measure}_gain"].to_numpy())
+        line |= {f"{measure}_{name}": value for name, value in interval._asdict().items()}
+        line[f"{measure}_verdict"] = side_of_zero(interval.low, interval.high) if interval.n else UNDEFINED
+    return line
+
+
+def _shown(data: pd.DataFrame) -> pd.DataFrame:
+    columns = {"model": data["model"], "task": data["task"].map(task_name), "criterion": data["curve"]}
+    columns["removed"] = data["ratio"].map(percent)
+    for measure in COMPARED_MEASURES:
+        ends = data[[f"{measure}_{name}" for name in ("mean", "low", "high")]].set_axis(["mean", "low", "high"], axis=1)
+        known = data[f"{measure}_n"] > 0
+        columns[measure] = ends.apply(signed_interval, axis=1).where(known, UNDEFINED)
+        columns[f"{measure}: HIES is"] = data[f"{measure}_verdict"].where(known, "")
+    columns["seeds"] = data["seeds"].map(str)
+    return pd.DataFrame(columns)

@@ -1,20 +1,20 @@
 """Mean and standard deviation of HIS and HIES, a line for each task and ratio (tables 3 and 9 to 12)."""
 
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from analysis import paper
 from analysis.errors import Unavailable
-from analysis.registry import OF_MODEL, Table, table
+from analysis.registry import Table, table
 from analysis.stats.pairing import one_calibration_size
 from analysis.tables import beside
-from analysis.tables.beside import AVERAGE, BLANK_NOTE, OURS, PAPER, Printed, average
+from analysis.tables.beside import AVERAGE, BERT, BLANK_NOTE, LLAMA, ONE_SIZE, OURS, PAPER, Printed, printed_of
 from analysis.tables.measures import UNDEFINED
-from analysis.text.captions import caption
+from analysis.text import choice
+from analysis.text.captions import caption, number, percent
 from analysis.text.labels import label, named_tasks, ordered_tasks, task_name
-from analysis.text.numbers import number, percent
 
 SIDES = {"his": "HIS", "hies": "HIES"}
 SAMPLE_NOTE = (
@@ -22,43 +22,22 @@ SAMPLE_NOTE = (
 )
 
 
-class Deviations(NamedTuple):
-    """What the paper's deviations are multiplied by to be percentage points; NaN: they are left out.
+def _printed(table: int, file: str, model: str, factor: float, by_task: dict[str, float], note: str) -> Printed:
+    """Multiplies the paper's deviations to be percentage points, those of some tasks by a factor of their own.
 
-    Attributes:
-        usually: the factor.
-        by_task: the factor of tasks that have another.
-        note: for the caption, beginning with how ours is computed.
+    Where a factor is NaN they are left out. The note begins with how ours is computed.
     """
-
-    usually: float
-    by_task: dict[str, float]
-    note: str
-
-
-# The paper prints the deviations of these metrics as fractions, all others in percentage points.
-OF_BERT = Deviations(
-    1,
-    {"cola": 100, "mrpc": 100, "stsb": 100, AVERAGE: np.nan},
-    f"{SAMPLE_NOTE} for CoLA, MRPC and STS-B, which is multiplied by 100 here, and its averages of both units are left "
-    "out. STS-B is 100 r, not mapped.",
-)
-OF_LLAMA = Deviations(100, {}, f"{SAMPLE_NOTE}, which is multiplied by 100 here.")
-# On two tasks table 10 has, in the place of the deviation, the mean divided by 100 in every one of its 20 cells.
-OF_LLAMA_SEEDS = Deviations(
-    100,
-    {"hellaswag": np.nan, "winogrande": np.nan},
-    f"{SAMPLE_NOTE}, which is multiplied by 100 here; for HellaSwag and WinoGrande it prints the mean over again, "
-    "which is left out.",
-)
-NONE_PRINTED = Deviations(1, {}, "Ours: mean ± standard deviation over seeds, that of a sample (n - 1)")
+    printed = printed_of(table, file, model)
+    factors = [by_task.get(task, factor) for task in printed.numbers["task"]]
+    deviations = printed.numbers.filter(like="_std_as_printed").mul(factors, axis=0)
+    note = f"{SAMPLE_NOTE}{note} {beside.averages_note(printed.tasks).capitalize()}. {BLANK_NOTE}."
+    return printed._replace(numbers=printed.numbers.assign(**deviations), note=note)
 
 
 @table(
     "table3",
     about="Quality of HIS and HIES on images, and on images with questions, the paper's (ViT-Large, LLaVA-1.5) beside.",
-    needs="rows of his and hies on CIFAR-100, ImageNet-1k, VizWiz or MM-Vet with one calibration size",
-    per=OF_MODEL,
+    needs=f"rows of his and hies on CIFAR-100, ImageNet-1k, VizWiz or MM-Vet {ONE_SIZE}",
 )
 def table3(rows: pd.DataFrame) -> Table:
     """Returns a line for each task and ratio of the paper's models that share a task with these rows."""
@@ -67,54 +46,43 @@ def table3(rows: pd.DataFrame) -> Table:
     if not len(models):
         raise Unavailable(f"there are no rows on {named_tasks(ordered_tasks(numbers['task']))}")
     printed = Printed(3, " and ".join(models), numbers[numbers["model"].isin(models)])
-    used, curve = _of_one_size(rows, printed)
-    data = deviations_of(used, printed, NONE_PRINTED)
-    text = f"Quality (%), beside the paper's table 3 ({printed.model}): {caption(used)}. {NONE_PRINTED.note}; {curve}. "
+    used = _of_one_size(rows, printed)
+    data = _deviations(used, printed)
+    text = f"Quality (%), beside the paper's table 3 ({printed.model}): {caption(used)}. "
+    text += f"Ours: mean ± standard deviation over seeds, that of a sample (n - 1); {_curve(used)}. "
     if ((data["seeds"] > 0) & (data["n"] == 0)).any():
         text += f"{UNDEFINED.capitalize()}: no run has a quality (MM-Vet takes a judge of the answers). "
     return _table(data, f"{text}{BLANK_NOTE}.", used, printed)
 
 
-def seeds_table(rows: pd.DataFrame, printed: Printed, deviations: Deviations) -> Table:
-    """Returns mean and deviation over the seeds; HIES with alpha per ratio if that is there.
-
-    Raises:
-        Unavailable: several calibration sizes, or as `his_and_hies`.
-    """
-    used, curve = _of_one_size(rows, printed)
-    data = deviations_of(used, printed, deviations)
+def _seeds_table(rows: pd.DataFrame, printed: Printed) -> Table:
+    """Mean and deviation over the seeds; HIES with alpha per ratio if that is there."""
+    used = _of_one_size(rows, printed)
     text = f"Mean ± standard deviation over seeds (%), beside the paper's table {printed.table} ({printed.model}): "
-    return _table(data, f"{text}{caption(used)}. Ours: {curve}. {_note(printed, deviations)}", used, printed)
+    text += f"{caption(used)}. Ours: {_curve(used)}. {printed.note}"
+    return _table(_deviations(used, printed), text, used, printed)
 
 
-def sizes_table(rows: pd.DataFrame, printed: Printed, deviations: Deviations) -> Table:
-    """Returns for every calibration size the mean over its seeds, then mean and deviation over the sizes.
-
-    Raises:
-        Unavailable: fewer than two calibration sizes, or as `his_and_hies`.
-    """
-    used = his_and_hies(rows, printed)
+def _sizes_table(rows: pd.DataFrame, printed: Printed) -> Table:
+    """For every calibration size the mean over its seeds, then mean and deviation over the sizes."""
+    used = _his_and_hies(rows, printed)
     sizes = sorted(used["calibration_size"].unique())
     if len(sizes) < 2:
         raise Unavailable(f"it takes at least two calibration sizes, and there is only {sizes[0]}")
     by_size = used.groupby(["task", "ratio", "criterion", "calibration_size"])["percent"].mean().reset_index()
-    data = deviations_of(by_size, printed, deviations)
+    data = _deviations(by_size, printed)
     name = label("hies", {"alpha": used.loc[used["criterion"] == "hies", "alpha"].iloc[0]})
     text = (
         f"Mean ± standard deviation over the calibration sizes {', '.join(map(str, sizes))} (%; of each size the mean "
         f"over its seeds), beside the paper's table {printed.table} ({printed.model}): {caption(used)}. Ours: {name}. "
     )
-    return _table(data, f"{text}{_note(printed, deviations)}", used, printed)
+    return _table(data, f"{text}{printed.note}", used, printed)
 
 
-def his_and_hies(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
-    """Returns the rows of HIS and the usual HIES at the paper's ratios, with `percent`: quality, but of STS-B 100 r.
-
-    Raises:
-        Unavailable: one of the two criteria has no rows there, or several runs of one seed and calibration size.
-    """
+def _his_and_hies(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
+    """The rows of HIS and the usual HIES at the paper's ratios, with `percent`: quality, but of STS-B 100 r."""
     rows = beside.at_ratios(rows, printed.numbers["ratio"].unique(), printed.tasks)
-    rows = pd.concat([rows[rows["criterion"] == "his"], beside.usual_hies(rows)])
+    rows = pd.concat([rows[rows["criterion"] == "his"], _usual_hies(rows)])
     if set(rows["criterion"]) != set(SIDES):
         raise Unavailable(f"it takes rows of his and of hies on {printed.kind}, at the paper's ratios")
     keys = ["criterion", "task", "ratio", "calibration_size", "seed"]
@@ -123,26 +91,31 @@ def his_and_hies(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
     return rows.assign(percent=np.where(rows["metric"] == "pearson", 100 * rows["value"], rows["quality"]))
 
 
-def deviations_of(values: pd.DataFrame, printed: Printed, deviations: Deviations) -> pd.DataFrame:
-    """Returns mean, std, n (defined values) and seeds (all) of `percent` for each task, ratio and criterion.
+def _usual_hies(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of HIES with the usual alpha: chosen per ratio, else per task, else auto, else a number.
 
-    Args:
-        values: columns task, ratio, criterion and percent, a line for each seed or calibration size.
-        printed: what the paper prints.
-        deviations: how it prints them.
+    HIES of another importance than HIS is left out where there is one of HIS.
     """
+    usual = choice.usual_run(rows, "hies")
+    if usual.empty:
+        return usual
+    same = choice.of_his(rows) == choice.of_his(usual).iloc[0]
+    return rows[(rows["criterion"] == "hies") & same & (rows["alpha"] == usual["alpha"].iloc[0])]
+
+
+def _deviations(values: pd.DataFrame, printed: Printed) -> pd.DataFrame:
+    """Mean, std, n (defined) and seeds (all) of `percent` for each task, ratio and criterion, and the paper's."""
     parts = values.groupby(["task", "ratio", "criterion"])["percent"]
     ours = parts.agg(["mean", "std", "count", "size"]).to_dict("index")
     nothing = {"mean": np.nan, "std": np.nan, "count": 0, "size": 0}
     records = []
     for row in printed.numbers.to_dict("records"):
-        factor = deviations.by_task.get(row["task"], deviations.usually)
         for criterion, name in SIDES.items():
             cells = {task: ours.get((task, row["ratio"], criterion), nothing) for task in printed.tasks}
             cell = _average(cells) if row["task"] == AVERAGE else cells[row["task"]]
             record = {"task": row["task"], "ratio": row["ratio"], "criterion": name}
             record[f"{PAPER}_mean"] = row[f"{name}_percent"]
-            record[f"{PAPER}_std"] = factor * row.get(f"{name}_std_as_printed", np.nan)
+            record[f"{PAPER}_std"] = row.get(f"{name}_std_as_printed", np.nan)
             record |= {f"{OURS}_mean": cell["mean"], f"{OURS}_std": cell["std"]}
             records.append({**record, "n": cell["count"], "seeds": cell["size"]})
     data = pd.DataFrame(records)
@@ -150,38 +123,71 @@ def deviations_of(values: pd.DataFrame, printed: Printed, deviations: Deviations
     return data.sort_values("task", key=lambda tasks: tasks.map(order.index), kind="stable", ignore_index=True)
 
 
-def _of_one_size(rows: pd.DataFrame, printed: Printed) -> tuple[pd.DataFrame, str]:
-    """The rows of one calibration size, and the curve of HIES."""
-    used = his_and_hies(one_calibration_size(rows[rows["task"].isin(printed.tasks)]), printed)
-    return used, used.loc[used["criterion"] == "hies", "curve"].iloc[0]
+def _of_one_size(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
+    return _his_and_hies(one_calibration_size(rows[rows["task"].isin(printed.tasks)]), printed)
+
+
+def _curve(used: pd.DataFrame) -> str:
+    return used.loc[used["criterion"] == "hies", "curve"].iloc[0]
 
 
 def _table(data: pd.DataFrame, text: str, used: pd.DataFrame, printed: Printed) -> Table:
     """A line for each task and ratio, `mean ± std` in a column for each criterion and side."""
     most = data["n"].max()
-    lines = []
-    for (task, ratio), part in data.groupby(["task", "ratio"], sort=False):
-        line = {"task": task_name(str(task)), "removed": percent(float(str(ratio)))}
-        for row in part.to_dict("records"):
-            for side in (PAPER, OURS):
-                line[f"{row['criterion']}: {side}"] = _cell(row, side, most)
-        lines.append(line)
-    caption = f"{text}{beside.missing_tasks(used, printed.tasks)}"
-    return Table(pd.DataFrame(lines), data.drop(columns="seeds"), caption)
+
+    def cells(row: dict) -> dict[str, str]:
+        return {f"{row['criterion']}: {side}": _cell(row, side, most) for side in (PAPER, OURS)}
+
+    named = data.assign(task=data["task"].map(task_name), removed=data["ratio"].map(percent))
+    text += beside.missing_tasks(used, printed.tasks)
+    return Table(beside.side_by_side(named, ["task", "removed"], cells), data.drop(columns="seeds"), text)
 
 
-def _cell(row: dict[object, object], side: str, most: int) -> str:
-    mean, deviation = (float(str(row[f"{side}_{key}"])) for key in ("mean", "std"))
+def _cell(row: dict, side: str, most: int) -> str:
+    mean, deviation = (row[f"{side}_{key}"] for key in ("mean", "std"))
     if side == OURS and row["seeds"] and not row["n"]:
         return UNDEFINED
     text = number(mean) + ("" if np.isnan(deviation) or np.isnan(mean) else f" ± {deviation:.2f}")
     return f"{text} (n = {row['n']})" if side == OURS and text and row["n"] != most else text
 
 
-def _note(printed: Printed, deviations: Deviations) -> str:
-    return f"{deviations.note} {beside.averages_note(printed.tasks).capitalize()}. {BLANK_NOTE}."
-
-
 def _average(cells: dict[str, dict[str, float]]) -> dict[str, float]:
-    sides = {key: average({task: cell[key] for task, cell in cells.items()}, cells) for key in ("mean", "std")}
-    return {**sides, "count": min(cell["count"] for cell in cells.values()), "size": 0}
+    """Undefined where a task is."""
+    means = {key: float(np.mean([cell[key] for cell in cells.values()])) for key in ("mean", "std")}
+    return {**means, "count": min(cell["count"] for cell in cells.values()), "size": 0}
+
+
+# The paper prints the deviations of these metrics as fractions, all others in percentage points.
+FRACTIONS = {"cola": 100, "mrpc": 100, "stsb": 100, AVERAGE: np.nan}
+BERT_NOTE = (
+    " for CoLA, MRPC and STS-B, which is multiplied by 100 here, and its averages of both units are left out. STS-B is "
+    "100 r, not mapped."
+)
+# On two tasks table 10 has, in the place of the deviation, the mean divided by 100 in every one of its 20 cells.
+NO_DEVIATIONS = {"hellaswag": np.nan, "winogrande": np.nan}
+TIMES_100 = ", which is multiplied by 100 here"
+NO_DEVIATIONS_NOTE = f"{TIMES_100}; for HellaSwag and WinoGrande it prints the mean over again, which is left out."
+OVER = "Mean and standard deviation over"
+ON_GLUE, ON_LANGUAGE = "rows of his and hies on GLUE tasks", "rows of his and hies on HellaSwag, WinoGrande or ARC-c"
+SEVERAL_SIZES = "with at least two calibration sizes"
+
+table9 = table(
+    "table9",
+    f"{OVER} seeds of HIS and HIES on GLUE, the paper's (BERT-base) beside ours.",
+    f"{ON_GLUE} {ONE_SIZE}",
+)(partial(_seeds_table, printed=_printed(9, "table9_bert_seeds", BERT, 1, FRACTIONS, BERT_NOTE)))
+table10 = table(
+    "table10",
+    f"{OVER} seeds of HIS and HIES, the paper's (LLaMA-2-7B) beside ours.",
+    f"{ON_LANGUAGE} {ONE_SIZE}",
+)(partial(_seeds_table, printed=_printed(10, "table10_llama_seeds", LLAMA, 100, NO_DEVIATIONS, NO_DEVIATIONS_NOTE)))
+table11 = table(
+    "table11",
+    f"{OVER} calibration sizes of HIS and HIES on GLUE, the paper's beside ours.",
+    f"{ON_GLUE} {SEVERAL_SIZES}",
+)(partial(_sizes_table, printed=_printed(11, "table11_bert_calibration", BERT, 1, FRACTIONS, BERT_NOTE)))
+table12 = table(
+    "table12",
+    f"{OVER} calibration sizes of HIS and HIES, the paper's (LLaMA-2-7B) beside ours.",
+    f"{ON_LANGUAGE} {SEVERAL_SIZES}",
+)(partial(_sizes_table, printed=_printed(12, "table12_llama_calibration", LLAMA, 100, {}, f"{TIMES_100}.")))

@@ -1,22 +1,45 @@
-"""What a figure or table says about the rows it was made from."""
+"""Numbers as tables and captions print them, and what these say about the rows they were made from."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
-from analysis.text.labels import ordered_curves, ordered_tasks, task_name
+from analysis.text.labels import SETTING, ordered_curves, ordered_tasks, task_name
+
+
+def percent(ratio: Any) -> str:
+    """Returns a ratio as people read it: 0.3 -> 30 %."""
+    return f"{100 * ratio:g} %"
+
+
+def number(value: Any, style: str = ".2f") -> str:
+    """Returns a number, or nothing where there is none."""
+    return "" if np.isnan(value) else format(value, style)
+
+
+def signed_interval(estimate: Mapping[Any, Any]) -> str:
+    """Returns `mean [low, high]` of the keys mean, low and high; the mean alone, or nothing, where that is all."""
+    # No sign on zero.
+    mean, low, high = (number(estimate[name], "+z.2f").replace("+0.00", "0.00") for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if low else mean
 
 
 def caption(rows: pd.DataFrame) -> str:
     """Returns model, task, examples, seeds and calibration size of these rows, and whether jobs are missing."""
     tasks = [task_name(task) for task in ordered_tasks(rows["task"])]
-    seeds = rows["seed"].nunique()
+    seeds, counts = rows["seed"].nunique(), rows["examples"]
+    several = len(tasks) > 1 and counts.nunique() > 1
     parts = [
         f"model {_listed(rows['model'])}",
         f"task{'s' * (len(tasks) > 1)} {', '.join(tasks)}",
-        _examples(rows["examples"], len(tasks)),
+        f"{counts.min()} to {counts.max()} examples a task" if several else f"{_listed(counts)} examples",
         f"{seeds} seed{'s' * (seeds > 1)} ({_listed(rows['seed'])})",
         f"calibration size {_listed(rows['calibration_size'])}",
     ]
-    return ", ".join(parts) + _incomplete(rows)
+    finished, declared = rows.drop_duplicates(SETTING)[["jobs_finished", "jobs_declared"]].sum()
+    return ", ".join(parts) + (f"; incomplete: {finished} of {declared} jobs" if finished < declared else "")
 
 
 def heading(rows: pd.DataFrame) -> str:
@@ -36,19 +59,6 @@ def removed_words(rows: pd.DataFrame) -> str:
     return f"{'attention weights' if without_heads(rows) else 'heads'} removed (%)"
 
 
-def _examples(counts: pd.Series, tasks: int) -> str:
-    """How many examples of the report split; for several tasks the fewest and the most."""
-    if tasks < 2 or counts.nunique() < 2:
-        return f"{_listed(counts)} examples"
-    return f"{counts.min()} to {counts.max()} examples a task"
-
-
 def _listed(values: pd.Series) -> str:
     unique = sorted(values.unique())
     return f"{unique[0]} to {unique[-1]}" if len(unique) > 6 else ", ".join(map(str, unique))
-
-
-def _incomplete(rows: pd.DataFrame) -> str:
-    cells = rows.drop_duplicates(["experiment", "model", "task"])
-    finished, declared = cells["jobs_finished"].sum(), cells["jobs_declared"].sum()
-    return f"; incomplete: {finished} of {declared} jobs" if finished < declared else ""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -104,7 +105,8 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     rows = rows.copy()
     for knob in knobs:
         if rows[knob].dtype == object:
-            rows[knob] = rows[knob].map(_hashable)
+            nested = rows[knob].map(lambda value: isinstance(value, list | dict))
+            rows.loc[nested, knob] = rows.loc[nested, knob].map(partial(json.dumps, sort_keys=True))
     tuning = {name: words for name, words in TUNING_WORDS.items() if name in rows and "alpha" in rows}
     protocol = {**PROTOCOL_WORDS, **tuning}
     named = [knob for knob in knobs if knob not in tuning]
@@ -114,7 +116,7 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     several = {column: _several(kinds, column) for column in protocol}
     names = []
     for place, row in enumerate(kinds.to_dict("records")):
-        extra = [_extra(words, row[column]) for column, words in protocol.items() if several[column][place]]
+        extra = [words.format(_text(row[column])) for column, words in protocol.items() if several[column][place]]
         names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra]))
     return rows.assign(curve=kind.map(dict(enumerate(names))))
 
@@ -156,15 +158,9 @@ def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
     return values.reindex(kinds.index, fill_value=0).gt(1).tolist()
 
 
-def _extra(words: str, value: Any) -> str:
-    return words.format("all" if pd.isna(value) else _text(value))
-
-
 def _text(value: Any) -> str:
+    if pd.isna(value):  # of a protocol that limits nothing
+        return "all"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
-
-
-def _hashable(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value

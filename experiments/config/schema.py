@@ -51,7 +51,7 @@ class Sparsity(Selection):
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """What the masks depend on, by name; the default unit is left out, so that older runs keep their ids."""
+        """What the masks depend on, by name; a rule added later is left out at its default, as unit is: old runs keep ids."""
         left_out = {"ratio", "mode", *(["unit"] if self.unit == "head" else [])}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
@@ -134,7 +134,7 @@ class Config:
     # Any, since a typed field of a frozen dataclass could not be overridden; each group's own schema checks its values.
     model: Any = MISSING  # Model
     task: Any = MISSING  # Task
-    criterion: Any = MISSING  # Criterion
+    criterion: Any = MISSING  # Method
     sparsity: Any = MISSING  # Sparsity
     calibration: CalibrationSet = field(default_factory=CalibrationSet)
     wandb: Wandb = field(default_factory=Wandb)

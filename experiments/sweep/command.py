@@ -62,9 +62,12 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
     if {"-h", "--help"} & {*sys.argv[1:]}:
         print(help_text(description))
         return 0
-    sys.argv[1:] = options.translated(sys.argv[1:])
-    if any(word.startswith("hydra/launcher=") for word in sys.argv[1:]):
-        sys.argv.append("hydra.mode=MULTIRUN")  # Hydra would do a single job itself
+    words = options.translated(sys.argv[1:])
+    for place in [place for place, word in enumerate(words) if word.startswith("hydra/launcher=")][:1]:
+        words.insert(
+            place, "hydra.mode=MULTIRUN"
+        )  # Hydra would do a single job itself; beside an option: flags may end
+    sys.argv[1:] = words
     command = Command(work)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
     try:

@@ -92,21 +92,21 @@ def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
 
 def count(model: PreTrainedModel, batch: Batch) -> Cost:
     """Returns a model's parameters, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
-    return Cost(sum(parameter.numel() for parameter in model.parameters()), _flops(model, batch))
+    counter = FlopCounterMode(display=False)
+    with in_eager_attention(model), evaluating(model), torch.no_grad(), counter:  # fused kernels hide their products
+        model(**batch)
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops())
 
 
 def _site_cost(model: nn.Module, site: Site) -> SiteCost:
     found = find_projections(model, site.name)
     module = model.get_submodule(site.name)
     runs = site.calls * site.rows
-    width = found.output.rows.shape[1]
+    width, outputs = found.output.rows.shape[1], len(matrix(found.output.module))
     products = Cost(0, 2 * runs * site.queries * site.keys * (found.width + width))
-    output = Cost(
-        width * len(matrix(found.output.module)), 2 * runs * site.queries * width * len(matrix(found.output.module))
-    )
-    head = sum(
-        (_rows(gate, runs * site.queries) for gate in found.gates), products + output + _of_norms(module, found, False)
-    )
+    output = Cost(width * outputs, 2 * runs * site.queries * width * outputs)
+    gates = sum((_rows(gate, runs * site.queries) for gate in found.gates), Cost())
+    head = products + output + gates + _of_norms(module, found, False)
     key_head = _rows(found.value, runs * site.keys) + _of_norms(module, found, True)
     query, key = _rows(found.query, runs * site.queries), _rows(found.key, runs * site.keys)
     rest = Cost()
@@ -126,16 +126,8 @@ def _rows(part: HeadRows, tokens: int) -> Cost:
 
 def _of_norms(module: nn.Module, found: Projections, of_keys: bool) -> Cost:
     """Returns a head's share of norms with weights per head and, of a query head, of parameters that count heads."""
-    norms = (getattr(module, norm.name) for norm in found.head_norms if norm.of_keys is of_keys)
+    norms = (getattr(module, name) for name, is_of_keys in found.head_norms.items() if is_of_keys is of_keys)
     total = sum(p.numel() for norm in norms for p in norm.parameters())
     if of_keys:
         return Cost(total // found.key_heads)
     return Cost((total + sum(parameter.tensor.numel() for parameter in found.parameters)) // found.heads)
-
-
-@torch.no_grad()
-def _flops(model: PreTrainedModel, batch: Batch) -> int:
-    counter = FlopCounterMode(display=False)
-    with in_eager_attention(model), evaluating(model), counter:  # fused kernels on the CPU hide their products from it
-        model(**batch)
-    return counter.get_total_flops()

@@ -109,9 +109,8 @@ def measure(
         raise UnsupportedModelError(f"The weights of the heads of a {type(dense).__name__} are not found.")
     pruned = cost.without(_cut_out(dense, small))
     if pruned.parameters != sum(parameter.numel() for parameter in small.parameters()):
-        raise HiesError(
-            "The small model is not what hies.prune or hies.load_pruned makes of the dense one; its FLOPs are unknown."
-        )
+        origin = "what hies.prune or hies.load_pruned makes of the dense one"
+        raise HiesError(f"The small model is not {origin}; its FLOPs are unknown.")
     flops = (cost.dense.flops, pruned.flops)
     with _threads(threads), evaluating(dense), evaluating(small), torch.no_grad():
         seconds = _timed((dense, small), batch, rounds)
@@ -121,18 +120,16 @@ def measure(
 
 def _cut_out(dense: nn.Module, small: nn.Module) -> Removed:
     """Returns the heads that `small` lacks, in the counting of `dense`, which may have been pruned before."""
-    before = pruned_heads(dense)
-    return {site: _renumbered(heads, before.get(site, [])) for site, heads in pruned_heads(small).items()}
-
-
-def _renumbered(heads: list[int], earlier: list[int]) -> list[int]:
-    """Returns the heads that are not among earlier ones, counted without those."""
-    return [head - sum(one < head for one in earlier) for head in heads if head not in earlier]
+    cut_out: Removed = {}
+    for site, heads in pruned_heads(small).items():
+        earlier = pruned_heads(dense).get(site, [])
+        cut_out[site] = [head - sum(one < head for one in earlier) for head in heads if head not in earlier]
+    return cut_out
 
 
 def _running(model: nn.Module, flops: int, seconds: Sequence[float], batch: Batch) -> Running:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    weights = sum(_storages(_weights(model)).values())
+    weights = sum(_storages([*model.parameters(), *model.buffers()]).values())
     peak, cache = pass_bytes(model, batch), cache_bytes(model, batch)
     return Running(parameters, flops, weights, peak, cache, Quartiles.of(seconds))
 
@@ -175,7 +172,7 @@ def pass_bytes(model: nn.Module, batch: Batch) -> int:
         before = torch.cuda.memory_allocated(device)
         model(**batch)
         return torch.cuda.max_memory_allocated(device) - before
-    with _Peak([*_weights(model), *batch.values()]) as counted:
+    with _Peak([*model.parameters(), *model.buffers(), *batch.values()]) as counted:
         model(**batch)
     return counted.peak
 
@@ -229,11 +226,6 @@ def _storages(values: Iterable[Any]) -> dict[int, int]:
     """Returns where the tensors among `values` lie and the bytes there; what several share counts once."""
     storages = [value.untyped_storage() for value in values if isinstance(value, Tensor)]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
-
-
-def _weights(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def _wait(batch: Mapping[str, Any]) -> None:

@@ -25,7 +25,6 @@ from hies.methods import Calibration, Method
 from hies.precision import computing
 from hies.pruning.removal import prune
 from hies.runs import files as results
-from hies.scoring.arrays import from_arrays, to_arrays
 from hies.scoring.calibration_pass import collect
 from hies.scoring.losses import default_loss
 from hies.scoring.statistics import Statistics, passes_of, searches
@@ -163,13 +162,14 @@ class Evaluator(TaskModel):
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Returns calibration statistics of `size` training examples drawn with `seed`, the `removed` heads masked."""
-        if self.model.sites is not None and (among_all := searches(need)):
-            raise HiesError(f"criterion={among_all[0].name} searches among all heads; leave model.sites out.")
+        if self.model.sites is not None and (among_all := [*searches(need)]):
+            raise HiesError(f"criterion={among_all[0]} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
         key = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
         build = partial(self._collect, need, seed, size, removed or {})
-        statistics = from_arrays(self._cached_arrays("statistics", key, build, self.scoring_passes(need, size)))
+        arrays = self._cached_arrays("statistics", key, build, self.scoring_passes(need, size))
+        statistics = Statistics.from_arrays(arrays)
         return statistics if self.model.sites is None else statistics.of_sites(self._chosen(statistics.heads))
 
     def scoring_passes(self, need: frozenset[str], size: int) -> int:
@@ -279,7 +279,7 @@ class Evaluator(TaskModel):
 
         def scored(batches: list[Batch]) -> dict[str, np.ndarray]:
             with computing(precision, self.device):
-                return to_arrays(collect(self.network, batches, need, checkpoint=self.model.checkpointing))
+                return collect(self.network, batches, need, checkpoint=self.model.checkpointing).to_arrays()
 
         with masked(self.network, removed):
             return self._on_calibration(seed, size, scored)

@@ -151,22 +151,8 @@ def _restored(configs: Collection[Any]) -> Iterator[None]:
             config._attn_implementation_internal = implementation
 
 
-@contextlib.contextmanager
-def _switched(model: nn.Module) -> Iterator[None]:
-    """Runs the model's attention through `_attention` inside the block."""
-    submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
-    reachable = [m for m in submodels if m._can_set_attn_implementation()]
-    if not reachable:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
-        )
-    configs = {id(config): config for m in reachable for config in _configs(m)}.values()
-    with _restored(configs):
-        _switch(configs)
-        yield
-
-
 def _switch(configs: Iterable[Any]) -> None:
+    """Lets these configurations name `_attention`."""
     for config in configs:
         implementation = config._attn_implementation_internal
         if not str(implementation).startswith(NAME_PREFIX):
@@ -221,8 +207,16 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     Raises:
         UnsupportedModelError: the model does not use transformers' attention interface.
     """
+    submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    reachable = [m for m in submodels if m._can_set_attn_implementation()]
+    if not reachable:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
+        )
+    configs = {id(config): config for m in reachable for config in _configs(m)}.values()
     entry = ({module: name for name, module in model.named_modules()}, handler)
-    with _switched(model):
+    with _restored(configs):
+        _switch(configs)
         _active.append(entry)
         try:
             yield
@@ -231,14 +225,9 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
 
 
 def check_not_handled(model: nn.Module, doing: str) -> None:
-    """Refuses to copy a model inside `handling` or `masked`: the copy would stay switched, and forget the mask.
+    """Raises HiesError where `doing` (`hies.prune`, say) would copy a model inside `handling` or `masked`.
 
-    Args:
-        model: what would be copied.
-        doing: what would copy it, such as `hies.prune`.
-
-    Raises:
-        HiesError: a context of this module is open for the model.
+    The copy would stay switched, and forget the mask.
     """
     if any(module in names for names, _ in _active for module in model.modules()):
         raise HiesError(
@@ -303,20 +292,16 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
 
     def silence(name: str, call: AttentionCall, output: Tensor) -> Tensor:
         visited.add(name)
-        return _without(name, by_site[name], output) if name in by_site else output
+        if name not in by_site:
+            return output
+        heads, count = by_site[name], output.shape[2]  # of [rows, queries, heads, width]
+        if not set(heads) <= set(range(count)):
+            raise HiesError(f"site {name!r} has the heads 0 to {count - 1}; {heads} cannot be removed from it.")
+        is_removed = torch.zeros(count, dtype=torch.bool, device=output.device)
+        is_removed[heads] = True
+        return output.masked_fill(is_removed[:, None], 0)  # [heads, 1]
 
     with handling(model, silence):
         yield
-    if visited and not by_site.keys() <= visited:
-        raise HiesError(
-            f"{sorted(by_site.keys() - visited)[0]!r} computes no attention, so none of its heads was masked."
-        )
-
-
-def _without(name: str, heads: list[int], output: Tensor) -> Tensor:
-    """Returns the output [rows, queries, heads, width] with these heads at zero."""
-    if heads[0] < 0 or heads[-1] >= output.shape[2]:
-        raise HiesError(f"site {name!r} has the heads 0 to {output.shape[2] - 1}; {heads} cannot be removed from it.")
-    is_removed = torch.zeros(output.shape[2], dtype=torch.bool, device=output.device)
-    is_removed[heads] = True
-    return output.masked_fill(is_removed[:, None], 0)  # [heads, 1]
+    if visited and (others := sorted(by_site.keys() - visited)):
+        raise HiesError(f"{others[0]!r} computes no attention, so none of its heads was masked.")

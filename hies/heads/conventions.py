@@ -33,9 +33,11 @@ BIASES = (
     *("has_relative_attention_bias", "relative_position_bias", "relative_position_bias_table", "relative_bias"),
     *("shared_position_bias", "rel_bias_module", "pair_bias_proj", "bias_proj"),
 )
-QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm", "q_layer_norm", "qk_norm")
-KEY_NORMS = ("k_norm", "k_layernorm", "key_layernorm", "k_layer_norm")
-VALUE_NORMS = ("v_norm",)
+NORMS = {
+    **dict.fromkeys(("q_norm", "q_layernorm", "query_layernorm", "q_layer_norm", "qk_norm"), "query"),
+    **dict.fromkeys(("k_norm", "k_layernorm", "key_layernorm", "k_layer_norm"), "key"),
+    "v_norm": "value",
+}
 # Parts with weights that do not depend on which heads there are; biases by head are picked where they are used.
 WHOLE = (
     *("relative_attention_bias", "relative_position_bias", "rotary_emb", "LayerNorm", "scaling"),
@@ -44,27 +46,23 @@ WHOLE = (
 )
 OWN_BIAS = ("UMT5Attention",)  # whose `relative_attention_bias`, a column for each head, serves no other layer
 
-MODEL_WIDTH = "its forward takes the width of the model for that of all heads together"
-CACHE = "the decoder reads the keys of the encoder's layers"
+BY_MODEL_WIDTH = (  # their forwards take the width of the model for that of all heads together
+    *("Blip2Attention", "Florence2VisionWindowAttention", "InstructBlipAttention", "InstructBlipVideoAttention"),
+    *("PPOCRV5MobileRecAttention", "PPOCRV5ServerRecAttention", "PPOCRV6SmallRecAttention"),
+    "VJEPA2PoolerCrossAttention",
+)
+CACHED = ("DiffusionGemmaDecoderTextAttention", "DiffusionGemmaEncoderTextAttention")
 REFUSED = {
+    **dict.fromkeys(BY_MODEL_WIDTH, "its forward takes the width of the model for that of all heads together"),
+    **dict.fromkeys(CACHED, "the decoder reads the keys of the encoder's layers"),
     "BitNetAttention": "a norm over all heads comes after them",
-    "Blip2Attention": MODEL_WIDTH,
     "DeepseekV4Attention": "groups of heads share an output matrix",
     "DiffLlamaAttention": "it subtracts the second half of its heads from the first",
-    "DiffusionGemmaDecoderTextAttention": CACHE,
-    "DiffusionGemmaEncoderTextAttention": CACHE,
     "DogeAttention": "it makes a mask out of the values of all heads",
     "EfficientLoFTRAttention": "it rotates queries and keys of all heads together",
     "Florence2VisionChannelAttention": "it attends over channels, not over tokens",
-    "Florence2VisionWindowAttention": MODEL_WIDTH,
-    "InstructBlipAttention": MODEL_WIDTH,
-    "InstructBlipVideoAttention": MODEL_WIDTH,
     "JetMoeAttention": "every expert has heads of its own",
     "KosmosTextAttention": "a norm over all heads comes after them",
     "MiniMaxM3VLAttention": "it makes a mask for all heads of the configuration",
-    "PPOCRV5MobileRecAttention": MODEL_WIDTH,
-    "PPOCRV5ServerRecAttention": MODEL_WIDTH,
-    "PPOCRV6SmallRecAttention": MODEL_WIDTH,
-    "VJEPA2PoolerCrossAttention": MODEL_WIDTH,
 }
 SHARING = ("is_kv_shared_layer", "store_full_length_kv")  # flags of layers that use the keys of others, or lend theirs

@@ -4,7 +4,7 @@ A head owns rows of the query, key and value matrices and columns of the output 
 and how it packs them, is all that has to be known of it; everything else is read off the module.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +36,6 @@ class HeadRows:
     def module(self) -> nn.Module:
         """A torch Linear, or the Conv1D of GPT-2."""
         return getattr(self.owner, self.name)
-
-
-@dataclass(frozen=True)
-class HeadNorm:
-    """A norm of the queries (or keys) that has weights for every head.
-
-    Attributes:
-        name: of the attribute of the attention module.
-        of_keys: it is a norm of keys or values.
-    """
-
-    name: str
-    of_keys: bool
 
 
 @dataclass(frozen=True)
@@ -86,7 +73,7 @@ class Projections:
         gates: rows of matrices that make gates, or keys of positions, for every query head.
         parameters: parameters with a share for every query head.
         joint_norms: names of norms over all heads together; with one, queries and keys have to stay whole.
-        head_norms: norms with weights for every head.
+        head_norms: names of norms with weights for every head, with True for a norm of keys or values.
     """
 
     heads: int
@@ -99,7 +86,7 @@ class Projections:
     gates: tuple[HeadRows, ...]
     parameters: tuple[HeadParameter, ...]
     joint_norms: tuple[str, ...]
-    head_norms: tuple[HeadNorm, ...]
+    head_norms: dict[str, bool]
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -141,21 +128,20 @@ def find_projections(model: nn.Module, site: str) -> Projections:
         UnsupportedModelError: none of the naming conventions fits, or the module has a part that is not known here.
     """
     module = model.get_submodule(site)
-    kind = type(module).__name__
+    name = f"site {site!r} ({type(module).__name__})"
     outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
-    places = [(owner, name) for owner in owners for name in conventions.OUTPUTS if _is_projection(owner, name)]
+    places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if _is_projection(owner, output)]
     try:
         _check_kind(module)
-        found = _describe(module, *places[0]) if places else None
+        if places and (found := _describe(module, *places[0])):
+            return found
     except CannotPruneError as error:
-        raise UnsupportedModelError(f"The heads of site {site!r} ({kind}) cannot be cut out: {error}.") from None
-    if found is None:
-        raise UnsupportedModelError(
-            f"The weights of site {site!r} ({kind}) follow no naming convention that is "
-            "known here; the table is in hies/heads/conventions.py."
-        )
-    return found
+        raise UnsupportedModelError(f"The heads of {name} cannot be cut out: {error}.") from None
+    raise UnsupportedModelError(
+        f"The weights of {name} follow no naming convention that is known here; the table is in "
+        "hies/heads/conventions.py."
+    )
 
 
 class CannotPruneError(Exception):
@@ -184,15 +170,16 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
         return None
     query, key, value = inputs
     key_heads = len(value.rows) // value_width
-    head_norms, joint_norms = _norms(module, heads, key_heads, width, pruned)
+    dense, dense_keys = (pruned.dense_heads, pruned.dense_key_heads) if pruned else (heads, key_heads)
+    counts = {"query": (heads, dense), "key": (key_heads, dense_keys), "value": (key_heads, 0)}
+    head_norms, joint_norms = _norms(module, width, counts)
     _check_parts(module, {*(part.name for part in inputs), name})
     if joint_norms and names_used_by(module).intersection(conventions.HEAD_COUNTS):
         raise CannotPruneError(
             "it takes one number of heads for values and for queries, which its norm over all heads does not allow"
         )
-    dense, dense_keys = (heads, key_heads)
-    if pruned and joint_norms:
-        dense, dense_keys = pruned.dense_heads, pruned.dense_key_heads
+    if not joint_norms:
+        dense, dense_keys = heads, key_heads
     if len(query.rows) not in (dense * width, 2 * dense * width):  # a query, and beside it maybe its gate
         raise CannotPruneError(f"{query.name} has {len(query.rows)} rows for {dense} heads of {width}")
     return Projections(
@@ -249,10 +236,8 @@ def _parameters(module: nn.Module, heads: int) -> Iterator[HeadParameter]:
     if type(module).__name__ in conventions.OWN_BIAS and isinstance(bias, nn.Module):
         parameters.append(HeadParameter(bias, "weight", 1))
     for parameter in parameters:
-        if parameter.tensor.shape[parameter.dim] != heads:
-            raise CannotPruneError(
-                f"its {parameter.name} is for {parameter.tensor.shape[parameter.dim]} heads, not {heads}"
-            )
+        if (count := parameter.tensor.shape[parameter.dim]) != heads:
+            raise CannotPruneError(f"its {parameter.name} is for {count} heads, not {heads}")
         yield parameter
 
 
@@ -273,52 +258,45 @@ def _unpacked(module: nn.Module, name: str, heads: int, width: int) -> tuple[Hea
     else:
         rest = len(rows) - heads * width
         if rest <= 0 or rest % (2 * width):
-            raise CannotPruneError(
-                f"{name} has {len(rows)} rows, which is not {heads} query heads of {width} and their keys"
-            )
+            wanted = f"{heads} query heads of {width} and their keys"
+            raise CannotPruneError(f"{name} has {len(rows)} rows, which is not {wanted}")
         parts = rows.split([heads * width, rest // 2, rest // 2])
     query, key, value = (HeadRows(module, name, part) for part in parts)
     return query, key, value
 
 
 def _norms(
-    module: nn.Module, heads: int, key_heads: int, width: int, pruned: PrunedHeads | None
-) -> tuple[tuple[HeadNorm, ...], tuple[str, ...]]:
-    """Returns the norms of queries and keys with weights per head, and the names of those over all heads together."""
-    head_norms, joint_norms = [], []
-    for names, of_keys, count, dense in (
-        (conventions.QUERY_NORMS, False, heads, pruned.dense_heads if pruned else heads),
-        (conventions.KEY_NORMS, True, key_heads, pruned.dense_key_heads if pruned else key_heads),
-        (conventions.VALUE_NORMS, True, key_heads, 0),
-    ):
-        for name in names:
-            norm: Any = getattr(module, name, None)
-            weights = [p for p in norm.parameters()] if isinstance(norm, nn.Module) else []
-            is_list = isinstance(getattr(norm, "norms", None), nn.ModuleList)
-            is_joint = isinstance(
-                norm, nn.LayerNorm | nn.RMSNorm
-            )  # torch's own norm over all that they have weights for
-            by_head = weights and not is_joint and all(p.shape == (count, width) for p in weights)
-            if by_head or (is_list and len(norm.norms) == count):
-                head_norms.append(HeadNorm(name, of_keys))
-            elif all(p.numel() == width for p in weights):
-                continue  # the same for every head
-            elif dense and all(p.shape == (dense * width,) for p in weights):
-                joint_norms.append(name)
-            else:
-                raise CannotPruneError(f"its norm {name} has weights of shape {tuple(weights[0].shape)}")
-    return tuple(head_norms), tuple(joint_norms)
+    module: nn.Module, width: int, counts: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, bool], tuple[str, ...]]:
+    """Returns the norms with weights per head, as `Projections` has them, and the names of those over all heads.
+
+    Args:
+        module: the attention module.
+        width: of a head.
+        counts: of what the norms of `conventions.NORMS` are -> its heads, and those that one norm over all may have.
+    """
+    head_norms, joint_norms = {}, []
+    for name, of in conventions.NORMS.items():
+        norm: Any = getattr(module, name, None)
+        count, dense = counts[of]
+        weights = [*norm.parameters()] if isinstance(norm, nn.Module) else []
+        is_list = isinstance(getattr(norm, "norms", None), nn.ModuleList)
+        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm)  # torch's: over all that they have weights for
+        by_head = weights and not is_joint and all(p.shape == (count, width) for p in weights)
+        if by_head or (is_list and len(norm.norms) == count):
+            head_norms[name] = of != "query"
+        elif all(p.numel() == width for p in weights):
+            continue  # the same for every head
+        elif dense and all(p.shape == (dense * width,) for p in weights):
+            joint_norms.append(name)
+        else:
+            raise CannotPruneError(f"its norm {name} has weights of shape {tuple(weights[0].shape)}")
+    return head_norms, tuple(joint_norms)
 
 
 def _check_parts(module: nn.Module, known: set[str]) -> None:
     """Refuses a part with weights whose role is unknown: cutting around it could silently give wrong numbers."""
-    known = known.union(
-        conventions.PARAMETERS,
-        conventions.QUERY_NORMS,
-        conventions.KEY_NORMS,
-        conventions.VALUE_NORMS,
-        conventions.WHOLE,
-    )
+    known = known.union(conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE)
     known.update(name for name in conventions.BY_HEAD if _is_projection(module, name))
     for name, child in module.named_children():
         if name not in known and any(True for _ in child.parameters()):
@@ -329,8 +307,11 @@ def _check_parts(module: nn.Module, known: set[str]) -> None:
 
 
 def _is_projection(module: nn.Module, name: str) -> bool:
-    """Returns True for a plain matrix: not quantised or parametrised, nor a subclass that computes something else."""
-    part = getattr(module, name, None)
+    return is_plain_matrix(getattr(module, name, None))
+
+
+def is_plain_matrix(part: Any) -> bool:
+    """Returns True for a projection, neither quantised nor parametrised nor a subclass that computes something else."""
     if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters:
         return False
     return type(part).forward in (nn.Linear.forward, Conv1D.forward) and part.weight.is_floating_point()

@@ -33,10 +33,6 @@ class PrunedHeads:
         """Returns the record of an attention module, None for a dense one."""
         return getattr(module, cls.NAME, None)
 
-    def attach(self, module: nn.Module) -> None:
-        """Makes it the record of an attention module."""
-        setattr(module, self.NAME, self)
-
     @property
     def removed(self) -> list[int]:
         """The query heads of the dense module that have been removed."""

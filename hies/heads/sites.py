@@ -44,10 +44,7 @@ def normalize_removed(removed: Mapping[str, Any]) -> Removed:
     """Returns the removed heads as sorted lists; sites that lose none are left out.
 
     Args:
-        removed: site -> a list, set, array or tensor of indices.
-
-    Raises:
-        ParameterError: something that is no index, such as a mask of booleans.
+        removed: site -> a list, set, array or tensor of indices; a mask of booleans is refused.
     """
     by_site = {site: _indices(site, heads) for site, heads in removed.items()}
     return {site: heads for site, heads in by_site.items() if heads}

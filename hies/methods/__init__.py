@@ -17,29 +17,10 @@ from hies.methods.output_norm import OutputNorm
 from hies.methods.random import Random
 from hies.methods.slicegpt.slicegpt import SliceGPT
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        *(Random, L2, HIS, AE, AD, HIES, LLMPrunerBlock, OutputNorm, Fisher, Greedy),
-        *(LLMPrunerChannel, SliceGPT),
-    )
-}
+_CLASSES = (Random, L2, HIS, AE, AD, HIES, LLMPrunerBlock, OutputNorm, Fisher, Greedy, LLMPrunerChannel, SliceGPT)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _CLASSES}
 
 __all__ = [
-    "AD",
-    "AE",
-    "HIES",
-    "HIS",
-    "L2",
-    "METHODS",
-    "Calibration",
-    "Fisher",
-    "Greedy",
-    "LLMPrunerBlock",
-    "LLMPrunerChannel",
-    "Method",
-    "OutputNorm",
-    "Random",
-    "ScoringMethod",
-    "SliceGPT",
-]
+    "AD", "AE", "HIES", "HIS", "L2", "METHODS", "Calibration", "Fisher", "Greedy", "LLMPrunerBlock", "LLMPrunerChannel",
+    "Method", "OutputNorm", "Random", "ScoringMethod", "SliceGPT",
+]  # fmt: skip

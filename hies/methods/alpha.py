@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # it imports this module
 # Fine at the top end: after min-max HIS is heavy-tailed, so the entropy term dominates already at moderate alphas.
 GRID = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
-# name -> (the split whose quality decides; None: the calibration examples' loss, one alpha for all ratios)
+# name -> (the split whose quality decides, None: the loss on the calibration examples; whether one alpha serves all
+# ratios)
 PROTOCOLS: dict[str, tuple[str | None, bool]] = {
     "auto": (None, False),
     "per_ratio": ("selection", False),
@@ -106,11 +107,8 @@ class AlphaSearch:
         evaluator.counter.naive += min(size, examples or size)
         quality = evaluator.quality(removed, split, examples)
         if quality is None and evaluator.quality({}, split, examples) is None:
-            raise ParameterError(
-                "alpha",
-                self.method.alpha,
-                "it chooses by quality, but the task has none here even without pruning; give a number, such as 0.9",
-            )
+            reason = "it chooses by quality, but the task has none here even without pruning"
+            raise ParameterError("alpha", self.method.alpha, f"{reason}; give a number, such as 0.9")
         return 0.0 if quality is None else quality
 
 

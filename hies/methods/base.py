@@ -85,32 +85,14 @@ class Method(ABC):
 
     @abstractmethod
     def check(self, model: "PreTrainedModel") -> None:
-        """Looks at the structure of a model, before any work.
-
-        Raises:
-            UnsupportedModelError: the method cannot be applied to it; the sentence says why.
-        """
+        """Raises UnsupportedModelError, before any work, where the structure of a model does not suit the method."""
 
     def check_selection(self, selection: Selection) -> None:
-        """Refuses rules of selection that the method does not follow; a method that removes its own way takes none.
-
-        Raises:
-            ParameterError: the rule that is not at its default.
-        """
+        """Raises ParameterError for a rule that the method does not follow; one that removes its own way takes none."""
         for rule in fields(Selection):
-            value = getattr(selection, rule.name)
-            if value != rule.default:
-                raise ParameterError(
-                    rule.name, value, f"{self.name} has its own way to remove, so leave it at {rule.default!r}"
-                )
-
-    def most(self, heads: Mapping[str, int]) -> float:
-        """Returns the largest ratio that a model can be pruned at.
-
-        Args:
-            heads: site -> its number of heads.
-        """
-        return 1.0
+            if (value := getattr(selection, rule.name)) != rule.default:
+                expected = f"{self.name} has its own way to remove, so leave it at {rule.default!r}"
+                raise ParameterError(rule.name, value, expected)
 
     @abstractmethod
     def pruned(
@@ -134,12 +116,7 @@ class Method(ABC):
         return 0
 
     def plan(
-        self,
-        evaluator: ModelOnTask,
-        draw: Draw,
-        selection: Selection,
-        ratios: Sequence[float],
-        tick: Tick = nothing,
+        self, evaluator: ModelOnTask, draw: Draw, selection: Selection, ratios: Sequence[float], tick: Tick = nothing
     ) -> Plan:
         """Returns what a job evaluates, the unpruned model of ratio 0 first.
 
@@ -183,17 +160,13 @@ class ScoringMethod(Method):
         """Returns scores per site, [heads], higher = keep."""
 
     def __call__(self, statistics: Statistics) -> SiteTensors:
-        """Returns scores per site, [heads], higher = keep.
-
-        Raises:
-            HiesError: a score is not finite; the sentence names the head.
-        """
+        """Returns the scores, or raises HiesError for a head whose score is not finite."""
         scores = self.score(statistics)
         for site, values in scores.items():
             if not values.isfinite().all():
                 head = int((~values.isfinite()).nonzero()[0])
                 raise HiesError(
-                    f"Criterion {self.name!r} gave {float(values[head])} for head {head} of site {site!r}; a score "
+                    f"Method {self.name!r} gave {float(values[head])} for head {head} of site {site!r}; a score "
                     "must be finite (an entropy needs calibration examples of at least two tokens)."
                 )
         return scores
@@ -220,12 +193,7 @@ class ScoringMethod(Method):
             yield model
 
     def plan(
-        self,
-        evaluator: ModelOnTask,
-        draw: Draw,
-        selection: Selection,
-        ratios: Sequence[float],
-        tick: Tick = nothing,
+        self, evaluator: ModelOnTask, draw: Draw, selection: Selection, ratios: Sequence[float], tick: Tick = nothing
     ) -> Plan:
         """Returns the masks of the ratios; see `Method.plan`."""
         statistics = evaluator.statistics(self.need, draw.seed, draw.size)
@@ -261,9 +229,7 @@ PAPER_KNOBS: dict[str, Any] = {
 
 def used(knobs: dict[str, Any]) -> dict[str, Any]:
     """Returns the knobs without those that say what the paper says, or that say nothing beside the others."""
-    idle = {"reduction_batch"} if not str(knobs.get("reduction")).startswith("batch") else set()
-    return {name: value for name, value in knobs.items() if name not in idle and not _is_paper(name, value)}
-
-
-def _is_paper(name: str, value: Any) -> bool:
-    return name in PAPER_KNOBS and value == PAPER_KNOBS[name]
+    idle = {name for name, value in knobs.items() if name in PAPER_KNOBS and value == PAPER_KNOBS[name]}
+    if not str(knobs.get("reduction")).startswith("batch"):
+        idle.add("reduction_batch")
+    return {name: value for name, value in knobs.items() if name not in idle}

@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import hies
 from hies.errors import HiesError, ParameterError, check_choice
-from hies.heads.sites import SiteTensors
+from hies.heads.sites import SiteTensors, join, split
 from hies.methods.alpha import GRID, PROTOCOLS, AlphaSearch
 from hies.methods.base import ScoringMethod, nothing, used
 from hies.methods.his import check_importance, importance, statistic_of
-from hies.methods.normalization import NORMALIZATIONS, normalize
 from hies.methods.planning import Draw, MaskedHeads, ModelOnTask, Plan, Tick
 from hies.pruning.selection import Selection
 from hies.scoring.entropy_kinds import Entropy
 from hies.scoring.statistics import Statistics
 
-# combination -> the function of `hies.equations`
-COMBINATIONS = {"sum": "combine", "product": "combine_as_product", "printed": "combine_as_printed"}
+NORMALIZATIONS = ("global", "layer", "rank")
+COMBINATIONS = ("sum", "product", "printed")  # of `hies.equations.combine`
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,17 @@ class HIES(ScoringMethod):
         if isinstance(self.alpha, str):
             raise HiesError(f"alpha is {self.alpha!r}, which a job chooses; to score heads give a number: HIES(0.9).")
         importances = importance(statistics, self.reduction, self.reduction_batch, self.importance)
-        normalized_importance = normalize(importances, self.normalize)
         entropies = statistics.mean_entropy(Entropy(self.entropy, self.order))
-        normalized_entropy = normalize(entropies, self.normalize)
-        combine = getattr(hies.equations, COMBINATIONS[self.combination])
-        return {site: combine(normalized_importance[site], normalized_entropy[site], self.alpha) for site in entropies}
+        importances, entropies = normalize(importances, self.normalize), normalize(entropies, self.normalize)
+        combine = partial(hies.equations.combine, alpha=self.alpha, combination=self.combination)
+        return {site: combine(importances[site], entropies[site]) for site in entropies}
 
     def steps(self, ratios: Sequence[float]) -> int:
         """Returns how many masks are looked at to choose alpha."""
         return AlphaSearch.steps(self, ratios) if isinstance(self.alpha, str) else 0
 
     def plan(
-        self,
-        evaluator: ModelOnTask,
-        draw: Draw,
-        selection: Selection,
-        ratios: Sequence[float],
-        tick: Tick = nothing,
+        self, evaluator: ModelOnTask, draw: Draw, selection: Selection, ratios: Sequence[float], tick: Tick = nothing
     ) -> Plan:
         """Returns the masks of the ratios, each at its alpha; see `Method.plan`.
 
@@ -132,3 +126,22 @@ class HIES(ScoringMethod):
             models={0.0: MaskedHeads(), **removed},
             notes={0.0: {"alpha_used": None}, **{ratio: {"alpha_used": alphas[ratio]} for ratio in removed}},
         )
+
+
+def normalize(values: SiteTensors, how: str) -> SiteTensors:
+    """Returns scores in [0, 1], {site: [heads]}, so that two kinds of score can be added.
+
+    Args:
+        values: {site: [heads]}.
+        how: `global`, min-max over all heads of the model (section 4.1); `layer`, min-max within each site; `rank`, the
+            share of the other heads that score lower, equal scores counted half.
+    """
+    if how == "layer":
+        return {site: hies.equations.min_max(tensor) for site, tensor in values.items()}
+    joined, heads = join(values), {site: len(tensor) for site, tensor in values.items()}
+    if how == "global":
+        return split(hies.equations.min_max(joined), heads)
+    lower = (joined[None, :] < joined[:, None]).sum(dim=1)
+    equal = (joined[None, :] == joined[:, None]).sum(dim=1) - 1
+    ranks = (lower.double() + equal / 2) / max(len(joined) - 1, 1)
+    return split(ranks.masked_fill(joined.isnan(), float("nan")), heads)

@@ -48,9 +48,8 @@ def check_importance(reduction: str, batch: int, kind: str = "his") -> None:
         raise ParameterError("reduction_batch", batch, "it must be at least 1")
     check_choice("importance", kind, IMPORTANCES)
     if kind != "his" and reduction != "example":
-        raise ParameterError(
-            "reduction", reduction, f"with importance={kind}, which is no gradient, leave it at 'example'"
-        )
+        expected = f"with importance={kind}, which is no gradient, leave it at 'example'"
+        raise ParameterError("reduction", reduction, expected)
 
 
 def statistic_of(reduction: str, kind: str = "his") -> str:
@@ -72,12 +71,9 @@ def importance(statistics: Statistics, reduction: str, batch: int, kind: str = "
     """
     examples = statistics[statistic_of(reduction, kind)]
     if kind == "output_norm":
-        return {site: hies.equations.output_norm(values) for site, values in examples.items()}
-    if reduction == "token":
-        return {site: hies.equations.token_head_importance(values) for site, values in examples.items()}
-    if reduction == "example":
-        return {site: hies.equations.head_importance(values) for site, values in examples.items()}
+        return {site: hies.equations.mean_over_examples(values) for site, values in examples.items()}
+    if reduction in ("example", "token"):
+        mean = hies.equations.head_importance if reduction == "example" else hies.equations.token_head_importance
+        return {site: mean(values) for site, values in examples.items()}
     by_site = {site: hies.equations.batched_head_importance(values, batch) for site, values in examples.items()}
-    if reduction == "batch":
-        return by_site
-    return {site: hies.equations.layer_l2(values) for site, values in by_site.items()}
+    return {site: hies.equations.layer_l2(v) for site, v in by_site.items()} if reduction == "batch_l2" else by_site

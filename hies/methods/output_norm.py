@@ -18,4 +18,4 @@ class OutputNorm(ScoringMethod):
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """Returns the Euclidean norm, in the units of the values."""
-        return {site: hies.equations.output_norm(values) for site, values in statistics["output_norm"].items()}
+        return {site: hies.equations.mean_over_examples(values) for site, values in statistics["output_norm"].items()}

@@ -39,7 +39,7 @@ class ModelOnTask(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """A calibration set.
+    """Which calibration set a job takes; `Calibration` is the set itself, as batches.
 
     Attributes:
         seed: of the draw.

@@ -52,9 +52,8 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
             _write(model, removed, Path(place))
             _move(Path(place), folder)
     except OSError as error:
-        raise HiesError(
-            f"{folder} cannot be written ({error.strerror or error}); what it held before is left."
-        ) from error
+        reason = error.strerror or error
+        raise HiesError(f"{folder} cannot be written ({reason}); what it held before is left.") from error
 
 
 def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
@@ -100,7 +99,10 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         raise HiesError(f"{decided[0]} is no option of load_pruned, which decides it itself.")
     where = {name: options[name] for name in HUB_OPTIONS & options.keys()}
     record = _read_record(str(source), where)
-    _check_weights(Path(source))
+    try:
+        check_checksums(Path(source))  # changed weights load as well as others
+    except ValueError as error:
+        raise HiesError(f"In {source} {error}; get it again, or remove {SUMS} if the change was meant.") from error
     base = _class_named(record["model_class"])
     config = _read_config(source, where)
     if not isinstance(config, base.config_class or PreTrainedConfig):
@@ -123,20 +125,17 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
             raise
         several = ", ".join(sorted(options))
         raise HiesError(f"load_pruned cannot take one of the options {several}: {_first_line(error)}.") from error
-    mismatches = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-    if mismatches:
-        kind, names = next(iter(mismatches.items()))
-        raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {names[0]}.")
+    _check_report(source, report)
     model.__class__ = base
     return model
 
 
-def _check_weights(folder: Path) -> None:
-    """Refuses weights that were changed, which load as well as others."""
-    try:
-        check_checksums(folder)
-    except ValueError as error:
-        raise HiesError(f"In {folder} {error}; get it again, or remove {SUMS} if the change was meant.") from error
+def _check_report(source: str | Path, report: dict[str, Any]) -> None:
+    """Refuses weights that are missing, unexpected or of another shape than the record says."""
+    for kind, names in report.items():
+        if names:
+            first = min(map(str, names))
+            raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {first}.")
 
 
 def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
@@ -186,8 +185,7 @@ def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
             "from_pretrained loads a model with all its heads."
         ) from error
     try:
-        record = json.loads(Path(str(path)).read_text())
-        return _checked(record)
+        return _checked(json.loads(Path(str(path)).read_text()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HiesError(f"{RECORD} in {source} cannot be read: {_first_line(error)}") from error
 

@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from hies.errors import HiesError, UnsupportedModelError, check_choice
 from hies.heads.attention import check_not_handled, require_hies_attention
 from hies.heads.conventions import ALL_WIDTHS, BIASES, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by
-from hies.heads.projections import HeadParameter, Projections, find_projections, matrix
+from hies.heads.projections import Projections, find_projections, matrix
 from hies.heads.pruned import PrunedHeads, groups_of
 from hies.heads.sites import Removed, normalize_removed
 from hies.pruning.selection import UNITS
@@ -43,27 +43,22 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     check_no_adapters(model)
     check_choice("unit", unit, UNITS)
     removed = normalize_removed(removed)
-    cuts = {site: _cut_of(model, site, heads) for site, heads in removed.items()}
-    for site, site_cut in cuts.items():
+    uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    for site, heads in removed.items():
+        site_cut = _cut_of(model, site, heads)
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
-    _check_unshared(model, {site: site_cut.projections for site, site_cut in cuts.items()})
+        _check_unshared(site, site_cut.projections, uses)
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
 
 
 def check_no_adapters(model: nn.Module) -> None:
-    """Refuses a model whose matrices are wrapped by LoRA or its like: what is cut, or saved, would be half of it.
-
-    Raises:
-        UnsupportedModelError: peft's layers are in it.
-    """
+    """Raises UnsupportedModelError where LoRA or its like wraps matrices: what is cut or saved would be half of it."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
-        raise UnsupportedModelError(
-            f"This {type(model).__name__} has adapters (LoRA or its like); merge them first, as peft's "
-            "merge_and_unload() does, or unload them."
-        )
+        remedy = "merge them first, as peft's merge_and_unload() does, or unload them"
+        raise UnsupportedModelError(f"This {type(model).__name__} has adapters (LoRA or its like); {remedy}.")
 
 
 def pruned_heads(model: nn.Module) -> Removed:
@@ -87,10 +82,11 @@ def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     cuts = {site: _cut_of(model, site, heads) for site, heads in normalize_removed(removed).items()}
     for site, site_cut in cuts.items():
         _apply(model.get_submodule(site), site_cut)
-    biased = _is_biased(model)
-    require_hies_attention(
-        model, [site for site in cuts if _needs_hies_attention(model.get_submodule(site), cuts[site], biased)]
-    )
+    # Some module may make a bias of the scores of all dense heads, maybe for other modules' sites.
+    biases = (getattr(module, name, None) for module in model.modules() for name in BIASES)
+    biased = any(bias is not None and bias is not False for bias in biases)
+    needing = [site for site in cuts if _needs_hies_attention(model.get_submodule(site), cuts[site], biased)]
+    require_hies_attention(model, needing)
 
 
 def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
@@ -109,25 +105,19 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     key_head_of = dict(enumerate(found.groups))
     stay = [head for head in range(found.heads) if head not in heads]
     key_stay = sorted({key_head_of[head] for head in stay})
-    record = PrunedHeads(
-        before.dense_heads,
-        tuple(before.heads[i] for i in stay),
-        before.dense_key_heads,
-        tuple(before.key_heads[i] for i in key_stay),
-        groups_of(stay, key_stay, key_head_of),
-    )
+    surviving, surviving_keys = (before.heads[i] for i in stay), (before.key_heads[i] for i in key_stay)
+    groups = groups_of(stay, key_stay, key_head_of)
+    record = replace(before, heads=tuple(surviving), key_heads=tuple(surviving_keys), groups=groups)
     return _Cut(found, stay, key_stay, record)
 
 
-def _check_unshared(model: nn.Module, sites: Mapping[str, Projections]) -> None:
+def _check_unshared(site: str, found: Projections, uses: Mapping[nn.Module, int]) -> None:
     """Refuses a projection that other modules use as well: they would lose its heads too."""
-    uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
-    for site, found in sites.items():
-        for part in (found.query, found.key, found.value, found.output, *found.gates):
-            if uses[part.module] > uses[part.owner]:
-                raise UnsupportedModelError(
-                    f"The heads of site {site!r} cannot be cut out: its {part.name} is shared with another module."
-                )
+    for part in (found.query, found.key, found.value, found.output, *found.gates):
+        if uses[part.module] > uses[part.owner]:
+            raise UnsupportedModelError(
+                f"The heads of site {site!r} cannot be cut out: its {part.name} is shared with another module."
+            )
 
 
 def _check_whole_groups(site: str, site_cut: _Cut) -> None:
@@ -148,7 +138,7 @@ def _apply(module: Any, site_cut: _Cut) -> None:
     _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)  # a layer without heads runs as if it had one
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
-    site_cut.record.attach(module)
+    setattr(module, PrunedHeads.NAME, site_cut.record)
 
 
 def _needs_hies_attention(module: nn.Module, site_cut: _Cut, biased: bool) -> bool:
@@ -158,36 +148,28 @@ def _needs_hies_attention(module: nn.Module, site_cut: _Cut, biased: bool) -> bo
     return bool(not record.heads or record.groups or site_cut.projections.joint_norms or biased)
 
 
-def _is_biased(model: nn.Module) -> bool:
-    """Returns True if some module makes a bias of the scores of all dense heads, maybe for other modules' sites."""
-    biases = (getattr(module, name, None) for module in model.modules() for name in BIASES)
-    return any(bias is not None and bias is not False for bias in biases)
-
-
 def _cut_weights(module: Any, found: Projections, stay: list[int], key_stay: list[int]) -> None:
     rows: dict[nn.Module, list[Tensor]] = {}
     for part, of_keys in found.inputs:
         rows_of_heads = part.rows[key_stay if of_keys else stay]  # [heads that stay, rows of a head]
         rows.setdefault(part.module, []).append(rows_of_heads.reshape(-1))
     for projection, parts in rows.items():
-        _keep_outputs(projection, torch.cat(parts).sort().values)
-    _keep_inputs(found.output.module, found.output.rows[stay].reshape(-1))
-    for norm in found.head_norms:
-        _keep_norm(getattr(module, norm.name), key_stay if norm.of_keys else stay)
+        _keep(projection, 0, torch.cat(parts).sort().values)
+    _keep(found.output.module, 1, found.output.rows[stay].reshape(-1))
+    for name, of_keys in found.head_norms.items():
+        _keep_norm(getattr(module, name), key_stay if of_keys else stay)
     for parameter in found.parameters:
         setattr(parameter.owner, parameter.name, _part(parameter.tensor, parameter.dim, torch.tensor(stay)))
 
 
-def _keep_outputs(module: Any, rows: Tensor) -> None:
-    module.weight = _part(module.weight, 1 if isinstance(module, Conv1D) else 0, rows)
-    if module.bias is not None:
-        module.bias = _part(module.bias, 0, rows)
-    setattr(module, "nf" if isinstance(module, Conv1D) else "out_features", len(rows))
-
-
-def _keep_inputs(module: Any, columns: Tensor) -> None:
-    module.weight = _part(module.weight, 0 if isinstance(module, Conv1D) else 1, columns)
-    setattr(module, "nx" if isinstance(module, Conv1D) else "in_features", len(columns))
+def _keep(module: Any, dim: int, indices: Tensor) -> None:
+    """Cuts a projection down to some of its outputs (dim 0) or inputs (dim 1)."""
+    is_conv = isinstance(module, Conv1D)  # which stores [inputs, outputs]
+    module.weight = _part(module.weight, 1 - dim if is_conv else dim, indices)
+    if dim == 0 and module.bias is not None:
+        module.bias = _part(module.bias, 0, indices)
+    names = ("nf", "nx") if is_conv else ("out_features", "in_features")
+    setattr(module, names[dim], len(indices))
 
 
 def _keep_norm(norm: Any, stay: list[int]) -> None:
@@ -210,61 +192,43 @@ def _remove_weights(module: Any, found: Projections) -> None:
         place = (part.owner, part.name)
         widths[place] = widths.get(place, 0) + part.rows.shape[1]
     for (owner, name), width in widths.items():
-        setattr(owner, name, Zeros(width, getattr(owner, name).bias is not None))
+        empty = nn.Parameter(torch.empty(0), requires_grad=False)
+        setattr(owner, name, Constant(width, None if getattr(owner, name).bias is None else empty))
     output: Any = found.output.module
-    setattr(found.output.owner, found.output.name, Constant(output.bias, len(matrix(output))))
-    for name in (*found.joint_norms, *(norm.name for norm in found.head_norms)):
+    setattr(found.output.owner, found.output.name, Constant(len(matrix(output)), output.bias))
+    for name in (*found.joint_norms, *found.head_norms):
         setattr(module, name, nn.Identity())
-    for parameter in found.parameters:
-        _replace_by_zeros(parameter)
+    for parameter in found.parameters:  # one head's zeros, which nothing saves: forwards add them to what is not used
+        zeros = torch.zeros_like(parameter.tensor.narrow(parameter.dim, 0, 1), requires_grad=False)
+        delattr(parameter.owner, parameter.name)
+        parameter.owner.register_buffer(parameter.name, zeros, persistent=False)
 
 
-def _replace_by_zeros(parameter: HeadParameter) -> None:
-    """Puts one head's worth of zeros that nothing saves in its place: forwards still add them to what is never used."""
-    zeros = torch.zeros_like(parameter.tensor.narrow(parameter.dim, 0, 1), requires_grad=False)
-    delattr(parameter.owner, parameter.name)
-    parameter.owner.register_buffer(parameter.name, zeros, persistent=False)
-
-
-class Zeros(nn.Module):
-    """Stands in place of a projection without heads: [..., inputs] -> zeros [..., width].
+class Constant(nn.Module):
+    """Stands in place of a projection without heads: [..., inputs] -> what it gives for zeros, [..., width].
 
     Attributes:
         width: of its output.
         weight: without elements; transformers initialises what has this name before it loads a checkpoint.
-        bias: the same, or None.
+        bias: [width] of an output projection; without elements of another one; None where there was none.
     """
 
-    def __init__(self, width: int, biased: bool = False) -> None:
+    def __init__(self, width: int, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.bias = width, bias
         self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(0), requires_grad=False) if biased else None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Returns zeros [..., width] for [..., inputs]."""
-        return hidden.new_zeros(*hidden.shape[:-1], self.width)
-
-
-class Constant(Zeros):
-    """Stands in place of an output projection without heads: what it gave for zeros, its bias, [..., width]."""
-
-    def __init__(self, bias: nn.Parameter | None, width: int) -> None:
-        super().__init__(width)
-        self.bias = bias
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Returns the bias [..., width] for [..., inputs]."""
-        zeros = super().forward(hidden)
-        return zeros if self.bias is None else zeros + self.bias.to(hidden.dtype)
+        """Returns the bias, or zeros, [..., width] for [..., inputs]."""
+        zeros = hidden.new_zeros(*hidden.shape[:-1], self.width)
+        return zeros + self.bias.to(hidden.dtype) if self.bias is not None and len(self.bias) else zeros
 
 
 def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> None:
     """Tells the module how many heads it has, wherever its forward uses that number."""
     width, used = found.output.rows.shape[1], names_used_by(module)
-    counts = [(name, found.heads, heads) for name in HEAD_COUNTS] + [
-        (name, found.key_heads, key_heads) for name in KEY_HEAD_COUNTS
-    ]
+    counts = [(name, found.heads, heads) for name in HEAD_COUNTS]
+    counts += [(name, found.key_heads, key_heads) for name in KEY_HEAD_COUNTS]
     counts += [(name, found.heads * width, heads * width) for name in ALL_WIDTHS if name in used]
     counts += [(name, found.key_heads * width, key_heads * width) for name in KEY_WIDTHS if name in used]
     if hasattr(module, "has_relative_attention_bias") and type(module).__name__ not in OWN_BIAS:

@@ -59,7 +59,7 @@ class Selection:
         """
         groups = group_sizes(sites) if self.unit == "kv_group" else {}
         if self.step is not None:
-            return select_iteratively(score, ratios, self.step, self, groups)
+            return self.select_iteratively(score, ratios, self.step, groups)
         scores = score({})
         return {ratio: self.select(scores, ratio, groups) for ratio in sorted(ratios)}
 
@@ -86,12 +86,7 @@ class Selection:
         return [heads for *_, heads in sorted(ranked)]
 
     def select(self, scores: SiteTensors, ratio: float, groups: Groups | None = None) -> Removed:
-        """Returns round(ratio * heads) heads of the model, {site: sorted heads}; sites that lose none are left out.
-
-        Raises:
-            HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups
-                that do not fit the scores.
-        """
+        """Returns round(ratio * heads) heads of the model; see `hies.select`."""
         return _as_removed(self.extend(scores, [], ratio, groups))
 
     def extend(
@@ -106,13 +101,30 @@ class Selection:
         candidates = self.order(scores, set(already), groups)
         most = len(already) + sum(map(len, candidates))
         if count > most:
-            raise ParameterError(
-                "ratio",
-                ratio,
-                f"it removes {count} of {total} heads, but min_heads_per_layer={self.min_heads_per_layer} lets only "
-                f"{most} go",
-            )
+            rule = f"min_heads_per_layer={self.min_heads_per_layer} lets only {most} go"
+            raise ParameterError("ratio", ratio, f"it removes {count} of {total} heads, but {rule}")
         return [*already, *_nearest(candidates, count - len(already))]
+
+    def select_iteratively(
+        self, score: Score, ratios: Sequence[float], step: float, groups: Groups | None = None
+    ) -> dict[float, Removed]:
+        """Returns masks as `masks` does, scoring again after each `step` of the heads has been removed.
+
+        What is removed at a ratio does not depend on the other ratios, and the masks are nested.
+        """
+        if not 0 < step <= 1:
+            raise ParameterError("step", step, "it must be above 0 and at most 1")
+        masks: dict[float, Removed] = {}
+        removed: list[SiteHead] = []
+        done = 0  # whole steps taken
+        scores = score({})
+        for ratio in sorted(ratios):
+            while (done + 1) * step < ratio - 1e-9:
+                done += 1
+                removed = self.extend(scores, removed, done * step, groups)
+                scores = score(_as_removed(removed))
+            masks[ratio] = _as_removed(self.extend(scores, removed, ratio, groups))
+        return masks
 
 
 def _check_groups(scores: SiteTensors, groups: Groups) -> None:
@@ -134,11 +146,7 @@ def _nearest(groups: Sequence[list[SiteHead]], count: int) -> list[SiteHead]:
 
 
 def select(
-    scores: SiteTensors,
-    ratio: float,
-    scope: str = "global",
-    min_heads_per_layer: int = 0,
-    groups: Groups | None = None,
+    scores: SiteTensors, ratio: float, scope: str = "global", min_heads_per_layer: int = 0, groups: Groups | None = None
 ) -> Removed:
     """Returns the heads that are removed at a ratio, one shot, {site: sorted heads}.
 
@@ -151,42 +159,10 @@ def select(
             `{name: site.heads // site.key_heads for name, site in hies.find_sites(model, batch).items()}` finds them.
 
     Raises:
-        HiesError: see `Selection.select`.
+        HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups that
+            do not fit the scores.
     """
     return Selection(scope, min_heads_per_layer).select(scores, ratio, groups)
-
-
-def select_iteratively(
-    score: Score,
-    ratios: Sequence[float],
-    step: float,
-    selection: Selection,
-    groups: Groups | None = None,
-) -> dict[float, Removed]:
-    """Returns masks for several ratios, scoring again after each `step` of the heads has been removed.
-
-    What is removed at a ratio does not depend on the other ratios, and the masks are nested.
-
-    Args:
-        score: computes the scores of all heads with some of them masked.
-        ratios: each in [0, 1].
-        step: share of the model's heads that is removed between two scorings, in (0, 1].
-        selection: scope and floor.
-        groups: as in `select`.
-    """
-    if not 0 < step <= 1:
-        raise ParameterError("step", step, "it must be above 0 and at most 1")
-    masks: dict[float, Removed] = {}
-    removed: list[SiteHead] = []
-    done = 0  # whole steps taken
-    scores = score({})
-    for ratio in sorted(ratios):
-        while (done + 1) * step < ratio - 1e-9:
-            done += 1
-            removed = selection.extend(scores, removed, done * step, groups)
-            scores = score(_as_removed(removed))
-        masks[ratio] = _as_removed(selection.extend(scores, removed, ratio, groups))
-    return masks
 
 
 def _as_removed(heads: Sequence[SiteHead]) -> Removed:
@@ -197,11 +173,7 @@ def _as_removed(heads: Sequence[SiteHead]) -> Removed:
 
 
 def group_sizes(sites: Mapping[str, Site]) -> Groups:
-    """Returns how many query heads of each site share a key/value head.
-
-    Raises:
-        HiesError: a site whose groups are of unequal size.
-    """
+    """Returns how many query heads of each site share a key/value head; groups of unequal size are refused."""
     for name, site in sites.items():
         if site.heads % site.key_heads:
             raise HiesError(

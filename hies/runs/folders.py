@@ -36,6 +36,11 @@ class BadFile(Exception):
         self.what = what  # is wrong with it, in words that follow its name
 
 
+def warn_of_rows(message: str) -> None:
+    """Warns of what is left out, in a sentence."""
+    warnings.warn(message, RowsWarning, stacklevel=3)
+
+
 def is_name(text: object) -> bool:
     """Returns whether this can be the name of a run or an experiment, and so of a file in the folder that is read."""
     return isinstance(text, str) and NAME.fullmatch(text) is not None
@@ -73,8 +78,7 @@ def texts(folder: Path) -> Iterator[tuple[Path, str]]:
         try:
             yield path, path.read_bytes().decode(errors="replace")
         except OSError as problem:
-            message = f"{path} cannot be read ({problem.strerror}) and is left out."
-            warnings.warn(message, RowsWarning, stacklevel=2)
+            warn_of_rows(f"{path} cannot be read ({problem.strerror}) and is left out.")
 
 
 def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
@@ -108,13 +112,9 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, n
 
 def narrowed(name: str, array: np.ndarray) -> np.ndarray:
     """Returns an array as a pack holds it."""
-    if name in SCORES:
+    if name in SCORES or (name in ANSWERS and array.dtype.kind == "f"):
         return array.astype(np.float32)
-    if name not in ANSWERS:
-        return array
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32)
-    if array.dtype.kind not in "iub":  # answers that are texts
+    if name not in ANSWERS or array.dtype.kind not in "iub":  # answers may be texts
         return array
     ends = (array.min(), array.max()) if array.size else (0, 0)
     return array.astype(np.result_type(*(np.min_scalar_type(end) for end in ends)))
@@ -134,8 +134,7 @@ def _packed_texts(folder: Path) -> Iterator[tuple[Path, str]]:
         if is_name(run_id):
             yield folder / f"{run_id}.jsonl", "".join(rows)
         else:
-            message = f"{folder / PACKED_ROWS} holds a run {run_id!r}, which is no run id and is left out."
-            warnings.warn(message, RowsWarning, stacklevel=2)
+            warn_of_rows(f"{folder / PACKED_ROWS} holds a run {run_id!r}, which is no run id and is left out.")
 
 
 def _row_files(folder: Path) -> Iterator[str]:
@@ -146,8 +145,8 @@ def _row_files(folder: Path) -> Iterator[str]:
 
 
 def _read_single(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(path) as archive:
-        return _members(archive, "", [member.removesuffix(".npy") for member in archive.namelist()], names)
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in sorted(arrays.files) if names is None or name in names}
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
@@ -160,7 +159,13 @@ def _read_packed(path: Path, run_id: str, names: tuple[str, ...] | None) -> dict
     archive, runs = _opened(path, path.stat().st_mtime_ns)
     if run_id not in runs:
         raise FileNotFoundError(path)
-    return _members(archive, f"{run_id}/", runs[run_id], names)
+    arrays = {}
+    for name in sorted(runs[run_id]):
+        if names is None or name in names:
+            # numpy's own reader would look through all names of the archive for each of them.
+            with archive.open(f"{run_id}/{name}.npy") as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
 
 
 @lru_cache(maxsize=8)
@@ -175,15 +180,3 @@ def _opened(path: Path, changed: int) -> tuple[zipfile.ZipFile, dict[str, list[s
         run_id, _, name = member.removesuffix(".npy").rpartition("/")
         runs.setdefault(run_id, []).append(name)
     return archive, runs
-
-
-def _members(
-    archive: zipfile.ZipFile, prefix: str, there: list[str], names: tuple[str, ...] | None
-) -> dict[str, np.ndarray]:
-    """numpy's own reader would look through all names of the archive for each of them."""
-    arrays = {}
-    for name in sorted(there):
-        if names is None or name in names:
-            with archive.open(f"{prefix}{name}.npy") as file:
-                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    return arrays

@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 import orjson
 
-from hies.errors import RowsWarning, printable
+from hies.errors import printable
 from hies.runs import folders
 from hies.runs.files import FAILED
 from hies.runs.schema import Row
@@ -101,13 +101,11 @@ def read_grid(results_dir: Path, experiment: str) -> list[DeclaredJob]:
         failed = failures(path.parent)
         declared = [_job(experiment, job, failed) for job in orjson.loads(path.read_bytes())["jobs"]]
     except (OSError, ValueError, KeyError, TypeError):
-        message = f"{path} is no list of jobs and is not used, so missing jobs cannot be named."
-        warnings.warn(message, RowsWarning, stacklevel=2)
+        folders.warn_of_rows(f"{path} is no list of jobs and is not used, so missing jobs cannot be named.")
         return []
     named = [job for job in declared if folders.is_name(job.run_id)]
     if left_out := len(declared) - len(named):
-        message = f"{path} declares {left_out} jobs with a name that is no run id; they are left out."
-        warnings.warn(message, RowsWarning, stacklevel=2)
+        folders.warn_of_rows(f"{path} declares {left_out} jobs with a name that is no run id; they are left out.")
     return named
 
 
@@ -138,7 +136,10 @@ def unfinished_jobs(results_dir: Path, finished: Collection[Row], experiment: st
     there = {(row["experiment"], row["run_id"]) for row in finished}
     names = [experiment] if experiment else experiments(results_dir)
     missing = [job for name in names for job in jobs(results_dir, name, finished) if (name, job.run_id) not in there]
-    return [_forced(job) if (results_dir / job.experiment / f"{job.run_id}.jsonl").exists() else job for job in missing]
+    for place, job in enumerate(missing):
+        if (results_dir / job.experiment / f"{job.run_id}.jsonl").exists():  # but left out: else skipped as finished
+            missing[place] = replace(job, command=f"{job.command} force=true")
+    return missing
 
 
 def failures(folder: Path) -> set[str]:
@@ -154,17 +155,10 @@ def _is_experiment(folder: Path) -> bool:
 
 
 def _job(experiment: str, job: dict[str, Any], failed: set[str]) -> DeclaredJob:
-    texts = [job[name] for name in JOB_TEXTS]
-    if not (all(isinstance(text, str) for text in texts) and isinstance(job["parameters"], dict)):
+    texts = {name: job[name] for name in JOB_TEXTS}
+    if not (all(isinstance(text, str) for text in texts.values()) and isinstance(job["parameters"], dict)):
         raise TypeError("a job of other types")
-    run_id, model, task, criterion, command = texts
     # Commands come from files that may have come from anywhere, and are printed for a terminal.
-    shown = printable(command)
-    return DeclaredJob(
-        experiment, run_id, model, task, criterion, job["parameters"], job["seed"], shown, run_id in failed
-    )
-
-
-def _forced(job: DeclaredJob) -> DeclaredJob:
-    """The job whose file is there but was left out: without force it would be skipped as finished."""
-    return replace(job, command=f"{job.command} force=true")
+    texts["command"] = printable(texts["command"])
+    knobs = job["parameters"]
+    return DeclaredJob(experiment, **texts, parameters=knobs, seed=job["seed"], failed=texts["run_id"] in failed)

@@ -8,14 +8,12 @@ import gzip
 import io
 import json
 import shlex
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hies.errors import RowsWarning
 from hies.runs import folders, grid
 from hies.runs.files import read_arrays, read_run
 from hies.runs.schema import BadRows, sealed
@@ -37,7 +35,7 @@ def pack(source: Path, target: Path) -> list[Path]:
             read_run(path, text)
             arrays |= {f"{path.stem}/{name}": array for name, array in read_arrays(path).items()}
         except BadRows as problem:
-            warnings.warn(f"{path} {problem} and is left out.", RowsWarning, stacklevel=2)
+            folders.warn_of_rows(f"{path} {problem} and is left out.")
             continue
         rows += [sealed(_without_path(json.loads(line))) for line in text.splitlines()]
     lines = "".join(f"{row}\n" for row in rows).encode()

@@ -5,21 +5,10 @@ from typing import Any
 
 import numpy as np
 
-
-def _share(value: Any) -> Any:
-    """A share: 0 is 0 %, 1 is 100 %."""
-    return 100 * value
-
-
-def _correlation(value: Any) -> Any:
-    """A correlation: -1 is 0 %, 0 is 50 %, 1 is 100 %."""
-    return 50 * (value + 1)
-
-
-# Raw metric, a number or an array of them -> quality in percent.
+# Raw metric, a number or an array of them -> quality in percent: 0 of a share and -1 of a correlation are 0 %.
 PERCENT: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("accuracy", "f1", "vqa", "judged", "exact_match"), _share),
-    **dict.fromkeys(("matthews", "pearson"), _correlation),
+    **dict.fromkeys(("accuracy", "f1", "vqa", "judged", "exact_match"), lambda share: 100 * share),
+    **dict.fromkeys(("matthews", "pearson"), lambda correlation: 50 * (correlation + 1)),
 }
 
 

@@ -1,16 +1,18 @@
 """Rows that W&B holds -> row files below `--results`, where everything else finds them as if they were made here."""
 
+import contextlib
 import json
 import os
 import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hies.errors import RowsWarning
+from hies.errors import HiesError, RowsWarning
 from hies.runs import folders as runs
 from hies.runs.files import read_run
 from hies.runs.schema import BadRows
@@ -31,30 +33,26 @@ IMPATIENT = {
 ELSEWHERE = ("score_seconds", "eval_seconds", "digest", "rows", "command", "versions", "revision")
 
 
-class NotFetched(Exception):
-    """Why nothing comes from W&B, in one sentence."""
-
-
 def fetch(project: str, results_dir: Path, experiment: str | None = None) -> int:
-    """Write the runs of a W&B project, or of one experiment, that are not in `results_dir` yet; how many.
+    """Writess the runs of a W&B project, or of one experiment, that are not in `results_dir` yet; returns how many.
 
     A run that is there stays as it is. What cannot be trusted is left out, with a RowsWarning.
 
     Raises:
-        NotFetched: no key, no server, no such project, or a folder that takes no files.
+        HiesError: no key, no server, no such project, or a folder that takes no files.
     """
     if not PROJECT.fullmatch(project):
-        raise NotFetched(f"--project={project} is no project; use ENTITY/NAME, as in the address of its W&B page.")
-    here: dict[str, dict[str, str]] = {}
+        raise HiesError(f"--project={project} is no project; use ENTITY/NAME, as in the address of its W&B page.")
+    texts = cache(_texts)
     left_out: Counter[str] = Counter()
     written = 0
     for run in _remote(project, experiment):
         try:
-            written += _take(run, results_dir, here)
+            written += _take(run, results_dir, texts)
         except BadRows as problem:
             left_out[str(problem)] += 1
         except OSError as problem:
-            raise NotFetched(f"--results={results_dir} takes no files ({problem.strerror}); name a folder.") from None
+            raise HiesError(f"--results={results_dir} takes no files ({problem.strerror}); name a folder.") from None
     for why, count in left_out.items():
         _warn(f"--project={project}: a run {why} and is left out{f' ({count} such runs)' if count > 1 else ''}.")
     return written
@@ -62,8 +60,7 @@ def fetch(project: str, results_dir: Path, experiment: str | None = None) -> int
 
 def _remote(project: str, experiment: str | None) -> Iterator[Any]:
     """The project's runs with their configs, `PAGE` of them a request."""
-    for name, value in IMPATIENT.items():
-        os.environ.setdefault(name, value)
+    os.environ |= {**IMPATIENT, **os.environ}
     import wandb
 
     try:
@@ -75,44 +72,36 @@ def _remote(project: str, experiment: str | None) -> Iterator[Any]:
             include_sweeps=False,
         )
     except wandb.errors.UsageError:
-        raise NotFetched("--from=wandb finds no API key; set WANDB_API_KEY, or run `wandb login`.") from None
+        raise HiesError("--from=wandb finds no API key; set WANDB_API_KEY, or run `wandb login`.") from None
     except Exception as error:  # of many kinds, not all of them among the client's public ones
-        raise NotFetched(
+        raise HiesError(
             f"--project={project} cannot be read from W&B ({first_line(error)}); check its name, the API key and the "
             "network."
         ) from None
 
 
-def _take(run: Any, results_dir: Path, here: dict[str, dict[str, str]]) -> bool:
-    """Write a run unless it is there; whether it was written. here: experiment -> run id -> row file.
-
-    Raises:
-        BadRows: what the run holds is no row file.
-    """
+def _take(run: Any, results_dir: Path, texts: Callable[[Path], dict[str, str]]) -> bool:
+    """Writess a run unless it is there; tells whether it did."""
     text = run.config.get(ROW_FILE)
     if not isinstance(text, str):
         raise BadRows(f"has no row file (config.{ROW_FILE})")
-    experiment, run_id = _names(text)
-    folder = results_dir / experiment
+    path = _path(text, results_dir)
+    folder, run_id = path.parent, path.stem
     if folder.exists() and not folder.is_dir():
-        raise BadRows(f"names {experiment} as its experiment, which is a file,")
-    if experiment not in here:
-        here[experiment] = {path.stem: held for path, held in _texts(folder)}
-    path, held = folder / f"{run_id}.jsonl", here[experiment]
-    if run_id in held:
-        _compare(path, held[run_id], text)
-        if not runs.is_packed(folder) and held[run_id] == text and not path.with_suffix(".npz").exists():
-            _write(run, path, text)  # the scores could not be had before
-        return False
-    if runs.is_packed(folder):
+        raise BadRows(f"names {folder.name} as its experiment, which is a file,")
+    packed, here = runs.is_packed(folder), texts(folder).get(run_id)
+    if here is not None and _differ(path, here, text):
+        _warn(f"{path} differs from what W&B holds of it; the local file is used.")
+    if packed and here is None:
         raise BadRows(f"belongs to {folder}, which is packed,")
-    _write(run, path, text)
-    held[run_id] = text
-    return True
+    if here is None or (here == text and not packed and not path.with_suffix(".npz").exists()):
+        _write(run, path, text)  # also where the scores could not be had before
+        texts(folder)[run_id] = text
+    return here is None
 
 
-def _names(text: str) -> tuple[str, str]:
-    """The experiment and the run id of a row file, which become parts of a path."""
+def _path(text: str, results_dir: Path) -> Path:
+    """The place of a row file by the names that it gives, which are no path to anywhere else."""
     try:
         row = json.loads(text.split("\n", 1)[0])
         experiment, run_id = row["experiment"], row["run_id"]
@@ -122,27 +111,25 @@ def _names(text: str) -> tuple[str, str]:
         raise BadRows("has an experiment or a run id that is no plain name")
     if experiment in runs.NO_EXPERIMENTS:
         raise BadRows(f"names {experiment} as its experiment, a folder that holds other files,")
-    return experiment, run_id
+    return results_dir / experiment / f"{run_id}.jsonl"
 
 
-def _texts(folder: Path) -> Iterator[tuple[Path, str]]:
+def _texts(folder: Path) -> dict[str, str]:
+    """Run id -> row file of the runs that are here; of a folder that cannot be read, whoever reads it warns."""
+    with contextlib.suppress(runs.BadFile):
+        return {path.stem: text for path, text in runs.texts(folder)}
+    return {}
+
+
+def _differ(path: Path, here: str, there: str) -> bool:
+    """Whether two row files of one job differ in what the job came to."""
     try:
-        yield from runs.texts(folder)
-    except runs.BadFile:  # whoever reads the folder warns of it
-        return
-
-
-def _compare(path: Path, here: str, there: str) -> None:
-    """Warn where two row files of one job differ in what the job found."""
-    try:
-        same = here == there or _found(path, here) == _found(path, there)
+        return here != there and _results(path, here) != _results(path, there)
     except BadRows:
-        same = False
-    if not same:
-        _warn(f"{path} differs from what W&B holds of it; the local file is used.")
+        return True
 
 
-def _found(path: Path, text: str) -> list[dict[str, Any]]:
+def _results(path: Path, text: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in ELSEWHERE} for row in read_run(path, text)]
 
 
@@ -163,12 +150,12 @@ def _write(run: Any, path: Path, text: str) -> None:
 
 
 def _fetch_arrays(run: Any, new: Path, ratios: list[float]) -> None:
-    """Put the run's arrays beside `new`, its row file to be; any exception means that they are not to be used."""
+    """Puts the run's arrays beside `new`, its row file to be; any exception means that they are not to be used."""
     name = new.with_suffix(".npz").name
-    found = [artifact for artifact in run.logged_artifacts() if artifact.type == ARTIFACT]
-    if not found:
+    artifacts = [artifact for artifact in run.logged_artifacts() if artifact.type == ARTIFACT]
+    if not artifacts:
         raise ValueError("none are there")
-    entry = found[-1].get_entry(name)
+    entry = artifacts[-1].get_entry(name)
     if entry.path != name or entry.ref is not None:
         raise ValueError("they lie elsewhere")  # maybe in a file of this machine
     entry.download(root=str(new.parent), skip_cache=True)

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def collect(
         tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
     for statistic in brought:
         with recomputing():
-            parts = statistic.collect(model, batches, loss_of, progress)
+            parts = resolve_name(statistic.collect)(model, batches, loss_of, progress)
         tensors |= {name: {site: values[site] for site in collector.heads} for name, values in parts.items()}
     return Statistics(collector.heads, collector.examples, tensors, time.perf_counter() - started)
 
@@ -130,9 +131,8 @@ class StatisticsCollector:
 
     def tensors(self) -> dict[str, SiteTensors]:
         """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU."""
-        return {
-            name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in self._parts.items()
-        }
+        collected = self._parts.items()
+        return {name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in collected}
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""
@@ -147,8 +147,8 @@ class StatisticsCollector:
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
             self._measure_entropies(site, call)
-            if self.wants_norm:
-                self._measure_norm(site, call, output)
+            if self.wants_norm:  # [rows, tokens, heads] -> [rows, heads, tokens]
+                self._note("output_norm", site, call, equations.token_output_norm(output.detach()).transpose(1, 2))
         return self._gated(site, output) if self.wants_gradient else output
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
@@ -183,21 +183,10 @@ class StatisticsCollector:
             relative = kind.relative(by_order[kind.renyi_order], visible)
             self._note(name, site, call, relative, visible > 1)
 
-    @torch.no_grad()
-    def _measure_norm(self, site: str, call: AttentionCall, output: Tensor) -> None:
-        """Notes the norm of the output [rows, tokens, heads, width] at every token, NaN at padding."""
-        norms = equations.token_output_norm(output).transpose(1, 2)  # [rows, heads, tokens]
-        self._note("output_norm", site, call, norms)
-
     def _note(self, name: str, site: str, call: AttentionCall, values: Tensor, defined: Tensor | None = None) -> None:
-        """Keeps values of queries as those of an example's tokens, NaN at padding.
+        """Keeps values of queries, [rows, heads, queries], as those of an example's tokens, NaN at padding.
 
-        Args:
-            name: of the statistic.
-            site: the attention module.
-            call: what it computed.
-            values: [rows, heads, queries].
-            defined: True where a value has to be a number, broadcastable to the values; None: everywhere.
+        `defined` is True where a value has to be a number, broadcastable to the values; None: everywhere.
         """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
@@ -213,16 +202,9 @@ class StatisticsCollector:
         self._per_token.setdefault((name, site), []).append(of_examples)
 
     def finish(self, losses: Tensor | None) -> None:
-        """Takes the statistics of the batch, after its forward pass.
-
-        Args:
-            losses: of its examples, [batch]; None where no gradient is needed.
-        """
+        """Takes the statistics of the batch after its forward pass; losses [batch], None if no gradient is needed."""
         for (name, site), values in self._per_token.items():
-            joined = torch.cat(values, dim=-1).double()
-            of_norms = name == "output_norm"
-            mean = equations.output_norm_of_examples if of_norms else equations.attention_entropy_of_examples
-            self._add(name, site, mean(joined))
+            self._add(name, site, equations.mean_over_tokens(torch.cat(values, dim=-1).double()))
         if losses is not None:
             check_losses(losses, self._size)
             # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.

@@ -19,10 +19,8 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     """Keeps only the input of every layer inside the block; what the backward pass needs is computed again there.
 
     transformers' own gradient checkpointing does nothing in evaluation mode, and training mode would turn dropout on;
-    here no flag is touched. A backward pass must run inside the block, too, if attention handlers are to see it.
-
-    Raises:
-        UnsupportedModelError: the model has no layer that transformers knows how to compute again.
+    here no flag is touched. A backward pass must run inside the block, too, if attention handlers are to see it. A
+    model without a layer that transformers knows how to compute again is refused.
     """
     with intercepted(_layers(model), _recomputable):
         yield

@@ -60,8 +60,10 @@ def attention_entropy(
         # A constant taken from every key moves all scores of a query alike and leaves its weights as they are; without
         # their mean, keys give small scores, whose differences lose fewer digits.
         key = key - key.mean(dim=2, keepdim=True)
-    plain = bias is None and softcap is None and sinks is None
-    if plain and order == 1 and _suits_the_kernel(query):
+    plain = bias is None and softcap is None and sinks is None and order == 1
+    # The kernel multiplies with the keys twice where chunks do so once, but it is better at using many threads.
+    suits = query.device.type == "cpu" and (query.shape[-1] < WIDE or torch.get_num_threads() > FEW)
+    if plain and suits:
         entropy, rounding = _fused(query, key, mask, scale, causal)
         if rounding <= TOLERANCE:
             return entropy
@@ -77,11 +79,6 @@ def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order:
         raise ParameterError("causal", causal, "with a mask it must be False; write the causal pattern into the mask")
     if not order > 0:
         raise ParameterError("order", order, "an entropy's order is a positive number (1 for Shannon's)")
-
-
-def _suits_the_kernel(query: Tensor) -> bool:
-    # The kernel multiplies with the keys twice where chunks do so once, but it is better at using many threads.
-    return query.device.type == "cpu" and (query.shape[-1] < WIDE or torch.get_num_threads() > FEW)
 
 
 def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, float]:
@@ -169,7 +166,7 @@ def _entropy_of_scores(scores: Tensor, order: float) -> Tensor:
     if order == 1:
         entropy = equations.entropy_from_log_sum_exp(total.log(), weights.mul_(scores).sum(dim=-1) / total)
     elif order == float("inf"):
-        entropy = equations.min_entropy_from_log_sum_exp(total.log(), torch.zeros_like(total))
+        entropy = equations.entropy_from_log_sum_exp(total.log(), torch.zeros_like(total))  # the largest score is 0
     else:
         entropy = equations.renyi_entropy_from_log_sum_exp(total.log(), _exp(order * scores).sum(-1).log(), order)
     return entropy.masked_fill(largest.squeeze(-1) == -torch.inf, 0)

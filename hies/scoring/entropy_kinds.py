@@ -76,11 +76,7 @@ class Entropy:
 
 
 def entropy_named(need: str) -> Entropy:
-    """Returns the entropy whose statistic is called `need`, the inverse of `Entropy.need`.
-
-    Raises:
-        ParameterError: no such entropy.
-    """
+    """Returns the entropy whose statistic is called `need`, the inverse of `Entropy.need`; others are refused."""
     if need == "ae":
         return Entropy()
     kind, _, order = need.removeprefix(ENTROPY_PREFIX).partition("-")

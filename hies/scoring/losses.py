@@ -30,10 +30,9 @@ def default_loss(model: nn.Module) -> Loss:
                 "A calibration batch has no 'labels', and head importance is the gradient of a loss; add them, pass "
                 "loss=(outputs, batch) -> [batch], or ask for need=('ae',) alone."
             )
+        remedy = "pass loss=(outputs, batch) -> [batch]"
         if not hasattr(outputs, "logits"):
-            raise HiesError(
-                "The model gives no logits; load it with a task's head, or pass loss=(outputs, batch) -> [batch]."
-            )
+            raise HiesError(f"The model gives no logits; load it with a task's head, or {remedy}.")
         logits, labels = outputs.logits, batch["labels"]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.dim() == 3:
@@ -41,20 +40,14 @@ def default_loss(model: nn.Module) -> Loss:
         if logits.shape[-1] == 1:
             return (logits.squeeze(-1) - labels.reshape(-1).to(logits.dtype)) ** 2
         if labels.is_floating_point():
-            raise HiesError(
-                "The labels are fractions but the model has several outputs; pass loss=(outputs, batch) -> [batch]."
-            )
+            raise HiesError(f"The labels are fractions but the model has several outputs; {remedy}.")
         return _class_loss(logits, labels)
 
     return loss
 
 
 def examples_in(batch: Mapping[str, Any]) -> int:
-    """Returns the number of examples of a calibration batch.
-
-    Raises:
-        HiesError: there is none.
-    """
+    """Returns the number of examples of a calibration batch, or raises HiesError where there is none."""
     if not batch:
         raise HiesError("A calibration batch is an empty dict; give what the model reads.")
     size = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
@@ -95,10 +88,8 @@ def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy: logits [batch, classes], labels [batch] -> [batch]."""
     outside = (labels < 0) | (labels >= logits.shape[-1])  # -100 among them: every example counts
     if outside.any():
-        raise HiesError(
-            f"A calibration example has the label {int(labels[outside][0])}, outside the model's classes 0 to "
-            f"{logits.shape[-1] - 1}."
-        )
+        classes = f"outside the model's classes 0 to {logits.shape[-1] - 1}"
+        raise HiesError(f"A calibration example has the label {int(labels[outside][0])}, {classes}.")
     return F.cross_entropy(logits, labels, reduction="none")
 
 

@@ -3,10 +3,16 @@
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 import hies
 from hies.errors import HiesError
-from hies.heads.sites import SiteTensors
+from hies.heads.sites import SiteTensors, join, split
 from hies.scoring.entropy_kinds import Entropy
+
+# What three statistics are called in files; the name of any other follows a prefix.
+IN_FILES = {"his": "gradient", "ae": "entropy", "l2": "weight_norm"}
+PREFIX_IN_FILES = "other/"
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,34 @@ class Statistics:
 
     def mean_entropy(self, kind: Entropy) -> SiteTensors:
         """Returns AE with an entropy of this kind in the place of Shannon's, in [0, 1], {site: [heads]}."""
-        return {site: hies.equations.attention_entropy_of_heads(values) for site, values in self[kind.need].items()}
+        return {site: hies.equations.mean_over_examples(values) for site, values in self[kind.need].items()}
 
     def of_sites(self, sites: Collection[str]) -> "Statistics":
         """Returns the statistics of some sites alone."""
         tensors = {name: {site: by_site[site] for site in sites} for name, by_site in self.tensors.items()}
         return replace(self, heads={site: self.heads[site] for site in sites}, tensors=tensors)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns arrays as numpy can write them: each statistic joined over the sites, [..., heads of the model]."""
+        arrays = {
+            "sites": np.array(list(self.heads)),
+            "heads": np.array(list(self.heads.values())),
+            "examples": np.array(self.examples),
+            "seconds": np.array(self.seconds),
+        }
+        names = {name: IN_FILES.get(name, PREFIX_IN_FILES + name) for name in self.tensors if name in self}
+        return arrays | {in_files: join(self.tensors[name]).numpy() for name, in_files in names.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Statistics":
+        """Returns the statistics of `to_arrays`."""
+        import torch
+
+        heads = {str(site): int(count) for site, count in zip(arrays["sites"], arrays["heads"], strict=True)}
+        names = {in_files: name for name, in_files in IN_FILES.items() if in_files in arrays}
+        names |= {name: name.removeprefix(PREFIX_IN_FILES) for name in arrays if name.startswith(PREFIX_IN_FILES)}
+        tensors = {name: split(torch.from_numpy(arrays[in_files]), heads) for in_files, name in names.items()}
+        return cls(heads, int(arrays["examples"]), tensors, float(arrays["seconds"]))
 
 
 @dataclass(frozen=True)
@@ -73,32 +101,25 @@ class MethodStatistic:
     """A statistic that comes with a method, found by passes of its own after the calibration pass.
 
     Attributes:
-        name: what `need` calls it.
-        collect: (model, batches, loss, progress) -> {name: {site: [heads]}}, under names that begin with `name` and a
-            slash if there are several.
+        collect: `module:function` of (model, batches, loss, progress) -> {name: {site: [heads]}}, imported when it is
+            needed; the names are that of the statistic, or begin with it and a slash.
         search_passes: number of heads -> passes over the calibration set, for a search among the masks of all heads of
             the model; None for anything else, which counts as one pass.
     """
 
-    name: str
-    collect: Callable[..., dict[str, SiteTensors]]
+    collect: str
     search_passes: Callable[[int], int] | None = None
 
 
-METHOD_STATISTICS: dict[str, MethodStatistic] = {}  # by name; `hies.methods` fills it
+METHOD_STATISTICS: dict[str, MethodStatistic] = {}  # by what `need` calls them; `hies.methods` fills it
 
 
-def register_statistic(statistic: MethodStatistic) -> None:
-    """Makes a method's statistic known to `hies.collect` by its name."""
-    METHOD_STATISTICS[statistic.name] = statistic
-
-
-def searches(need: Collection[str]) -> list[MethodStatistic]:
-    """Returns the statistics among those needed that are found by a search among masks."""
-    brought = (METHOD_STATISTICS[name] for name in sorted(need) if name in METHOD_STATISTICS)
-    return [statistic for statistic in brought if statistic.search_passes]
+def searches(need: Collection[str]) -> dict[str, Callable[[int], int]]:
+    """Returns the statistics among those needed that are found by a search among masks, with their `search_passes`."""
+    brought = {name: METHOD_STATISTICS[name].search_passes for name in sorted(need) if name in METHOD_STATISTICS}
+    return {name: passes for name, passes in brought.items() if passes}
 
 
 def passes_of(need: Collection[str], heads: int) -> int:
     """Returns how many passes over the calibration set these statistics take in a model of so many heads."""
-    return max((found.search_passes(heads) for found in searches(need) if found.search_passes), default=1)
+    return max((passes(heads) for passes in searches(need).values()), default=1)

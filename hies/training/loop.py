@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm import tqdm
 
 from hies.batching import Encoded
@@ -43,11 +44,11 @@ def finetune(
     best: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        optimizer, schedule = _optimizer(model, len(train), settings)
+        schedule = _schedule(model, len(train), settings)
         for epoch in range(settings.epochs):
             batches = _shuffled(train, settings.batch_size, generator)
             label = f"{title}, epoch {epoch + 1}/{settings.epochs}"
-            _run_epoch(model, train, batches, optimizer, schedule, label, precision)
+            _run_epoch(model, train, batches, schedule, label, precision)
             scores.append(validate(model))
             if scores[-1] >= max(scores):
                 best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -57,15 +58,9 @@ def finetune(
 
 
 def _run_epoch(
-    model: nn.Module,
-    train: Encoded,
-    batches: list[np.ndarray],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    label: str,
-    precision: str,
+    model: nn.Module, train: Encoded, batches: list[np.ndarray], schedule: LRScheduler, label: str, precision: str
 ) -> None:
-    device = next(model.parameters()).device
+    device, optimizer = next(model.parameters()).device, schedule.optimizer
     loss_of = default_loss(model)
     model.train()
     for indices in tqdm(batches, desc=label, unit="batch", disable=None):
@@ -75,8 +70,8 @@ def _run_epoch(
             outputs = model(**inputs)
         loss = loss_of(outputs, batch).mean()
         if not loss.isfinite():
-            found = f"the loss became {float(loss)} in {label}, so give a lower one"
-            raise ParameterError("learning_rate", optimizer.defaults["lr"], found)
+            expected = f"the loss became {float(loss)} in {label}, so give a lower one"
+            raise ParameterError("learning_rate", optimizer.defaults["lr"], expected)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -84,9 +79,8 @@ def _run_epoch(
         schedule.step()
 
 
-def _optimizer(
-    model: nn.Module, examples: int, settings: Finetuning
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _schedule(model: nn.Module, examples: int, settings: Finetuning) -> LRScheduler:
+    """Returns the schedule of the learning rate, which holds the optimizer."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     undecayed = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms
     optimizer = torch.optim.AdamW(
@@ -95,10 +89,7 @@ def _optimizer(
     )
     steps = settings.epochs * -(-examples // settings.batch_size)
     rising = max(round(settings.warmup * steps), 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
-    )
-    return optimizer, schedule
+    return LambdaLR(optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(steps - rising, 1)))
 
 
 def _shuffled(train: Encoded, size: int, generator: np.random.Generator) -> list[np.ndarray]:

@@ -12,11 +12,9 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.stats import weighted
-from analysis.stats.resampling import example_counts, seed_counts, unevenness
-from analysis.stats.significance import Estimate, gains_over_his
-from analysis.tables.claims import CLAIMS, Claim, claims_table
-from analysis.tables.differences import significance_table
+from analysis.stats.resampling import example_counts, seed_counts, unevenness, weighted_quality, weighted_stability
+from analysis.stats.significance import gains_over_his
+from analysis.tables.differences import CLAIMS, Claim, claims_table, significance_table
 from analysis.text.labels import label
 
 RATIOS = (0.0, 0.1, 0.3, 0.5)
@@ -55,8 +53,8 @@ def test_metrics_of_resamples_are_those_of_the_repeated_examples(metric: str, cl
     labels, answers = answers_of(metric, models=3, examples=53, classes=classes)
     answers[2] = labels
     counts = np.concatenate(list(example_counts("toy", 53, 11)))
-    found = weighted.weighted_quality(metric, labels, answers, counts)
-    agreed = weighted.weighted_stability(answers[:2], answers[1:], counts)
+    found = weighted_quality(metric, labels, answers, counts)
+    agreed = weighted_stability(answers[:2], answers[1:], counts)
     assert found.shape == (11, 3) and (counts.sum(axis=1) == 53).all() and counts.max() > 1
     for draw, count in enumerate(counts):
         chosen = np.repeat(np.arange(53), count)
@@ -68,19 +66,17 @@ def test_metrics_of_resamples_are_those_of_the_repeated_examples(metric: str, cl
 
 def test_a_constant_prediction_is_50_for_matthews_and_undefined_for_pearson() -> None:
     labels, whole = np.array([0, 1, 1, 0, 1]), np.ones((1, 5))
-    assert weighted.weighted_quality("matthews", labels, np.ones((1, 5), int), whole) == 50
+    assert weighted_quality("matthews", labels, np.ones((1, 5), int), whole) == 50
     scores = np.array([[3, 3, 3, 3, 3], [1, 1, 1, 1, 5]], dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = weighted.weighted_quality(
-            "pearson", labels.astype(float), scores, np.array([[1, 1, 1, 1, 1], [2, 2, 1, 0, 0]])
-        )
+        found = weighted_quality("pearson", labels.astype(float), scores, np.array([[1, 1, 1, 1, 1], [2, 2, 1, 0, 0]]))
     assert np.isnan(found).tolist() == [[True, False], [True, True]]  # the last: only equal scores were drawn
 
 
 def test_f1_is_zero_where_no_positive_is_found_and_undefined_where_there_is_none() -> None:
     labels, none = np.array([1, 0, 0]), np.zeros((1, 3), dtype=int)
-    found = weighted.weighted_quality("f1", labels, none, np.array([[1, 1, 1], [0, 2, 1]]))
+    found = weighted_quality("f1", labels, none, np.array([[1, 1, 1], [0, 2, 1]]))
     assert found[0, 0] == 0 and np.isnan(found[1, 0])
 
 
@@ -266,8 +262,8 @@ def test_unevenness_by_hand() -> None:
 )  # fmt: skip
 def test_verdict(bounds: tuple[float, float], sign: int, words: str) -> None:
     claim = Claim("", "quality", sign, np.isfinite)
-    assert claim.decided(Estimate(0.0, *bounds, 5, 0, 100, 0)) == words
-    assert claim.decided(Estimate(np.nan, *bounds, 5, 0, 100, 0)) == ""
+    assert claim.decided(dict(zip(("mean", "low", "high"), (0.0, *bounds), strict=True))) == words
+    assert claim.decided(dict(zip(("mean", "low", "high"), (np.nan, *bounds), strict=True))) == ""
 
 
 def no_predictions(folder: Path) -> None:

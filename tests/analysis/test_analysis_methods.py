@@ -10,8 +10,8 @@ from analysis_runs import write_run
 from analysis import load
 from analysis.errors import Unavailable
 from analysis.figures.methods import draw_methods
+from analysis.tables.measures import parts_left, percent_of_dense, removed_table
 from analysis.tables.paper import table1, table2
-from analysis.tables.removed import parts_left, percent_of_dense, removed_table
 from analysis.text.labels import label
 
 SLICED = {"tune": False, "damping": 0.01}

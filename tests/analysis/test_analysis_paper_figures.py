@@ -15,9 +15,8 @@ from shown import caption_of, lines
 
 from analysis import load, paper
 from analysis.errors import Unavailable
-from analysis.figures import agreement, alphas, curves, heads, paper_tasks, tasks
-from analysis.tables.measures import quality_table
-from analysis.tables.summary import summary_table
+from analysis.figures import agreement, alphas, curves, heads, tasks
+from analysis.tables.measures import quality_table, summary_table
 from analysis.text.captions import removed_words, without_heads
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -57,7 +56,7 @@ def test_figure4_has_a_column_for_each_language_task_and_their_mean(tmp_path: Pa
         write(tmp_path / "exp", "his", "winogrande", (70, 60 + shift, None if seed else 50), seed=seed)
         write(tmp_path / "exp", "his", "mmlu", (10, 10, 10), seed=seed)
         write(tmp_path / "exp", "his", "sst2", (10, 10, 10), seed=seed)
-    panels = paper_tasks.draw_figure4(load(tmp_path))
+    panels = tasks.draw_figure4(load(tmp_path))
     assert titles(panels) == ["WinoGrande", "PIQA", "Mean over tasks"] * 2  # the paper's order
     winogrande, piqa, mean, *below = panels
     np.testing.assert_allclose(lines(piqa)["HIS"], [[0, 90], [20, 82], [40, 70]])
@@ -73,7 +72,7 @@ def test_figure4_has_a_column_for_each_language_task_and_their_mean(tmp_path: Pa
 
 def test_one_task_has_no_mean(tmp_path: Path) -> None:
     write(tmp_path / "exp", "his", "docs")
-    panels = paper_tasks.draw_figure4(load(tmp_path))
+    panels = tasks.draw_figure4(load(tmp_path))
     assert titles(panels) == ["Docs", "Docs"] and "mean is over" not in caption_of(panels[0])
 
 
@@ -83,7 +82,7 @@ def test_figure4_draws_the_papers_methods_and_both_forms_of_slicegpt(tmp_path: P
     for tune in (True, False):
         write(tmp_path / "exp", "slicegpt", "docs", tune=tune, masks=NO_HEADS)
     hies(tmp_path / "exp", "per_ratio", 0.9, task="docs", ratios=RATIOS, quality=(90, 80, 70))
-    panels = paper_tasks.draw_figure4(load(tmp_path))
+    panels = tasks.draw_figure4(load(tmp_path))
     names = {"HIS", "AD", "L2", "Random", "AE", "LLM-Pruner (Block)", "SliceGPT (w/ tune)", "SliceGPT (w/o tune)"}
     assert set(lines(panels[0])) == {*names, f"HIES ({ALPHA} per ratio)", "unpruned"}
     assert xlabels(panels) == {"attention weights removed (%)"}
@@ -93,7 +92,7 @@ def test_figure4_draws_the_papers_methods_and_both_forms_of_slicegpt(tmp_path: P
 def test_table_10_stands_in_figure_4_of_llama_2_alone(tmp_path: Path, model: str) -> None:
     for task in ("arc_challenge", "arc_easy"):
         write(tmp_path / "exp", "his", task, model=model)
-    panels = paper_tasks.draw_figure4(load(tmp_path))
+    panels = tasks.draw_figure4(load(tmp_path))
     assert titles(panels)[:2] == ["ARC-e", "ARC-c"]
     names = {"HIS, paper", "HIES, paper"} if model == "llama2_7b" else set()
     axes, challenge = panels[1], lines(panels[1])
@@ -115,20 +114,18 @@ def test_no_other_figure_has_numbers_of_the_paper(tmp_path: Path) -> None:
     for task in ("arc_challenge", "gsm8k", "cifar100"):
         write(tmp_path / "exp", "his", task, model="llama2_7b")
     rows = load(tmp_path)
-    for draw in (paper_tasks.draw_figure10, paper_tasks.draw_figure11, tasks.draw_all_tasks):
+    for draw in (tasks.draw_figure10, tasks.draw_figure11, tasks.draw_all_tasks):
         panels = draw(rows)
         assert not [name for axes in panels for name in lines(axes) if "paper" in name]
-    assert set(paper_tasks.printed_language()["task"]) == set(paper.read_paper("table10_llama_seeds")["task"]) - {
-        "average"
-    }
+    assert set(tasks.printed_language()["task"]) == set(paper.read_paper("table10_llama_seeds")["task"]) - {"average"}
 
 
 def test_figures_10_and_11_have_their_tasks_alone(tmp_path: Path) -> None:
     for task in ("mmlu", "gsm8k", "hellaswag", "imagenet1k", "cifar100", "cifar10", "vizwiz", "rte"):
         write(tmp_path / "exp", "his", task)
     rows = load(tmp_path)
-    assert titles(paper_tasks.draw_figure10(rows)) == ["GSM8K", "MMLU", "Mean over tasks"] * 2
-    assert titles(paper_tasks.draw_figure11(rows)) == ["CIFAR-10", "CIFAR-100", "ImageNet-1k", "Mean over tasks"] * 2
+    assert titles(tasks.draw_figure10(rows)) == ["GSM8K", "MMLU", "Mean over tasks"] * 2
+    assert titles(tasks.draw_figure11(rows)) == ["CIFAR-10", "CIFAR-100", "ImageNet-1k", "Mean over tasks"] * 2
 
 
 def test_figure13_sets_the_norm_against_norm_and_entropy(tmp_path: Path) -> None:
@@ -139,7 +136,7 @@ def test_figure13_sets_the_norm_against_norm_and_entropy(tmp_path: Path) -> None
         hies(tmp_path / "exp", alpha, 0.9, quality=values, stability=(100, 75, 60), **options)
     hies(tmp_path / "exp", "per_ratio", 0.9, task="arc_easy", ratios=RATIOS, quality=(90, 2, 2), calibration_size=32)
     write(tmp_path / "exp", "his", "arc_easy")
-    above, below = paper_tasks.draw_figure13(load(tmp_path))
+    above, below = tasks.draw_figure13(load(tmp_path))
     together = f"HIES ({ALPHA} per ratio, of the output norm)"
     assert set(lines(above)) == {together, "Output norm", "unpruned"}
     np.testing.assert_allclose(lines(above)["Output norm"], [[0, 90], [20, 65], [40, 50]])
@@ -155,15 +152,15 @@ def test_figure13_needs_both(tmp_path: Path) -> None:
     write(tmp_path / "exp", "output_norm", "arc_easy")
     hies(tmp_path / "exp", 0.9, task="arc_easy", ratios=RATIOS, quality=(90, 2, 2))
     with pytest.raises(Unavailable, match="output_norm, and of hies with importance output_norm"):
-        paper_tasks.draw_figure13(load(tmp_path))
+        tasks.draw_figure13(load(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("draw", "reason"),
     [
-        (paper_tasks.draw_figure4, "on HellaSwag, .* PIQA or Docs"),
-        (paper_tasks.draw_figure10, "on GSM8K or MMLU"),
-        (paper_tasks.draw_figure11, "on CIFAR-10,"),
+        (tasks.draw_figure4, "on HellaSwag, .* PIQA or Docs"),
+        (tasks.draw_figure10, "on GSM8K or MMLU"),
+        (tasks.draw_figure11, "on CIFAR-10,"),
     ],
 )
 def test_they_say_which_tasks_they_lack(tmp_path: Path, draw, reason: str) -> None:

@@ -9,8 +9,8 @@ from shown import line
 
 from analysis import load, paper
 from analysis.errors import Unavailable
-from analysis.tables.paper import table8, table9, table10, table12
-from analysis.tables.spread import table3
+from analysis.tables.paper import table8
+from analysis.tables.spread import table3, table9, table10, table12
 from analysis.text.labels import TASK_NAMES
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"

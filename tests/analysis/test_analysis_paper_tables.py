@@ -7,8 +7,8 @@ from shown import line
 
 from analysis import load, paper
 from analysis.errors import Unavailable
-from analysis.tables.orthogonality import orthogonality
-from analysis.tables.paper import table1, table2, table7, table9, table11
+from analysis.tables.paper import orthogonality, table1, table2, table7
+from analysis.tables.spread import table9, table11
 from analysis.text.labels import GLUE_NAMES
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"

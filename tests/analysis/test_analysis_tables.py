@@ -5,8 +5,7 @@ from analysis_runs import write_run
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.tables.measures import quality_table, stability_table
-from analysis.tables.summary import summary_table
+from analysis.tables.measures import quality_table, stability_table, summary_table
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 RATIOS = (0.0, 0.1, 0.3)

@@ -15,7 +15,7 @@ from analysis.cli import main
 from analysis.errors import Unavailable
 from analysis.figures import forest
 from analysis.stats.resampling import example_counts, seed_counts
-from analysis.stats.significance import Estimate
+from analysis.stats.significance import ESTIMATE
 from analysis.stats.variants import COMPARISON, NO_REFERENCE, compare
 from analysis.tables.differences import variants_table
 from analysis.text.labels import label
@@ -321,4 +321,4 @@ def test_both_are_written_by_name(tmp_path: Path, capsys) -> None:
         "forest__exp__tiny.pdf", "forest__exp__tiny.png", "variants__exp__tiny.csv", "variants__exp__tiny.md",
     ]  # fmt: skip
     numbers = pd.read_csv(tmp_path / "tables" / "variants__exp__tiny.csv")
-    assert list(numbers) == COMPARISON and set(Estimate._fields) < set(COMPARISON)
+    assert list(numbers) == COMPARISON and set(ESTIMATE) < set(COMPARISON)

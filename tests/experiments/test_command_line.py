@@ -65,3 +65,12 @@ def test_an_error_of_the_library_names_the_option():
     )
     other = HiesError("It cannot be.")
     assert with_option(other) is other
+
+
+@pytest.mark.parametrize(
+    "words", [["hydra/launcher=joblib", "seed=3", "--cfg", "job"], ["--cfg", "job", "hydra/launcher=joblib"]]
+)
+def test_flags_may_stand_on_either_side_of_a_launcher(words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run", *words])
+    assert run.main() == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] in (0, 3)

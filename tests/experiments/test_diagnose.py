@@ -141,6 +141,7 @@ class Bench:
         rows = [{"input_ids": w, "attention_mask": torch.ones_like(w), "labels": label} for w in words]
         self.examples = Encoded(rows, {"input_ids": 0})
         self.answers = predict(self.network, self.examples, 8)
+        self.sites = find_sites(self.network, self.examples.batch([0]))
 
     def encoded(self, split: str) -> Encoded:
         assert split == "report"
@@ -168,7 +169,7 @@ def config(tmp_path):
         task=task,
         criterion=METHODS["random"](),
         sparsity=schema.Sparsity(ratios=[0.2, 0.5, 0.8]),
-        calibration=schema.Calibration(5),
+        calibration=schema.CalibrationSet(5),
         name="glue",
         results_dir=str(tmp_path),
         seed=4,
@@ -181,7 +182,7 @@ def test_a_diagnosis_is_what_its_parts_say_and_the_analysis_reads_it(config, mon
     declared = SimpleNamespace(jobs=[SimpleNamespace(identity={"model": 1, "task": 2}, config=config)])
     assert diagnose._diagnose_all(declared) == 0
     path = diagnose.file_of(config)
-    assert path.name == diagnosis.file_name("tiny", "toy", 4)
+    assert path.name == diagnosis.diagnosis_file("tiny", "toy", 4)
     row = {"path": str(path.parent / "run.jsonl"), "model": "tiny", "task": "toy", "experiment": "glue"}
     found = diagnosis.load_diagnosis({**row, "checkpoint": "c"})
 
@@ -214,7 +215,7 @@ def test_a_diagnosis_is_what_its_parts_say_and_the_analysis_reads_it(config, mon
 def test_no_lost_example_and_no_drop_are_one_sentence_each(config, monkeypatch, capsys) -> None:
     bench = Bench(config.task)
     monkeypatch.setattr(diagnose, "evaluator_of", lambda config: bench)
-    monkeypatch.setattr(diagnose, "LONGEST", 3)
+    monkeypatch.setattr(diagnose, "LONGEST_TEXT", 3)
     declared = SimpleNamespace(jobs=[SimpleNamespace(identity={"model": 1, "task": 2}, config=config)])
     assert diagnose._diagnose_all(declared) == 1
     assert not diagnose.file_of(config).exists()

@@ -20,7 +20,7 @@ from wandb_stub import ENTITY, PROJECT, Stub
 from analysis import cli, load
 from experiments import sync
 from experiments import wandb as mirrored
-from hies.errors import RowsWarning
+from hies.errors import HiesError, RowsWarning
 from hies.runs import wandb as wandb_rows
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -115,7 +115,7 @@ def run_sync(folder, **env):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.sync", str(folder)],
         env={**inherited, **QUICK, "NETRC": "/no/such/file", "WANDB_CONFIG_DIR": str(folder), **env},
-        cwd=mirrored.ROOT,
+        cwd=sync.ROOT,
         capture_output=True,
         text=True,
     )
@@ -291,13 +291,13 @@ def test_the_end_does_not_wait_for_what_hangs(tmp_path):
     hangs = "import atexit, runpy, time; atexit.register(time.sleep, 3600)"
     code = f"{hangs}; runpy.run_module('experiments.sync', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=mirrored.ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code, str(tmp_path)], cwd=sync.ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0 and done.stdout.startswith("No run in ") and not done.stderr
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path, capsys):
-    with pytest.raises(sync.NotUploaded, match="which is no folder"):
+    with pytest.raises(HiesError, match="which is no folder"):
         sync.sync(tmp_path / "none")
 
 

@@ -21,8 +21,7 @@ from hies.heads.conventions import REFUSED
 
 PARTS = (
     *(*conventions.SEPARATE, conventions.LATENT_QUERIES, (conventions.LATENT,), conventions.FUSED, conventions.OUTPUTS),
-    *(conventions.BY_HEAD, conventions.PARAMETERS, conventions.QUERY_NORMS, conventions.KEY_NORMS),
-    *(conventions.VALUE_NORMS, conventions.WHOLE),
+    *(conventions.BY_HEAD, conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE),
 )
 
 

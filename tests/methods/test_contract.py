@@ -39,7 +39,7 @@ class Model:
 def test_every_method_answers_for_itself(name):
     method = METHODS[name]()
     assert method.name == name and method.removes_heads == isinstance(method, ScoringMethod)
-    assert method.steps([0.5]) == 0 and method.most({f"layer{i}": 3 for i in range(8)}) <= 1
+    assert method.steps([0.5]) == 0
     method.check_selection(Selection())
     other = Selection(scope="layer")
     if name in OWN_WAY:

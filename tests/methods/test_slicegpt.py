@@ -119,7 +119,7 @@ def test_any_rotation_gives_the_same_answers(name):
         copied = copy.deepcopy(model)
         family = family_of(copied)
         with Double():
-            family.slice(record(copied, family.first, family.attention, [batch]), reflections(seed))
+            family.slice(record(copied, family.first, family.attention, [batch], reflections(seed)))
         torch.testing.assert_close(answers(copied, batch), answers(model, batch), rtol=1e-9, atol=1e-9)
         rotated.append(family_of_weights(copied))
     assert not torch.allclose(rotated[0], rotated[1])

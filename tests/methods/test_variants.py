@@ -10,7 +10,6 @@ from tiny_models import make, make_batch
 from hies import HiesError, Statistics, attention_entropy, collect, equations
 from hies.heads.attention import handling
 from hies.methods import AD, AE, HIES, HIS
-from hies.scoring.arrays import from_arrays, to_arrays
 from hies.scoring.entropy_kinds import ENTROPIES as KINDS
 from hies.scoring.entropy_kinds import Entropy, entropy_named
 
@@ -219,9 +218,9 @@ def test_combinations_by_hand():
         assert found.tolist() == pytest.approx([formula(i, e) for i, e in zip(felt, spread, strict=True)])
     with pytest.raises(HiesError, match="'mean'; use sum"):
         HIES(combination="mean")
-    for combine in (equations.combine_as_product, equations.combine_as_printed):
+    for combination in ("product", "printed"):
         with pytest.raises(HiesError, match="alpha is 1"):
-            combine(torch.zeros(2), torch.zeros(2), 1)
+            equations.combine(torch.zeros(2), torch.zeros(2), 1, combination)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +241,7 @@ def test_a_variant_is_named_in_the_knobs_and_the_paper_is_not(criterion, knobs):
 
 def test_statistics_of_variants_survive_the_cache():
     found = collect(make("bert"), [make_batch("bert")], need=("his_token", "ae:min", "ae:renyi-2", "l2"))
-    back = from_arrays(to_arrays(found))
+    back = Statistics.from_arrays(found.to_arrays())
     assert back.heads == found.heads and set(back) == set(found) == {"his", "his_token", "ae:min", "ae:renyi-2", "l2"}
     for name in found:
         for site, values in found[name].items():
@@ -251,13 +250,14 @@ def test_statistics_of_variants_survive_the_cache():
 
 def test_arrays_keep_the_names_that_earlier_caches_have():
     found = collect(make("bert"), [make_batch("bert")], need=("his_token", "ae", "l2", "ae:min"))
-    arrays = to_arrays(found)
+    arrays = found.to_arrays()
     assert {*arrays} == {
         *("sites", "heads", "examples", "seconds", "gradient", "entropy", "weight_norm"),
         *("other/his_token", "other/ae:min"),
     }
     assert arrays["gradient"].shape == (len(arrays["entropy"]), arrays["heads"].sum())
-    assert torch.equal(torch.cat([*from_arrays(arrays)["l2"].values()]), torch.from_numpy(arrays["weight_norm"]))
+    back = Statistics.from_arrays(arrays)
+    assert torch.equal(torch.cat([*back["l2"].values()]), torch.from_numpy(arrays["weight_norm"]))
 
 
 def test_a_statistic_that_was_not_collected_is_named():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hies import HiesError, select
-from hies.pruning.selection import Selection, select_iteratively
+from hies.pruning.selection import Selection
 
 HEADS = (11, 7, 13, 5)
 RATIOS = [i / 36 for i in range(37)]
@@ -166,9 +166,9 @@ class Scorer:
 
 @pytest.mark.parametrize("selection", [Selection(), Selection("layer"), Selection("global", 2), Selection("layer", 3)])
 def test_a_ratio_does_not_depend_on_the_others(selection):
-    together = select_iteratively(Scorer(), [0.5, 0.1, 0.25, 0.6], 0.1, selection)
+    together = selection.select_iteratively(Scorer(), [0.5, 0.1, 0.25, 0.6], 0.1)
     for ratio, removed in together.items():
-        assert select_iteratively(Scorer(), [ratio], 0.1, selection) == {ratio: removed}
+        assert selection.select_iteratively(Scorer(), [ratio], 0.1) == {ratio: removed}
         assert count(removed) == round(36 * ratio)
     masks = [flat(together[ratio]) for ratio in sorted(together)]
     assert all(smaller < larger for smaller, larger in pairwise(masks))
@@ -176,7 +176,7 @@ def test_a_ratio_does_not_depend_on_the_others(selection):
 
 def test_every_scoring_sees_what_has_gone_so_far():
     scorer = Scorer()
-    masks = select_iteratively(scorer, [0.35], 0.1, Selection())
+    masks = Selection().select_iteratively(scorer, [0.35], 0.1)
     assert [count(call) for call in scorer.calls] == [0, 4, 7, 11]  # round(36 * 0.1 * i)
     for earlier, later in zip(scorer.calls, [*scorer.calls[1:], masks[0.35]], strict=True):
         fresh = random_scores(torch.Generator().manual_seed(count(earlier)), *HEADS)
@@ -188,7 +188,7 @@ def test_every_scoring_sees_what_has_gone_so_far():
 
 
 def test_scope_layer_keeps_the_shares_over_the_steps():
-    for ratio, removed in select_iteratively(Scorer(), [0.2, 0.5, 0.8], 0.1, Selection("layer")).items():
+    for ratio, removed in Selection("layer").select_iteratively(Scorer(), [0.2, 0.5, 0.8], 0.1).items():
         assert count(removed) == round(36 * ratio)
         for site, heads in zip("abcd", HEADS, strict=True):
             assert abs(len(removed.get(site, [])) - ratio * heads) <= 1
@@ -197,7 +197,7 @@ def test_scope_layer_keeps_the_shares_over_the_steps():
 def test_a_step_of_everything_is_one_shot():
     for selection in (Selection(), Selection("layer"), Selection("global", 2)):
         scorer = Scorer()
-        masks = select_iteratively(scorer, [0.1, 0.3, 0.7], 1, selection)
+        masks = selection.select_iteratively(scorer, [0.1, 0.3, 0.7], 1)
         assert scorer.calls == [{}]
         assert masks == {ratio: selection.select(Scorer()({}), ratio) for ratio in (0.1, 0.3, 0.7)}
 
@@ -205,22 +205,22 @@ def test_a_step_of_everything_is_one_shot():
 def test_ratios_on_the_steps_are_not_lost_to_rounding():
     for ratio, step in ((0.3, 0.1), (0.45, 0.15)):  # in floating point 3 * 0.1 > 0.3 and 3 * 0.15 < 0.45
         scorer = Scorer()
-        select_iteratively(scorer, [ratio], step, Selection())
+        Selection().select_iteratively(scorer, [ratio], step)
         assert [count(call) for call in scorer.calls] == [0, round(36 * step), round(36 * 2 * step)]
 
 
 def test_the_floor_holds_at_the_end_of_an_iterative_schedule():
-    masks = select_iteratively(Scorer(), [28 / 36], 0.05, Selection("global", 2))
+    masks = Selection("global", 2).select_iteratively(Scorer(), [28 / 36], 0.05)
     removed = masks[28 / 36]
     assert {site: n - len(removed[site]) for site, n in zip("abcd", HEADS, strict=True)} == dict.fromkeys("abcd", 2)
     with pytest.raises(HiesError, match="min_heads_per_layer"):
-        select_iteratively(Scorer(), [29 / 36], 0.05, Selection("global", 2))
+        Selection("global", 2).select_iteratively(Scorer(), [29 / 36], 0.05)
 
 
 @pytest.mark.parametrize("step", [0, -0.1, 1.1, float("nan")])
 def test_a_step_outside_its_range_is_refused(step):
     with pytest.raises(HiesError, match="step"):
-        select_iteratively(Scorer(), [0.5], step, Selection())
+        Selection().select_iteratively(Scorer(), [0.5], step)
 
 
 # --- whole groups -----------------------------------------------------------------------------------------------------
@@ -320,12 +320,12 @@ def test_equal_groups_go_by_position():
 
 def test_an_iterative_schedule_takes_whole_groups_too():
     scorer = Scorer(GROUPED)
-    masks = select_iteratively(scorer, [0.2, 0.5, 0.8], 0.1, Selection(), SIZES)
+    masks = Selection().select_iteratively(scorer, [0.2, 0.5, 0.8], 0.1, SIZES)
     steps = [*scorer.calls[1:], *masks.values()]
     assert all(is_whole(removed, SIZES) for removed in steps)
     assert all(flat(a) <= flat(b) for a, b in pairwise(scorer.calls)) and len(scorer.calls) == 8
     assert all(abs(count(removed) - round(33 * ratio)) <= 2 for ratio, removed in masks.items())
-    alone = select_iteratively(Scorer(GROUPED), [0.5], 0.1, Selection(), SIZES)
+    alone = Selection().select_iteratively(Scorer(GROUPED), [0.5], 0.1, SIZES)
     assert alone[0.5] == masks[0.5]
 
 

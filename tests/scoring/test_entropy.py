@@ -304,7 +304,7 @@ def test_double_precision_is_kept(generator, path):
 @pytest.mark.parametrize(
     ("message", "key_shape", "options"),
     [
-        ("not both", (2, 2, 5, 7), {"mask": torch.ones(5, 5, dtype=torch.bool), "causal": True}),
+        ("causal is True; with a mask", (2, 2, 5, 7), {"mask": torch.ones(5, 5, dtype=torch.bool), "causal": True}),
         ("order is 0", (2, 2, 5, 7), {"order": 0}),
         ("order is -1", (2, 2, 5, 7), {"order": -1}),
         ("order is -inf", (2, 2, 5, 7), {"order": -math.inf}),

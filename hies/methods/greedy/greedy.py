@@ -1,11 +1,11 @@
 """Greedy: what removal of one head at a time can reach on the calibration loss, at the price of a search."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hies.heads.sites import SiteTensors
 from hies.methods.base import ScoringMethod
-from hies.scoring.statistics import MethodStatistic, Statistics, register_statistic
+from hies.scoring.statistics import METHOD_STATISTICS, MethodStatistic, Statistics
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,4 @@ def greedy_passes(heads: int) -> int:
     return heads * (heads + 1) // 2 - 1
 
 
-def _collect(*arguments: Any) -> dict[str, SiteTensors]:
-    from hies.methods.greedy.search import removal_order
-
-    return removal_order(*arguments)
-
-
-register_statistic(MethodStatistic("greedy", _collect, greedy_passes))
+METHOD_STATISTICS["greedy"] = MethodStatistic("hies.methods.greedy.search:removal_order", greedy_passes)

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,22 +70,19 @@ class _Passes:
     """Passes over the calibration set with heads masked, which skip layers that nothing has changed.
 
     A layer is skipped by giving again what it gave in the last pass that kept its output.
-
-    Attributes:
-        heads: site -> its number of heads.
-        layer_of: site -> the layer that it belongs to.
-        layers: those that may be skipped, in the order in which they run; none where they run twice, or hand on more
-            than they return.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Mapping[str, Any]], loss: Loss) -> None:
         self.model, self.batches, self.loss = model, batches, loss
-        self.inputs = [_inputs(model, batch, loss) for batch in batches]
-        self.heads: dict[str, int] = {}
+        if any(isinstance(value, Cache) for batch in batches for value in batch.values()):
+            raise HiesError("A batch has past_key_values, which would grow in each of the many passes; leave them out.")
+        self.inputs = [inputs_of(model, batch, loss) for batch in batches]
+        self.heads: dict[str, int] = {}  # site -> its number of heads
         for inputs in self.inputs:
             for name, site in find_sites(model, inputs).items():
                 self.heads.setdefault(name, site.heads)
         self.layer_of = {site: _layer_of(model, site) for site in self.heads}
+        # Those that may be skipped, in their order; none where they run twice, or hand on more than they return.
         self.layers: list[nn.Module] = []
         self._removed = {site: torch.zeros(heads, dtype=torch.bool) for site, heads in self.heads.items()}
         self._kept: list[dict[nn.Module, Any]] = [{} for _ in batches]
@@ -95,12 +93,8 @@ class _Passes:
     def opened(self) -> Iterator[None]:
         """Masks the removed heads inside the block, where layers can be skipped."""
         layers = list(dict.fromkeys(layer for layer in self.layer_of.values() if layer is not None))
-        with (
-            evaluating(self.model),
-            handling(self.model, self._silence),
-            intercepted(layers, self._call),
-            torch.no_grad(),
-        ):
+        silenced, skipping = handling(self.model, self._silence), intercepted(layers, self._call)
+        with evaluating(self.model), silenced, skipping, torch.no_grad():
             self.layers = self._in_order(layers)
             if not self.layers:
                 self._kept = [{} for _ in self.batches]
@@ -186,20 +180,10 @@ class _Passes:
             return False
 
 
-def _inputs(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
-    """Returns what the model reads of a batch, and refuses a batch that one pass would change for the next."""
-    if any(isinstance(value, Cache) for value in batch.values()):
-        raise HiesError("A batch has past_key_values, which would grow in each of the many passes; leave them out.")
-    return inputs_of(model, batch, loss)
-
-
 def _layer_of(model: nn.Module, site: str) -> nn.Module | None:
     """Returns the layer of a site, the smallest that transformers calls one, else the smallest in a list."""
     parts = site.split(".")
-    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    above = {name: model.get_submodule(name) for name in names}
-    layers = [module for module in above.values() if isinstance(module, GradientCheckpointingLayer)]
-    in_lists = [
-        module for name, module in above.items() if isinstance(above.get(name.rpartition(".")[0]), nn.ModuleList)
-    ]
+    above = [model.get_submodule(".".join(parts[:count])) for count in range(len(parts), 0, -1)]
+    layers = [module for module in above if isinstance(module, GradientCheckpointingLayer)]
+    in_lists = [module for module, parent in pairwise(above) if isinstance(parent, nn.ModuleList)]
     return next(iter([*layers, *in_lists]), None)

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import hies
 from hies.errors import HiesError, ParameterError, check_choice
 from hies.heads.sites import Removed, Site, SiteTensors
 from hies.methods.base import Method, ScoringMethod
 from hies.pruning.selection import Groups, Score, Selection, group_sizes
-from hies.scoring.statistics import MethodStatistic, Statistics, register_statistic
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from hies.scoring.statistics import METHOD_STATISTICS, MethodStatistic, Statistics
 
 TAYLOR_KINDS = ("vectorised", "first", "second", "mixed")  # of `hies.equations.taylor_salience`
 GROUP_REDUCTIONS = ("sum", "mean", "max", "product")  # of `hies.equations.group_salience`
@@ -62,12 +59,12 @@ class LLMPrunerBlock(ScoringMethod):
         """Returns the salience of each head's key/value group, non-negative."""
         parts = [statistics[f"taylor/{matrix}/{self.taylor}"] for matrix in MATRICES]
         key_heads = statistics[KEY_HEAD_OF]
-        return {site: self._of_site([part[site] for part in parts], index.long()) for site, index in key_heads.items()}
-
-    def _of_site(self, parts: "list[Tensor]", groups: "Tensor") -> "Tensor":
-        """Returns the saliences of the heads' groups, [heads], from those of each matrix by head, [heads]."""
-        sums = [part.new_zeros(int(groups.max()) + 1).index_add(0, groups, part) for part in parts]  # [groups] each
-        return hies.equations.group_salience(sums, self.reduction)[groups]
+        scores: SiteTensors = {}
+        for site, index in key_heads.items():
+            groups, count = index.long(), int(index.max()) + 1
+            sums = [part[site].new_zeros(count).index_add(0, groups, part[site]) for part in parts]  # [groups] each
+            scores[site] = hies.equations.group_salience(sums, self.reduction)[groups]  # [heads]
+        return scores
 
     def check_selection(self, selection: Selection) -> None:
         """Refuses every rule but the defaults, see `Method.check_selection`."""
@@ -76,11 +73,7 @@ class LLMPrunerBlock(ScoringMethod):
     def masks(
         self, score: Score, ratios: Sequence[float], selection: Selection, sites: Mapping[str, Site]
     ) -> dict[float, Removed]:
-        """Returns the heads that are removed at each ratio that can be, in whole key/value groups.
-
-        Raises:
-            HiesError: none of the ratios can be, see `select`.
-        """
+        """Returns the heads that are removed, in whole key/value groups, at each ratio that can be."""
         scores, groups, ascending = score({}), group_sizes(sites), sorted(ratios)
         heads = {site: len(values) for site, values in scores.items()}
         removable, total = round(self.most(heads) * sum(heads.values())), sum(heads.values())
@@ -104,26 +97,19 @@ class LLMPrunerBlock(ScoringMethod):
         sites, total = self._prunable(heads), sum(heads.values())
         removable, count = sum(heads[site] for site in sites), hies.equations.removal_count(ratio, total)
         if count > removable:
-            raise ParameterError(
-                "ratio",
-                ratio,
-                f"it removes {count} of {total} heads, but {self.name} can remove at most {removable} of this model; "
-                "give a smaller ratio, or keep fewer layers (keep_first, keep_last)",
-            )
+            most = f"{self.name} can remove at most {removable} of this model"
+            remedy = "give a smaller ratio, or keep fewer layers (keep_first, keep_last)"
+            raise ParameterError("ratio", ratio, f"it removes {count} of {total} heads, but {most}; {remedy}")
         rules = Selection("layer" if self.local else "global")
         prunable_groups = {site: size for site, size in groups.items() if site in sites}
         return rules.select({site: scores[site] for site in sites}, count / removable, prunable_groups)
 
     def most(self, heads: Mapping[str, int]) -> float:
-        """Returns the share of the heads that lie in layers that do not stay whole.
-
-        Raises:
-            HiesError: there is no such layer.
-        """
+        """Returns the share of the heads that lie in layers that do not stay whole."""
         return sum(heads[site] for site in self._prunable(heads)) / sum(heads.values())
 
     def _prunable(self, heads: Mapping[str, int]) -> list[str]:
-        """Returns the sites that do not stay whole."""
+        """Returns the sites that do not stay whole, or raises HiesError where there is none."""
         first = min(3, max(len(heads) // 4, 1)) if self.keep_first is None else self.keep_first
         sites = list(heads)[first : max(len(heads) - self.keep_last, 0)]
         if not sites:
@@ -134,10 +120,4 @@ class LLMPrunerBlock(ScoringMethod):
         return sites
 
 
-def _collect(*arguments: Any) -> dict[str, SiteTensors]:
-    from hies.methods.llm_pruner.taylor import head_saliences
-
-    return head_saliences(*arguments)
-
-
-register_statistic(MethodStatistic("taylor", _collect))
+METHOD_STATISTICS["taylor"] = MethodStatistic("hies.methods.llm_pruner.taylor:head_saliences")

@@ -35,11 +35,7 @@ class LLMPrunerChannel(Method):
         check_saliences(self.taylor, self.reduction)
 
     def check(self, model: "PreTrainedModel") -> None:
-        """Refuses a model whose attention does not read and write one residual stream.
-
-        Raises:
-            UnsupportedModelError: it does not, by the model's code and the shapes of its weights alone.
-        """
+        """Refuses a model whose attention, by code and shapes alone, does not read and write one residual stream."""
         from hies.methods.llm_pruner.channels import one_stream
 
         one_stream(model)
@@ -51,9 +47,8 @@ class LLMPrunerChannel(Method):
         from hies.scoring.losses import default_loss
 
         by_name = channel_saliences(model, one_stream(model), calibration.batches, default_loss(model))
-        return hies.equations.group_salience(
-            [by_name[f"{matrix}/{self.taylor}"] for matrix in MATRICES], self.reduction
-        )
+        saliences = [by_name[f"{matrix}/{self.taylor}"] for matrix in MATRICES]
+        return hies.equations.group_salience(saliences, self.reduction)
 
     @contextlib.contextmanager
     def pruned(self, model: "PreTrainedModel", calibration: Calibration, ratio: float) -> "Iterator[PreTrainedModel]":

@@ -44,7 +44,8 @@ def one_stream(model: PreTrainedModel) -> dict[str, Projections]:
             f"The attention of a {kind} lies in several stacks of layers ({', '.join(sorted(stacks))}), which do not "
             "share one residual stream."
         )
-    if len(widths := {width for found in sites.values() for width in _widths(found)}) > 1:
+    parts = [(part, part is found.output) for found in sites.values() for _, part in projections_of(found)]
+    if len(widths := {matrix(part.module).shape[0 if is_output else 1] for part, is_output in parts}) > 1:
         raise UnsupportedModelError(
             f"The attention of a {kind} reads and writes {', '.join(map(str, sorted(widths)))} channels, which are not "
             "one residual stream."
@@ -72,11 +73,6 @@ def _stack(site: str) -> str:
     parts = site.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     return ".".join(parts[:first])
-
-
-def _widths(found: Projections) -> set[int]:
-    """Returns how many channels the projections of a site read and write."""
-    return {matrix(part.module).shape[0 if part is found.output else 1] for _, part in projections_of(found)}
 
 
 @contextlib.contextmanager
@@ -107,16 +103,22 @@ class Reading(nn.Module):
     """Stands in place of an input projection, [..., channels] -> [..., outputs], and reads the channels that stay.
 
     Attributes:
-        channels: those that stay.
+        width: how many channels there were.
+        channels: those that stay, ascending.
         weight: [outputs, channels that stay].
     """
+
+    DIM = 1  # of the weight, that of the channels
 
     def __init__(self, dense: Any, removed: Tensor) -> None:
         super().__init__()
         self.channels: Tensor
         weight = matrix(dense)
-        self.register_buffer("channels", _staying(weight.shape[1], removed).to(weight.device), persistent=False)
-        self.weight = _parameter(weight.detach().index_select(1, self.channels), dense.weight)
+        self.width = weight.shape[self.DIM]
+        stays = torch.ones(self.width, dtype=torch.bool)
+        stays[removed.cpu()] = False
+        self.register_buffer("channels", stays.nonzero()[:, 0].to(weight.device), persistent=False)
+        self.weight = nn.Parameter(weight.detach().index_select(self.DIM, self.channels), dense.weight.requires_grad)
         self.bias: Any = dense.bias
         self.train(dense.training)
 
@@ -125,38 +127,22 @@ class Reading(nn.Module):
         return F.linear(hidden.index_select(-1, self.channels), self.weight, self.bias)
 
 
-class Writing(nn.Module):
+class Writing(Reading):
     """Stands in place of an output projection, [..., inputs] -> [..., channels], and writes zero to removed ones.
 
     Attributes:
-        width: how many channels there were.
-        channels: those that stay.
         weight: [channels that stay, inputs].
         bias: [channels that stay], or None.
     """
 
+    DIM = 0
+
     def __init__(self, dense: Any, removed: Tensor) -> None:
-        super().__init__()
-        self.channels: Tensor
-        weight, bias = matrix(dense), dense.bias
-        self.width = len(weight)
-        self.register_buffer("channels", _staying(len(weight), removed).to(weight.device), persistent=False)
-        self.weight = _parameter(weight.detach().index_select(0, self.channels), dense.weight)
-        self.bias: Any = None if bias is None else _parameter(bias.detach()[self.channels], bias)
-        self.train(dense.training)
+        super().__init__(dense, removed)
+        if dense.bias is not None:
+            self.bias = nn.Parameter(dense.bias.detach()[self.channels], dense.bias.requires_grad)
 
-    def forward(self, heads: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         """Returns [..., channels] for [..., inputs]."""
-        written = F.linear(heads, self.weight, self.bias)
+        written = F.linear(hidden, self.weight, self.bias)
         return written.new_zeros(*written.shape[:-1], self.width).index_copy(-1, self.channels, written)
-
-
-def _staying(width: int, removed: Tensor) -> Tensor:
-    """Returns the channels that stay, ascending."""
-    stays = torch.ones(width, dtype=torch.bool)
-    stays[removed.cpu()] = False
-    return stays.nonzero()[:, 0]
-
-
-def _parameter(values: Tensor, like: Any) -> nn.Parameter:
-    return nn.Parameter(values, requires_grad=like.requires_grad)

@@ -6,7 +6,6 @@ count, no biases. Every example passes the model on its own, so the results do n
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,19 +26,9 @@ GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden stat
 
 _Batches = Iterable[Mapping[str, Any]]
 _Example = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Moments of the gradient of one weight, in its shape, at least float32.
-
-    Attributes:
-        gradient: of the mean loss.
-        squares: mean over the examples of the squared gradient of each one's loss.
-    """
-
-    gradient: Tensor
-    squares: Tensor
+# weight -> the gradient of the mean loss, and the mean over the examples of the squared gradient of each one's loss,
+# both in the weight's shape, at least float32
+_Moments = Mapping[Tensor, tuple[Tensor, Tensor]]
 
 
 def head_saliences(model: nn.Module, batches: _Batches, loss: Loss, progress: bool = False) -> dict[str, SiteTensors]:
@@ -74,7 +63,7 @@ def head_saliences(model: nn.Module, batches: _Batches, loss: Loss, progress: bo
 
 
 def channel_saliences(
-    model: nn.Module, sites: Mapping[str, Projections], batches: _Batches, loss: Loss, progress: bool = False
+    model: nn.Module, sites: Mapping[str, Projections], batches: _Batches, loss: Loss
 ) -> dict[str, Tensor]:
     """Returns the saliences of all channels of the residual stream, `<matrix>/<kind>` -> [channels], float64, CPU.
 
@@ -83,7 +72,7 @@ def channel_saliences(
 
     Args and errors are those of `head_saliences`; besides, `sites` has the projections of all sites, of one width.
     """
-    moments = _moments(model, sites, _examples(batches), loss, progress)
+    moments = _moments(model, sites, _examples(batches), loss)
     found: dict[str, Tensor] = {}
     counted: set[tuple[int, bytes]] = set()  # weights that several sites share are cut once
     for projections in sites.values():
@@ -104,18 +93,18 @@ def projections_of(found: Projections) -> Iterator[tuple[str, HeadRows]]:
     yield from (("query", gate) for gate in found.gates if gate.name in GATES)
 
 
-def _elements(part: HeadRows, is_output: bool, moments: Mapping[Tensor, Moments], kind: str) -> Tensor:
+def _elements(part: HeadRows, is_output: bool, moments: _Moments, kind: str) -> Tensor:
     """Returns the salience of every weight of a projection, float64 [heads, rows of a head, channels]."""
     flipped = isinstance(part.module, Conv1D) != is_output  # the heads are on the second dimension
     weight: Any = part.module.weight
     rows = part.rows.flatten().to(weight.device)
-    stored = (weight.detach(), moments[weight].gradient, moments[weight].squares)
+    stored = (weight.detach(), *moments[weight])
     weights, gradient, squares = ((tensor.T if flipped else tensor)[rows].double() for tensor in stored)
     saliences = equations.taylor_salience(weights, gradient, squares, kind)  # [heads * rows of a head, channels]
     return saliences.unflatten(0, part.rows.shape)
 
 
-def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str, Tensor]:
+def _of_heads(found: Projections, moments: _Moments) -> dict[str, Tensor]:
     """Returns `<matrix>/<kind>` -> [heads] of one site."""
     result: dict[str, Tensor] = {}
     sharing = torch.tensor(found.groups).bincount()[list(found.groups)]  # query heads that share one's key and value
@@ -129,8 +118,8 @@ def _of_heads(found: Projections, moments: Mapping[Tensor, Moments]) -> dict[str
 
 
 def _moments(
-    model: nn.Module, sites: Mapping[str, Projections], examples: list[_Example], loss: Loss, progress: bool
-) -> dict[Tensor, Moments]:
+    model: nn.Module, sites: Mapping[str, Projections], examples: list[_Example], loss: Loss, progress: bool = False
+) -> _Moments:
     """Returns the moments of the gradients of all projections, by weight, from one backward pass an example."""
     parts = ((site, part) for site, found in sites.items() for _, part in projections_of(found))
     owners: dict[Any, str] = {part.module.weight: site for site, part in parts}
@@ -151,15 +140,11 @@ def _moments(
                 total += gradient
                 square += gradient.square()
     size = len(examples)
-    return {w: Moments(total / size, square / size) for w, total, square in zip(owners, sums, squares, strict=True)}
+    return {w: (total / size, square / size) for w, total, square in zip(owners, sums, squares, strict=True)}
 
 
 def _examples(batches: _Batches) -> list[_Example]:
-    """Returns every example as a batch of one, views of the batch's tensors; padding stays on.
-
-    Raises:
-        HiesError: there is none, or the rows of a batch cannot be told apart.
-    """
+    """Returns every example as a batch of one, views of the batch's tensors; padding stays on."""
     examples = []
     for batch in batches:
         size = examples_in(batch)

@@ -20,9 +20,6 @@ def second_moment(signals: Sequence[Tensor]) -> Tensor:
 
     Returns:
         C, symmetric, float64, [width, width].
-
-    Raises:
-        HiesError: no token at all, or a signal that is not finite.
     """
     count = sum(len(signal) for signal in signals)
     if not count:

@@ -14,19 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
-from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput
-from hies.methods.slicegpt.weights import linear, reading, writing
+from hies.methods.slicegpt.modules import SlicedNorm, SlicedOutput, linear, reading, writing
 
 INPUTS = ("query", "key", "value")
-BERT_LINEARS = (
-    *(f"attention.self.{name}" for name in INPUTS),
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
+OUTPUTS_AND_MLP = ("attention.output.dense", "intermediate.dense", "output.dense")
+BERT_LINEARS = (*(f"attention.self.{name}" for name in INPUTS), *OUTPUTS_AND_MLP)
 BERT_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 
 
@@ -65,9 +59,8 @@ class Bert(Family):
             check_layer(layer, BERT_LINEARS, BERT_NORMS)
         for norm in (self.first, *(layer.get_submodule(name) for layer in self.layers for name in BERT_NORMS)):
             if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
-                raise CannotSliceError(
-                    "a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer"
-                )
+                message = "a LayerNorm with gain and bias does not end its embeddings and both blocks of a layer"
+                raise CannotSliceError(message)
         self.width = self.layers[0].attention.self.query.in_features
         self.attention = [layer.attention.self for layer in self.layers]
 
@@ -78,21 +71,21 @@ class Bert(Family):
         return have_parts(layers, ("attention.self", "intermediate"))
 
     @torch.no_grad()
-    def slice(self, calls: Calls, choose: Choose) -> None:
+    def slice(self, calls: Calls) -> None:
         """Slices as the head of this file says; the model pays d * k products a token to enter, as many to leave."""
         norm = self.first
         plain = standard(norm)
-        basis = choose(calls.tokens([plain(start) for start in calls.starts]))
+        basis = calls.basis([plain(start) for start in calls.starts])
         self.embeddings.LayerNorm = nn.Sequential(plain, linear(basis.T, None, norm.weight))
         states = [self.embeddings.LayerNorm(start) for start in calls.starts]
         carried = Carried.after(norm, basis)
         for layer in self.layers:
             _read(layer.attention.self, INPUTS, carried)
             mixed = calls.through(layer.attention.self, states)
-            states, carried = _write(layer.attention, mixed, states, carried, calls, choose)
+            states, carried = _write(layer.attention, mixed, states, carried, calls)
             _read(layer.intermediate, ("dense",), carried)
             mixed = calls.through(layer.intermediate, states)
-            states, carried = _write(layer, mixed, states, carried, calls, choose)
+            states, carried = _write(layer, mixed, states, carried, calls)
         self.layers[-1].output.restore = carried.restoring(norm.weight)
 
 
@@ -108,24 +101,16 @@ def _read(owner: nn.Module, names: Sequence[str], carried: Carried) -> None:
 
 
 def _write(
-    owner: Any, mixed: list[Tensor], states: list[Tensor], carried: Carried, calls: Calls, choose: Choose
+    owner: Any, mixed: list[Tensor], states: list[Tensor], carried: Carried, calls: Calls
 ) -> tuple[list[Tensor], Carried]:
-    """Replaces owner.output, choosing a basis for what its norm gives.
+    """Replaces the output of a layer, or of its attention, choosing a basis for what its norm gives.
 
-    Args:
-        owner: a layer, or its attention.
-        mixed: what comes to the output matrix, [batch, tokens, inner width] a batch.
-        states: the carried coordinates before the block, [batch, tokens, k] a batch.
-        carried: what they stand for.
-        calls: of the calibration pass.
-        choose: of the basis.
-
-    Returns:
-        The carried coordinates behind the norm, and what they stand for.
+    `mixed` is what comes to the output matrix, [batch, tokens, inner width] a batch; `states` are the coordinates
+    before the block, [batch, tokens, k] a batch. Returns the coordinates behind the norm, and what they stand for.
     """
     old, plain, restore = owner.output, standard(owner.output.LayerNorm), carried.restoring(owner.output.dense.weight)
     pairs = list(zip(mixed, states, strict=True))
-    basis = choose(calls.tokens([plain(old.dense(inner) + restore(state)) for inner, state in pairs]))
+    basis = calls.basis([plain(old.dense(inner) + restore(state)) for inner, state in pairs])
     centred = (basis - basis.mean(dim=0)).T
     shortcut = linear(centred @ carried.matrix, centred @ carried.offset, old.dense.weight)
     norm = SlicedNorm(len(basis), old.LayerNorm.eps)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hies.batching import Batch
+from hies.methods.slicegpt.bases import Choose
 
 
 @dataclass
@@ -15,11 +16,13 @@ class Calls:
     """The calls of a calibration pass, one entry a batch.
 
     Attributes:
+        choose: chooses bases.
         starts: what the first module read, [batch, tokens, width].
         real: True for tokens that are no padding, [batch, tokens].
         attention: arguments of each attention module after its hidden states, and those by name, without a cache.
     """
 
+    choose: Choose
     starts: list[Tensor] = field(default_factory=list)
     real: list[Tensor] = field(default_factory=list)
     attention: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
@@ -34,15 +37,17 @@ class Calls:
         calls = zip(states, self.attention[module], strict=True)
         return [module(state, *further, **options)[0] for state, (further, options) in calls]
 
-    def tokens(self, signals: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the real tokens of a signal [batch, tokens, width], [real tokens, width]."""
-        return [signal[real] for signal, real in zip(signals, self.real, strict=True)]
+    def basis(self, signals: Sequence[Tensor]) -> Tensor:
+        """Returns the basis Q [d, k] that is chosen for the real tokens of a signal, [batch, tokens, d] a batch."""
+        return self.choose([signal[real] for signal, real in zip(signals, self.real, strict=True)])
 
 
 @torch.no_grad()
-def record(model: nn.Module, first: nn.Module, attention: Sequence[nn.Module], batches: Sequence[Batch]) -> Calls:
+def record(
+    model: nn.Module, first: nn.Module, attention: Sequence[nn.Module], batches: Sequence[Batch], choose: Choose
+) -> Calls:
     """Runs the batches through `model` and notes the input of `first` and the calls of the attention modules."""
-    calls = Calls(attention={module: [] for module in attention})
+    calls = Calls(choose, attention={module: [] for module in attention})
 
     def start(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls.starts.append(inputs[0])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from hies.methods.slicegpt.bases import Choose
+from hies.heads.projections import is_plain_matrix
 from hies.methods.slicegpt.calls import Calls
 
 
@@ -39,7 +39,7 @@ class Family(ABC):
         """Returns True if the model's layers look like those of this family."""
 
     @abstractmethod
-    def slice(self, calls: Calls, choose: Choose) -> None:
+    def slice(self, calls: Calls) -> None:
         """Rotates and cuts the residual in place, each basis from the signal that comes out of the part already cut."""
 
 
@@ -59,7 +59,8 @@ def check_children(module: nn.Module, known: Collection[str]) -> None:
 def check_layer(layer: nn.Module, linears: Collection[str], others: Collection[str]) -> None:
     """Refuses a layer whose weights are not exactly those of `linears` and (they may be missing) of `others`."""
     for name in linears:
-        if not _is_linear(_part(layer, name)):
+        matrix = _part(layer, name)
+        if not (isinstance(matrix, nn.Linear) and is_plain_matrix(matrix)):
             raise CannotSliceError(f"its layers have no plain matrix {name!r}")
     for name, _ in layer.named_parameters():
         owner = name.rpartition(".")[0]
@@ -71,9 +72,3 @@ def _part(module: nn.Module, path: str) -> Any:
     for name in path.split("."):
         module = getattr(module, name, None)  # type: ignore[assignment]
     return module
-
-
-def _is_linear(module: Any) -> bool:
-    """Returns True for a plain matrix, as `hies.heads.projections` understands it."""
-    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-    return plain and "weight" in module._parameters and module.weight.is_floating_point()

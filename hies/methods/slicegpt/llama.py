@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hies.methods.slicegpt.bases import Choose
 from hies.methods.slicegpt.calls import Calls
 from hies.methods.slicegpt.family import CannotSliceError, Family, check_children, check_layer, have_parts
-from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm
-from hies.methods.slicegpt.weights import linear, reading, writing
+from hies.methods.slicegpt.modules import SlicedDecoderLayer, SlicedNorm, linear, reading, writing
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the last one writes to the residual
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -39,9 +37,9 @@ class Residual:
     states: list[Tensor]
 
     @classmethod
-    def of(cls, signals: Sequence[Tensor], calls: Calls, choose: Choose) -> "Residual":
+    def of(cls, signals: Sequence[Tensor], calls: Calls) -> "Residual":
         """Returns it in a basis that is chosen for signals of full width, [batch, tokens, d] a batch."""
-        basis = choose(calls.tokens(signals))
+        basis = calls.basis(signals)
         return cls(basis, [signal @ basis.to(signal.dtype) for signal in signals])
 
     @property
@@ -73,43 +71,36 @@ class Llama(Family):
         return have_parts(getattr(model.base_model, "layers", None), ("self_attn", "mlp", LLAMA_NORMS[0]))
 
     @torch.no_grad()
-    def slice(self, calls: Calls, choose: Choose) -> None:
+    def slice(self, calls: Calls) -> None:
         """Slices as the head of this file says; the model pays d * k products a token to enter, as many to leave.
 
         Each basis is that of the residual as it comes to the norm, where the paper's equation has the norm's output.
         """
         like = self.first.weight
-        residual = start = Residual.of(calls.starts, calls, choose)
+        residual = start = Residual.of(calls.starts, calls)
         for i, layer in enumerate(self.layers):
             blocks = (layer.self_attn, ATTENTION), (layer.mlp, MLP)
             norms, shortcuts = [], []
             for (block, names), norm in zip(blocks, (getattr(layer, name) for name in LLAMA_NORMS), strict=True):
                 norms.append(SlicedNorm(self.width, epsilon(norm)))
-                behind = self._cut(block, names, norm.weight, norms[-1], residual, calls, choose)
+                behind = _cut(block, names, norm.weight, norms[-1], residual, calls)
                 shortcuts.append(linear(behind.basis.T @ residual.basis, None, like))
                 residual = behind
             self.layers[i] = SlicedDecoderLayer(norms, layer.self_attn, layer.mlp, shortcuts).train(layer.training)
         self.layers[0].enter = linear(start.basis.T, None, like)
         self.base.norm = nn.Sequential(linear(residual.basis, None, like), self.base.norm)
 
-    @staticmethod
-    def _cut(
-        block: nn.Module,
-        names: Sequence[str],
-        gain: Tensor,
-        norm: SlicedNorm,
-        residual: Residual,
-        calls: Calls,
-        choose: Choose,
-    ) -> Residual:
-        """Makes the matrices `names` of a block read `residual` and, the last one, write to the residual returned."""
-        for name in names[:-1]:
-            setattr(block, name, reading(getattr(block, name), gain.double()[:, None] * residual.basis))
-        added = calls.through(block, [norm(state) for state in residual.states])
-        signals = [before + change for before, change in zip(residual.signals, added, strict=True)]
-        behind = Residual.of(signals, calls, choose)
-        setattr(block, names[-1], writing(getattr(block, names[-1]), behind.basis.T))
-        return behind
+
+def _cut(
+    block: nn.Module, names: Sequence[str], gain: Tensor, norm: SlicedNorm, residual: Residual, calls: Calls
+) -> Residual:
+    """Makes the matrices `names` of a block read `residual` and, the last one, write to the residual returned."""
+    for name in names[:-1]:
+        setattr(block, name, reading(getattr(block, name), gain.double()[:, None] * residual.basis))
+    added = calls.through(block, [norm(state) for state in residual.states])
+    behind = Residual.of([before + change for before, change in zip(residual.signals, added, strict=True)], calls)
+    setattr(block, names[-1], writing(getattr(block, names[-1]), behind.basis.T))
+    return behind
 
 
 def check_norm(norm: Any) -> None:

@@ -24,11 +24,7 @@ CHECKED = 2  # examples that a rotated model is checked on
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """Returns the parts of a model.
-
-    Raises:
-        UnsupportedModelError: it cannot be sliced; the sentence says why.
-    """
+    """Returns the parts of a model, or raises UnsupportedModelError with the reason why it cannot be sliced."""
     try:
         return _family_of(model)
     except CannotSliceError as error:
@@ -77,7 +73,7 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
     _check_rotation(model, {name: _few(values) for name, values in batches[0].items()})
     small = copy.deepcopy(model).eval()
     family = family_of(small)
-    family.slice(record(small, family.first, family.attention, batches), principal(width, damping))
+    family.slice(record(small, family.first, family.attention, batches, principal(width, damping)))
     return small
 
 
@@ -94,7 +90,7 @@ def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
     if not before.isfinite().all():
         raise HiesError(f"{type(model).__name__} gives answers that are not finite for a calibration example.")
     family = family_of(whole)
-    family.slice(record(whole, family.first, family.attention, [batch]), reflections())
+    family.slice(record(whole, family.first, family.attention, [batch], reflections()))
     error = (_answers(whole, batch) - before).norm() / before.norm().clamp(min=torch.finfo(before.dtype).tiny)
     if not error <= (TOLERANCE if model.dtype.itemsize >= 4 else HALF_TOLERANCE):
         raise UnsupportedModelError(

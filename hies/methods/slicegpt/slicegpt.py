@@ -65,23 +65,14 @@ class SliceGPT(Method):
         return {name: value for name, value in asdict(self).items() if self.tune or name not in TUNING_KNOBS}
 
     def check(self, model: "PreTrainedModel") -> None:
-        """Looks at the parts of a model; what its layers compute is checked by a rotation when it is pruned.
-
-        Raises:
-            UnsupportedModelError: see `Method.check`.
-        """
+        """Looks at the parts of a model; what its layers compute is checked by a rotation when it is pruned."""
         from hies.methods.slicegpt.model import family_of
 
         family_of(model)
 
     @contextlib.contextmanager
     def pruned(self, model: "PreTrainedModel", calibration: Calibration, ratio: float) -> "Iterator[PreTrainedModel]":
-        """Gives a sliced copy; see `Method.pruned`.
-
-        Raises:
-            UnsupportedModelError: the model cannot be sliced, or it computes something that slicing does not know.
-            HiesError: a ratio that leaves no dimension; tuning without training examples or without peft.
-        """
+        """Gives a sliced copy, tuned where something was cut; see `Method.pruned`."""
         from hies.methods.slicegpt.model import family_of, sliced
         from hies.methods.slicegpt.tuning import lora, recover
 
@@ -89,18 +80,16 @@ class SliceGPT(Method):
         cut = hies.equations.removal_count(ratio, dense)
         if cut == dense:
             most = f"{(dense - 0.5) / dense:.4g}"
-            raise ParameterError(
-                "ratio", ratio, f"it leaves none of the {dense} dimensions that slicing cuts; it must be below {most}"
-            )
-        tuned = self.tune and cut > 0
-        if tuned and not calibration.train:
+            expected = f"it leaves none of the {dense} dimensions that slicing cuts; it must be below {most}"
+            raise ParameterError("ratio", ratio, expected)
+        train = calibration.train if self.tune and cut else None
+        if self.tune and cut and not train:
             raise HiesError("tune is true, but there are no training examples; give Calibration(train=...).")
-        if tuned:
+        if train:
             lora()  # a missing package is noticed before the work
         small = sliced(model, calibration.batches, dense - cut, self.damping)
-        if tuned and calibration.train:
-            settings = Finetuning(
-                self.tune_epochs, self.tune_learning_rate, self.tune_batch_size, seed=calibration.seed
-            )
-            recover(small, calibration.train, settings, self.tune_rank, self.tune_examples, calibration.precision)
+        if train:
+            epochs, rate, batch_size = self.tune_epochs, self.tune_learning_rate, self.tune_batch_size
+            settings = Finetuning(epochs, rate, batch_size, seed=calibration.seed)
+            recover(small, train, settings, self.tune_rank, self.tune_examples, calibration.precision)
         yield small

@@ -17,11 +17,7 @@ BETWEEN = (".enter", ".restore")  # modules between d and k dimensions, see `mod
 
 
 def lora() -> Any:
-    """Returns the package peft.
-
-    Raises:
-        HiesError: it is not installed.
-    """
+    """Returns the package peft, or raises HiesError where it is not installed."""
     try:
         import peft
     except ImportError:
@@ -59,9 +55,8 @@ def recover(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise ParameterError(
-            "tune_batch_size", settings.batch_size, "the memory does not hold a batch while tuning; give a smaller one"
-        ) from error
+        expected = "the memory does not hold a batch while tuning; give a smaller one"
+        raise ParameterError("tune_batch_size", settings.batch_size, expected) from error
     tuner.merge_and_unload()
 
 
