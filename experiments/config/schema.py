@@ -51,7 +51,7 @@ class Sparsity(Selection):
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """What the masks depend on; a rule added later is left out at its default, as unit is: old runs keep ids."""
+        """What the masks depend on, by name; a later rule is left out at its default, as unit is, to keep run ids."""
         left_out = {"ratio", "mode", *(["unit"] if self.unit == "head" else [])}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 

@@ -22,8 +22,7 @@ from hies.runs.schema import BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
-    from hies.evaluation.evaluations import Evaluation, PassCounter
-    from hies.evaluation.evaluator import Evaluator
+    from hies.evaluation.evaluator import Evaluation, Evaluator, PassCounter
     from hies.heads.sites import Removed
 
 COMMAND = "python -m experiments.run"
@@ -278,7 +277,7 @@ _evaluators: dict[str, "Evaluator"] = {}
 @cache
 def pass_counter() -> "PassCounter":
     """Returns the counter of all evaluators of this process."""
-    from hies.evaluation.evaluations import PassCounter
+    from hies.evaluation.evaluator import PassCounter
 
     return PassCounter()
 

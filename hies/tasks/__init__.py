@@ -2,9 +2,8 @@
 
 from hies.tasks.base import Split, Splits, Task
 from hies.tasks.embedded.apidocs import ApiDocs
-from hies.tasks.embedded.digits import Digits
+from hies.tasks.embedded.digits import DigitQuestions, Digits
 from hies.tasks.embedded.docs import Docs
-from hies.tasks.embedded.questions import DigitQuestions
 from hies.tasks.glue import GLUE_TASKS
 from hies.tasks.images import IMAGE_TASKS
 from hies.tasks.language import LANGUAGE_TASKS

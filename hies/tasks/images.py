@@ -1,7 +1,7 @@
 """Image classification with data sets of the Hugging Face Hub, or local copies of them.
 
 One split is reported; of the training split some examples, drawn once, are set aside for selection. Images stay the
-PNG or JPEG files that they are (`hies.tasks.image_files` decodes them when they are asked for), but all files of the
+PNG or JPEG files that they are (`hies.tasks.classifier` decodes them when they are asked for), but all files of the
 splits in use are held in memory: 0.1 GB for CIFAR-10, CIFAR-100 or Fashion-MNIST, 5 GB for Food-101, 7.5 GB for
 ImageNet-1k, of whose 294 training files two are read and the others not even downloaded.
 """

@@ -78,8 +78,7 @@ def prompts(
     Args:
         path: of the task's definition.
         documents: rows of the data set, as the definition expects them.
-        pool: rows that few-shot examples are drawn from, by lm-eval's seed and one document after the other: what the
-            first documents get does not depend on how many follow.
+        pool: rows that few-shot examples are drawn from by lm-eval's seed, document by document.
         shots: number of few-shot examples; None: as many as the definition says.
 
     Returns:
@@ -117,8 +116,7 @@ def choose(
         tokenizer: its tokenizer; stays as it is.
         columns: `contexts`, `continuations` and perhaps `sizes` as `prompts` gives them.
         batch_size: sequences at a time.
-        precision: `float32`, or `bfloat16` for matrix products; log-probabilities are in the dtype of the logits, as
-            is lm-eval's rule.
+        precision: `float32`, or `bfloat16` for matrix products; log-probabilities are in the dtype of the logits.
 
     Returns:
         `predictions`, int64 [documents]; with `sizes` also `norm`, the option of the highest log-likelihood divided by

@@ -10,8 +10,7 @@ import transformers as tf
 from hies.errors import HiesError
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation import metrics
-from hies.evaluation.evaluations import PassCounter
-from hies.evaluation.evaluator import Evaluator
+from hies.evaluation.evaluator import Evaluator, PassCounter
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model
 from hies.tasks import TASKS, ApiDocs, Digits

@@ -16,8 +16,8 @@ import benchmarks.seven_billion
 from benchmarks.seven_billion import scoring_memory
 from hies import HiesError, UnsupportedModelError, collect
 from hies.evaluation import evaluator as evaluator_module
+from hies.evaluation.checkpoints import build
 from hies.evaluation.evaluator import Evaluator
-from hies.evaluation.loading import build
 from hies.evaluation.models import Model
 from hies.heads.attention import handling
 from hies.scoring.checkpointing import checkpointed

@@ -8,7 +8,7 @@ import torch
 import transformers as tf
 from PIL import Image
 
-from hies.tasks.embedded.questions import DigitQuestions
+from hies.tasks.embedded.digits import DigitQuestions
 from hies.tasks.vqa import mmvet, vizwiz
 
 WORDS = ("which", "digit", "is", "this", "even", "larger", "than", "four")

@@ -17,7 +17,7 @@ from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation.evaluator import example_losses
 from hies.tasks import Split
-from hies.tasks.embedded.questions import DIGITS, QUESTIONS, DigitQuestions, vocabulary
+from hies.tasks.embedded.digits import DIGITS, QUESTIONS, DigitQuestions, vocabulary
 
 WHICH, EVEN, LARGER = QUESTIONS
 RIGHT = {WHICH: lambda digit: DIGITS[digit], EVEN: lambda digit: ("yes", "no")[digit % 2],

@@ -4,7 +4,7 @@ import pytest
 
 from hies.errors import HiesError
 from hies.tasks.embedded.apidocs import ApiDocs, divide_sentences
-from hies.tasks.embedded.docstrings import LIBRARY_NAMES, Excerpt, clean, key_of, sentences
+from hies.tasks.embedded.packages import LIBRARY_NAMES, Excerpt, clean, key_of, sentences
 
 
 @pytest.mark.parametrize(

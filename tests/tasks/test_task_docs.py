@@ -13,9 +13,8 @@ from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
 from hies.heads.attention import masked
 from hies.tasks.base import Split
-from hies.tasks.embedded.docs import Docs
-from hies.tasks.embedded.docstrings import Excerpt, documents, prose
-from hies.tasks.embedded.passages import OPTIONS, Passage, PassagePools, divide_passages, make_questions, words_of
+from hies.tasks.embedded.docs import OPTIONS, Docs, Passage, PassagePools, divide_passages, make_questions, words_of
+from hies.tasks.embedded.packages import Excerpt, documents, prose
 
 TOPICS = [[f"{a}{b}o" for b in "bdfglmnprs"] for a in ("ka", "te", "mi", "zu", "ho", "vy")]
 

@@ -14,15 +14,14 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hies.errors import HiesError
+from hies.evaluation.checkpoints import build
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.label_order import find_label_order
-from hies.evaluation.loading import build
 from hies.evaluation.metrics import METRICS
 from hies.evaluation.models import Model
-from hies.tasks import TASKS, image_files
+from hies.tasks import TASKS, classifier
 from hies.tasks.base import Split
-from hies.tasks.classifier import encode, predict
-from hies.tasks.image_files import ImageFiles
+from hies.tasks.classifier import ImageFiles, encode, predict
 from hies.tasks.images import CIFAR10, CIFAR100, IMAGE_TASKS, FashionMNIST, ImageNet1k, _read_both
 from hies.training import Finetuning
 
@@ -190,9 +189,9 @@ def test_a_broken_file_is_named_in_one_sentence_when_it_is_asked_for(broken):
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_image_is_decoded_when_it_is_asked_for_and_kept_if_all_of_them_fit(kept, monkeypatch):
     opened, original = [], Image.open
-    monkeypatch.setattr(image_files.Image, "open", lambda stream: opened.append(stream.getvalue()) or original(stream))
+    monkeypatch.setattr(classifier.Image, "open", lambda stream: opened.append(stream.getvalue()) or original(stream))
     size = 11 * 3 * 8 * 8 * 4
-    monkeypatch.setattr(image_files, "KEPT", size if kept else size - 1)
+    monkeypatch.setattr(classifier, "KEPT", size if kept else size - 1)
     encoded = encode(Split({"image": FILES}, LABELS.numpy()), ViTImageProcessorPil(do_resize=False), 128)
     assert len(encoded) == 11 and encoded.length(5) == 1 and not opened
     first = encoded.batch([4])
