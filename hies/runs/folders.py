@@ -145,7 +145,7 @@ def _row_files(folder: Path) -> Iterator[str]:
 
 
 def _read_single(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves a damaged file open
         return {name: arrays[name] for name in sorted(arrays.files) if names is None or name in names}
 
 
