@@ -39,7 +39,7 @@ GRID = (
     "-m",
     *MODEL,
     "name=finished",
-    "criterion=random,l2,his,ae,ad,hies,hies_auto,hies_per_ratio,hies_per_task,hies_optimistic",
+    "criterion=random,l2,his,ae,ad,hies,hies/auto,hies/per_ratio,hies/per_task,hies/optimistic",
     "task.data_seed=0,1,2,3,4,5,6,7,8,9",
     "seed=0,1,2,3,4,5,6,7,8,9",
     "sparsity.ratios=[0.1,0.2,0.3,0.4,0.5,0.6]",
