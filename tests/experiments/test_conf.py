@@ -51,8 +51,11 @@ def config_of(*overrides):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_declares_jobs_under_its_own_name(name):
-    found = declared(f"experiment={name}")
-    assert found.sweep and found.whole
+    grid = OmegaConf.load(CONF / "experiment" / f"{name}.yaml").hydra.sweeper.params
+    tasks = str(grid.get("task", "")).split(",")
+    some = [f"task={tasks[0]},{tasks[-1]}"] if len(tasks) > 2 else []  # all tasks with all criteria take a minute
+    found = declared(f"experiment={name}", *some)
+    assert found.sweep and found.whole == (not some)
     assert len({job.run_id for job in found.jobs}) == len(found.jobs) > 1
     assert {job.config.name for job in found.jobs} == {name}
 
