@@ -9,6 +9,7 @@ from command_line import declared
 from hydra import compose, initialize_config_dir
 from language_copy import MAKERS, copy_of, made_up
 from language_copy import write as write_rows
+from omegaconf import OmegaConf
 from picture_copy import write_copy as write_pictures
 
 from experiments.config import schema, store
