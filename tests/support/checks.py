@@ -259,7 +259,8 @@ def check_saved(name, folder):
     hies.save_pruned(small, folder)
     back = hies.load_pruned(folder)
     assert hies.pruned_heads(back) == hies.pruned_heads(small)
-    torch.testing.assert_close(run(back, batch), run(small, batch), atol=1e-6, rtol=0)
+    # Sums are rounded by how the memory lies that a file was loaded into: 2e-6 apart was seen, of logits of 4.
+    torch.testing.assert_close(run(back, batch), run(small, batch), atol=1e-5, rtol=0)
 
 
 def check_plain(name, folder):
