@@ -94,7 +94,8 @@ def _batch(size: int, tokens: int) -> Batch:
 def scoring_memory(model: PreTrainedModel, batch: Batch, checkpoint: bool) -> Memory:
     """What `hies.collect` takes for HIS and AE of one batch, real or inside a FakeTensorMode."""
     known = [*model.parameters(), *model.buffers(), *batch.values()]
-    return _memory_of(lambda: hies.collect(model, [batch], checkpoint=checkpoint), known)
+    loss = default_loss(model)  # tensors without numbers cannot be compared with the model's own loss
+    return _memory_of(lambda: hies.collect(model, [batch], loss=loss, checkpoint=checkpoint), known)
 
 
 def _layer_bytes(batch: Batch) -> int:

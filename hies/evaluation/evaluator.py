@@ -26,7 +26,8 @@ from hies.precision import computing
 from hies.pruning.removal import prune
 from hies.runs import files as results
 from hies.scoring.calibration_pass import collect
-from hies.scoring.losses import default_loss
+from hies.scoring.losses import inputs_of
+from hies.scoring.own_loss import with_loss
 from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
 from hies.tasks.base import Answers
@@ -316,10 +317,7 @@ class Evaluator(TaskModel):
 @torch.no_grad()
 def example_losses(model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:
     """Returns the loss of every example of labelled batches, float64 [examples]."""
-    loss_of = default_loss(model)
+    examples, loss_of = with_loss(model, batches)
     with evaluating(model):
-        losses = [
-            loss_of(model(**{name: value for name, value in batch.items() if name != "labels"}), batch)
-            for batch in batches
-        ]
+        losses = [loss_of(model(**inputs_of(model, batch, loss_of)), batch) for batch in examples]
     return torch.cat(losses).double().cpu().numpy()

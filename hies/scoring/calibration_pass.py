@@ -23,8 +23,10 @@ from hies.heads.sites import SiteTensors
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
+from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import IGNORED, Loss, check_losses, default_loss, examples_in, inputs_of, reads_encoder
+from hies.scoring.losses import IGNORED, DefaultLoss, Loss, check_losses, default_loss, inputs_of, reads_encoder
+from hies.scoring.own_loss import same_problem_type, with_loss
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
 
 OF_THE_PASS = ("his", "his_token", "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -47,7 +49,7 @@ def collect(
         model: any model that uses transformers' attention interface.
         batches: dicts that the model accepts, with `labels` where his is needed.
         need: names of statistics, see `Statistics`; other entropies as `Entropy("renyi", 2).need`.
-        loss: (outputs, batch) -> [batch]; by default what fits the model, see `hies.scoring.losses.default_loss`.
+        loss: (outputs, batch) -> [batch], each example's own; by default the model's, see `hies.scoring.own_loss`.
         progress: show a progress bar.
         checkpoint: compute the activations of each layer again in the backward pass instead of keeping them: about a
             forward pass more time, and memory for one layer instead of all. The results are the same.
@@ -58,14 +60,19 @@ def collect(
     """
     _check(batches, need)
     brought = [METHOD_STATISTICS[name] for name in sorted(METHOD_STATISTICS.keys() & set(need))]
-    batches = list(batches) if brought else batches  # they are read more than once
-    collector = StatisticsCollector(set(need), reads_encoder(model))
     loss_of = loss or default_loss(model)
+    is_callers = not isinstance(loss_of, DefaultLoss)  # then gradients show whether examples mix in it
+    collector = StatisticsCollector({*need, "his"} if is_callers and brought else set(need), reads_encoder(model))
+    collector.checks_mixing = is_callers
     if collector.wants_gradient and torch.is_inference_mode_enabled():
         raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
     started = time.perf_counter()
+    if loss is None and (collector.wants_gradient or brought):
+        batches, loss_of = with_loss(model, batches)
+    batches = list(batches) if brought else batches  # they are read more than once
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
-    with evaluating(model), requiring_gradients(model), handling(model, collector), recomputing():
+    leaving = same_problem_type(model)
+    with evaluating(model), leaving, requiring_gradients(model), handling(model, collector), recomputing():
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
             collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient):
@@ -79,7 +86,7 @@ def collect(
     if "l2" in need:
         tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
     for statistic in brought:
-        with recomputing():
+        with recomputing(), same_problem_type(model):
             parts = resolve_name(statistic.collect)(model, batches, loss_of, progress)
         tensors |= {name: {site: values[site] for site in collector.heads} for name, values in parts.items()}
     return Statistics(collector.heads, collector.examples, tensors, time.perf_counter() - started)
@@ -118,6 +125,7 @@ class StatisticsCollector:
         heads: site -> its number of heads, of the sites seen so far.
         examples: how many examples have passed.
         wants_gradient: a statistic needs a backward pass.
+        checks_mixing: the next batch of several examples shows whether they mix in the loss.
     """
 
     def __init__(self, need: set[str], reads_encoder: bool) -> None:
@@ -125,6 +133,7 @@ class StatisticsCollector:
         self.wants_norm = "output_norm" in need
         self.entropies = {name: entropy_named(name) for name in sorted(need) if name.startswith("ae")}
         self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
+        self.checks_mixing = False
         self.heads: dict[str, int] = {}
         self.examples = 0
         self._parts: dict[str, dict[str, list[Tensor]]] = {}  # [examples, heads] of every batch, by statistic and site
@@ -210,11 +219,25 @@ class StatisticsCollector:
             # Each example's loss depends on its own gates alone, so one backward pass of the sum serves them all.
             gates = [gate for of_site in self._gates.values() for gate in of_site]
             self._recomputing = True
+            self._check_mixing(losses, gates)
             by_gate = iter(gradients(losses.sum(), gates, self._is_half))
             for site, of_site in self._gates.items():
                 self._add_gradients(site, [next(by_gate) for _ in of_site])
             self._check_underflow()
         self.examples += self._size
+
+    def _check_mixing(self, losses: Tensor, gates: list[Tensor]) -> None:
+        """Refuses a caller's loss of which the first example's reaches the gates of others (contrastive)."""
+        if not self.checks_mixing or self._size == 1:
+            return
+        self.checks_mixing = False
+        reached = torch.autograd.grad(losses[0], gates, retain_graph=True, materialize_grads=True)
+        # Not finite where a loss of zero weight is: that is refused with its example.
+        if any((of_gate[len(of_gate) // self._size :].nan_to_num(0, 0, 0) != 0).any() for of_gate in reached):
+            raise HiesError(
+                "The loss of an example depends on the others of its batch (contrastive), but head importance needs one "
+                "of the example alone; give another loss."
+            )
 
     def _check_underflow(self) -> None:
         """Refuses an example whose gradients are all zero in float16."""

@@ -1,6 +1,8 @@
-"""The loss of each example, which head importance differentiates."""
+"""The loss of each example, which head importance differentiates: what fits a model by its logits and labels."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,51 +11,78 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hies.errors import HiesError
+from hies.scoring.examples import examples_in
+
+__all__ = ["IGNORED", "DefaultLoss", "Loss", "check_losses", "default_loss", "examples_in", "inputs_of"]
 
 Loss = Callable[[Any, Mapping[str, Any]], Tensor]  # (model outputs, batch) -> [batch]
 
 IGNORED = -100  # label of a token that does not count, as everywhere in transformers
+LOSS_REMEDY = "pass loss=(outputs, batch) -> [batch]"
 
 
-def default_loss(model: nn.Module) -> Loss:
-    """Returns the loss that fits the model: (outputs, batch) -> [batch].
+@dataclass(frozen=True)
+class DefaultLoss:
+    """The loss of each example by the shape of the logits: (outputs, batch) -> [batch].
 
-    Cross-entropy for classes, squared error for one regression output, mean negative log-likelihood over the labelled
-    tokens for language models (labels shifted by one where the model generates from left to right).
+    For classes and regressions it is what `problem_type` of the model's config says (None: squared error of one output,
+    cross-entropy of whole-number labels, binary cross-entropy of fractions), for tokens the mean negative
+    log-likelihood of those that are labelled.
+
+    Attributes:
+        problem_type: of the model's config, a name of transformers or None.
+        shifted: the model generates from left to right, so a token's label is read off the logits before it.
     """
-    inner = _unwrapped(model)
-    shifted = isinstance(inner, PreTrainedModel) and inner.can_generate() and not reads_encoder(model)
 
-    def loss(outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+    problem_type: str | None
+    shifted: bool
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+        """Returns the losses [batch], at least float32."""
+        totals, counts = self.parts(outputs, batch)
+        return totals / counts
+
+    def parts(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Returns the loss of each example as the sum of its labelled places and their number, both [batch]."""
         if "labels" not in batch:
             raise HiesError(
                 "A calibration batch has no 'labels', and head importance is the gradient of a loss; add them, pass "
                 "loss=(outputs, batch) -> [batch], or ask for need=('ae',) alone."
             )
-        remedy = "pass loss=(outputs, batch) -> [batch]"
-        if not hasattr(outputs, "logits"):
-            raise HiesError(f"The model gives no logits; load it with a task's head, or {remedy}.")
-        logits, labels = outputs.logits, batch["labels"]
+        logits, labels = value_of(outputs, "logits"), self.labels_of(batch)
+        if not isinstance(logits, Tensor):
+            raise HiesError(f"The model gives no logits; load it with a task's head, or {LOSS_REMEDY}.")
+        if not isinstance(labels, Tensor) or logits.dim() not in (2, 3):
+            shape, kind = tuple(logits.shape), type(labels).__name__
+            raise HiesError(f"No loss is known for logits of the shape {shape} and labels in a {kind}; {LOSS_REMEDY}.")
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.dim() == 3:
-            return _token_loss(logits, batch, shifted)
+            return _token_parts(logits, labels, self.shifted)
+        each = _example_losses(logits, labels, self.kind_of(logits, labels))
+        return each, torch.ones_like(each)
+
+    def kind_of(self, logits: Tensor, labels: Tensor) -> str:
+        """Returns the problem type for logits [batch, outputs], as transformers' classifiers choose it."""
+        if self.problem_type is not None:
+            return self.problem_type
         if logits.shape[-1] == 1:
-            return (logits.squeeze(-1) - labels.reshape(-1).to(logits.dtype)) ** 2
-        if labels.is_floating_point():
-            raise HiesError(f"The labels are fractions but the model has several outputs; {remedy}.")
-        return _class_loss(logits, labels)
+            return "regression"
+        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
-    return loss
+    def labels_of(self, batch: Mapping[str, Any]) -> Any:
+        """Returns the labels; a token that only padding comes before carries none, as in the text alone."""
+        labels, mask = batch.get("labels"), batch.get("attention_mask")
+        if not self.shifted or mask is None or not isinstance(labels, Tensor) or mask.shape != labels.shape:
+            return labels
+        return torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, IGNORED)], dim=1)
 
 
-def examples_in(batch: Mapping[str, Any]) -> int:
-    """Returns the number of examples of a calibration batch, or raises HiesError where there is none."""
-    if not batch:
-        raise HiesError("A calibration batch is an empty dict; give what the model reads.")
-    size = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
-    if not size:
-        raise HiesError("A calibration batch has no example; leave it out.")
-    return size
+def default_loss(model: nn.Module) -> DefaultLoss:
+    """Returns the loss that fits a model, or the one model inside a module; `hies.scoring.own_loss` checks it."""
+    inside = models_inside(model)
+    alone = inside[0] if len(inside) == 1 else None
+    shifted = alone is not None and alone.can_generate() and not reads_encoder(model)
+    return DefaultLoss(getattr(alone.config, "problem_type", None) if alone else None, shifted)
 
 
 def check_losses(losses: Tensor, examples: int) -> None:
@@ -63,25 +92,65 @@ def check_losses(losses: Tensor, examples: int) -> None:
         raise HiesError(f"The loss has the shape {tuple(losses.shape)} for {several}, not one each.")
 
 
+def models_inside(module: nn.Module) -> list[PreTrainedModel]:
+    """Returns the models of transformers in a module, itself or the outermost inside it, whatever stands beside."""
+    if isinstance(module, PreTrainedModel):
+        return [module]
+    return list(dict.fromkeys(model for child in module.children() for model in models_inside(child)))
+
+
 def reads_encoder(model: nn.Module) -> bool:
     """Returns True for a model whose decoder reads from an encoder and takes its inputs from labels."""
-    return bool(getattr(getattr(_unwrapped(model), "config", None), "is_encoder_decoder", False))
+    return any(getattr(one.config, "is_encoder_decoder", False) for one in models_inside(model))
 
 
 def inputs_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
-    """Returns what a model reads of a batch: labels only where its decoder, or a caller's loss, may need them.
+    """Returns what a model reads of a batch: labels only where its decoder, or another loss, may need them.
 
-    Without labels a model computes no loss itself, which `default_loss` does not read.
+    Without labels a model computes no loss itself, which `DefaultLoss` does not read. A caller's loss may read items
+    that the model's forward does not take.
+
+    Raises:
+        HiesError: the forward does not take an item, and no loss of the caller's reads it.
     """
-    keep_labels = reads_encoder(model) or getattr(loss, "__module__", None) != default_loss.__module__
+    names = taken_by(model)
+    if not isinstance(loss, DefaultLoss):
+        return {name: value for name, value in batch.items() if names is None or name in names}
+    unknown = [name for name in batch if names is not None and name not in names and name != "labels"]
+    if unknown:
+        raise HiesError(f"{type(model).__name__} takes no {unknown[0]!r}; leave it out of the batches.")
+    keep_labels = reads_encoder(model) and (names is None or "labels" in names)
     return {name: value for name, value in batch.items() if keep_labels or name != "labels"}
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model inside what only wraps it (LoRA, torch.compile, data parallelism: modules of one child)."""
-    while not isinstance(model, PreTrainedModel) and len(children := list(model.children())) == 1:
-        (model,) = children
-    return model
+def taken_by(model: nn.Module) -> frozenset[str] | None:
+    """Returns the names that a model's forward takes; None: any."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return frozenset(parameters)
+
+
+def value_of(outputs: Any, name: str) -> Any:
+    """Returns an output by its name, from a dict or from attributes; None if there is none."""
+    return outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+
+
+def _example_losses(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """Returns the loss of logits [batch, outputs] and labels [batch], [batch, 1] or [batch, outputs]: [batch]."""
+    one_each = labels.numel() == len(logits)
+    if kind == "single_label_classification" and one_each and not labels.is_floating_point():
+        return _class_loss(logits, labels.reshape(-1))
+    if kind == "regression" and logits.shape[-1] == 1 and one_each:
+        return (logits.squeeze(-1) - labels.reshape(-1).to(logits.dtype)) ** 2
+    if kind == "regression" and labels.shape == logits.shape:
+        return ((logits - labels.to(logits.dtype)) ** 2).mean(dim=-1)
+    if kind == "multi_label_classification" and labels.shape == logits.shape:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=-1)
+    raise HiesError(
+        f"Labels of the shape {tuple(labels.shape)} and {labels.dtype} do not fit logits of the shape "
+        f"{tuple(logits.shape)} for problem_type {kind!r}; mend them, or {LOSS_REMEDY}."
+    )
 
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -90,21 +159,24 @@ def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if outside.any():
         classes = f"outside the model's classes 0 to {logits.shape[-1] - 1}"
         raise HiesError(f"A calibration example has the label {int(labels[outside][0])}, {classes}.")
-    return F.cross_entropy(logits, labels, reduction="none")
+    return F.cross_entropy(logits, labels.long(), reduction="none")
 
 
-def _token_loss(logits: Tensor, batch: Mapping[str, Any], shifted: bool) -> Tensor:
-    """Mean negative log-likelihood over each example's labelled tokens: logits [batch, tokens, words] -> [batch].
-
-    Shifted: a token that only padding comes before carries no loss, as it would not without the padding.
-    """
-    labels = batch["labels"]
+def _token_parts(logits: Tensor, labels: Tensor, shifted: bool) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood over each example's labelled tokens, logits [batch, tokens, words]: sums and counts."""
+    if labels.shape != logits.shape[:2] or labels.is_floating_point():
+        shape = tuple(labels.shape)
+        raise HiesError(
+            f"Labels of the shape {shape} do not fit logits of the shape {tuple(logits.shape)}; {LOSS_REMEDY}."
+        )
     if shifted:
-        logits, mask = logits[:, :-1], batch.get("attention_mask")
-        padding = mask[:, :-1] == 0 if mask is not None and mask.shape == labels.shape else None
-        labels = labels[:, 1:] if padding is None else labels[:, 1:].masked_fill(padding, IGNORED)
-    each = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    outside = ((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])
+    if outside.any():
+        words = f"outside the model's words 0 to {logits.shape[-1] - 1}"
+        raise HiesError(f"A calibration token has the label {int(labels[outside][0])}, {words}.")
+    each = F.cross_entropy(logits.mT, labels.long(), reduction="none", ignore_index=IGNORED)
     counted = (labels != IGNORED).sum(dim=-1)
     if (counted == 0).any():
         raise HiesError("A calibration example has no labelled token (all labels are -100), so it has no loss.")
-    return each.sum(dim=-1) / counted
+    return each.sum(dim=-1), counted

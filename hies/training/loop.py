@@ -11,7 +11,8 @@ from tqdm import tqdm
 from hies.batching import Encoded
 from hies.errors import ParameterError
 from hies.precision import computing
-from hies.scoring.losses import default_loss
+from hies.scoring.losses import Loss, inputs_of
+from hies.scoring.own_loss import fitting_loss
 from hies.training import Finetuning
 
 
@@ -26,7 +27,7 @@ def finetune(
     """Trains `model` in place and leaves it with the weights of its best epoch.
 
     Args:
-        model: a classifier or regressor; its default loss is minimised.
+        model: a classifier or regressor; its own loss is minimised.
         train: the training examples.
         validate: a score on the selection split, higher is better.
         settings: see `Finetuning`.
@@ -42,13 +43,15 @@ def finetune(
     generator = np.random.default_rng(settings.seed)
     scores: list[float] = []
     best: dict[str, Tensor] = {}
+    device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         schedule = _schedule(model, len(train), settings)
+        loss_of = fitting_loss(model, {name: tensor.to(device) for name, tensor in train.batch(np.arange(1)).items()})
         for epoch in range(settings.epochs):
             batches = _shuffled(train, settings.batch_size, generator)
             label = f"{title}, epoch {epoch + 1}/{settings.epochs}"
-            _run_epoch(model, train, batches, schedule, label, precision)
+            _run_epoch(model, loss_of, train, batches, schedule, label, precision)
             scores.append(validate(model))
             if scores[-1] >= max(scores):
                 best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -58,16 +61,20 @@ def finetune(
 
 
 def _run_epoch(
-    model: nn.Module, train: Encoded, batches: list[np.ndarray], schedule: LRScheduler, label: str, precision: str
+    model: nn.Module,
+    loss_of: Loss,
+    train: Encoded,
+    batches: list[np.ndarray],
+    schedule: LRScheduler,
+    label: str,
+    precision: str,
 ) -> None:
     device, optimizer = next(model.parameters()).device, schedule.optimizer
-    loss_of = default_loss(model)
     model.train()
     for indices in tqdm(batches, desc=label, unit="batch", disable=None):
         batch = {name: tensor.to(device) for name, tensor in train.batch(indices).items()}
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with computing(precision, device):
-            outputs = model(**inputs)
+            outputs = model(**inputs_of(model, batch, loss_of))
         loss = loss_of(outputs, batch).mean()
         if not loss.isfinite():
             expected = f"the loss became {float(loss)} in {label}, so give a lower one"

@@ -294,7 +294,7 @@ def unlabelled_example(batch):
     [
         ("bert", without_labels, {}, "no 'labels'"),
         ("llama", unlabelled_example, {}, "no labelled token"),
-        ("bert", lambda b: {**b, "labels": torch.rand(3, CLASSES)}, {}, "several outputs"),
+        ("bert", lambda b: {**b, "labels": torch.rand(3)}, {}, r"shape \(3,\) and torch.float32 do not fit"),
         ("bert", dict, {"need": ("his", "size")}, "need is 'size'; the statistics are his"),
         ("bert", dict, {"loss": lambda outputs, batch: outputs.logits.mean()}, r"shape \(\) for 3 examples"),
         ("bert", dict, {"loss": lambda outputs, batch: outputs.logits}, r"shape \(3, 3\) for 3 examples"),

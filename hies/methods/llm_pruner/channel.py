@@ -44,9 +44,9 @@ class LLMPrunerChannel(Method):
         """Returns one number for every channel of the residual stream, non-negative, float64 [channels]."""
         from hies.methods.llm_pruner.channels import one_stream
         from hies.methods.llm_pruner.taylor import channel_saliences
-        from hies.scoring.losses import default_loss
+        from hies.scoring.own_loss import with_loss
 
-        by_name = channel_saliences(model, one_stream(model), calibration.batches, default_loss(model))
+        by_name = channel_saliences(model, one_stream(model), *with_loss(model, calibration.batches))
         saliences = [by_name[f"{matrix}/{self.taylor}"] for matrix in MATRICES]
         return hies.equations.group_salience(saliences, self.reduction)
 

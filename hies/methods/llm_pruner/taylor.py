@@ -19,8 +19,9 @@ from hies.heads.attention import evaluating, find_sites
 from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
+from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import Loss, check_losses, examples_in, inputs_of
+from hies.scoring.losses import Loss, check_losses, inputs_of
 
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
 
@@ -145,22 +146,7 @@ def _moments(
 
 def _examples(batches: _Batches) -> list[_Example]:
     """Returns every example as a batch of one, views of the batch's tensors; padding stays on."""
-    examples = []
-    for batch in batches:
-        size = examples_in(batch)
-        examples += [{name: _rows(name, value, i, size) for name, value in batch.items()} for i in range(size)]
+    examples = [example for batch in batches for example in single_examples(batch)]
     if not examples:
         raise HiesError("There is no calibration example; Taylor saliences are gradients of a loss.")
     return examples
-
-
-def _rows(name: str, value: Any, i: int, size: int) -> Any:
-    """Returns the rows of example i of `size`; a model may read several (pictures, patches) of each."""
-    if not isinstance(value, Tensor) or not value.dim():
-        return value
-    if name == "position_ids" and value.dim() == 3:  # [times, heights and widths; examples; tokens]
-        return value[:, i : i + 1]
-    if len(value) % size:
-        raise HiesError(f"A batch has {len(value)} rows of {name!r} for {size} examples, which cannot be told apart.")
-    each = len(value) // size
-    return value[i * each : (i + 1) * each]

@@ -1,0 +1,173 @@
+"""The loss that a model computes itself, against which the default loss is checked once before a pass."""
+
+import contextlib
+import copy
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from hies.errors import HiesError
+from hies.heads.attention import evaluating
+from hies.heads.forwards import intercepted
+from hies.scoring.examples import doubled, examples_in, single_examples
+from hies.scoring.losses import LOSS_REMEDY, DefaultLoss, Loss, default_loss, inputs_of, models_inside, value_of
+
+_Batch = Mapping[str, Any]
+
+
+def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Batch], Loss]:
+    """Returns the batches to pass through a model and the loss of their examples, which is the model's own.
+
+    Where no formula gives it for a batch, the batches are those of single examples and the model computes it.
+
+    Raises:
+        HiesError: the model's loss is not known, or not one of single examples.
+    """
+    first = next(iterator := iter(batches), None)
+    if iterator is batches:  # a generator gives each batch once
+        batches = batches if first is None else itertools.chain([first], iterator)
+    if first is None:
+        return batches, default_loss(model)
+    loss = fitting_loss(model, first)
+    if isinstance(loss, DefaultLoss):
+        return batches, loss
+    return (one for batch in batches for one in single_examples(_labelled(model, batch))), loss
+
+
+def own_loss(outputs: Any, batch: _Batch) -> Tensor:
+    """Returns the loss that a model has computed of a batch, [1]: that of the example, if there is one."""
+    return value_of(outputs, "loss").reshape(1)
+
+
+def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
+    """Returns `default_loss` where it is the model's own loss of the first example of a batch, else `own_loss`.
+
+    Raises:
+        HiesError: as `with_loss`.
+    """
+    formula = default_loss(model)
+    with unchanged(model):
+        example, outputs, own = _first_answer(model, _labelled(model, batch), formula)
+        if own is None:
+            return _unchecked(model, formula, outputs, example)
+        try:
+            totals, counts = formula.parts(outputs, example)
+        except HiesError:
+            if not own.isfinite():  # what the labels lack has been said
+                raise
+        else:
+            if _close(totals.sum() / counts.sum(), own):
+                return formula
+        _check_own(model, example, outputs, own)
+    return own_loss
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Runs a model without gradients inside the block and leaves it, and chance, as they were."""
+    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices=[]), same_problem_type(model):
+        yield
+
+
+@contextlib.contextmanager
+def same_problem_type(model: nn.Module) -> Iterator[None]:
+    """Puts `problem_type` of all configs back after the block, since models write there what labels look like."""
+    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = [config for config in configs if hasattr(config, "problem_type")]
+    before = [config.problem_type for config in configs]
+    try:
+        yield
+    finally:
+        for config, problem_type in zip(configs, before, strict=True):
+            config.problem_type = problem_type
+
+
+def _labelled(model: nn.Module, batch: _Batch) -> _Batch:
+    return {**batch, "labels": default_loss(model).labels_of(batch)} if "labels" in batch else batch
+
+
+def _first_answer(model: nn.Module, batch: _Batch, formula: DefaultLoss) -> tuple[_Batch, Any, Tensor | None]:
+    """Returns the first example, or the batch where it cannot be cut out, what the model gives, and its own loss."""
+    examples_in(batch)
+    with contextlib.suppress(Exception):  # rows that are no example's, which we or the model may see
+        if not any(isinstance(value, Cache) for value in batch.values()):
+            example = single_examples(batch)[0]
+            return example, *_answer(model, example)
+    try:
+        return batch, *_answer(model, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        formula(model(**_lent(inputs_of(model, batch, formula))), batch)  # may say better what is wrong
+        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        raise HiesError(
+            f"The model's own loss cannot read the labels ({cause}); mend them, or {LOSS_REMEDY}."
+        ) from error
+
+
+def _answer(model: nn.Module, batch: _Batch) -> tuple[Any, Tensor | None]:
+    """Returns the outputs of a model that is given labels, and the loss that it, or the one inside it, computes."""
+    losses = []
+
+    def give_labels(inner: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("labels") is None and "labels" in batch:
+            kwargs["labels"] = batch["labels"]
+        outputs = forward(*args, **kwargs)
+        losses.append(value_of(outputs, "loss"))
+        return outputs
+
+    inside = models_inside(model)
+    is_wrapped = (
+        len(inside) == 1 and inside[0] is not model and "labels" in inspect.signature(inside[0].forward).parameters
+    )
+    with intercepted(inside if is_wrapped else [], give_labels):
+        outputs = model(**_lent(inputs_of(model, batch, own_loss)))
+    own = value_of(outputs, "loss")
+    own = losses[0] if own is None and len(losses) == 1 else own
+    return outputs, own if isinstance(own, Tensor) and own.numel() == 1 else None
+
+
+def _lent(inputs: _Batch) -> _Batch:
+    """Returns inputs whose caches of keys and values may grow."""
+    return {name: copy.deepcopy(value) if isinstance(value, Cache) else value for name, value in inputs.items()}
+
+
+def _unchecked(model: nn.Module, formula: DefaultLoss, outputs: Any, batch: _Batch) -> DefaultLoss:
+    """Returns the formula for a model without a loss of its own where there is but one: whole-number classes."""
+    losses, logits, labels = formula(outputs, batch), value_of(outputs, "logits"), batch["labels"]
+    if len(losses) and logits.dim() == 2 and formula.kind_of(logits, labels) == "single_label_classification":
+        return formula
+    kind, shapes = type(model).__name__, f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)}"
+    raise HiesError(f"{kind} computes no loss itself, so which one fits {shapes} is not known; {LOSS_REMEDY}.")
+
+
+def _check_own(model: nn.Module, example: _Batch, outputs: Any, own: Tensor) -> None:
+    """Refuses a loss of the model's own that cannot be had for examples alone, or depends on the others of a batch."""
+    kind = type(model).__name__
+    if value_of(outputs, "loss") is None:
+        raise HiesError(f"{kind} does not give the loss of the model inside it; return it as 'loss', or {LOSS_REMEDY}.")
+    if not own.isfinite():
+        raise HiesError(
+            f"The loss of the first calibration example is {float(own)}; mend its labels, or {LOSS_REMEDY}."
+        )
+    if examples_in(example) > 1:
+        raise HiesError(
+            f"The model's own loss needs examples one by one; give batches of one example, or {LOSS_REMEDY}."
+        )
+    twice = _answer(model, doubled(example))[1]
+    if twice is None or not (_close(twice, own) or _close(twice, 2 * own)):  # a mean, or a sum
+        raise HiesError(
+            f"The loss of {kind} depends on what an example is batched with (contrastive) or on chance, and head "
+            f"importance needs one of the example alone; {LOSS_REMEDY}."
+        )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Returns True for losses that are equal up to rounding in the model's own dtype."""
+    rounding = 4 * torch.finfo(other.dtype).eps  # of log-probabilities as well, however small the loss
+    return bool(torch.isclose(one.double(), other.double(), rtol=1e-4 + rounding, atol=1e-5 + rounding))
