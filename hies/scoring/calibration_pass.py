@@ -83,6 +83,8 @@ def collect(
     if not collector.heads:
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
     tensors = collector.tensors()
+    if "his" in tensors and not any(values.any() for values in tensors["his"].values()):
+        raise HiesError("The loss depends on no head: all gradients of all examples are zero, so they rank nothing.")
     if "l2" in need:
         tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
     for statistic in brought:
@@ -235,8 +237,8 @@ class StatisticsCollector:
         # Not finite where a loss of zero weight is: that is refused with its example.
         if any((of_gate[len(of_gate) // self._size :].nan_to_num(0, 0, 0) != 0).any() for of_gate in reached):
             raise HiesError(
-                "The loss of an example depends on the others of its batch (contrastive), but head importance needs one "
-                "of the example alone; give another loss."
+                "The loss of an example depends on the others of its batch (contrastive), but head importance needs "
+                "one of the example alone; give another loss."
             )
 
     def _check_underflow(self) -> None:
@@ -306,7 +308,7 @@ def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | No
     if "decoder_input_ids" not in batch:
         masks.append(batch.get("attention_mask"))
     for mask, padding in zip(masks, (0, IGNORED, 0), strict=False):
-        if mask is not None and mask.shape == size:
+        if isinstance(mask, Tensor) and mask.shape == size:
             return (mask != padding)[:, None]
     return None
 

@@ -86,10 +86,14 @@ def default_loss(model: nn.Module) -> DefaultLoss:
 
 
 def check_losses(losses: Tensor, examples: int) -> None:
-    """Raises HiesError for a loss that is not one number for each example, [examples]."""
+    """Raises HiesError for a loss to differentiate that is not one number for each example, [examples]."""
     if losses.shape != (examples,):
         several = f"{examples} example{'s' if examples > 1 else ''}"
         raise HiesError(f"The loss has the shape {tuple(losses.shape)} for {several}, not one each.")
+    if not losses.requires_grad:
+        raise HiesError(
+            "The loss does not depend on the model's outputs, or they were detached, so it has no gradient."
+        )
 
 
 def models_inside(module: nn.Module) -> list[PreTrainedModel]:

@@ -15,7 +15,16 @@ from hies.errors import HiesError
 from hies.heads.attention import evaluating
 from hies.heads.forwards import intercepted
 from hies.scoring.examples import doubled, examples_in, single_examples
-from hies.scoring.losses import LOSS_REMEDY, DefaultLoss, Loss, default_loss, inputs_of, models_inside, value_of
+from hies.scoring.losses import (
+    LOSS_REMEDY,
+    DefaultLoss,
+    Loss,
+    default_loss,
+    inputs_of,
+    models_inside,
+    reads_encoder,
+    value_of,
+)
 
 _Batch = Mapping[str, Any]
 
@@ -103,8 +112,14 @@ def _first_answer(model: nn.Module, batch: _Batch, formula: DefaultLoss) -> tupl
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        formula(model(**_lent(inputs_of(model, batch, formula))), batch)  # may say better what is wrong
-        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        cause = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        try:
+            outputs = model(**_lent(inputs_of(model, batch, formula)))
+        except Exception as again:
+            if isinstance(again, HiesError | torch.OutOfMemoryError):
+                raise
+            raise HiesError(f"{type(model).__name__} cannot read a calibration batch ({cause}).") from error
+        formula(outputs, batch)  # may say better what is wrong with the labels
         raise HiesError(
             f"The model's own loss cannot read the labels ({cause}); mend them, or {LOSS_REMEDY}."
         ) from error
@@ -122,10 +137,9 @@ def _answer(model: nn.Module, batch: _Batch) -> tuple[Any, Tensor | None]:
         return outputs
 
     inside = models_inside(model)
-    is_wrapped = (
-        len(inside) == 1 and inside[0] is not model and "labels" in inspect.signature(inside[0].forward).parameters
-    )
-    with intercepted(inside if is_wrapped else [], give_labels):
+    is_wrapped = len(inside) == 1 and inside[0] is not model and not reads_encoder(model)
+    takes = is_wrapped and "labels" in inspect.signature(inside[0].forward).parameters
+    with intercepted(inside if takes else [], give_labels):
         outputs = model(**_lent(inputs_of(model, batch, own_loss)))
     own = value_of(outputs, "loss")
     own = losses[0] if own is None and len(losses) == 1 else own
