@@ -44,7 +44,7 @@ class DefaultLoss:
 
     def parts(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Returns the loss of each example as the sum of its labelled places and their number, both [batch]."""
-        if "labels" not in batch:
+        if batch.get("labels") is None:
             raise HiesError(
                 "A calibration batch has no 'labels', and head importance is the gradient of a loss; add them, pass "
                 "loss=(outputs, batch) -> [batch], or ask for need=('ae',) alone."
