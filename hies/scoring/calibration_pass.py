@@ -83,7 +83,7 @@ def collect(
     if not collector.heads:
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
     tensors = collector.tensors()
-    if "his" in tensors and not any(values.any() for values in tensors["his"].values()):
+    if "his" in tensors and all((values == 0).all() for values in tensors["his"].values()):
         raise HiesError("The loss depends on no head: all gradients of all examples are zero, so they rank nothing.")
     if "l2" in need:
         tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
