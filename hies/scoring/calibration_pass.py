@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
-from hies.heads.attention import AttentionCall, evaluating, handling
+from hies.heads.attention import AttentionCall, evaluating, handling, uncached
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.scoring.checkpointing import checkpointed
@@ -65,10 +65,10 @@ def collect(
         raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
     started = time.perf_counter()
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
-    with evaluating(model), requiring_gradients(model), handling(model, collector), recomputing():
+    with handling(model, collector), evaluating(model), requiring_gradients(model), recomputing():
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
             collector.start(batch)
-            with torch.set_grad_enabled(collector.wants_gradient):
+            with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):
                 outputs = model(**inputs_of(model, batch, loss_of))
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
     if not collector.examples:

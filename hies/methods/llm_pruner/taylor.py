@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hies import equations
 from hies.errors import HiesError
-from hies.heads.attention import evaluating, find_sites
+from hies.heads.attention import evaluating, find_sites, uncached
 from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
@@ -129,7 +129,8 @@ def _moments(
     bar = tqdm(examples, "taylor", unit="example", disable=None if progress else True)
     with evaluating(model), requiring_gradients(model, list(owners)), torch.enable_grad():
         for count, example in enumerate(bar):
-            losses = loss(model(**inputs_of(model, example, loss)), example)
+            with uncached(model, example):
+                losses = loss(model(**inputs_of(model, example, loss)), example)
             check_losses(losses, 1)
             each = gradients(losses.sum(), list(owners), is_half)
             if is_half and not any(gradient.any() for gradient in each):
