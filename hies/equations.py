@@ -9,6 +9,7 @@ weights of query token t over the n_t keys it can see. Entropies are in nats unt
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -296,7 +297,7 @@ def token_output_norm(output: Tensor) -> Tensor:
 
 def removal_count(ratio: float, heads: int) -> int:
     """Number of removed heads, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
-    if not 0 <= ratio <= 1:
+    if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
         raise ParameterError("ratio", ratio, "it must lie between 0 (keep all heads) and 1 (remove all)")
     return round(ratio * heads)
 
