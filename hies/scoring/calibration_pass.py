@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pkgutil import resolve_name
 from typing import Any
 
@@ -23,11 +24,14 @@ from hies.heads.sites import SiteTensors
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
+from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import IGNORED, Loss, check_losses, default_loss, examples_in, inputs_of, reads_encoder
+from hies.scoring.losses import IGNORED, Loss, check_losses, default_loss, inputs_of, reads_encoder
+from hies.scoring.rows import parts_of
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
 
-OF_THE_PASS = ("his", "his_token", "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
+OF_GRADIENTS = ("his", "his_token")
+OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
 
 
 def collect(
@@ -66,7 +70,8 @@ def collect(
     started = time.perf_counter()
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
     with handling(model, collector), evaluating(model), requiring_gradients(model), recomputing():
-        for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
+        bar = tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True)
+        for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):
                 outputs = model(**inputs_of(model, batch, loss_of))
@@ -127,12 +132,25 @@ class StatisticsCollector:
         self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
         self.heads: dict[str, int] = {}
         self.examples = 0
-        self._parts: dict[str, dict[str, list[Tensor]]] = {}  # [examples, heads] of every batch, by statistic and site
+        self._batch: Mapping[str, Any] | None = None  # None between two batches
+        # (place of the first example, [examples, heads]) of every batch, by statistic and site
+        self._parts: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
 
     def tensors(self) -> dict[str, SiteTensors]:
-        """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU."""
-        collected = self._parts.items()
-        return {name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in collected}
+        """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU.
+
+        Where an example did not reach a site (no picture for a vision tower), gradients are 0, and the rest is NaN.
+        """
+        return {
+            name: {site: self._of_all(site, parts, 0 if name in OF_GRADIENTS else torch.nan) for site, parts in of.items()}
+            for name, of in self._parts.items()
+        }
+
+    def _of_all(self, site: str, parts: list[tuple[int, Tensor]], missing: float) -> Tensor:
+        values = torch.full((self.examples, self.heads[site]), missing, dtype=torch.float64)
+        for first, part in parts:
+            values[first : first + len(part)] = part
+        return values
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""
@@ -144,6 +162,8 @@ class StatisticsCollector:
 
     def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
+        if self._batch is None:
+            return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
             self._measure_entropies(site, call)
@@ -215,11 +235,14 @@ class StatisticsCollector:
                 self._add_gradients(site, [next(by_gate) for _ in of_site])
             self._check_underflow()
         self.examples += self._size
+        self._batch = None
 
     def _check_underflow(self) -> None:
         """Refuses an example whose gradients are all zero in float16."""
         if self._is_half:
-            nonzero = torch.cat([parts[-1] for parts in self._parts["his"].values()], dim=1).any(dim=1)  # [batch]
+            latest = [parts[-1] for parts in self._parts["his"].values()]
+            reached = [values for first, values in latest if first == self.examples]
+            nonzero = torch.cat(reached, dim=1).any(dim=1)  # [batch]
             if not nonzero.all():
                 raise all_zero(self.examples + int((~nonzero).nonzero()[0]))
 
@@ -234,7 +257,7 @@ class StatisticsCollector:
             self._add("his", site, self._finite(site, of_gates[0]))
 
     def _add(self, name: str, site: str, values: Tensor) -> None:
-        self._parts.setdefault(name, {}).setdefault(site, []).append(values.double().cpu())
+        self._parts.setdefault(name, {}).setdefault(site, []).append((self.examples, values.double().cpu()))
 
     def _finite(self, site: str, gradient: Tensor) -> Tensor:
         if (bad := ~gradient.isfinite()).any():
@@ -290,5 +313,6 @@ def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | No
 
 def _rows_per_example(tensor: Tensor, examples: int, site: str) -> int:
     if len(tensor) % examples:
-        raise HiesError(f"Site {site!r} saw {len(tensor)} rows for {examples} examples, which cannot be told apart.")
+        several = f"Site {site!r} saw {len(tensor)} rows for {examples} examples"
+        raise HiesError(f"{several}, which cannot be told apart; give each example a batch of its own.")
     return len(tensor) // examples

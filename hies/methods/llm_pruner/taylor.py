@@ -19,8 +19,10 @@ from hies.heads.attention import evaluating, find_sites, uncached
 from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
+from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import Loss, check_losses, examples_in, inputs_of
+from hies.scoring.losses import Loss, check_losses, inputs_of
+from hies.scoring.rows import parts_of
 
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
 
@@ -50,10 +52,10 @@ def head_saliences(model: nn.Module, batches: _Batches, loss: Loss, progress: bo
         UnsupportedModelError: the weights of a site are not found.
     """
     batches = list(batches)
-    firsts = [_examples([batch])[0] for batch in batches]  # one batch may reach sites that another does not
+    firsts = [single_examples(batch)[0] for batch in batches]  # one batch may reach sites that another does not
     names = {site: None for example in firsts for site in find_sites(model, inputs_of(model, example, loss))}
     sites = {site: find_projections(model, site) for site in names}
-    moments = _moments(model, sites, _examples(batches), loss, progress)
+    moments = _moments(model, sites, _examples(model, batches, loss), loss, progress)
     found: dict[str, SiteTensors] = {}
     for site, projections in sites.items():
         found.setdefault(KEY_HEAD_OF, {})[site] = torch.tensor(projections.groups, dtype=torch.float64)
@@ -72,7 +74,7 @@ def channel_saliences(
 
     Args and errors are those of `head_saliences`; besides, `sites` has the projections of all sites, of one width.
     """
-    moments = _moments(model, sites, _examples(batches), loss)
+    moments = _moments(model, sites, _examples(model, batches, loss), loss)
     found: dict[str, Tensor] = {}
     counted: set[tuple[int, bytes]] = set()  # weights that several sites share are cut once
     for projections in sites.values():
@@ -144,24 +146,9 @@ def _moments(
     return {w: (total / size, square / size) for w, total, square in zip(owners, sums, squares, strict=True)}
 
 
-def _examples(batches: _Batches) -> list[_Example]:
+def _examples(model: nn.Module, batches: _Batches, loss: Loss) -> list[_Example]:
     """Returns every example as a batch of one, views of the batch's tensors; padding stays on."""
-    examples = []
-    for batch in batches:
-        size = examples_in(batch)
-        examples += [{name: _rows(name, value, i, size) for name, value in batch.items()} for i in range(size)]
-    if not examples:
+    parts = [part for batch in batches for part in parts_of(model, batch, loss)]
+    if not parts:
         raise HiesError("There is no calibration example; Taylor saliences are gradients of a loss.")
-    return examples
-
-
-def _rows(name: str, value: Any, i: int, size: int) -> Any:
-    """Returns the rows of example i of `size`; a model may read several (pictures, patches) of each."""
-    if not isinstance(value, Tensor) or not value.dim():
-        return value
-    if name == "position_ids" and value.dim() == 3:  # [times, heights and widths; examples; tokens]
-        return value[:, i : i + 1]
-    if len(value) % size:
-        raise HiesError(f"A batch has {len(value)} rows of {name!r} for {size} examples, which cannot be told apart.")
-    each = len(value) // size
-    return value[i * each : (i + 1) * each]
+    return [example for part in parts for example in single_examples(part)]
