@@ -98,7 +98,7 @@ class Selection:
         _check_scores(scores)
         if any(not values.isfinite().all() for values in scores.values()):
             raise HiesError("A score is not finite, so the heads cannot be ranked.")
-        _check_groups(scores, groups or {})
+        _check_groups(scores, {} if groups is None else groups)
         total = sum(len(values) for values in scores.values())
         count = hies.equations.removal_count(ratio, total)
         candidates = self.order(scores, set(already), groups)
@@ -143,6 +143,8 @@ def _check_scores(scores: SiteTensors) -> None:
 
 
 def _check_groups(scores: SiteTensors, groups: Groups) -> None:
+    if not isinstance(groups, Mapping):
+        raise ParameterError("groups", groups, "give {site: query heads that share a key/value head}, or None")
     for site, size in groups.items():
         if site not in scores:
             raise HiesError(f"groups names {site!r}, which has no scores; it takes the sites that the scores have.")

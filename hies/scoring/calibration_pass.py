@@ -142,7 +142,9 @@ class StatisticsCollector:
         Where an example did not reach a site (no picture for a vision tower), gradients are 0, and the rest is NaN.
         """
         return {
-            name: {site: self._of_all(site, parts, 0 if name in OF_GRADIENTS else torch.nan) for site, parts in of.items()}
+            name: {
+                site: self._of_all(site, parts, 0 if name in OF_GRADIENTS else torch.nan) for site, parts in of.items()
+            }
             for name, of in self._parts.items()
         }
 

@@ -54,8 +54,10 @@ def attention_entropy(
     Returns:
         Entropy in nats, [batch, heads, queries]; 0 for a query that sees no key, and for heads of no width.
     """
+    _check_tensors(query=query, key=key, mask=mask, bias=bias, sinks=sinks)
     _check(query, key, mask, causal, order)
-    _check_added(query, key, mask, bias, sinks)
+    scores = (*query.shape[:3], key.shape[2])  # [batch, heads, queries, keys]
+    _check_shapes(mask=(mask, scores), bias=(bias, scores), sinks=(sinks, scores[1:2]))
     if not query.numel() or not key.numel():  # kernels divide by sizes
         return query.new_zeros(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
     query, key = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (query, key))
@@ -87,16 +89,22 @@ def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order:
         raise ParameterError("order", order, "an entropy's order is a positive number (1 for Shannon's)")
 
 
-def _check_added(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, sinks: Tensor | None) -> None:
-    scores = (*query.shape[:3], key.shape[2])  # [batch, heads, queries, keys]
-    for name, tensor, shape in (("mask", mask, scores), ("bias", bias, scores), ("sinks", sinks, scores[1:2])):
-        if tensor is None:
-            continue
-        sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
-        if tensor.dim() > len(shape) or any(size not in (1, full) for size, full in sizes):
-            raise ParameterError(f"the shape of {name}", tuple(tensor.shape), f"it must broadcast to {shape}")
-        if name == "mask" and tensor.dtype != torch.bool:
+def _check_tensors(**tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        optional = tensor is None and name not in ("query", "key")
+        if not optional and not isinstance(tensor, Tensor):
+            raise ParameterError(name, tensor, "give a torch tensor")
+        if name == "mask" and tensor is not None and tensor.dtype != torch.bool:
             raise ParameterError("the dtype of mask", tensor.dtype, "give True where a query sees a key")
+
+
+def _check_shapes(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """Raises ParameterError for a tensor that does not broadcast to the shape beside it."""
+    for name, (tensor, shape) in tensors.items():
+        if tensor is not None:
+            sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
+            if tensor.dim() > len(shape) or any(size not in (1, full) for size, full in sizes):
+                raise ParameterError(f"the shape of {name}", tuple(tensor.shape), f"it must broadcast to {shape}")
 
 
 def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, float]:

@@ -53,9 +53,8 @@ def _has_several_kinds(inputs: Mapping[str, Any]) -> bool:
 
 def _uneven(reason: str) -> HiesError:
     first_line = next(iter(reason.splitlines()), "").rstrip(".")
-    return HiesError(
-        f"The rows of a batch are not evenly those of its examples ({first_line}); give each example a batch of its own."
-    )
+    rows = f"The rows of a batch are not evenly those of its examples ({first_line})"
+    return HiesError(f"{rows}; give each example a batch of its own.")
 
 
 class _Rows:
