@@ -26,9 +26,10 @@ from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import IGNORED, Loss, check_losses, default_loss, inputs_of, reads_encoder
-from hies.scoring.rows import parts_of
+from hies.scoring.losses import Loss, check_losses, default_loss, inputs_of, reads_encoder
+from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
+from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -132,7 +133,7 @@ class StatisticsCollector:
         self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
         self.heads: dict[str, int] = {}
         self.examples = 0
-        self._batch: Mapping[str, Any] | None = None  # None between two batches
+        self._is_open = False  # in the passes of a batch, from `start` to `finish`
         # (place of the first example, [examples, heads]) of every batch, by statistic and site
         self._parts: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
 
@@ -156,7 +157,7 @@ class StatisticsCollector:
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""
-        self._batch, self._size = batch, examples_in(batch)
+        self._batch, self._size, self._is_open = batch, examples_in(batch), True
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
@@ -164,7 +165,7 @@ class StatisticsCollector:
 
     def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
-        if self._batch is None:
+        if not self._is_open:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
@@ -180,7 +181,7 @@ class StatisticsCollector:
         options["dtype"] = torch.promote_types(output.dtype, torch.float32)
         self._is_half |= output.dtype == torch.float16
         rows, tokens, heads, _ = output.shape
-        per_example = _rows_per_example(output, self._size, site)
+        per_example = rows_per_example(output, self._size, site)
         if self.wants_tokens:
             gate = torch.ones(rows, tokens, heads, **options)
             if not self._recomputing:  # else only the gate's value counts: gradients flow to those of the forward pass
@@ -212,7 +213,7 @@ class StatisticsCollector:
         """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
-        per_example = _rows_per_example(values, self._size, site)
+        per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:
             values, broken = values.masked_fill(~real, torch.nan), broken & real
@@ -237,7 +238,7 @@ class StatisticsCollector:
                 self._add_gradients(site, [next(by_gate) for _ in of_site])
             self._check_underflow()
         self.examples += self._size
-        self._batch = None
+        self._is_open = False
 
     def _check_underflow(self) -> None:
         """Refuses an example whose gradients are all zero in float16."""
@@ -266,55 +267,3 @@ class StatisticsCollector:
             row = int(bad.any(dim=1).nonzero()[0])
             raise not_finite(self.examples + row, site, self._is_half)
         return gradient
-
-
-def visible_keys(call: AttentionCall) -> Tensor:
-    """Returns n_t, the number of keys that each query sees, broadcastable to [rows, heads, queries]."""
-    queries, keys, device = call.query.shape[2], call.key.shape[2], call.query.device
-    if call.mask is not None:
-        count = call.mask.expand(*call.mask.shape[:-1], keys).sum(dim=-1)
-    elif call.causal:
-        count = torch.arange(1, queries + 1, device=device)
-    else:
-        count = torch.full((queries,), keys, device=device)
-    return count + (0 if call.sinks is None else 1)
-
-
-def real_queries(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
-    """Returns True for queries that are no padding, broadcastable to [rows, heads, queries]; None if all of them are.
-
-    In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
-    is a token. In attention to something else (a picture) the batch's mask alone says it.
-    """
-    if call.mask is None:
-        return None
-    mask = batch.get("attention_mask")
-    fits = mask is not None and mask.shape == (call.query.shape[0], call.query.shape[2])
-    real = mask.bool()[:, None] if mask is not None and fits else None
-    if call.mask.shape[-1] != call.query.shape[2]:
-        return real
-    seen = call.mask.any(dim=-2)
-    return seen if real is None else seen | real
-
-
-def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
-    """Returns the same for a decoder that reads from an encoder, whose causal mask shows no padding.
-
-    It is read off the decoder's padding mask, else the labels that it is fed, else (a classifier, fed the encoder's
-    tokens) the encoder's padding mask.
-    """
-    size = (call.query.shape[0], call.query.shape[2])
-    masks = [batch.get("decoder_attention_mask"), batch.get("labels")]
-    if "decoder_input_ids" not in batch:
-        masks.append(batch.get("attention_mask"))
-    for mask, padding in zip(masks, (0, IGNORED, 0), strict=False):
-        if mask is not None and mask.shape == size:
-            return (mask != padding)[:, None]
-    return None
-
-
-def _rows_per_example(tensor: Tensor, examples: int, site: str) -> int:
-    if len(tensor) % examples:
-        several = f"Site {site!r} saw {len(tensor)} rows for {examples} examples"
-        raise HiesError(f"{several}, which cannot be told apart; give each example a batch of its own.")
-    return len(tensor) // examples

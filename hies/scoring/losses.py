@@ -46,16 +46,6 @@ def default_loss(model: nn.Module) -> Loss:
     return loss
 
 
-def examples_in(batch: Mapping[str, Any]) -> int:
-    """Returns the number of examples of a calibration batch, or raises HiesError where there is none."""
-    if not batch:
-        raise HiesError("A calibration batch is an empty dict; give what the model reads.")
-    size = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
-    if not size:
-        raise HiesError("A calibration batch has no example; leave it out.")
-    return size
-
-
 def check_losses(losses: Tensor, examples: int) -> None:
     """Raises HiesError for a loss that is not one number for each example, [examples]."""
     if losses.shape != (examples,):

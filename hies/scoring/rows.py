@@ -31,7 +31,7 @@ def parts_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> list[Map
     if examples_in(batch) == 1 or not _has_several_kinds(inputs):
         return [batch]
     try:
-        examples = single_examples(batch)
+        examples: list[Mapping[str, Any]] = [*single_examples(batch)]
         alone = [_Rows(model, inputs_of(model, example, loss)) for example in examples]
     except torch.OutOfMemoryError:
         raise
@@ -42,6 +42,14 @@ def parts_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> list[Map
         raise _uneven("alone they compute something else")
     first = [(site, rows * len(examples)) for site, rows in alone[0].calls]
     return [batch] if whole.calls == first and all(one.calls == alone[0].calls for one in alone) else examples
+
+
+def rows_per_example(tensor: Tensor, examples: int, site: str) -> int:
+    """Returns the rows of a tensor that belong to each example; rows that are not evenly theirs are refused."""
+    if len(tensor) % examples:
+        several = f"Site {site!r} saw {len(tensor)} rows for {examples} examples"
+        raise HiesError(f"{several}, which cannot be told apart; give each example a batch of its own.")
+    return len(tensor) // examples
 
 
 def _has_several_kinds(inputs: Mapping[str, Any]) -> bool:
