@@ -307,8 +307,9 @@ def uncached(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
 
     Examples packed into one row, where these start again, are kept apart by transformers only without a cache.
     """
-    found = _configs(model) if "position_ids" in batch else []
-    configs = {id(config): config for config in found if getattr(config, "use_cache", False)}.values()
+    found = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    caching = [config for config in found if "position_ids" in batch and getattr(config, "use_cache", False)]
+    configs = {id(config): config for config in caching}.values()
     try:
         for config in configs:
             config.use_cache = False

@@ -46,7 +46,8 @@ def collect(
     """Passes once over the calibration set, one forward and (for his) one backward pass a batch.
 
     Every example has its own gates, so the results do not depend on how the examples are batched. The model is left
-    as it was: parameters, gradients, training flags and attention implementation.
+    as it was: parameters, gradients, training flags and attention implementation. Meanwhile no other thread or task may
+    use it.
 
     Args:
         model: any model that uses transformers' attention interface.
@@ -58,7 +59,8 @@ def collect(
             forward pass more time, and memory for one layer instead of all. The results are the same.
 
     Raises:
-        HiesError: no example, a batch without labels, an unknown statistic, or a gradient that is not finite.
+        HiesError: no example, a batch without labels or whose pictures are not evenly its examples', an unknown
+            statistic, a gradient that is not finite, or another thread or task that uses the model.
         UnsupportedModelError: the model's heads cannot be reached, or its layers cannot be computed again.
     """
     _check(batches, need)
