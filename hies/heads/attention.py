@@ -122,6 +122,8 @@ def _attention(
             _check_own(block, module)
             call = call or _describe(module, query, key, attention_mask, kwargs)
             output = block.handler(block.names[module], call, output)
+        elif getattr(module, "_is_replica", False):
+            raise HiesError("torch.nn.DataParallel copies the model, and the copies know of no mask; use one device.")
     return output, weights
 
 

@@ -16,6 +16,8 @@ from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.scoring.examples import examples_in, single_examples
 from hies.scoring.losses import Loss, inputs_of
 
+WRITTEN = {"input_ids", "inputs_embeds", "decoder_input_ids"}  # tokens
+
 
 @torch.no_grad()
 def parts_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> list[Mapping[str, Any]]:
@@ -25,9 +27,15 @@ def parts_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> list[Map
     each with an equal share of every item, and of the batch, which must compute the same.
 
     Raises:
-        HiesError: the examples compute something else than the batch, so the shares are not theirs.
+        HiesError: the examples compute something else than the batch, so the shares are not theirs; or have no token.
     """
     inputs = inputs_of(model, batch, loss)
+    for name in WRITTEN & inputs.keys():
+        if isinstance(inputs[name], Tensor) and len(inputs[name]) and not inputs[name].numel():
+            shape = tuple(inputs[name].shape)
+            raise HiesError(
+                f"A calibration batch has {name!r} of the shape {shape}; an example needs a token at least."
+            )
     if examples_in(batch) == 1 or not _has_several_kinds(inputs):
         return [batch]
     try:
@@ -90,8 +98,8 @@ class _Rows:
         if self.last is None or len({output.shape[1:] for output in outputs}) != 1:
             return self.last is None
         joined = torch.cat(outputs)
-        # The same numbers in batches of another size differ by rounding; another picture changes half of the digits.
-        tolerance = max(torch.finfo(joined.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+        # In batches of another size the same numbers differ by rounding; another picture changes half of the digits.
+        tolerance = max(torch.finfo(joined.dtype).eps, 1e-6) ** 0.5
         largest = float(joined.abs().max())
         return joined.shape == self.last.shape and torch.allclose(
             self.last, joined, rtol=0, atol=tolerance * largest, equal_nan=True

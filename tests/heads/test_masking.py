@@ -120,6 +120,16 @@ def test_copies_are_masked_side_by_side_and_models_of_one_configuration_are_not(
         assert answers_of(twin, 1).shape == answers[1].shape
 
 
+def test_copies_of_data_parallel_are_refused(masks):
+    model, batch, site, _ = masks
+    with masked(model, {site: [0]}):
+        replica = copy.copy(model.get_submodule(site))
+        replica._is_replica = True  # as torch.nn.parallel.replicate leaves it
+        model.model.layers[0].self_attn = replica
+        with pytest.raises(HiesError, match=r"^torch\.nn\.DataParallel copies the model"):
+            logits_of(model, batch)
+
+
 # --- backward passes --------------------------------------------------------------------------------------------------
 
 

@@ -302,7 +302,7 @@ def test_what_cannot_be_told_apart_is_refused():
     model, batch = make("bert"), make_batch("bert")
     with pytest.raises(HiesError, match="no calibration example"):
         saliences(model, [])
-    with pytest.raises(HiesError, match=r"4 rows of 'input_ids' for 3 examples"):
+    with pytest.raises(HiesError, match=r"3 rows of 'labels', 4 rows of 'input_ids'"):
         saliences(model, [{**batch, "input_ids": F.pad(batch["input_ids"], (0, 0, 0, 1))}])
     with pytest.raises(HiesError, match=r"shape \(1, 3\) for 1 example"):
         head_saliences(model, [batch], lambda outputs, example: outputs.logits)

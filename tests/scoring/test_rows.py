@@ -126,6 +126,14 @@ def test_vision_heads_may_stay_masked_where_no_picture_is(generator):
         assert torch.equal(model(**text).logits, expected)
 
 
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_examples_without_a_token_are_refused(name):
+    batch = {key: value[:, :0] if value.dim() == 2 else value for key, value in make_batch(name).items()}
+    for need in (("his",), ("ae",), ("taylor",)):
+        with pytest.raises(HiesError, match=r"'input_ids' of the shape \(3, 0\)"):
+            collect(make(name), [batch], need)
+
+
 @pytest.mark.parametrize("name", ["bert", "llama", "t5", "vit", "swin"])
 def test_models_of_one_kind_of_input_pass_once(monkeypatch, name):
     monkeypatch.setattr(rows, "_Rows", None)
