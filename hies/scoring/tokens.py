@@ -50,6 +50,6 @@ def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | No
     if "decoder_input_ids" not in batch:
         masks.append(batch.get("attention_mask"))
     for mask, padding in zip(masks, (0, IGNORED, 0), strict=False):
-        if mask is not None and mask.shape == size:
+        if isinstance(mask, Tensor) and mask.shape == size:
             return (mask != padding)[:, None]
     return None
