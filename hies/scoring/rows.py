@@ -29,14 +29,14 @@ def parts_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> list[Map
     Raises:
         HiesError: the examples compute something else than the batch, so the shares are not theirs; or have no token.
     """
-    inputs = inputs_of(model, batch, loss)
+    size, inputs = examples_in(batch), inputs_of(model, batch, loss)
     for name in WRITTEN & inputs.keys():
         if isinstance(inputs[name], Tensor) and len(inputs[name]) and not inputs[name].numel():
             shape = tuple(inputs[name].shape)
             raise HiesError(
                 f"A calibration batch has {name!r} of the shape {shape}; an example needs a token at least."
             )
-    if examples_in(batch) == 1 or not _has_several_kinds(inputs):
+    if size == 1 or not _has_several_kinds(inputs):
         return [batch]
     try:
         examples: list[Mapping[str, Any]] = [*single_examples(batch)]

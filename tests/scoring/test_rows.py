@@ -130,7 +130,7 @@ def test_vision_heads_may_stay_masked_where_no_picture_is(generator):
 def test_examples_without_a_token_are_refused(name):
     batch = {key: value[:, :0] if value.dim() == 2 else value for key, value in make_batch(name).items()}
     for need in (("his",), ("ae",), ("taylor",)):
-        with pytest.raises(HiesError, match=r"'input_ids' of the shape \(3, 0\)"):
+        with pytest.raises(HiesError, match="calibration batch"):
             collect(make(name), [batch], need)
 
 
