@@ -15,7 +15,7 @@ from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
 from hies.evaluation import metrics
-from hies.heads.attention import masked
+from hies.heads.masking import masked
 from hies.methods import HIS
 from hies.precision import PRECISIONS
 from hies.tasks.classifier import predict

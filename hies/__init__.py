@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies import equations, methods
     from hies import methods as criteria
     from hies.errors import HiesError, ParameterError, UnsupportedModelError
-    from hies.heads.attention import find_sites, masked
+    from hies.heads.attention import find_sites
+    from hies.heads.masking import masked
     from hies.heads.sites import Site
     from hies.methods import HIES
     from hies.pruning.files import load_pruned, save_pruned
@@ -28,7 +29,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
 _MODULES = {"criteria": "hies.methods", "equations": "hies.equations", "methods": "hies.methods"}  # criteria: the paper
 _NAMES = {
     "hies.errors": ("HiesError", "ParameterError", "UnsupportedModelError"),
-    "hies.heads.attention": ("find_sites", "masked"),
+    "hies.heads.attention": ("find_sites",),
+    "hies.heads.masking": ("masked",),
     "hies.heads.sites": ("Site",),
     "hies.methods": ("HIES",),
     "hies.pruning.files": ("load_pruned", "save_pruned"),

@@ -7,7 +7,9 @@ Words and symbols: m_h is a gate that multiplies the output A_h of head h; x is 
 weights of query token t over the n_t keys it can see. Entropies are in nats until they are divided by log n_t.
 """
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -100,6 +102,24 @@ def renyi_entropy_from_log_sum_exp(log_sum_exp: Tensor, log_sum_exp_of_scaled: T
         Entropy in nats, [...]; rounding below zero is cut off.
     """
     return ((log_sum_exp_of_scaled - order * log_sum_exp) / (1 - order)).clamp(min=0)
+
+
+def renyi_entropy_near_shannon(log_weights: Tensor, order: float) -> Tensor:
+    """The same entropy of an order near 1, where the difference above loses its digits: with d = a - 1,
+
+    H_t = -log(1 + sum_j a_tj (exp(d log a_tj) - 1)) / d.
+
+    Args:
+        log_weights: log a_tj, [..., keys].
+        order: a, positive and not 1.
+
+    Returns:
+        Entropy in nats, [...]; rounding below zero is cut off.
+    """
+    distance = order - 1  # in Python's float64: the tensor's own precision may not tell the order from 1
+    # Where a weight is smaller than the smallest number, no more than this may be asked of it.
+    powers = (distance * log_weights.clamp(min=math.log(torch.finfo(log_weights.dtype).tiny))).expm1_()
+    return (-(log_weights.exp() * powers).sum(dim=-1).log1p() / distance).clamp(min=0)
 
 
 def tsallis_entropy(renyi: Tensor, order: float) -> Tensor:
@@ -277,7 +297,7 @@ def token_output_norm(output: Tensor) -> Tensor:
 
 def removal_count(ratio: float, heads: int) -> int:
     """Number of removed heads, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
-    if not 0 <= ratio <= 1:
+    if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
         raise ParameterError("ratio", ratio, "it must lie between 0 (keep all heads) and 1 (remove all)")
     return round(ratio * heads)
 

@@ -32,7 +32,7 @@ class ParameterError(HiesError):
 
 def check_choice(name: str, value: Any, values: Collection[str]) -> None:
     """Raises ParameterError for a parameter that is none of the values that it can take."""
-    if value not in values:
+    if not isinstance(value, str) or value not in values:  # an array would be compared entry by entry
         *first, last = values
         raise ParameterError(name, value, f"use {', '.join(first)} or {last}")
 

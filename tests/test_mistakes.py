@@ -7,8 +7,8 @@ from tiny_models import make, make_batch
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
 from hies.methods import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
 from hies.methods.greedy.greedy import Greedy
-from hies.methods.llm_pruner.taylor import _examples
 from hies.methods.slicegpt import tuning
+from hies.scoring.examples import single_examples
 from hies.training import Finetuning
 
 
@@ -120,6 +120,6 @@ def test_memory_that_ends_while_tuning_names_the_batch_of_the_tuning(monkeypatch
 
 def test_positions_of_three_kinds_are_those_of_each_example():
     positions = torch.arange(3 * 3 * 5).view(3, 3, 5)
-    (first, second, third) = _examples([{"input_ids": torch.ones(3, 5), "position_ids": positions}])
+    (first, second, third) = single_examples({"input_ids": torch.ones(3, 5), "position_ids": positions})
     for place, example in enumerate((first, second, third)):
         assert torch.equal(example["position_ids"], positions[:, [place]])

@@ -18,7 +18,8 @@ from hies.efficiency.cost import Cost, CostModel, count, measure_cost
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.evaluation import metrics
 from hies.evaluation.checkpoints import TaskModel
-from hies.heads.attention import Site, evaluating, find_sites, masked
+from hies.heads.attention import Site, evaluating, find_sites
+from hies.heads.masking import masked
 from hies.heads.projections import find_projections
 from hies.heads.sites import Removed
 from hies.methods import Calibration, Method

@@ -7,7 +7,9 @@ Everything is switched on inside context managers, which put back what was there
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
-from hies.heads.sites import Site, normalize_removed
+from hies.heads.sites import Site
 
 NAME_PREFIX = "hies_"
 BASES = ("sdpa", "eager")
@@ -71,8 +73,31 @@ class AttentionCall:
 
 Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
 
-# A plain list, not a context variable: checkpointed backward passes call attention again from other threads.
-_active: list[tuple[Mapping[nn.Module, str], Handler]] = []
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """An open `handling` block.
+
+    Attributes:
+        names: module -> its name, of the modules that are handled.
+        configs: those that are switched.
+        handler: of their attention calls.
+    """
+
+    names: Mapping[nn.Module, str]
+    configs: Collection[Any]
+    handler: Handler
+
+    def meets(self, other: "_Block") -> bool:
+        """Returns True if the two change the same model: a module, or a configuration that two models share."""
+        configs = {id(config) for config in self.configs} & {id(config) for config in other.configs}
+        return bool(configs or self.names.keys() & other.names.keys())
+
+
+# Replaced, never changed, since several threads may read it while one opens a block.
+_active: tuple[_Block, ...] = ()
+_lock = threading.Lock()
+_own: ContextVar[tuple[_Block, ...]] = ContextVar("open blocks of this thread or task", default=())
 
 
 def _attention(
@@ -92,10 +117,13 @@ def _attention(
         query, key, value, attention_mask, kwargs = pruned.adapt(query, key, value, attention_mask, kwargs)
     output, weights = _base_function(base, module)(module, query, key, value, attention_mask, **kwargs)
     call = None
-    for names, handler in _active:
-        if module in names:
+    for block in _active:
+        if module in block.names:
+            _check_own(block, module)
             call = call or _describe(module, query, key, attention_mask, kwargs)
-            output = handler(names[module], call, output)
+            output = block.handler(block.names[module], call, output)
+        elif getattr(module, "_is_replica", False):
+            raise HiesError("torch.nn.DataParallel copies the model, and the copies know of no mask; use one device.")
     return output, weights
 
 
@@ -205,6 +233,7 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     """Passes every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
 
     Raises:
+        HiesError: another thread or task has such a block open for the model.
         UnsupportedModelError: the model does not use transformers' attention interface.
     """
     submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
@@ -214,14 +243,40 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
             f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
         )
     configs = {id(config): config for m in reachable for config in _configs(m)}.values()
-    entry = ({module: name for name, module in model.named_modules()}, handler)
-    with _restored(configs):
+    block = _Block({module: name for name, module in model.named_modules()}, list(configs), handler)
+    with _opened(block), _restored(configs):
         _switch(configs)
-        _active.append(entry)
-        try:
-            yield
-        finally:
-            _active.remove(entry)
+        yield
+
+
+@contextlib.contextmanager
+def _opened(block: _Block) -> Iterator[None]:
+    """Keeps a block among the active ones; one that meets a block of another thread or task is refused."""
+    global _active
+    with _lock:
+        if any(block.meets(other) for other in _active if other not in _own.get()):
+            raise HiesError(_OF_ANOTHER + "wait until its block ends, or give each a copy.deepcopy(model).")
+        _active = (*_active, block)
+    _own.set((*_own.get(), block))
+    try:
+        yield
+    finally:
+        with _lock:
+            _active = tuple(other for other in _active if other is not block)
+        _own.set(tuple(other for other in _own.get() if other is not block))
+
+
+def _check_own(block: _Block, module: nn.Module) -> None:
+    """Refuses a forward pass in a thread or task that has not opened the block: nobody says if the mask is meant."""
+    # Backward passes compute checkpointed layers again, maybe in a thread of autograd, which belongs to nobody.
+    if block not in _own.get() and torch._C._current_graph_task_id() == -1:
+        raise HiesError(
+            _OF_ANOTHER + "give each a copy.deepcopy(model), or start the thread with contextvars.copy_context().run "
+            "inside the block if it is to see the mask."
+        )
+
+
+_OF_ANOTHER = "The model is being masked or scored by another thread or task; "
 
 
 def check_not_handled(model: nn.Module, doing: str) -> None:
@@ -229,7 +284,7 @@ def check_not_handled(model: nn.Module, doing: str) -> None:
 
     The copy would stay switched, and forget the mask.
     """
-    if any(module in names for names, _ in _active for module in model.modules()):
+    if any(module in block.names for block in _active for module in model.modules()):
         raise HiesError(
             f"{doing} inside a `with hies.masked(...)` block would forget the mask; leave the block first, and cut the "
             "masked heads as well if they are to be removed."
@@ -246,6 +301,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def uncached(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
+    """Lets a model that reads `position_ids` keep no keys and values inside the block, unless the batch asks for it.
+
+    Examples packed into one row, where these start again, are kept apart by transformers only without a cache.
+    """
+    found = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    caching = [config for config in found if "position_ids" in batch and getattr(config, "use_cache", False)]
+    configs = {id(config): config for config in caching}.values()
+    try:
+        for config in configs:
+            config.use_cache = False
+        yield
+    finally:
+        for config in configs:
+            config.use_cache = True
 
 
 @torch.no_grad()
@@ -265,43 +338,8 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         sites[name] = replace(before, calls=before.calls + 1) if before else first
         return output
 
-    with evaluating(model), handling(model, note):
+    with handling(model, note), evaluating(model):  # refused before any flag is touched
         model(**batch)
     if not sites:
         raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
     return sites
-
-
-@contextlib.contextmanager
-def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[None]:
-    """Sets the output of the removed heads to zero inside the block; no weight is touched.
-
-    Args:
-        model: any model that uses transformers' attention interface.
-        removed: site -> indices of its heads that are removed.
-
-    Raises:
-        HiesError: a site or a head that the model does not have; raised by the forward pass, or on leaving the block,
-            where only that can show it.
-    """
-    by_site = normalize_removed(removed)
-    unknown = by_site.keys() - dict(model.named_modules()).keys()
-    if unknown:
-        raise HiesError(f"{type(model).__name__} has no site {sorted(unknown)[0]!r}; hies.find_sites names its sites.")
-    visited: set[str] = set()
-
-    def silence(name: str, call: AttentionCall, output: Tensor) -> Tensor:
-        visited.add(name)
-        if name not in by_site:
-            return output
-        heads, count = by_site[name], output.shape[2]  # of [rows, queries, heads, width]
-        if not set(heads) <= set(range(count)):
-            raise HiesError(f"site {name!r} has the heads 0 to {count - 1}; {heads} cannot be removed from it.")
-        is_removed = torch.zeros(count, dtype=torch.bool, device=output.device)
-        is_removed[heads] = True
-        return output.masked_fill(is_removed[:, None], 0)  # [heads, 1]
-
-    with handling(model, silence):
-        yield
-    if visited and (others := sorted(by_site.keys() - visited)):
-        raise HiesError(f"{others[0]!r} computes no attention, so none of its heads was masked.")

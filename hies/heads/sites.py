@@ -46,6 +46,8 @@ def normalize_removed(removed: Mapping[str, Any]) -> Removed:
     Args:
         removed: site -> a list, set, array or tensor of indices; a mask of booleans is refused.
     """
+    if not isinstance(removed, Mapping):
+        raise ParameterError("removed", removed, "give {site: indices of its heads}, as hies.select returns them")
     by_site = {site: _indices(site, heads) for site, heads in removed.items()}
     return {site: heads for site, heads in by_site.items() if heads}
 

@@ -7,6 +7,7 @@ as near.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -42,8 +43,9 @@ class Selection:
     def __post_init__(self) -> None:
         for name, values in (("scope", SCOPES), ("unit", UNITS), ("schedule", SCHEDULES)):
             check_choice(name, getattr(self, name), values)
-        if self.min_heads_per_layer < 0:
-            raise ParameterError("min_heads_per_layer", self.min_heads_per_layer, "it must be 0 or more")
+        floor = self.min_heads_per_layer
+        if not isinstance(floor, Integral) or floor < 0:
+            raise ParameterError("min_heads_per_layer", floor, "it must be a whole number, 0 or more")
         if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
             raise ParameterError("step", self.step, "for the iterative schedule it must be above 0 and at most 1")
         if self.schedule == "oneshot" and self.step is not None:
@@ -93,9 +95,10 @@ class Selection:
         self, scores: SiteTensors, already: Sequence[SiteHead], ratio: float, groups: Groups | None = None
     ) -> list[SiteHead]:
         """Returns `already`, followed by the worst of the other heads, round(ratio * heads) in all."""
+        _check_scores(scores)
         if any(not values.isfinite().all() for values in scores.values()):
             raise HiesError("A score is not finite, so the heads cannot be ranked.")
-        _check_groups(scores, groups or {})
+        _check_groups(scores, {} if groups is None else groups)
         total = sum(len(values) for values in scores.values())
         count = hies.equations.removal_count(ratio, total)
         candidates = self.order(scores, set(already), groups)
@@ -127,11 +130,25 @@ class Selection:
         return masks
 
 
+def _check_scores(scores: SiteTensors) -> None:
+    from torch import Tensor  # methods declare their knobs without torch
+
+    if not isinstance(scores, Mapping):
+        raise ParameterError("scores", scores, "give {site: tensor of one number for each head}")
+    for site, values in scores.items():
+        if not isinstance(values, Tensor) or values.dim() != 1 or values.is_complex():
+            shape = tuple(values.shape) if hasattr(values, "shape") else values
+            kind = f"{type(values).__name__} {shape}"
+            raise ParameterError(f"scores[{site!r}]", kind, "give a torch tensor of one number for each head, [heads]")
+
+
 def _check_groups(scores: SiteTensors, groups: Groups) -> None:
+    if not isinstance(groups, Mapping):
+        raise ParameterError("groups", groups, "give {site: query heads that share a key/value head}, or None")
     for site, size in groups.items():
         if site not in scores:
             raise HiesError(f"groups names {site!r}, which has no scores; it takes the sites that the scores have.")
-        if size < 1 or len(scores[site]) % size:
+        if not isinstance(size, Integral) or size < 1 or len(scores[site]) % size:
             raise ParameterError(f"groups[{site!r}]", size, f"it must divide the {len(scores[site])} heads of the site")
 
 

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pkgutil import resolve_name
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
-from hies.heads.attention import AttentionCall, evaluating, handling
+from hies.heads.attention import AttentionCall, evaluating, handling, uncached
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.scoring.checkpointing import checkpointed
@@ -25,11 +26,14 @@ from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import IGNORED, DefaultLoss, Loss, check_losses, default_loss, inputs_of, reads_encoder
+from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, inputs_of, reads_encoder
 from hies.scoring.own_loss import same_problem_type, with_loss
+from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
+from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
 
-OF_THE_PASS = ("his", "his_token", "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
+OF_GRADIENTS = ("his", "his_token")
+OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
 
 
 def collect(
@@ -43,7 +47,8 @@ def collect(
     """Passes once over the calibration set, one forward and (for his) one backward pass a batch.
 
     Every example has its own gates, so the results do not depend on how the examples are batched. The model is left
-    as it was: parameters, gradients, training flags and attention implementation.
+    as it was: parameters, gradients, training flags and attention implementation. Meanwhile no other thread or task may
+    use it.
 
     Args:
         model: any model that uses transformers' attention interface.
@@ -55,7 +60,8 @@ def collect(
             forward pass more time, and memory for one layer instead of all. The results are the same.
 
     Raises:
-        HiesError: no example, a batch without labels, an unknown statistic, or a gradient that is not finite.
+        HiesError: no example, a batch without labels or whose pictures are not evenly its examples', an unknown
+            statistic, a gradient that is not finite, or another thread or task that uses the model.
         UnsupportedModelError: the model's heads cannot be reached, or its layers cannot be computed again.
     """
     _check(batches, need)
@@ -72,10 +78,11 @@ def collect(
     batches = list(batches) if brought else batches  # they are read more than once
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
     leaving = same_problem_type(model)
-    with evaluating(model), leaving, requiring_gradients(model), handling(model, collector), recomputing():
-        for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
+    with handling(model, collector), evaluating(model), leaving, requiring_gradients(model), recomputing():
+        bar = tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True)
+        for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             collector.start(batch)
-            with torch.set_grad_enabled(collector.wants_gradient):
+            with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):
                 outputs = model(**inputs_of(model, batch, loss_of))
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
     if not collector.examples:
@@ -138,16 +145,31 @@ class StatisticsCollector:
         self.checks_mixing = False
         self.heads: dict[str, int] = {}
         self.examples = 0
-        self._parts: dict[str, dict[str, list[Tensor]]] = {}  # [examples, heads] of every batch, by statistic and site
+        self._is_open = False  # in the passes of a batch, from `start` to `finish`
+        # (place of the first example, [examples, heads]) of every batch, by statistic and site
+        self._parts: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
 
     def tensors(self) -> dict[str, SiteTensors]:
-        """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU."""
-        collected = self._parts.items()
-        return {name: {site: torch.cat(parts) for site, parts in by_site.items()} for name, by_site in collected}
+        """Returns the statistics of all examples so far, statistic -> site -> [examples, heads], float64 on the CPU.
+
+        Where an example did not reach a site (no picture for a vision tower), gradients are 0, and the rest is NaN.
+        """
+        return {
+            name: {
+                site: self._of_all(site, parts, 0 if name in OF_GRADIENTS else torch.nan) for site, parts in of.items()
+            }
+            for name, of in self._parts.items()
+        }
+
+    def _of_all(self, site: str, parts: list[tuple[int, Tensor]], missing: float) -> Tensor:
+        values = torch.full((self.examples, self.heads[site]), missing, dtype=torch.float64)
+        for first, part in parts:
+            values[first : first + len(part)] = part
+        return values
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""
-        self._batch, self._size = batch, examples_in(batch)
+        self._batch, self._size, self._is_open = batch, examples_in(batch), True
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
@@ -155,6 +177,8 @@ class StatisticsCollector:
 
     def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
+        if not self._is_open:
+            return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
             self._measure_entropies(site, call)
@@ -169,7 +193,7 @@ class StatisticsCollector:
         options["dtype"] = torch.promote_types(output.dtype, torch.float32)
         self._is_half |= output.dtype == torch.float16
         rows, tokens, heads, _ = output.shape
-        per_example = _rows_per_example(output, self._size, site)
+        per_example = rows_per_example(output, self._size, site)
         if self.wants_tokens:
             gate = torch.ones(rows, tokens, heads, **options)
             if not self._recomputing:  # else only the gate's value counts: gradients flow to those of the forward pass
@@ -201,7 +225,7 @@ class StatisticsCollector:
         """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
-        per_example = _rows_per_example(values, self._size, site)
+        per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:
             values, broken = values.masked_fill(~real, torch.nan), broken & real
@@ -227,6 +251,7 @@ class StatisticsCollector:
                 self._add_gradients(site, [next(by_gate) for _ in of_site])
             self._check_underflow()
         self.examples += self._size
+        self._is_open = False
 
     def _check_mixing(self, losses: Tensor, gates: list[Tensor]) -> None:
         """Refuses a caller's loss of which the first example's reaches the gates of others (contrastive)."""
@@ -244,7 +269,9 @@ class StatisticsCollector:
     def _check_underflow(self) -> None:
         """Refuses an example whose gradients are all zero in float16."""
         if self._is_half:
-            nonzero = torch.cat([parts[-1] for parts in self._parts["his"].values()], dim=1).any(dim=1)  # [batch]
+            latest = [parts[-1] for parts in self._parts["his"].values()]
+            reached = [values for first, values in latest if first == self.examples]
+            nonzero = torch.cat(reached, dim=1).any(dim=1)  # [batch]
             if not nonzero.all():
                 raise all_zero(self.examples + int((~nonzero).nonzero()[0]))
 
@@ -259,61 +286,10 @@ class StatisticsCollector:
             self._add("his", site, self._finite(site, of_gates[0]))
 
     def _add(self, name: str, site: str, values: Tensor) -> None:
-        self._parts.setdefault(name, {}).setdefault(site, []).append(values.double().cpu())
+        self._parts.setdefault(name, {}).setdefault(site, []).append((self.examples, values.double().cpu()))
 
     def _finite(self, site: str, gradient: Tensor) -> Tensor:
         if (bad := ~gradient.isfinite()).any():
             row = int(bad.any(dim=1).nonzero()[0])
             raise not_finite(self.examples + row, site, self._is_half)
         return gradient
-
-
-def visible_keys(call: AttentionCall) -> Tensor:
-    """Returns n_t, the number of keys that each query sees, broadcastable to [rows, heads, queries]."""
-    queries, keys, device = call.query.shape[2], call.key.shape[2], call.query.device
-    if call.mask is not None:
-        count = call.mask.expand(*call.mask.shape[:-1], keys).sum(dim=-1)
-    elif call.causal:
-        count = torch.arange(1, queries + 1, device=device)
-    else:
-        count = torch.full((queries,), keys, device=device)
-    return count + (0 if call.sinks is None else 1)
-
-
-def real_queries(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
-    """Returns True for queries that are no padding, broadcastable to [rows, heads, queries]; None if all of them are.
-
-    In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
-    is a token. In attention to something else (a picture) the batch's mask alone says it.
-    """
-    if call.mask is None:
-        return None
-    mask = batch.get("attention_mask")
-    fits = mask is not None and mask.shape == (call.query.shape[0], call.query.shape[2])
-    real = mask.bool()[:, None] if mask is not None and fits else None
-    if call.mask.shape[-1] != call.query.shape[2]:
-        return real
-    seen = call.mask.any(dim=-2)
-    return seen if real is None else seen | real
-
-
-def decoder_tokens(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None:
-    """Returns the same for a decoder that reads from an encoder, whose causal mask shows no padding.
-
-    It is read off the decoder's padding mask, else the labels that it is fed, else (a classifier, fed the encoder's
-    tokens) the encoder's padding mask.
-    """
-    size = (call.query.shape[0], call.query.shape[2])
-    masks = [batch.get("decoder_attention_mask"), batch.get("labels")]
-    if "decoder_input_ids" not in batch:
-        masks.append(batch.get("attention_mask"))
-    for mask, padding in zip(masks, (0, IGNORED, 0), strict=False):
-        if isinstance(mask, Tensor) and mask.shape == size:
-            return (mask != padding)[:, None]
-    return None
-
-
-def _rows_per_example(tensor: Tensor, examples: int, site: str) -> int:
-    if len(tensor) % examples:
-        raise HiesError(f"Site {site!r} saw {len(tensor)} rows for {examples} examples, which cannot be told apart.")
-    return len(tensor) // examples

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import product
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ TOLERANCE = 1e-4  # nats that rounding may cost
 KERNEL_ROUNDING = 4  # units in the last place of the log-sum-exp that the fused path may lose; 2 to 3 were seen
 CHUNK = 1 << 21  # scores written down at a time: 8 MB stay in a cache
 LOG2_E = 1 / math.log(2)
+NEAR = 0.1  # orders that are as near to 1 as this have a formula of their own
 ROWS = 64  # queries at a time, at the least: matrix products of fewer rows are slow
 WIDE, FEW = 64, 2  # heads as wide as this, on as few threads as that: chunks take 25 to 40 % less time
 
@@ -50,9 +52,14 @@ def attention_entropy(
         sinks: a further score of each head that takes part in the softmax as one more key, [heads] (GPT-OSS).
 
     Returns:
-        Entropy in nats, [batch, heads, queries]; 0 for a query that sees no key.
+        Entropy in nats, [batch, heads, queries]; 0 for a query that sees no key, and for heads of no width.
     """
+    _check_tensors(query=query, key=key, mask=mask, bias=bias, sinks=sinks)
     _check(query, key, mask, causal, order)
+    scores = (*query.shape[:3], key.shape[2])  # [batch, heads, queries, keys]
+    _check_shapes(mask=(mask, scores), bias=(bias, scores), sinks=(sinks, scores[1:2]))
+    if not query.numel() or not key.numel():  # kernels divide by sizes
+        return query.new_zeros(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
     query, key = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (query, key))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     mask, bias = (None if tensor is None else tensor[(None,) * (4 - tensor.dim())] for tensor in (mask, bias))
@@ -71,14 +78,33 @@ def attention_entropy(
 
 
 def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order: float) -> None:
-    if query.shape[0] != key.shape[0] or query.shape[1] % key.shape[1] or query.shape[-1] != key.shape[-1]:
+    fits = query.dim() == key.dim() == 4 and query.shape[0] == key.shape[0] and query.shape[-1] == key.shape[-1]
+    if not fits or (query.shape[1] % key.shape[1] if key.shape[1] else query.shape[1]):
         raise HiesError(
             f"query {tuple(query.shape)} does not go with key {tuple(key.shape)} ([batch, heads, n, width])."
         )
     if causal and mask is not None:
         raise ParameterError("causal", causal, "with a mask it must be False; write the causal pattern into the mask")
-    if not order > 0:
+    if isinstance(order, bool) or not isinstance(order, Real) or not order > 0:
         raise ParameterError("order", order, "an entropy's order is a positive number (1 for Shannon's)")
+
+
+def _check_tensors(**tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        optional = tensor is None and name not in ("query", "key")
+        if not optional and not isinstance(tensor, Tensor):
+            raise ParameterError(name, tensor, "give a torch tensor")
+        if name == "mask" and tensor is not None and tensor.dtype != torch.bool:
+            raise ParameterError("the dtype of mask", tensor.dtype, "give True where a query sees a key")
+
+
+def _check_shapes(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """Raises ParameterError for a tensor that does not broadcast to the shape beside it."""
+    for name, (tensor, shape) in tensors.items():
+        if tensor is not None:
+            sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
+            if tensor.dim() > len(shape) or any(size not in (1, full) for size, full in sizes):
+                raise ParameterError(f"the shape of {name}", tuple(tensor.shape), f"it must broadcast to {shape}")
 
 
 def _fused(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, float]:
@@ -167,6 +193,8 @@ def _entropy_of_scores(scores: Tensor, order: float) -> Tensor:
         entropy = equations.entropy_from_log_sum_exp(total.log(), weights.mul_(scores).sum(dim=-1) / total)
     elif order == float("inf"):
         entropy = equations.entropy_from_log_sum_exp(total.log(), torch.zeros_like(total))  # the largest score is 0
+    elif abs(order - 1) < NEAR:
+        entropy = equations.renyi_entropy_near_shannon(scores.sub_(total.log().unsqueeze(-1)), order)
     else:
         entropy = equations.renyi_entropy_from_log_sum_exp(total.log(), _exp(order * scores).sum(-1).log(), order)
     return entropy.masked_fill(largest.squeeze(-1) == -torch.inf, 0)

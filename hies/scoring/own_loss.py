@@ -25,6 +25,7 @@ from hies.scoring.losses import (
     reads_encoder,
     value_of,
 )
+from hies.scoring.rows import parts_of
 
 _Batch = Mapping[str, Any]
 
@@ -45,7 +46,8 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
     loss = fitting_loss(model, first)
     if isinstance(loss, DefaultLoss):
         return batches, loss
-    return (one for batch in batches for one in single_examples(_labelled(model, batch))), loss
+    parts = (part for batch in batches for part in parts_of(model, _labelled(model, batch), loss))
+    return (one for part in parts for one in single_examples(part)), loss
 
 
 def own_loss(outputs: Any, batch: _Batch) -> Tensor:

@@ -22,7 +22,8 @@ class Statistics:
     Of single examples, [examples, heads]: `his`, the signed gradient dL(x)/dm_h; `his_token`, the sum over tokens of
     the absolute gradient of a gate per token; `ae`, the attention entropy AE_h(x) in [0, 1], and other entropies by
     `Entropy.need`; `output_norm`, the mean over tokens of the norm of a head's output. An entropy or a norm is NaN
-    where no token of an example has one. One number a head, [heads]: `l2`, the norm of its weights, and the statistics
+    where no token of an example has one, and a gradient 0 where the example does not reach the head (a vision tower's,
+    without a picture). One number a head, [heads]: `l2`, the norm of its weights, and the statistics
     that methods bring, such as `greedy` and `taylor/...`.
 
     Attributes:

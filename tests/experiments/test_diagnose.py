@@ -15,7 +15,8 @@ from experiments.sweep import job
 from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation.models import Model
-from hies.heads.attention import find_sites, masked
+from hies.heads.attention import find_sites
+from hies.heads.masking import masked
 from hies.heads.sites import join
 from hies.methods import METHODS
 from hies.pruning.selection import select

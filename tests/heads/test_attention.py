@@ -135,6 +135,11 @@ def test_no_heads_is_no_mask():
         ({"bert.encoder.layer.0.attention.self": [5]}, "heads 0 to 4"),
         ({"bert.encoder.layer.0.attention.self": [-1]}, "heads 0 to 4"),
         ({"bert.encoder.layer.0.output": [0]}, "'bert.encoder.layer.0.output' computes no attention"),
+        (None, "removed is None; give {site: "),
+        (0.5, r"removed is 0\.5; give {site: "),
+        ({"bert.encoder.layer.0.attention.self": 0.5}, r"removed\['bert.encoder.layer.0.attention.self'\] is 0.5"),
+        ({"bert.encoder.layer.0.attention.self": None}, r"removed\['bert.encoder.layer.0.attention.self'\] is None"),
+        ({None: [0], "x": [0]}, "no site None"),
     ],
 )
 def test_mistakes_are_named_in_one_sentence(removed, message):

@@ -168,6 +168,9 @@ def test_a_split_group_is_refused_where_groups_were_asked_for():
         ({"bert.encoder.layer.0.attention.self": [5]}, "heads 0 to 4"),
         ({"bert.encoder.layer.0.attention.self": [-1]}, "heads 0 to 4"),
         ({"bert.encoder.layer.0": [0]}, "naming convention"),
+        (None, "removed is None"),
+        (0.5, r"removed is 0\.5"),
+        (("a", 0), "removed is "),
     ],
 )
 def test_what_the_model_does_not_have_is_refused(removed, says):

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,11 +144,33 @@ def test_a_score_that_is_not_finite_is_refused(value):
         ({"ratio": float("nan")}, "ratio is nan"),
         ({"ratio": 0.5, "scope": "model"}, "scope is 'model'"),
         ({"ratio": 0.5, "min_heads_per_layer": -1}, "min_heads_per_layer is -1"),
+        ({"ratio": 0.5, "min_heads_per_layer": 0.5}, "min_heads_per_layer is 0.5"),
+        ({"ratio": "0.5"}, "ratio is '0.5'"),
+        ({"ratio": None}, "ratio is None"),
+        ({"ratio": 0.5, "groups": {"a": 2.0}}, r"groups\['a'\] is 2.0"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(HiesError, match=message):
         select({"a": torch.rand(4)}, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (None, "scores is None; give {site: "),
+        (torch.rand(5), r"scores is tensor\("),
+        ({"a": torch.rand(1, 5)}, r"scores\['a'\] is 'Tensor \(1, 5\)'; give a torch tensor of one number"),
+        ({"a": torch.rand(5, 1)}, r"scores\['a'\] is 'Tensor \(5, 1\)'"),
+        ({"a": torch.tensor(0.5)}, r"scores\['a'\] is 'Tensor \(\)'"),
+        ({"a": torch.rand(5), "b": np.zeros(3)}, r"scores\['b'\] is 'ndarray \(3,\)'"),
+        ({"a": [0.5, 0.25]}, r"scores\['a'\] is 'list \[0.5, 0.25\]'"),
+        ({"a": torch.rand(5) + 1j}, r"scores\['a'\] is 'Tensor \(5,\)'"),
+    ],
+)
+def test_scores_are_one_number_for_each_head(scores, message):
+    with pytest.raises(HiesError, match=f"^{message}"):
+        select(scores, 0.5)
 
 
 # --- iterative --------------------------------------------------------------------------------------------------------

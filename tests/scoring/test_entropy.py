@@ -1,5 +1,6 @@
 """Exact attention entropy: the fused and the chunked path against a plain softmax in float64."""
 
+import itertools
 import math
 
 import pytest
@@ -223,10 +224,36 @@ def test_the_fused_path_knows_what_it_loses(generator):
     assert error > 2 * entropy.TOLERANCE  # so that it matters
 
 
-@pytest.mark.parametrize("order", [0.99, 1.01])
-def test_orders_near_one_keep_their_digits(generator, order):
-    query, key = (5 * tensor for tensor in tensors(generator))
-    close(attention_entropy(query, key, order=order), naive(query, key, order=order), 1e-4)
+def near_shannon(query, key, visible, order):
+    """Renyi's entropy by its series in d = order - 1: H_1 - d / 2 var + d^2 / 6 third - ..., float64."""
+    scores = (query.double() @ key.double().repeat_interleave(2, 1).mT * WIDTH**-0.5).masked_fill(~visible, -torch.inf)
+    weights, surprise = scores.softmax(-1), -scores.log_softmax(-1).masked_fill(~visible, 0)
+    distance, moment, total = order - 1, weights, 0
+    for power in range(1, 60):  # sum_j a_tj exp(-d s_tj) - 1, term by term
+        moment = moment * surprise * -distance / power
+        total = total + moment.sum(-1)
+    return -total.log1p() / distance
+
+
+@pytest.mark.parametrize("distance", [0.11, 0.09, 1e-2, 1e-4, 1e-7, 1e-9, 1e-13])
+def test_orders_near_one_keep_their_digits(generator, distance):
+    query, key = tensors(generator, keys=101)
+    visible = torch.rand(QUERIES, 101, generator=generator) < 0.5
+    for order, scaled in itertools.product((1 + distance, 1 - distance), (query, 20 * query)):
+        expected = near_shannon(scaled, key, visible, order)
+        for dtype in (torch.float32, torch.float64):
+            found = attention_entropy(scaled.to(dtype), key.to(dtype), visible, order=order)
+            close(found, expected, 2e-5 if dtype == torch.float32 else 1e-11)
+
+
+@pytest.mark.parametrize("order", [1.0, 1.01, 2.0, math.inf])
+@pytest.mark.parametrize("empty", range(5), ids=["batch", "heads", "queries", "keys", "width"])
+def test_sizes_of_zero_give_zeros(empty, order):
+    batch, heads, queries, keys, width = (0 if place == empty else size for place, size in enumerate((2, 3, 5, 7, 11)))
+    query, key = torch.ones(batch, heads, queries, width), torch.ones(batch, heads, keys, width)
+    seen = torch.ones(queries, keys, dtype=torch.bool)
+    for options in ({}, {"causal": True}, {"mask": seen}, {"sinks": torch.ones(heads)}, CHUNKED):
+        assert torch.equal(attention_entropy(query, key, order=order, **options), torch.zeros(batch, heads, queries))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -312,6 +339,13 @@ def test_double_precision_is_kept(generator, path):
         ("does not go with key", (2, 3, 5, 7), {}),  # heads that do not divide
         ("does not go with key", (2, 2, 5, 6), {}),  # another width
         ("does not go with key", (1, 2, 5, 7), {}),  # another batch
+        ("does not go with key", (2, 0, 5, 7), {}),  # no heads
+        ("does not go with key", (2, 5, 7), {}),  # no batch
+        ("order is '2'", (2, 2, 5, 7), {"order": "2"}),
+        (r"shape of mask is \(5, 4\); .*\(2, 4, 5, 5\)", (2, 2, 5, 7), {"mask": torch.ones(5, 4).bool()}),
+        ("dtype of mask is torch.float32", (2, 2, 5, 7), {"mask": torch.ones(5, 5)}),
+        (r"shape of bias is \(3, 1, 5, 5\)", (2, 2, 5, 7), {"bias": torch.ones(3, 1, 5, 5)}),
+        (r"shape of sinks is \(2,\); .*\(4,\)", (2, 2, 5, 7), {"sinks": torch.ones(2)}),
     ],
 )
 def test_mistakes_are_named(message, key_shape, options):

@@ -147,4 +147,4 @@ def assert_same_state(model, before):
         assert after["parameters"][name][0] == identity and torch.equal(after["parameters"][name][1], values)
     assert all(torch.equal(after["buffers"][name], values) for name, values in before["buffers"].items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert attention._active == []
+    assert attention._active == attention._own.get() == ()

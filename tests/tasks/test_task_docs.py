@@ -11,7 +11,7 @@ import transformers as tf
 from hies.errors import HiesError
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
-from hies.heads.attention import masked
+from hies.heads.masking import masked
 from hies.tasks.base import Split
 from hies.tasks.embedded.docs import OPTIONS, Docs, Passage, PassagePools, divide_passages, make_questions, words_of
 from hies.tasks.embedded.packages import Excerpt, documents, prose

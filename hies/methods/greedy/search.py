@@ -18,7 +18,7 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError
-from hies.heads.attention import AttentionCall, evaluating, find_sites, handling
+from hies.heads.attention import AttentionCall, evaluating, find_sites, handling, uncached
 from hies.heads.forwards import intercepted
 from hies.heads.sites import SiteHead, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
@@ -94,7 +94,7 @@ class _Passes:
         """Masks the removed heads inside the block, where layers can be skipped."""
         layers = list(dict.fromkeys(layer for layer in self.layer_of.values() if layer is not None))
         silenced, skipping = handling(self.model, self._silence), intercepted(layers, self._call)
-        with evaluating(self.model), silenced, skipping, torch.no_grad():
+        with silenced, evaluating(self.model), skipping, torch.no_grad():
             self.layers = self._in_order(layers)
             if not self.layers:
                 self._kept = [{} for _ in self.batches]
@@ -131,7 +131,8 @@ class _Passes:
     def _losses(self, number: int, skipped: Sequence[nn.Module] = (), keep: bool = False) -> Tensor:
         """Returns the losses of one batch, float64 [batch]."""
         self._calls, self._outputs, self._skipped, self._keeps = [], self._kept[number], skipped, keep
-        losses = self.loss(self.model(**self.inputs[number]), self.batches[number])
+        with uncached(self.model, self.batches[number]):
+            losses = self.loss(self.model(**self.inputs[number]), self.batches[number])
         if losses.dim() != 1:
             raise HiesError(f"The loss has the shape {tuple(losses.shape)}; it must be one number for each example.")
         return losses.double()

@@ -15,13 +15,14 @@ from transformers.pytorch_utils import Conv1D
 
 from hies import equations
 from hies.errors import HiesError
-from hies.heads.attention import evaluating, find_sites
+from hies.heads.attention import evaluating, find_sites, uncached
 from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
 from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import Loss, check_losses, inputs_of
+from hies.scoring.rows import parts_of
 
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
 
@@ -51,10 +52,10 @@ def head_saliences(model: nn.Module, batches: _Batches, loss: Loss, progress: bo
         UnsupportedModelError: the weights of a site are not found.
     """
     batches = list(batches)
-    firsts = [_examples([batch])[0] for batch in batches]  # one batch may reach sites that another does not
+    firsts = [single_examples(batch)[0] for batch in batches]  # one batch may reach sites that another does not
     names = {site: None for example in firsts for site in find_sites(model, inputs_of(model, example, loss))}
     sites = {site: find_projections(model, site) for site in names}
-    moments = _moments(model, sites, _examples(batches), loss, progress)
+    moments = _moments(model, sites, _examples(model, batches, loss), loss, progress)
     found: dict[str, SiteTensors] = {}
     for site, projections in sites.items():
         found.setdefault(KEY_HEAD_OF, {})[site] = torch.tensor(projections.groups, dtype=torch.float64)
@@ -73,7 +74,7 @@ def channel_saliences(
 
     Args and errors are those of `head_saliences`; besides, `sites` has the projections of all sites, of one width.
     """
-    moments = _moments(model, sites, _examples(batches), loss)
+    moments = _moments(model, sites, _examples(model, batches, loss), loss)
     found: dict[str, Tensor] = {}
     counted: set[tuple[int, bytes]] = set()  # weights that several sites share are cut once
     for projections in sites.values():
@@ -130,7 +131,8 @@ def _moments(
     bar = tqdm(examples, "taylor", unit="example", disable=None if progress else True)
     with evaluating(model), requiring_gradients(model, list(owners)), torch.enable_grad():
         for count, example in enumerate(bar):
-            losses = loss(model(**inputs_of(model, example, loss)), example)
+            with uncached(model, example):
+                losses = loss(model(**inputs_of(model, example, loss)), example)
             check_losses(losses, 1)
             each = gradients(losses.sum(), list(owners), is_half)
             if is_half and not any(gradient.any() for gradient in each):
@@ -144,9 +146,9 @@ def _moments(
     return {w: (total / size, square / size) for w, total, square in zip(owners, sums, squares, strict=True)}
 
 
-def _examples(batches: _Batches) -> list[_Example]:
+def _examples(model: nn.Module, batches: _Batches, loss: Loss) -> list[_Example]:
     """Returns every example as a batch of one, views of the batch's tensors; padding stays on."""
-    examples = [example for batch in batches for example in single_examples(batch)]
-    if not examples:
+    parts = [part for batch in batches for part in parts_of(model, batch, loss)]
+    if not parts:
         raise HiesError("There is no calibration example; Taylor saliences are gradients of a loss.")
-    return examples
+    return [example for part in parts for example in single_examples(part)]
