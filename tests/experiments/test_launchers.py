@@ -90,7 +90,7 @@ def once(condition, act):
 
 @pytest.fixture(scope="module")
 def workers_end():
-    """joblib's workers outlive the test that starts them, for the next one to use, since each takes seconds to start."""
+    """joblib's workers outlive the test that starts them, for the next one to use: each takes seconds to start."""
     yield
     get_reusable_executor(max_workers=1).shutdown(wait=True, kill_workers=True)
 
