@@ -21,6 +21,7 @@ from hies.batching import Batch
 from hies.efficiency.cost import measure_cost
 from hies.efficiency.measure import Efficiency, keep_freed_memory, measure
 from hies.heads.attention import Site, find_sites
+from hies.precision import machine
 from hies.runs.files import revision, versions
 from hies.storage import replacing
 
@@ -116,7 +117,7 @@ def _setting(options: argparse.Namespace, model: PreTrainedModel, tokens: int) -
         "tokens": tokens,
         "rounds": options.rounds,
         "seed": options.seed,
-        "versions": versions(),
+        "versions": versions() | machine(torch.device(options.device)),
         "revision": revision(),
     }
 

@@ -44,7 +44,7 @@ def version_warnings(before: Row, now: Row) -> list[str]:
     theirs, ours = (row["versions"] if isinstance(row["versions"], dict) else {} for row in (before, now))
     found = [
         f"{package} is {ours.get(package, 'not there')}, and the rows were computed with "
-        f"{theirs.get(package, 'another environment')}."
+        f"{theirs.get(package, 'one that they do not name')}."
         for package in sorted({*theirs, *ours})
         if theirs.get(package) != ours.get(package)
     ]

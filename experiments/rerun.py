@@ -151,7 +151,7 @@ def _what_differs(job: Job, rows: Sequence[Row]) -> str:
     row, config = rows[0], job.config
     described = job.describe()  # whose parameters are the criterion's knobs; those of a row are the model's weights
     now = {**described.pop("parameters"), **config.sparsity.knobs, **described}
-    now["calibration_size"] = config.calibration.size
+    now |= {"calibration_size": config.calibration.size, "precision": config.model.precision}
     keys = [key for key in now if key in row and key not in ("run_id", "command") and now[key] != row[key]]
     if keys:
         return ", ".join(f"{key} is {now[key]} where the rows have {row[key]}" for key in keys)
@@ -159,7 +159,7 @@ def _what_differs(job: Job, rows: Sequence[Row]) -> str:
         return f"sparsity.ratios lacks {', '.join(map(str, missing))}"
     if (data := evaluator_of(config).content) != row["data"]:
         return f"the data of task={config.task.name} have the digest {data} where the rows have {row['data']}"
-    if row["versions"] != results.versions():
+    if not results.versions().items() <= row["versions"].items():
         return "the code, its settings or the weights; the installed versions are others too"
     return "the code, its settings or the model's weights"
 

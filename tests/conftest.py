@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests; what else they share is in `tests/support`."""
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -8,11 +9,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 import transformers as tf
-from command_line import cache, call, new_process  # noqa: F401 - fixtures
+from command_line import cache, call, new_process, quicken_hydra  # noqa: F401 - fixtures
 
 pytest.register_assert_rewrite("checks", "tiny_models", "shown")
 torch.set_num_threads(1)
 tf.logging.set_verbosity_error()
+quicken_hydra()
 
 
 def pytest_addoption(parser):
@@ -46,3 +48,9 @@ def glue_copy(tmp_path_factory):
     for kind in GLUE_TASKS:
         write_copy(root, kind)
     return root
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector a look at what the imports left, whenever a test makes many objects."""
+    gc.collect()
+    gc.freeze()

@@ -17,7 +17,7 @@ from hies.runs.schema import MEASURES, PER_RATIO, REQUIRED, BadRows, Row
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
 # What a job came to or started from, which is no knob of it; a row may lack these.
-NO_KNOBS = ("alpha_used", "label_order", "quality_norm", "quality_strict", "calibration_source")
+NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source")
 RUN_OF_CURVE = [*SETTING, "curve", "seed"]  # of which there should be one run
 
 
@@ -34,6 +34,8 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
         runs, ratios = _frames(run for name in names for run in _runs(results_dir, name))
         if runs.empty:
             return pd.DataFrame(columns=[*REQUIRED, *ADDED])
+        if "precision" in runs:
+            runs["precision"] = runs["precision"].fillna("unknown")
         no_knobs = {*REQUIRED, *ADDED, *NO_KNOBS}
         runs = add_labels(runs, [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)])
         runs = _one_run_a_seed(runs, results_dir)

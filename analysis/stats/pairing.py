@@ -8,7 +8,7 @@ from analysis.text.labels import ordered_curves
 
 # What a HIES job and a HIS job must share to be compared.
 PROTOCOL_KEYS = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
-                 "sites", "calibration_size", "examples", "seed"]  # fmt: skip
+                 "sites", "precision", "calibration_size", "examples", "seed"]  # fmt: skip
 COMPARED_MEASURES = ("quality", "stability")
 
 

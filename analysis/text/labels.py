@@ -57,6 +57,7 @@ PROTOCOL_WORDS = {
     "split": "{} split",
     "calibration_size": "calibration size {}",
     "examples": "{} examples",
+    "precision": "{} precision",
     "checkpoint": "checkpoint {}",
     "data": "data {}",
 }
@@ -107,8 +108,8 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
         if rows[knob].dtype == object:
             nested = rows[knob].map(lambda value: isinstance(value, list | dict))
             rows.loc[nested, knob] = rows.loc[nested, knob].map(partial(json.dumps, sort_keys=True))
-    tuning = {name: words for name, words in TUNING_WORDS.items() if name in rows and "alpha" in rows}
-    protocol = {**PROTOCOL_WORDS, **tuning}
+    tuning = TUNING_WORDS if "alpha" in rows else {}
+    protocol = {name: words for name, words in {**PROTOCOL_WORDS, **tuning}.items() if name in rows}
     named = [knob for knob in knobs if knob not in tuning]
     # What names a curve is the same in all rows of a run, and there are many more rows than curves.
     kind = rows.groupby([*SETTING, "criterion", *named, *protocol], dropna=False, sort=False).ngroup()

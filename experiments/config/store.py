@@ -1,6 +1,7 @@
 """Makes the options known to Hydra: the fields of the dataclasses, and a choice for every method and task."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,8 +17,9 @@ from hies.tasks import TASKS
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # the files of conf/hydra/launcher
 
 
+@cache
 def register() -> None:
-    """Makes everything known; once in a process is enough."""
+    """Makes everything known, once in a process."""
     _store("schema", Config)
     _store("model", Model, "schema")
     _store("sparsity", Sparsity, "schema")

@@ -36,6 +36,14 @@ def own_device() -> str:
     return f"cuda:{index}"
 
 
+def unclaimed_device(name: str) -> "torch.device":
+    """Returns a device like that of an option, for a process that plans and computes nothing: no GPU is claimed."""
+    import torch
+
+    gpu_or_cpu = "cuda" if torch.cuda.is_available() else "cpu"
+    return checked_device(gpu_or_cpu if name == "auto" else name)
+
+
 def checked_device(name: str) -> "torch.device":
     """Returns the device of an option; `auto` is that of `own_device`.
 

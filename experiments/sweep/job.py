@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,10 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.schema import Config, to_config
-from experiments.sweep.devices import checked_device
+from experiments.sweep.devices import checked_device, unclaimed_device
 from hies.errors import HiesError, UnsupportedModelError
 from hies.methods.planning import Draw, Plan, Tick
+from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
 from hies.runs.quality import stability
@@ -44,10 +45,16 @@ class Job:
     def of(cls, node: DictConfig, overrides: Sequence[str]) -> "Job":
         """Returns the job of a composed configuration.
 
-        How and where it runs (hydra/launcher=..., resources.gpus=...) is no part of it.
+        How and where it runs (hydra/launcher=..., resources.gpus=...) is no part of it. A precision that is `auto` is
+        settled here and named from here on, so that a worker on another machine computes what was declared.
         """
-        kept = (word for word in overrides if not word.startswith(("hydra.", "hydra/", "resources.")))
-        return cls(to_config(node), tuple(kept))
+        kept = [word for word in overrides if not word.startswith(("hydra.", "hydra/", "resources."))]
+        config = to_config(node)
+        if config.model.precision == AUTO:
+            precision = "bfloat16" if has_bfloat16(unclaimed_device(config.device)) else "float32"
+            config = replace(config, model=replace(config.model, precision=precision))
+            kept.append(f"model.precision={precision}")
+        return cls(config, tuple(kept))
 
     @property
     def command(self) -> str:
@@ -230,7 +237,8 @@ class Job:
             "checkpoint": evaluator.checkpoint_identity,
             "label_order": evaluator.label_order,
             "data": evaluator.content,
-            "versions": results.versions(),
+            "precision": config.model.precision,
+            "versions": results.versions() | machine(evaluator.device) | evaluator.trained_on(),
             "revision": results.revision(),
             "command": self.command,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
@@ -290,6 +298,9 @@ def evaluator_of(config: Config) -> "Evaluator":
     device = checked_device(config.device)
     data_root = None if config.data_root is None else Path(config.data_root)
     evaluator = Evaluator(config.model, config.task, data_root, Path(config.cache_dir), device, pass_counter())
+    for name in ("precision", "dtype"):
+        if getattr(config.model, name) == "bfloat16":
+            warn_if_slow(f"model.{name}", device)
     key = digest([evaluator.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
     if key not in _evaluators:
         _evaluators.clear()

@@ -18,6 +18,7 @@ from hies.errors import HiesError, ParameterError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
+from hies.precision import machine
 from hies.storage import cached, check_checksums, digest, safe_filename, write_checksums
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
@@ -34,6 +35,7 @@ PROCESSORS = {
     "language": AutoTokenizer,
     "vision_language": transformers.AutoProcessor,
 }  # modality -> class
+TRAINED_ON = "trained_on.txt"  # of a checkpoint that is fine-tuned here; no part of its identity
 
 
 def build(
@@ -170,6 +172,14 @@ class TaskModel:
         """The Hub name of the checkpoint, or a digest of its weights."""
         return identity_of(self.checkpoint)
 
+    def trained_on(self) -> dict[str, str]:
+        """Returns the machine that the checkpoint was fine-tuned on, as an entry of a row's versions; {} if unknown."""
+        file = Path(self.checkpoint) / TRAINED_ON
+        if not file.is_file():
+            return {}
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            return {"trained on": stream.readline(200).strip()}
+
     @cached_property
     def label_order(self) -> list[int] | None:
         """The output of the model for each label of the task; None: the outputs are in the task's order."""
@@ -284,6 +294,9 @@ class TaskModel:
         network.save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
+        known = {**machine(self.device), "torch": torch.__version__}
+        text = ", ".join(f"{name} {value}" for name, value in known.items())
+        (folder / TRAINED_ON).write_text(f"{text}\n", encoding="utf-8")
         write_checksums(folder)
 
 

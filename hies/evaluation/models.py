@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hies.errors import HiesError, ParameterError
-from hies.precision import PRECISIONS
+from hies.precision import AUTO, PRECISIONS
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 from hies.tasks.embedded.packages import package_folder
@@ -39,7 +39,8 @@ class Model:
         finetune: how a missing checkpoint is made.
         max_length: tokens at which texts are cut.
         precision: `float32`, or `bfloat16` for the matrix products of fine-tuning, evaluation and the search of
-            criterion=greedy (other criteria score heads in float32 all the same).
+            criterion=greedy (other criteria score heads in float32 all the same). `auto` stands for one of them until
+            the device is known, and has no identity.
         batch_size: for scoring and evaluation; no result depends on it, but for the rounding of bfloat16 (which may
             swap heads that a greedy search finds alike).
         checkpointing: score heads in less memory and more time (`hies.collect(checkpoint=)`); no result depends on it.
@@ -70,7 +71,7 @@ class Model:
             object.__setattr__(self, "name", Path(self.source or self.package or "unnamed").name)
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ParameterError("name", self.name, "use letters, digits, dots, dashes and underscores")
-        for name, values in {"precision": PRECISIONS, "modality": MODALITIES, "dtype": DTYPES}.items():
+        for name, values in {"precision": (*PRECISIONS, AUTO), "modality": MODALITIES, "dtype": DTYPES}.items():
             if getattr(self, name) not in values:
                 raise ParameterError(name, getattr(self, name), f"use {' or '.join(values)}")
         for name, smallest in {"max_length": 2, "batch_size": 1}.items():
@@ -93,6 +94,8 @@ class Model:
 
     def identity(self, task: Task) -> dict[str, Any]:
         """Returns what decides the weights for `task`: equal identities give equal results, wherever the files lie."""
+        if self.precision not in PRECISIONS:  # two machines would compute different things under one identity
+            raise ParameterError("precision", self.precision, f"settle it first: {' or '.join(PRECISIONS)}")
         common: dict[str, Any] = {"max_length": self.max_length, "precision": self.precision}
         common |= {} if self.dtype == "float32" else {"dtype": self.dtype}
         if task.name in self.checkpoint:

@@ -5,8 +5,9 @@ A row is what is known of one evaluated ratio. Its keys: run_id, experiment, mod
 mask (site -> removed heads), metric, value (raw), quality and stability (percent), examples, score_seconds (of the
 calibration pass, which several criteria share), eval_seconds (of this mask's evaluation, when it was computed),
 parameters, flops (one example of the model's full length), checkpoint and data (digests of the weights and of all
-examples), label_order, versions, revision, command, rows (how many the file has), digest (of the text of the line
-before it); for HIES also alpha_used (what made the mask, where alpha names a protocol).
+examples), label_order, precision (of matrix products; older rows lack it), versions (installed ones, the processor's
+instructions and threads, and those that a checkpoint was trained on), revision, command, rows (how many the file has),
+digest (of the text of the line before it); for HIES also alpha_used (what made the mask, where alpha names a protocol).
 """
 
 import hashlib

@@ -133,6 +133,19 @@ def test_a_caption_names_tasks_as_people_do_in_the_papers_order(tmp_path: Path) 
     assert caption(rows).startswith("model tiny, tasks CoLA, RTE, toy, 50 to 139 examples a task, 1 seed (0)")
 
 
+def test_two_precisions_are_two_curves_and_no_pair(tmp_path: Path) -> None:
+    for seed, keys in enumerate([{"precision": "bfloat16"}, {"precision": "float32"}, {}]):
+        for criterion in ("his", "hies"):
+            write_run(tmp_path / "exp", criterion, seed=seed, **keys)
+    write_run(tmp_path / "exp", "hies", seed=3, precision="bfloat16")
+    write_run(tmp_path / "exp", "his", seed=3, precision="float32")
+    write_run(tmp_path / "alone", "his", precision="bfloat16")
+    rows = load(tmp_path)
+    names = {f"{name} precision" for name in ("bfloat16", "float32", "unknown")}
+    assert {*rows["curve"]} == {"HIS", *(f"{criterion}, {name}" for criterion in ("HIS", "HIES") for name in names)}
+    assert sorted(paired(rows)["seed"]) == [0, 1, 2]
+
+
 def test_sites_are_a_knob_and_pairs_share_them(tmp_path: Path) -> None:
     for sites in (["decoder"], None):
         write_run(tmp_path / "exp", "his", sites=sites, name=f"his-{sites}")

@@ -12,7 +12,7 @@ from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation import metrics
 from hies.evaluation.evaluator import Evaluator, PassCounter
 from hies.evaluation.label_order import find_label_order
-from hies.evaluation.models import Model
+from hies.evaluation.models import Model, identity_of
 from hies.tasks import TASKS, ApiDocs, Digits
 from hies.tasks.classifier import encode, predict
 from hies.training import Finetuning
@@ -96,6 +96,24 @@ def test_the_keys_of_the_cache_are_those_of_earlier_versions(tmp_path):
         "predictions/7272b9295a398676.npz",
         "statistics/b8a2623cbdd05531.npz",
     }
+
+
+def test_neither_processor_nor_threads_are_in_the_keys_of_the_cache(bench):
+    packages = {"torch", "transformers", "datasets", "numpy", "scikit-learn"}
+    schema, versions, device = bench._setting
+    assert (schema, {*versions}, device) == (1, packages, "cpu")
+
+
+def test_a_checkpoint_keeps_where_it_was_trained_which_is_no_part_of_its_identity(cache, monkeypatch):
+    bench = workbench(cache, finetune=Finetuning(epochs=1, seed=3))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    identity = bench.checkpoint_identity
+    monkeypatch.undo()
+    again = workbench(cache, finetune=Finetuning(epochs=1, seed=3))
+    assert again.trained_on() == {"trained on": f"cpu SVE256, threads 7, torch {torch.__version__}"}
+    (Path(again.checkpoint) / "trained_on.txt").unlink()
+    assert (again.trained_on(), identity_of(again.checkpoint)) == ({}, identity)
 
 
 def test_a_model_that_is_trained_on_another_task_keeps_its_older_identity():

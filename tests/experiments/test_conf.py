@@ -5,14 +5,14 @@ import shlex
 import glue_copy
 import pytest
 import visual_copy
-from command_line import declared
-from hydra import compose, initialize_config_dir
+from command_line import composing, declared
+from hydra import compose
 from language_copy import MAKERS, copy_of, made_up
 from language_copy import write as write_rows
 from omegaconf import OmegaConf
 from picture_copy import write_copy as write_pictures
 
-from experiments.config import schema, store
+from experiments.config import schema
 from experiments.config.messages import CONF, choices_of
 from hies.errors import HiesError
 from hies.methods import METHODS
@@ -38,11 +38,10 @@ def every_copy(tmp_path_factory):
     return visual_copy.write_copies(root)
 
 
-@pytest.fixture(autouse=True)
-def hydra_ready(every_copy, monkeypatch):
-    monkeypatch.setenv("HIES_DATA", str(every_copy))
-    store.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+@pytest.fixture(autouse=True, scope="module")
+def hydra_ready(every_copy):
+    with pytest.MonkeyPatch.context() as patch, composing():
+        patch.setenv("HIES_DATA", str(every_copy))
         yield
 
 
@@ -54,11 +53,14 @@ def config_of(*overrides):
 def test_every_experiment_declares_jobs_under_its_own_name(name):
     grid = OmegaConf.load(CONF / "experiment" / f"{name}.yaml").hydra.sweeper.params
     tasks = str(grid.get("task", "")).split(",")
-    some = [f"task={tasks[0]},{tasks[-1]}"] if len(tasks) > 2 else []  # all tasks with all criteria take a minute
-    found = declared(f"experiment={name}", *some)
-    assert found.sweep and found.whole == (not some)
-    assert len({job.run_id for job in found.jobs}) == len(found.jobs) > 1
-    assert {job.config.name for job in found.jobs} == {name}
+    # All criteria with one task and one criterion with another: all with all take a minute.
+    one = [f"criterion={grid.criterion.split(',')[-1]}"] if "criterion" in grid else []
+    parts = [[f"task={tasks[0]}"], [f"task={tasks[-1]}", *one]]
+    for part in parts if len(tasks) > 1 else [[]]:
+        found = declared(f"experiment={name}", *part)
+        assert found.sweep and found.whole == (not part)
+        assert len({job.run_id for job in found.jobs}) == len(found.jobs) > 1
+        assert {job.config.name for job in found.jobs} == {name}
 
 
 @pytest.mark.parametrize("name", names("criterion"))

@@ -88,19 +88,35 @@ def once(condition, act):
         thread.join()
 
 
-@pytest.fixture
-def no_workers():
+@pytest.fixture(scope="module")
+def workers_end():
+    """joblib's workers outlive the test that starts them, for the next one to use: each takes seconds to start."""
     yield
     get_reusable_executor(max_workers=1).shutdown(wait=True, kill_workers=True)
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_loses_nothing_and_rows_are_those_of_one_process(call, expected, no_workers):
+def test_a_worker_that_is_killed_loses_nothing_and_rows_are_those_of_one_process(call, expected, workers_end):
     with once(lambda: at_work(call.results), lambda found: found[0].kill()):
         status, err = call(*SWEEP, *JOBLIB)
     assert status == 0 and "A worker process ended early" in err and "launched again" in err
     assert by_run(call.results) == expected
     assert all("launcher" not in row["command"] for row in rows_of(call.results))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers(call, workers_end):
+    def interrupt(_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with once(lambda: at_work(call.results), interrupt):
+            status, err = call(*SWEEP, *JOBLIB)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130 and "goes on from there" in err and "Traceback" not in err
+    assert not workers() and not list(call.results.rglob("*.failed.json"))
 
 
 @pytest.mark.slow
@@ -121,21 +137,6 @@ def test_a_job_of_submitit_that_is_killed_is_named_and_the_rest_is_done(call, ex
     (missing,) = {name for name in expected if "-his-" in name} - {done[0]}
     assert f"seed={missing.split('-')[-2][1:]}" in err.split("ended without rows")[1]
     assert not list(call.results.glob("*/*.pkl")), "what submitit leaves is in a hidden folder"
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_the_workers(call, no_workers):
-    def interrupt(_):
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        with once(lambda: at_work(call.results), interrupt):
-            status, err = call(*SWEEP, *JOBLIB)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert status == 130 and "goes on from there" in err and "Traceback" not in err
-    assert not workers() and not list(call.results.rglob("*.failed.json"))
 
 
 def test_an_unknown_launcher_is_named_with_those_there_are(call):

@@ -15,10 +15,10 @@ from hies.heads import conventions
 from hies.pruning.files import RECORD
 
 DIGITS = ["model=vit_tiny", "task=digits", "model.finetune.epochs=3", "task.max_examples=101", "criterion=his"]
-TEXT = ["model=any", "model.name=words", "task.libraries=[numpy,sklearn]", "task.train_per_class=20",
+TEXT = ["model=any", "model.name=words", "task.libraries=[joblib,jinja2]", "task.train_per_class=20",
         "task.selection_per_class=20", "task.report_per_class=31", "+model.label_order.apidocs=[0,1]",
         "calibration.size=8"]  # fmt: skip
-LABELS = {"id2label": {0: "numpy", 1: "sklearn"}, "label2id": {"numpy": 0, "sklearn": 1}}
+LABELS = {"id2label": {0: "joblib", 1: "jinja2"}, "label2id": {"joblib": 0, "jinja2": 1}}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 from command_line import composing
 from hydra import compose
 
@@ -93,6 +94,14 @@ def test_a_repeated_run_is_the_same_and_leaves_everything_as_it_was(again, store
     assert state() == before
 
 
+def test_a_row_tells_its_precision_and_machine_and_where_its_model_was_trained(finished):
+    for row in map(json.loads, finished.read_text().splitlines()):
+        there = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": "1"}
+        trained = ", ".join(f"{name} {value}" for name, value in {**there, "torch": torch.__version__}.items())
+        assert row["precision"] == "float32"
+        assert row["versions"] == {**results.versions(), **there, "trained on": trained}
+
+
 def test_what_differs_is_named_ratio_by_ratio(again, stored):
     def other_mask(row):
         if row["ratio"] != 0.3:
@@ -115,7 +124,7 @@ def test_what_differs_is_named_ratio_by_ratio(again, stored):
 
 
 def test_other_versions_and_another_revision_are_warnings_alone(again, stored):
-    rewrite(stored, versions={**results.versions(), "numpy": "0.1"}, revision="abc+")
+    rewrite(stored, versions=lambda row: {**row["versions"], "numpy": "0.1"}, revision="abc+")
     status, _, err = again()
     warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert status == 0 and len(warnings) == 3
@@ -230,6 +239,9 @@ def test_a_recorded_command_with_older_names_makes_the_job_that_it_made(folder):
         seen |= choices
         with composing():
             job = job_module.Job.of(compose("config", overrides), overrides)
+        # Part of the run ids, so it must not come from the machine that repeats the command.
+        assert job.config.model.precision == ("float32" if folder.name == "digit_questions" else "bfloat16")
+        assert not any(word.startswith("model.precision=") for word in job.overrides)
         knobs = {**job.config.criterion.knobs, **job.config.sparsity.knobs, "seed": job.config.seed}
         knobs = json.loads(json.dumps(knobs))  # lists in the place of tuples, as in the row
         assert {key: value for key, value in knobs.items() if key in row} == {

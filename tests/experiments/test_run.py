@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import FAST, rows_of, without_times
-from hydra import compose, initialize_config_dir
+from command_line import FAST, composing, declared, rows_of, without_times
+from hydra import compose
 
+from experiments import run
 from experiments.config import schema
-from experiments.config.messages import CONF
 from experiments.sweep import job as job_module
 from experiments.sweep.jobs import Declared, leave_grid
 from hies.evaluation import checkpoints
@@ -77,14 +77,14 @@ def test_a_folder_for_a_pruned_model_is_refused(call):
     assert not list(call.results.rglob("*.jsonl"))
 
 
-def test_what_does_not_change_the_result_does_not_change_the_run_id(call):
-    call("criterion=his")
-    for same in ("model.batch_size=7", "device=cpu", "wandb.project=other"):
-        call("criterion=his", same)
-    assert len(list(call.results.rglob("*.jsonl"))) == 1
-    for other in ("seed=1", "calibration.size=31", "sparsity.ratios=[0.1]", "sparsity.scope=layer", "criterion=ae"):
-        call(*(["criterion=his"] if "criterion" not in other else []), other)
-    assert len(list(call.results.rglob("*.jsonl"))) == 6
+def test_what_does_not_change_the_result_does_not_change_the_run_id():
+    def ids(*words):
+        return {declared(*FAST, "criterion=his", word, multirun=False).jobs[0].run_id for word in words}
+
+    with composing():
+        plain = ids("seed=0", "model.batch_size=7", "device=cpu", "wandb.project=other", "results_dir=other")
+        others = ids("seed=1", "calibration.size=31", "sparsity.ratios=[0.1]", "sparsity.scope=layer", "criterion=ae")
+    assert len(plain) == 1 and len(others - plain) == 5
 
 
 def test_a_sweep_leaves_its_grid_and_goes_on_where_it_stopped(call, monkeypatch):
@@ -125,7 +125,7 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
         return sorted((job["model"], job["criterion"]) for job in grid)
 
     def compose_small(name):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with composing():
             return compose("config", [*FAST, f"model.name={name}", f"results_dir={call.results}"])
 
     assert declare("one", ["his", "ae"]) == [("one", "ae"), ("one", "his")]
@@ -271,24 +271,30 @@ def test_a_broken_mirror_costs_no_result(call, monkeypatch):
     assert status == 0 and len(rows_of(call.results)) == 2
 
 
+@pytest.fixture(scope="module")
+def fixed(cache, tmp_path_factory):
+    """Masks of fixed alphas: (alpha, ratio) -> seed -> mask."""
+    results, masks = tmp_path_factory.mktemp("fixed"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["run", "-m", *FAST, f"results_dir={results}", f"cache_dir={cache}", "seed=0,1",
+                                   "criterion=hies", "criterion.alpha=0.9,0.5,0.1", "calibration.size=8",
+                                   "sparsity.ratios=[0.3,0.6]"])  # fmt: skip
+        assert run.main() == 0
+    for row in rows_of(results):
+        masks.setdefault((row["alpha"], row["ratio"]), {})[row["seed"]] = row["mask"]
+    return masks
+
+
 TUNED = ["criterion=hies", "criterion.alphas=[0.9,0.5,0.1]", "criterion.tuning_seeds=2", "sparsity.ratios=[0.3,0.6]"]
 
 
 @pytest.mark.parametrize("word", ["auto", "per_ratio", "per_task", "per_ratio_on_report", "per_task_on_report"])
-def test_a_chosen_alpha_is_the_best_of_the_fixed_ones_by_its_own_measure(call, word):
+def test_a_chosen_alpha_is_the_best_of_the_fixed_ones_by_its_own_measure(call, fixed, word):
     status, err = call(*TUNED, f"criterion.alpha={word}", "criterion.tuning_examples=61", "calibration.size=8")
     rows = rows_of(call.results)
     assert status == 0 and [row["alpha"] for row in rows] == [word] * 3, err
     assert rows[0]["alpha_used"] is None and {row["alpha_used"] for row in rows[1:]} <= {0.9, 0.5, 0.1}
     (bench,) = job_module._evaluators.values()
-    fixed = {}
-    for alpha in (0.9, 0.5, 0.1):
-        for seed in (0, 1):
-            call("criterion=hies", f"criterion.alpha={alpha}", f"seed={seed}", "name=fixed", "calibration.size=8",
-                 "sparsity.ratios=[0.3,0.6]")  # fmt: skip
-        for row in rows_of(call.results / "fixed"):
-            if row["alpha"] == alpha and row["ratio"]:
-                fixed.setdefault((alpha, row["ratio"]), {})[row["seed"]] = row["mask"]
 
     def measure(alpha, ratio):
         masks = fixed[alpha, ratio]
