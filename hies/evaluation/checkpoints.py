@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hies.batch_size import BatchSize, is_out_of_memory
-from hies.batching import Encoded
+from hies.batching import Encoded, padding_id
 from hies.errors import HiesError, ParameterError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
@@ -187,8 +187,7 @@ class TaskModel:
         """The fine-tuned model on its device, in evaluation mode."""
         network = load_network(self.model, self.checkpoint)
         self.task.check_network(network, self.data_root, self.checkpoint)
-        if self.model.modality == "text" and network.config.pad_token_id is None:
-            network.config.pad_token_id = self.processor.pad_token_id or 0  # as the batches are padded
+        self._name_padding(network)
         return network.to(self.device).eval()  # type: ignore[arg-type]
 
     def structure(self) -> PreTrainedModel:
@@ -230,6 +229,13 @@ class TaskModel:
             self._prepared[key] = self.task.prepare(chosen, self.processor, longest, self._image_size)
         return self._prepared[key]
 
+    def _name_padding(self, network: PreTrainedModel) -> None:
+        """Tells a classifier of texts which token is padding, where its configuration names none that there is."""
+        if self.model.modality == "text" and padding_id(network) is None:
+            config, tokenizer = network.config.get_text_config(), self.processor
+            tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+            config.pad_token_id = next(token for token in tokens if token is not None and token < config.vocab_size)
+
     def _ask(self, network: torch.nn.Module, prepared: Any) -> Answers:
         return self._batch_size.retry_on_oom(
             lambda size: self.task.answers(network, self.processor, prepared, size, self.model.precision)
@@ -261,6 +267,7 @@ class TaskModel:
     def _finetuned(self) -> PreTrainedModel:
         start = None if self.task.after is None else self._on(self.task.after).checkpoint
         network = build(self.model, self.task, self.data_root, start, self.processor)
+        self._name_padding(network)
         network.to(self.device)  # type: ignore[arg-type]
 
         def validate(trained: torch.nn.Module) -> float:

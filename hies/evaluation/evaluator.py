@@ -299,7 +299,7 @@ class Evaluator(TaskModel):
         self.check_size(size)
         if (seed, size, together) not in self._calibrated:  # choosing alpha asks for the same set once a mask
             chosen = np.random.default_rng(seed).permutation(len(train))[:size]
-            examples = self.encode(train.take(chosen))
+            examples = self.encode(train.take(chosen)).padded_for(self.network)
             batches = [batch for _, batch in examples.batches(together, self.device)]
             self._calibrated = {(seed, size, together): batches}
         return self._calibrated[seed, size, together]
