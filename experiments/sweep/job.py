@@ -290,8 +290,9 @@ def evaluator_of(config: Config) -> "Evaluator":
     device = checked_device(config.device)
     data_root = None if config.data_root is None else Path(config.data_root)
     evaluator = Evaluator(config.model, config.task, data_root, Path(config.cache_dir), device, pass_counter())
-    key = digest([evaluator.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
-    if key not in _evaluators:
+    declared = [config.task.name, evaluator.declared, config.task.max_examples, config.model.identity(config.task)]
+    key = digest([declared, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
+    if key not in _evaluators or _evaluators[key].task != config.task:
         _evaluators.clear()
         _evaluators[key] = evaluator
     _evaluators[key].fresh = config.force

@@ -113,7 +113,7 @@ class TaskModel:
         data_root: the folder of local copies of data sets.
         cache_dir: the folder of what is computed once.
         device: where it computes.
-        data: the identity of the task's data.
+        declared: the identity of the data by the task's own word, known before they are read.
     """
 
     model: Model
@@ -124,16 +124,44 @@ class TaskModel:
 
     def __post_init__(self) -> None:
         check_fit(self.model, self.task)
-        self.data = self.task.fingerprint(self.data_root)
+        self.declared = self.task.fingerprint(self.data_root)
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
         self._prepared: dict[tuple[str, int | None], Any] = {}
         self._batch_size = BatchSize(self.model.batch_size)
 
     @cached_property
     def splits(self) -> Splits:
-        """The task's examples, the report split cut to `max_examples`."""
-        splits = self.task.load(self.data_root, self.cache_dir)
-        return replace(splits, report=splits.report.first(self.task.max_examples))
+        """The task's examples, all checked, the report split cut to `max_examples`."""
+        return self.task.load_checked(self.data_root, self.cache_dir)
+
+    @cached_property
+    def data(self) -> str:
+        """The identity of the data that were really read, which the names in the cache are made of.
+
+        It is the declared one, unless other examples were read under that before: the cache remembers a digest of the
+        first. What was computed from others is then neither found nor replaced.
+        """
+        learnt, every = self.splits.digests()[1:]
+        names = {self.declared: learnt, digest([self.declared, self.task.max_examples]): every}
+        # What is different of a task that the weights come from is different of what is computed with them.
+        others = [one.data for one in self._before if one.data != one.declared]
+        if not others and all(self._first_read(name, content) == content for name, content in names.items()):
+            return self.declared
+        return digest([self.declared, learnt, every, *others])
+
+    def _first_read(self, name: str, content: str) -> str:
+        """Returns the digest of the examples that were read first under a name: of these, if there were none."""
+        # Beside the folders of the cache, so that none of them is emptied of what it belongs to.
+        path = self.cache_dir / f"examples-{safe_filename(self.task.name)}-{name}.txt"
+        return cached(path, lambda: content, Path.write_text, Path.read_text)
+
+    @property
+    def _before(self) -> list["TaskModel"]:
+        """The same model on the tasks that the weights for this one are trained on first."""
+        if self.task.name in self.model.checkpoint or self.model.asks_as_it_stands(self.task):
+            return []
+        after = [] if self.task.after is None else [self._on(self.task.after)]
+        return after if self._trained is self else [self._trained]
 
     def labels(self, split_name: str) -> np.ndarray:
         """Returns the right answers of a split, [examples]."""
