@@ -1,106 +1,26 @@
 """A model brought to a task: its weights, its checkpoint (fine-tuned here once if missing), processor and answers."""
 
-import difflib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hies.batch_size import BatchSize, is_out_of_memory
 from hies.batching import Encoded, padding_id
-from hies.errors import HiesError, ParameterError
+from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
+from hies.evaluation.networks import PROCESSORS, build, load_network, load_weights
+from hies.pruning.files import save_pruned
+from hies.pruning.removal import pruned_heads
 from hies.storage import cached, check_checksums, digest, safe_filename, write_checksums
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
-
-NETWORKS = {
-    "text": transformers.AutoModelForSequenceClassification,
-    "image": transformers.AutoModelForImageClassification,
-    "language": transformers.AutoModelForCausalLM,
-    "vision_language": transformers.AutoModelForImageTextToText,
-}  # modality -> class
-PROCESSORS = {
-    "text": AutoTokenizer,
-    "image": transformers.AutoImageProcessor,
-    "language": AutoTokenizer,
-    "vision_language": transformers.AutoProcessor,
-}  # modality -> class
-
-
-def build(
-    model: Model, task: Task, data_root: Path | None = None, start: str | None = None, processor: Any = None
-) -> PreTrainedModel:
-    """Returns a model before fine-tuning, with the outputs that the task needs, and the rest from its weights.
-
-    Args:
-        model: where the weights come from.
-        task: the task.
-        data_root: the folder of local copies of data sets, which may name the classes.
-        start: a checkpoint of another task; its classifier is replaced.
-        processor: what a model that is built from an architecture reads its tokens with.
-    """
-    check_fit(model, task)
-    if model.asks_as_it_stands(task):
-        return load_network(model, model.weights_source())
-    options = task.network_options(data_root, model.architecture or {}, processor)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.finetuning(task).seed)  # what is new is drawn at random
-        if start is not None:
-            return load_weights(NETWORKS[model.modality], start, ignore_mismatched_sizes=True, **options)
-        if model.architecture is not None:
-            return _from_architecture(model, options)
-        return _with_new_classifier(NETWORKS[model.modality], model.weights_source(), options)
-
-
-def load_network(model: Model, source: str) -> PreTrainedModel:
-    """Returns the weights of a checkpoint, in the model's dtype."""
-    return load_weights(NETWORKS[model.modality], source, dtype=getattr(torch, model.dtype))
-
-
-def load_weights(kind: Any, source: str, **options: Any) -> Any:
-    """Returns `kind.from_pretrained(source)`; raises HiesError with one sentence where that fails."""
-    checked = {} if kind in PROCESSORS.values() else {"use_safetensors": True}
-    try:
-        return kind.from_pretrained(source, trust_remote_code=False, **checked, **options)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise HiesError(
-            f"{source!r} is no folder with a model in safetensors, and the Hugging Face Hub cannot be reached; give a "
-            "local folder (model.source=DIR), or connect to the Hub once."
-        ) from error
-
-
-def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel:
-    architecture = model.architecture or {}
-    kind = architecture.get("model_type")
-    if kind not in transformers.CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(kind), transformers.CONFIG_MAPPING.keys(), 1)
-        expected = f"did you mean {close[0]}?" if close else "it must be a type that transformers knows"
-        raise ParameterError("architecture.model_type", kind, expected)
-    return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
-
-
-def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
-    """Returns pretrained weights; a classifier for other classes that they come with is replaced.
-
-    Raises:
-        HiesError: other weights do not fit either, and would be drawn at random.
-    """
-    network, report = load_weights(kind, source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
-    body = f"{network.base_model_prefix}."
-    if unfit := sorted(name for name, *_ in report["mismatched_keys"] if name.startswith(body)):
-        raise HiesError(
-            f"The weights {unfit[0]!r} in {source!r} do not fit its configuration; give a whole checkpoint."
-        )
-    return network
 
 
 @dataclass(eq=False)
@@ -158,7 +78,7 @@ class TaskModel:
     @property
     def _before(self) -> list["TaskModel"]:
         """The same model on the tasks that the weights for this one are trained on first."""
-        if self.task.name in self.model.checkpoint or self.model.asks_as_it_stands(self.task):
+        if not self.is_trained_here:
             return []
         after = [] if self.task.after is None else [self._on(self.task.after)]
         return after if self._trained is self else [self._trained]
@@ -193,6 +113,21 @@ class TaskModel:
             return self._trained.checkpoint
         return cached(self._path, self._finetuned, self._save, _unchanged)
 
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether the weights for the task are made by training; if not, what is given is taken as it is."""
+        return self.task.name not in self.model.checkpoint and not self.model.asks_as_it_stands(self.task)
+
+    @property
+    def training_name(self) -> str:
+        """The task that the weights are trained on where that is done here."""
+        return self._trained.task.name
+
+    @property
+    def checkpoint_is_made(self) -> bool:
+        """Whether that has been done already."""
+        return self._trained._path.exists()
+
     @cached_property
     def checkpoint_identity(self) -> str:
         """The Hub name of the checkpoint, or a digest of its weights."""
@@ -220,8 +155,7 @@ class TaskModel:
 
     def structure(self) -> PreTrainedModel:
         """Returns the model, or one that is built alike as long as its checkpoint is not made."""
-        to_be_trained = not self.model.asks_as_it_stands(self.task) and self._trained is self
-        if to_be_trained and self.task.name not in self.model.checkpoint and not self._path.exists():
+        if self.is_trained_here and self._trained is self and not self._path.exists():
             return build(self.model, self.task, self.data_root, processor=self.processor)
         return self.network
 
@@ -316,10 +250,13 @@ class TaskModel:
         return network
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
-        network.save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
-        write_checksums(folder)
+        if pruned_heads(network):
+            save_pruned(network, folder)  # with checksums of its own
+        else:
+            network.save_pretrained(folder)
+            write_checksums(folder)
 
 
 def _unchanged(checkpoint: Path) -> str:

@@ -28,7 +28,7 @@ def check_columns(inputs: Mapping[str, Any], rows: int, where: str, kinds: tuple
 
 
 def check_cells(name: str, column: Sequence[Any], where: str, kinds: tuple[type, ...]) -> None:
-    """Refuses None, NaN, no bytes at all, and whatever is none of `kinds`, in the cells of a column or lists in them."""
+    """Refuses None, NaN, empty bytes and whatever is none of `kinds`, in the cells of a column or in lists in them."""
     for row, cell in enumerate(column):
         for value in values(cell):
             if not isinstance(value, kinds) or value != value or value == b"":

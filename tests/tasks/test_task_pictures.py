@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hies.errors import HiesError
-from hies.evaluation.checkpoints import build
+from hies.evaluation.networks import build
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.metrics import METRICS
