@@ -69,8 +69,8 @@ def _prune_declared(declared: Declared) -> int:
         f"seed {config.seed}: {sum(map(len, removed.values()))} of {evaluator.heads_total} heads cut out\n"
     )
     print(_comparison_table(evaluator, removed, dense, pruned))
-    trained = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "is what was given"
-    print(f"The {_name(evaluator)} model {trained}: {evaluator.checkpoint}\n")
+    how = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "was not trained here"
+    print(f"The {_name(evaluator)} model {how}: {evaluator.checkpoint}\n")
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -139,11 +139,14 @@ def _processor(evaluator: Evaluator) -> Any:
 
 def _before(evaluator: Evaluator) -> str:
     """What is trained before anything is pruned, in a sentence."""
-    name, task = evaluator.model.name, evaluator.task.name
+    model, task = evaluator.model, evaluator.task.name
     if not evaluator.is_trained_here:
-        return f"{name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
-    when = "was trained" if evaluator.checkpoint_is_made else "is trained first"
-    return f"{name} {when} on {evaluator.training_name}, since it names no model that fits task={task} as it is."
+        return f"{model.name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
+    when = "was trained on" if evaluator.checkpoint_is_made else "is trained first on"
+    return (
+        f"{model.name} {when} {evaluator.training_name}, from {'random weights' if model.architecture else model.source}; "
+        f"a model that is fine-tuned already is given as +model.checkpoint.{task}=NAME_OR_FOLDER."
+    )
 
 
 def _name(evaluator: Evaluator) -> str:
