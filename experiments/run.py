@@ -16,7 +16,6 @@ from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
 from hies.errors import HiesError, ParameterError, printable
 from hies.runs import files as results
-from hies.tasks import Task
 
 
 def main() -> int:
@@ -53,18 +52,13 @@ def _run_all(declared: Declared) -> int:
 
 
 def _check_data(finished: list[Job]) -> None:
-    """Refuses to skip jobs of a task of one's own whose examples are others now, although its identity is the same.
-
-    The tasks of this package make their identities from files and versions, and need not be read for it.
-    """
+    """Refuses to skip a finished job whose task has other examples now, although it calls them by the same identity."""
     contents: dict[str, str] = {}
     for job in finished:
-        task = job.config.task
-        if type(task).__module__.partition(".")[0] == Task.__module__.partition(".")[0]:
-            continue
-        if repr(task) not in contents:
-            contents[repr(task)] = task.load_checked(job.data_root, Path(job.config.cache_dir)).digest()
-        if job.rows()[0]["data"] not in (None, contents[repr(task)]):
+        task, key = job.config.task, repr(job.config.task)
+        if key not in contents:
+            contents[key] = task.load_checked(job.data_root, Path(job.config.cache_dir)).digest()
+        if job.rows()[0]["data"] not in (None, contents[key]):
             raise HiesError(
                 f"{job.path} was computed from other examples than task={task.name} has now under the same identity; "
                 "let its identity() follow what load() returns, or give another name=, or force=true to replace it."

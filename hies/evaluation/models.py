@@ -183,8 +183,9 @@ def _outputs(folder: Path, ending: str) -> list[str]:
         return []
     parts = Counter(name.partition(".")[0] for name in shapes)
     body = max(parts, key=lambda part: parts[part], default="")  # bert. in bert.encoder..., beside classifier.weight
-    head = [shape for name, shape in shapes.items() if len(shape) == 2 and name.partition(".")[0] != body]
-    return list(map(str, names)) if classifier and any(shape[0] == len(names) for shape in head) else []
+    beside = (shape for name, shape in shapes.items() if name.partition(".")[0] != body and "embed" not in name)
+    head = any(len(shape) == 2 and shape[0] == len(names) for shape in beside)
+    return list(map(str, names)) if classifier and head else []
 
 
 def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:

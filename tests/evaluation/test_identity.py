@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class Drawn(Digits):
     start: int = 0
     skipped: list[int] = field(default_factory=list)
 
-    places = {}
+    places: ClassVar = {}
 
     def load(self, data_root, cache_dir):
         splits = super().load(data_root, cache_dir)
@@ -111,9 +112,16 @@ def test_weights_that_were_trained_on_other_examples_before_are_others(tmp_path,
 
 
 def test_finished_rows_of_other_examples_are_not_skipped_in_silence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(TASKS, "digits", Drawn)
+    load, first = Digits.load, {"first": 0}
+
+    def drawn(*arguments):
+        splits = load(*arguments)
+        return replace(splits, train=splits.train.take(np.arange(first["first"], first["first"] + 53)))
+
+    monkeypatch.setattr(Digits, "load", drawn)
     words = ["model=vit_tiny", "task=digits", "criterion=l2", "sparsity.ratios=[0.5]", "wandb.mode=disabled",
-             "model.finetune.epochs=1", f"cache_dir={tmp_path}/cache", f"results_dir={tmp_path}/results"]  # fmt: skip
+             "task.max_examples=53", "model.finetune.epochs=1",
+             f"cache_dir={tmp_path}/cache", f"results_dir={tmp_path}/results"]  # fmt: skip
 
     def call(*more):
         job_module._evaluators.clear()
@@ -121,7 +129,7 @@ def test_finished_rows_of_other_examples_are_not_skipped_in_silence(tmp_path, mo
         return run.main(), capsys.readouterr()
 
     assert call()[0] == 0 and "All 1 jobs are finished" in call()[1].out
-    monkeypatch.setattr(Drawn, "places", {"train": np.arange(100, 153)})
+    first["first"] = 100
     status, printed = call()
     assert status == 2 and "was computed from other examples than task=digits has now" in printed.err
     assert call("force=true")[0] == 0 and "All 1 jobs are finished" in call()[1].out

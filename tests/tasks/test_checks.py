@@ -1,6 +1,7 @@
 """Labels, texts and images that are none: refused with split, row and value, in every task, and never a number."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,7 @@ def test_an_answer_without_a_word_is_none(tmp_path):
     rows["test"].loc[7, "answer"] = ""
     task = TASKS["gsm8k"]()
     root = write(tmp_path, task.repository, {"main": rows})
-    with pytest.raises(HiesError, match="^Row 7 of the report split of task=gsm8k has the label '', but answers are"):
+    with pytest.raises(HiesError, match=r"^Row 7 of the report split of task=gsm8k has the label '', but answers are"):
         task.load_checked(root, root)
     assert len(TASKS["gsm8k"]().load_checked(copy_of(tmp_path / "whole", "gsm8k"), root).report) == 23
 
@@ -108,7 +109,7 @@ def test_an_answer_without_a_word_is_none(tmp_path):
 class Own(Digits):
     """Digits with something else in row 3 of a split."""
 
-    changes = {}
+    changes: ClassVar = {}
 
     def load(self, data_root, cache_dir):
         splits = super().load(data_root, cache_dir)
@@ -116,8 +117,11 @@ class Own(Digits):
 
 
 def with_label(value):
-    labels = lambda split: [value if row == 3 else label for row, label in enumerate(split.labels.tolist())]
-    return lambda split: Split(split.inputs, np.array(labels(split), dtype=object))
+    def changed(split):
+        labels = [value if row == 3 else label for row, label in enumerate(split.labels.tolist())]
+        return Split(split.inputs, np.array(labels, dtype=object))
+
+    return changed
 
 
 def with_pixel(split):
@@ -146,8 +150,8 @@ def test_every_split_of_a_task_of_ones_own_is_checked(tmp_path, monkeypatch, spl
 def test_whole_numbers_of_any_type_are_classes_and_a_report_without_examples_is_refused(tmp_path, monkeypatch):
     expected = Digits().load_checked(None, tmp_path).report.labels
     for kind in (np.float64, np.uint8, object):
-        change = lambda split, kind=kind: Split(split.inputs, split.labels.astype(kind))
-        monkeypatch.setattr(Own, "changes", {"report": change})
+        as_kind = {"report": lambda split, kind=kind: Split(split.inputs, split.labels.astype(kind))}
+        monkeypatch.setattr(Own, "changes", as_kind)
         labels = Own().load_checked(None, tmp_path).report.labels
         assert labels.dtype == np.int64 and np.array_equal(labels, expected)
     monkeypatch.setattr(Own, "changes", {"report": lambda split: split.take([])})

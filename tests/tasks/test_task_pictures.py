@@ -14,11 +14,11 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hies.errors import HiesError
-from hies.evaluation.networks import build
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.metrics import METRICS
 from hies.evaluation.models import Model
+from hies.evaluation.networks import build
 from hies.tasks import TASKS, classifier
 from hies.tasks.base import Split
 from hies.tasks.classifier import ImageFiles, encode, predict
