@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ Batch = dict[str, Tensor]
 
 def padding_id(model: nn.Module) -> int | None:
     """Returns the token that a model takes for padding where it sees one; None if its configuration names no token."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
     token, words = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None) or float("inf")

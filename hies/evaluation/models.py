@@ -176,16 +176,16 @@ def _outputs(folder: Path, ending: str) -> list[str]:
     """Returns the names of the outputs of a classifier in a folder; none where it holds no such class, or no head."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not any(str(kind).endswith(ending) for kind in config.get("architectures") or ()):
+            return []
         names = list((config.get("id2label") or {i: f"LABEL_{i}" for i in range(2)}).values())
-        classifier = any(str(kind).endswith(ending) for kind in config.get("architectures") or ())
         shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _shapes(file)}
     except (OSError, ValueError, AttributeError, SafetensorError):  # no folder of a model, which loading it says
         return []
     parts = Counter(name.partition(".")[0] for name in shapes)
     body = max(parts, key=lambda part: parts[part], default="")  # bert. in bert.encoder..., beside classifier.weight
     beside = (shape for name, shape in shapes.items() if name.partition(".")[0] != body and "embed" not in name)
-    head = any(len(shape) == 2 and shape[0] == len(names) for shape in beside)
-    return list(map(str, names)) if classifier and head else []
+    return list(map(str, names)) if any(len(shape) == 2 and shape[0] == len(names) for shape in beside) else []
 
 
 def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:

@@ -160,7 +160,7 @@ class Task(ABC):
         """
         found = {}
         for knob in (knob for knob in fields(self) if knob.name not in OTHER_KNOBS):
-            default = knob.default if knob.default_factory is MISSING else knob.default_factory()
+            default: Any = knob.default if knob.default_factory is MISSING else knob.default_factory()
             written, usual = (json.dumps(value, default=repr) for value in (getattr(self, knob.name), default))
             if written != usual:
                 with contextlib.suppress(HiesError):  # the data of the default are not here: it has an effect
