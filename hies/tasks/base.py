@@ -159,7 +159,7 @@ class Task(ABC):
         They may draw other examples all the same: an identity is written by hand.
         """
         found = {}
-        for knob in (knob for knob in fields(self) if knob.name not in OTHER_KNOBS):
+        for knob in (knob for knob in fields(self) if knob.init and knob.name not in OTHER_KNOBS):
             default: Any = knob.default if knob.default_factory is MISSING else knob.default_factory()
             written, usual = (json.dumps(value, default=repr) for value in (getattr(self, knob.name), default))
             if written != usual:
@@ -301,9 +301,10 @@ class PromptTask(Task):
     finetuned = False
 
     def checked(self, split: Split, where: str, data_root: Path | None = None) -> Split:
-        """Returns the split with the right answers, strings, as labels."""
+        """Returns the split with the right answers as labels: whole numbers, or strings."""
         super().checked(split, where)
-        return Split(split.inputs, checks.text_labels(split.labels, where))
+        whole = np.asarray(split.labels).dtype.kind in "iu"
+        return split if whole else Split(split.inputs, checks.text_labels(split.labels, where))
 
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns none: answers are what the model says."""
