@@ -1,10 +1,15 @@
-"""Make the checkpoints that are missing: `python -m experiments.finetune [-m] model=minilm task=sst2,rte`."""
+"""Make the checkpoints that are missing: `python -m experiments.finetune [-m] model=minilm task=sst2,rte`.
+
+What model.source names is trained even where its classifier fits the task, such as a pruned model that is to recover.
+"""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
@@ -22,11 +27,21 @@ def main() -> int:
 def _finetune_all(declared: Declared) -> int:
     done: set[str] = set()
     for job in declared.jobs:
-        name = digest([job.config.model.identity(job.config.task), job.identity["task"]])
+        config = _with_source_to_train(job.config)
+        name = digest([config.model.identity(config.task), job.identity["task"]])
         if name not in done:
             done.add(name)
-            tqdm.write(_report(evaluator_of(job.config)))
+            tqdm.write(_report(evaluator_of(config)))
     return 0
+
+
+def _with_source_to_train(config: Config) -> Config:
+    """Returns the configuration without a checkpoint for the task that is its source."""
+    model, task = config.model, config.task.name
+    if model.source is None or model.checkpoint.get(task) != model.weights_source():
+        return config
+    others = {name: folder for name, folder in model.checkpoint.items() if name != task}
+    return replace(config, model=replace(model, checkpoint=others))
 
 
 def _report(evaluator: "Evaluator") -> str:

@@ -1,8 +1,9 @@
 """A smaller model as a folder: `python -m experiments.prune model=minilm task=apidocs sparsity.ratio=0.3 out=DIR`.
 
-Heads are chosen as in experiments.run (criterion, seed, calibration.size, and all of sparsity). They are cut out of a
-copy, which is saved with its tokenizer or image processor, loaded from there, and compared with the dense model on the
-report split.
+A model.source whose classifier fits the task is taken as it is; any other is fine-tuned for the task first, as in
+experiments.run. Heads are chosen as there, too (criterion, seed, calibration.size, and all of sparsity). They are cut
+out of a copy, which is saved with its tokenizer or image processor, loaded from there, and compared with the model that
+it was cut out of on the report split.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def _prune_declared(declared: Declared) -> int:
     folder = _checked_folder(job.config)
     evaluator = evaluator_of(job.config)
     _check_cut(job.config, evaluator)
+    tqdm.write(_before(evaluator))
     with tqdm(total=job.steps, unit="mask", disable=None) as bar:
         plan = job.plan(evaluator, bar.update)
         (ratio,) = job.config.sparsity.ratios
@@ -67,6 +69,8 @@ def _prune_declared(declared: Declared) -> int:
         f"seed {config.seed}: {sum(map(len, removed.values()))} of {evaluator.heads_total} heads cut out\n"
     )
     print(_comparison_table(evaluator, removed, dense, pruned))
+    how = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "was not trained here"
+    print(f"The {_name(evaluator)} model {how}: {evaluator.checkpoint}\n")
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -133,13 +137,30 @@ def _processor(evaluator: Evaluator) -> Any:
         return None
 
 
+def _before(evaluator: Evaluator) -> str:
+    """What is trained before anything is pruned, in a sentence."""
+    model, task = evaluator.model, evaluator.task.name
+    if not evaluator.is_trained_here:
+        return f"{model.name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
+    when = "was trained on" if evaluator.checkpoint_is_made else "is trained first on"
+    source = "random weights" if model.architecture else model.weights_source()
+    return (
+        f"{model.name} {when} {evaluator.training_name}, from {source}; "
+        f"a model that is fine-tuned already is given as +model.checkpoint.{task}=NAME_OR_FOLDER."
+    )
+
+
+def _name(evaluator: Evaluator) -> str:
+    return "given" if hies.pruned_heads(evaluator.network) else "dense"
+
+
 def _comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
     """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
     cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut
     kept = evaluator.heads_total - sum(map(len, removed.values()))
     columns = (
-        ("dense", *_column(evaluator.heads_total, cost.dense, evaluator, dense, dense)),
+        (_name(evaluator), *_column(evaluator.heads_total, cost.dense, evaluator, dense, dense)),
         ("pruned", *_column(kept, cost.without(removed), evaluator, pruned, dense)),
     )
     names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({evaluator.task.metric})", "stability")

@@ -6,6 +6,7 @@ to `<results_dir>/<name>/<run id>.jsonl`, the configuration of each job to `<run
 """
 
 import sys
+from pathlib import Path
 
 from experiments import wandb
 from experiments.sweep.command import run_command
@@ -13,7 +14,7 @@ from experiments.sweep.job import Job, pass_counter
 from experiments.sweep.jobs import Declared, leave_grid
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
-from hies.errors import ParameterError, printable
+from hies.errors import HiesError, ParameterError, printable
 from hies.runs import files as results
 
 
@@ -28,7 +29,11 @@ def _run_all(declared: Declared) -> int:
     if declared.sweep:
         leave_grid(declared)
     jobs = declared.jobs
-    todo = [job for job in jobs if job.config.force or not job.finished]
+    todo: list[Job] = []
+    finished: list[Job] = []
+    for job in jobs:
+        (todo if job.config.force or not job.finished else finished).append(job)
+    _check_data(finished)
     where = f"{jobs[0].config.results_dir}/{jobs[0].config.name}"
     if not todo:
         print(f"All {len(jobs)} jobs are finished, their rows are in {where}; force=true computes them again.")
@@ -44,6 +49,20 @@ def _run_all(declared: Declared) -> int:
     _print_passes()
     wandb.upload(jobs[0].config)
     return _print_failures(todo)
+
+
+def _check_data(finished: list[Job]) -> None:
+    """Refuses to skip a finished job whose task has other examples now, although it calls them by the same identity."""
+    contents: dict[str, str] = {}
+    for job in finished:
+        task, key = job.config.task, repr(job.config.task)
+        if key not in contents:
+            contents[key] = task.load_checked(job.data_root, Path(job.config.cache_dir)).digest()
+        if job.rows()[0]["data"] not in (None, contents[key]):
+            raise HiesError(
+                f"{job.path} was computed from other examples than task={task.name} has now under the same identity; "
+                "let its identity() follow what load() returns, or give another name=, or force=true to replace it."
+            )
 
 
 def _run_todo(todo: list[Job], launcher: Launcher | Here) -> None:

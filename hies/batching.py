@@ -1,13 +1,23 @@
 """From encoded examples to padded batches, sorted by length so that little is computed on padding."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
+
+
+def padding_id(model: nn.Module) -> int | None:
+    """Returns the token that a model takes for padding where it sees one; None if its configuration names no token."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    token, words = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None) or float("inf")
+    return token if token is not None and 0 <= token < words else None  # older configurations have -1 for none
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,17 @@ class Encoded:
     def length(self, index: int) -> int:
         """Returns the tokens of an example; 1 for images."""
         return len(next(iter(self.features[index].values()))) if self.lengths is None else self.lengths[index]
+
+    def padded_for(self, model: nn.Module) -> "Encoded":
+        """Returns the same examples, filled up with what this model takes for padding.
+
+        Classifiers on decoders look for it to find the last word: what is filled up with another token, such as the
+        tokenizer's own, is read as text.
+        """
+        token = padding_id(model)
+        if token is None or "input_ids" not in self.pad:
+            return self
+        return replace(self, pad={**self.pad, "input_ids": token})
 
     def batch(self, indices: np.ndarray | list[int]) -> Batch:
         """Returns one padded batch of some examples; the labels are always `labels`."""

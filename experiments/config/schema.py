@@ -4,7 +4,7 @@ The knobs of a model, a task or a criterion are the fields of its own dataclass.
 """
 
 import re
-from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from omegaconf import MISSING, OmegaConf
 
 from experiments.config.options import with_option
 from hies.errors import HiesError, ParameterError, check_choice
-from hies.evaluation.models import check_fit
+from hies.evaluation.models import check_fit, with_fitting_source
 from hies.pruning.selection import Selection
 
 MODES = ("mask", "remove")
@@ -170,7 +170,8 @@ def to_config(node: Any) -> Config:
         config.criterion.check_selection(config.sparsity)
     except ParameterError as error:
         raise with_option(error) from None
-    return config
+    data_root = None if config.data_root is None else Path(config.data_root)
+    return replace(config, model=with_fitting_source(config.model, config.task, data_root))
 
 
 def _converted(node: Any, name: str, path: str = "") -> Any:

@@ -301,8 +301,9 @@ def evaluator_of(config: Config) -> "Evaluator":
     for name in ("precision", "dtype"):
         if getattr(config.model, name) == "bfloat16":
             warn_if_slow(f"model.{name}", device)
-    key = digest([evaluator.identity, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
-    if key not in _evaluators:
+    declared = [config.task.name, evaluator.declared, config.task.max_examples, config.model.identity(config.task)]
+    key = digest([declared, str(device), config.model.batch_size, config.model.sites, config.cache_dir])
+    if key not in _evaluators or _evaluators[key].task != config.task:
         _evaluators.clear()
         _evaluators[key] = evaluator
     _evaluators[key].fresh = config.force

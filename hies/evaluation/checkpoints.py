@@ -1,108 +1,25 @@
 """A model brought to a task: its weights, its checkpoint (fine-tuned here once if missing), processor and answers."""
 
-import difflib
+import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hies.batch_size import BatchSize, is_out_of_memory
-from hies.batching import Encoded
-from hies.errors import HiesError, ParameterError
+from hies.batching import Encoded, padding_id
+from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
-from hies.precision import machine
-from hies.storage import cached, check_checksums, digest, safe_filename, write_checksums
+from hies.evaluation.networks import PROCESSORS, build, load_network, load_weights, save_network, trained_on
+from hies.storage import cached, check_checksums, digest, safe_filename
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
-
-NETWORKS = {
-    "text": transformers.AutoModelForSequenceClassification,
-    "image": transformers.AutoModelForImageClassification,
-    "language": transformers.AutoModelForCausalLM,
-    "vision_language": transformers.AutoModelForImageTextToText,
-}  # modality -> class
-PROCESSORS = {
-    "text": AutoTokenizer,
-    "image": transformers.AutoImageProcessor,
-    "language": AutoTokenizer,
-    "vision_language": transformers.AutoProcessor,
-}  # modality -> class
-TRAINED_ON = "trained_on.txt"  # of a checkpoint that is fine-tuned here; no part of its identity
-
-
-def build(
-    model: Model, task: Task, data_root: Path | None = None, start: str | None = None, processor: Any = None
-) -> PreTrainedModel:
-    """Returns a model before fine-tuning, with the outputs that the task needs, and the rest from its weights.
-
-    Args:
-        model: where the weights come from.
-        task: the task.
-        data_root: the folder of local copies of data sets, which may name the classes.
-        start: a checkpoint of another task; its classifier is replaced.
-        processor: what a model that is built from an architecture reads its tokens with.
-    """
-    check_fit(model, task)
-    if model.asks_as_it_stands(task):
-        return load_network(model, model.weights_source())
-    options = task.network_options(data_root, model.architecture or {}, processor)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.finetuning(task).seed)  # what is new is drawn at random
-        if start is not None:
-            return load_weights(NETWORKS[model.modality], start, ignore_mismatched_sizes=True, **options)
-        if model.architecture is not None:
-            return _from_architecture(model, options)
-        return _with_new_classifier(NETWORKS[model.modality], model.weights_source(), options)
-
-
-def load_network(model: Model, source: str) -> PreTrainedModel:
-    """Returns the weights of a checkpoint, in the model's dtype."""
-    return load_weights(NETWORKS[model.modality], source, dtype=getattr(torch, model.dtype))
-
-
-def load_weights(kind: Any, source: str, **options: Any) -> Any:
-    """Returns `kind.from_pretrained(source)`; raises HiesError with one sentence where that fails."""
-    checked = {} if kind in PROCESSORS.values() else {"use_safetensors": True}
-    try:
-        return kind.from_pretrained(source, trust_remote_code=False, **checked, **options)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise HiesError(
-            f"{source!r} is no folder with a model in safetensors, and the Hugging Face Hub cannot be reached; give a "
-            "local folder (model.source=DIR), or connect to the Hub once."
-        ) from error
-
-
-def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel:
-    architecture = model.architecture or {}
-    kind = architecture.get("model_type")
-    if kind not in transformers.CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(kind), transformers.CONFIG_MAPPING.keys(), 1)
-        expected = f"did you mean {close[0]}?" if close else "it must be a type that transformers knows"
-        raise ParameterError("architecture.model_type", kind, expected)
-    return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
-
-
-def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
-    """Returns pretrained weights; a classifier for other classes that they come with is replaced.
-
-    Raises:
-        HiesError: other weights do not fit either, and would be drawn at random.
-    """
-    network, report = load_weights(kind, source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
-    body = f"{network.base_model_prefix}."
-    if unfit := sorted(name for name, *_ in report["mismatched_keys"] if name.startswith(body)):
-        raise HiesError(
-            f"The weights {unfit[0]!r} in {source!r} do not fit its configuration; give a whole checkpoint."
-        )
-    return network
 
 
 @dataclass(eq=False)
@@ -115,7 +32,7 @@ class TaskModel:
         data_root: the folder of local copies of data sets.
         cache_dir: the folder of what is computed once.
         device: where it computes.
-        data: the identity of the task's data.
+        declared: the identity of the data by the task's own word, known before they are read.
     """
 
     model: Model
@@ -126,16 +43,47 @@ class TaskModel:
 
     def __post_init__(self) -> None:
         check_fit(self.model, self.task)
-        self.data = self.task.fingerprint(self.data_root)
+        self.declared = self.task.fingerprint(self.data_root)
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
         self._prepared: dict[tuple[str, int | None], Any] = {}
         self._batch_size = BatchSize(self.model.batch_size)
 
     @cached_property
     def splits(self) -> Splits:
-        """The task's examples, the report split cut to `max_examples`."""
-        splits = self.task.load(self.data_root, self.cache_dir)
-        return replace(splits, report=splits.report.first(self.task.max_examples))
+        """The task's examples, all checked, the report split cut to `max_examples`."""
+        return self.task.load_checked(self.data_root, self.cache_dir)
+
+    @cached_property
+    def data(self) -> str:
+        """The identity of the data that were really read, which the names in the cache are made of.
+
+        It is the declared one, unless other examples were read under that before: the cache remembers a digest of the
+        first. What was computed from others is then neither found nor replaced.
+        """
+        learnt, every = self.splits.digests()[1:]
+        names = {self.declared: learnt, digest([self.declared, self.task.max_examples]): every}
+        # What is different of a task that the weights come from is different of what is computed with them.
+        others = [one.data for one in self._before if one.data != one.declared]
+        if not others and all(self._first_read(name, content) == content for name, content in names.items()):
+            return self.declared
+        return digest([self.declared, learnt, every, *others])
+
+    def _first_read(self, name: str, content: str) -> str:
+        """Returns the digest of the examples that were read first under a name: of these, if there were none."""
+        # Beside the folders of the cache, so that none of them is emptied of what it belongs to.
+        path = self.cache_dir / f"examples-{safe_filename(self.task.name)}-{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), path.open("x") as file:
+            file.write(content)
+        return path.read_text()
+
+    @property
+    def _before(self) -> list["TaskModel"]:
+        """The same model on the tasks that the weights for this one are trained on first."""
+        if not self.is_trained_here:
+            return []
+        after = [] if self.task.after is None else [self._on(self.task.after)]
+        return after if self._trained is self else [self._trained]
 
     def labels(self, split_name: str) -> np.ndarray:
         """Returns the right answers of a split, [examples]."""
@@ -167,6 +115,21 @@ class TaskModel:
             return self._trained.checkpoint
         return cached(self._path, self._finetuned, self._save, _unchanged)
 
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether the weights for the task are made by training; if not, what is given is taken as it is."""
+        return self.task.name not in self.model.checkpoint and not self.model.asks_as_it_stands(self.task)
+
+    @property
+    def training_name(self) -> str:
+        """The task that the weights are trained on where that is done here."""
+        return self._trained.task.name
+
+    @property
+    def checkpoint_is_made(self) -> bool:
+        """Whether that has been done already."""
+        return self._trained._path.exists()
+
     @cached_property
     def checkpoint_identity(self) -> str:
         """The Hub name of the checkpoint, or a digest of its weights."""
@@ -174,11 +137,7 @@ class TaskModel:
 
     def trained_on(self) -> dict[str, str]:
         """Returns the machine that the checkpoint was fine-tuned on, as an entry of a row's versions; {} if unknown."""
-        file = Path(self.checkpoint) / TRAINED_ON
-        if not file.is_file():
-            return {}
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            return {"trained on": stream.readline(200).strip()}
+        return trained_on(self.checkpoint)
 
     @cached_property
     def label_order(self) -> list[int] | None:
@@ -197,14 +156,12 @@ class TaskModel:
         """The fine-tuned model on its device, in evaluation mode."""
         network = load_network(self.model, self.checkpoint)
         self.task.check_network(network, self.data_root, self.checkpoint)
-        if self.model.modality == "text" and network.config.pad_token_id is None:
-            network.config.pad_token_id = self.processor.pad_token_id or 0  # as the batches are padded
+        self._name_padding(network)
         return network.to(self.device).eval()  # type: ignore[arg-type]
 
     def structure(self) -> PreTrainedModel:
         """Returns the model, or one that is built alike as long as its checkpoint is not made."""
-        to_be_trained = not self.model.asks_as_it_stands(self.task) and self._trained is self
-        if to_be_trained and self.task.name not in self.model.checkpoint and not self._path.exists():
+        if self.is_trained_here and self._trained is self and not self._path.exists():
             return build(self.model, self.task, self.data_root, processor=self.processor)
         return self.network
 
@@ -240,6 +197,13 @@ class TaskModel:
             self._prepared[key] = self.task.prepare(chosen, self.processor, longest, self._image_size)
         return self._prepared[key]
 
+    def _name_padding(self, network: PreTrainedModel) -> None:
+        """Tells a classifier of texts which token is padding, where its configuration names none that there is."""
+        if self.model.modality == "text" and padding_id(network) is None:
+            config, tokenizer = network.config.get_text_config(), self.processor
+            tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+            config.pad_token_id = next(token for token in tokens if token is not None and token < config.vocab_size)
+
     def _ask(self, network: torch.nn.Module, prepared: Any) -> Answers:
         return self._batch_size.retry_on_oom(
             lambda size: self.task.answers(network, self.processor, prepared, size, self.model.precision)
@@ -271,6 +235,7 @@ class TaskModel:
     def _finetuned(self) -> PreTrainedModel:
         start = None if self.task.after is None else self._on(self.task.after).checkpoint
         network = build(self.model, self.task, self.data_root, start, self.processor)
+        self._name_padding(network)
         network.to(self.device)  # type: ignore[arg-type]
 
         def validate(trained: torch.nn.Module) -> float:
@@ -291,13 +256,7 @@ class TaskModel:
         return network
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
-        network.save_pretrained(folder)
-        if self.processor is not None:
-            self.processor.save_pretrained(folder)
-        known = {**machine(self.device), "torch": torch.__version__}
-        text = ", ".join(f"{name} {value}" for name, value in known.items())
-        (folder / TRAINED_ON).write_text(f"{text}\n", encoding="utf-8")
-        write_checksums(folder)
+        save_network(folder, network, self.processor, self.device)
 
 
 def _unchanged(checkpoint: Path) -> str:

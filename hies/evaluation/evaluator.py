@@ -94,7 +94,6 @@ class Evaluator(TaskModel):
         counter: of what was asked for and computed.
         fresh: compute again what is asked for, once, whatever lies in the cache.
         remove: answer with the heads cut out of a copy; the answers are those of the masked model.
-        identity: what the answers depend on.
     """
 
     counter: PassCounter = field(default_factory=PassCounter)
@@ -106,12 +105,17 @@ class Evaluator(TaskModel):
         self._calibrated: dict[tuple[int, int, int], list[Batch]] = {}  # the last calibration set alone
         self._setting = [results.SCHEMA, results.versions(), self.device.type]  # what else computed arrays depend on
         self._renewed: set[Path] = set()
-        names = {"model": self.model.identity(self.task), "task": self.task.name}
-        self.identity: dict[str, Any] = {**names, "data": self.data, "max_examples": self.task.max_examples}
+        self._weights = self.model.identity(self.task)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the answers depend on, for names in the cache."""
+        names = {"model": self._weights, "task": self.task.name}
+        return {**names, "data": self.data, "max_examples": self.task.max_examples}
 
     @cached_property
     def content(self) -> str:
-        """A digest of all examples, for rows; unlike `data` it is made from what was really loaded."""
+        """A digest of all examples, for rows; of the report split those in use."""
         return self.splits.digest()
 
     @property
@@ -168,7 +172,7 @@ class Evaluator(TaskModel):
             raise HiesError(f"criterion={among_all[0]} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
-        key = [self.identity["model"], self.task.name, self.data, sorted(need), seed, size, removed or {}]
+        key = [self._weights, self.task.name, self.data, sorted(need), seed, size, removed or {}]
         build = partial(self._collect, need, seed, size, removed or {})
         arrays = self._cached_arrays("statistics", key, build, self.scoring_passes(need, size))
         statistics = Statistics.from_arrays(arrays)
@@ -256,7 +260,7 @@ class Evaluator(TaskModel):
 
     def calibration_loss(self, removed: Removed, seed: int, size: int) -> float:
         """Returns the mean loss over the calibration set with the `removed` heads masked, in the units of the loss."""
-        key = [self.identity["model"], self.task.name, self.data, seed, size, removed]
+        key = [self._weights, self.task.name, self.data, seed, size, removed]
 
         def build() -> dict[str, np.ndarray]:
             with masked(self.network, removed):
@@ -301,7 +305,7 @@ class Evaluator(TaskModel):
         self.check_size(size)
         if (seed, size, together) not in self._calibrated:  # choosing alpha asks for the same set once a mask
             chosen = np.random.default_rng(seed).permutation(len(train))[:size]
-            examples = self.encode(train.take(chosen))
+            examples = self.encode(train.take(chosen)).padded_for(self.network)
             batches = [batch for _, batch in examples.batches(together, self.device)]
             self._calibrated = {(seed, size, together): batches}
         return self._calibrated[seed, size, together]

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from transformers import PreTrainedModel
 
 from hies.errors import HiesError, ParameterError
+from hies.evaluation.models import plain_label
 from hies.tasks.base import Task
 
 
@@ -51,14 +52,10 @@ def find_label_order(
 
 
 def _by_name(names: list[str], network: PreTrainedModel) -> list[int] | None:
-    by_id = {int(index): _plain(str(name)) for index, name in dict(network.config.id2label or {}).items()}
+    by_id = {int(index): plain_label(str(name)) for index, name in dict(network.config.id2label or {}).items()}
     outputs = [by_id[index] for index in sorted(by_id)]
-    wanted = [_plain(name) for name in names]
+    wanted = [plain_label(name) for name in names]
     return [outputs.index(name) for name in wanted] if {*outputs} == {*wanted} else None
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ")
 
 
 def _confirmed(

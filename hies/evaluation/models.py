@@ -2,11 +2,16 @@
 
 import hashlib
 import importlib.metadata
+import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from hies.errors import HiesError, ParameterError
 from hies.precision import AUTO, PRECISIONS
@@ -20,7 +25,9 @@ DTYPES = ("float32", "bfloat16")
 # Files that results depend on.
 IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
+    "pruned_heads.json",
 )  # fmt: skip
+CLASSIFIERS = {"text": "ForSequenceClassification", "image": "ForImageClassification"}  # modality -> their names' end
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,54 @@ class Model:
         if self.package is not None and _installed(self.package):
             return f"{self.package}=={importlib.metadata.version(self.package.replace('_', '-'))}"
         return identity_of(self.source or "")
+
+
+def with_fitting_source(model: Model, task: Task, data_root: Path | None) -> Model:
+    """Returns the model with its source as the checkpoint for a task whose classes that has a classifier for.
+
+    It has one where its outputs are as many and go by the names of the classes, or by none (LABEL_0: then answers tell
+    which is which), and their weights are there. Folders alone are looked into: what the Hub has may not be here.
+    """
+    if not task.finetuned or task.name in model.checkpoint or not (model.source or model.package):
+        return model
+    source = model.weights_source()
+    if not (outputs := _outputs(Path(source), CLASSIFIERS[model.modality])):
+        return model
+    classes = task.label_names(data_root)
+    named = {plain_label(name) for name in outputs}
+    unnamed = named == {f"label {i}" for i in range(len(outputs))}
+    fits = unnamed or task.numbered or not classes or named == {plain_label(name) for name in classes}
+    if len(outputs) != max(len(classes), 1) or not fits:
+        return model
+    return replace(model, checkpoint={**model.checkpoint, task.name: source})
+
+
+def plain_label(name: str) -> str:
+    """Returns the name of a class as it is compared with others."""
+    return name.lower().replace("_", " ")
+
+
+def _outputs(folder: Path, ending: str) -> list[str]:
+    """Returns the names of the outputs of a classifier in a folder; none where it holds no such class, or no head."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not any(str(kind).endswith(ending) for kind in config.get("architectures") or ()):
+            return []
+        names = list((config.get("id2label") or {i: f"LABEL_{i}" for i in range(2)}).values())
+        shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _shapes(file)}
+    except (OSError, ValueError, AttributeError, SafetensorError):  # no folder of a model, which loading it says
+        return []
+    parts = Counter(name.partition(".")[0] for name in shapes)
+    body = max(parts, key=lambda part: parts[part], default="")  # bert. in bert.encoder..., beside classifier.weight
+    beside = (shape for name, shape in shapes.items() if name.partition(".")[0] != body and "embed" not in name)
+    return list(map(str, names)) if any(len(shape) == 2 and shape[0] == len(names) for shape in beside) else []
+
+
+def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
+    """Yields the name and the shape of each tensor of a file, of which the header alone is read."""
+    with safe_open(file, "numpy") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 (no mapping)
+            yield name, tensors.get_slice(name).get_shape()
 
 
 def check_fit(model: Model, task: Task) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
+from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,12 +18,15 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError
 from hies.storage import digest
+from hies.tasks import checks
 
 if TYPE_CHECKING:  # what computes is imported when it is first called: the knobs of a task need no torch
     from hies.batching import Encoded
 
 _Task = TypeVar("_Task", bound="Task")
 Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, [examples]
+OTHER_KNOBS = ("max_examples", "finetune", "after")  # of every task: each has its own place in an identity
+_READ: dict[tuple[type, str, Path | None], str] = {}  # a task and its data_root -> the digest of its examples
 SEED_LIMIT = 2**32  # numpy takes seeds below this
 SET_ASIDE = 1000  # training examples for selection, at most a tenth of all, where a data set has no split for it
 
@@ -71,11 +78,16 @@ class Splits:
 
     def digest(self) -> str:
         """Returns a digest of every example of every split."""
-        hashed = hashlib.sha256()
+        return self.digests()[-1]
+
+    def digests(self) -> list[str]:
+        """Returns a digest of every example of the first split, of the first two, and of all three."""
+        hashed, found = hashlib.sha256(), []
         for split in (self.train, self.selection, self.report):
             for column in (*split.inputs.values(), split.labels):
                 hashed.update(_bytes_of(column))
-        return hashed.hexdigest()[:12]
+            found.append(hashed.hexdigest()[:12])
+        return found
 
 
 def _bytes_of(column: Any) -> bytes:
@@ -121,14 +133,40 @@ class Task(ABC):
         if not 0 <= seed < SEED_LIMIT:
             raise ParameterError("data_seed", seed, f"it must be between 0 and {SEED_LIMIT - 1}")
 
-    @abstractmethod
     def identity(self, data_root: Path | None) -> str:
-        """Returns a short digest that changes exactly when the data of any split would, cheap enough for every job."""
+        """Returns a short digest that changes exactly when the data of any split would.
+
+        Every job asks for it. This one reads all examples, once in a process; a task whose files or versions say it
+        sooner overrides it.
+        """
+        data_only = replace(self, max_examples=None, finetune={}, after=None)
+        key = (type(self), repr(data_only), data_root)
+        if key not in _READ:
+            with tempfile.TemporaryDirectory() as cache_dir:
+                _READ[key] = data_only.load_checked(data_root, Path(cache_dir)).digest()
+        return _READ[key]
 
     def fingerprint(self, data_root: Path | None) -> str:
         """Returns the identity of all data that the results depend on, those of the task before included."""
         identity = self.identity(data_root)
+        if left_out := self._knobs_without_effect(identity, data_root):
+            identity = digest([identity, left_out])
         return identity if self.after is None else digest([identity, self.after.fingerprint(data_root)])
+
+    def _knobs_without_effect(self, identity: str, data_root: Path | None) -> dict[str, str]:
+        """Returns the knobs that are not at their defaults and that `identity` does not depend on.
+
+        They may draw other examples all the same: an identity is written by hand.
+        """
+        found = {}
+        for knob in (knob for knob in fields(self) if knob.init and knob.name not in OTHER_KNOBS):
+            default: Any = knob.default if knob.default_factory is MISSING else knob.default_factory()
+            written, usual = (json.dumps(value, default=repr) for value in (getattr(self, knob.name), default))
+            if written != usual:
+                with contextlib.suppress(HiesError):  # the data of the default are not here: it has an effect
+                    if replace(self, **{knob.name: default}).identity(data_root) == identity:
+                        found[knob.name] = written
+        return found
 
     @abstractmethod
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
@@ -138,6 +176,26 @@ class Task(ABC):
             data_root: the folder of local copies of Hub data sets; None: the Hub itself.
             cache_dir: the folder for what is costly to make.
         """
+
+    def load_checked(self, data_root: Path | None, cache_dir: Path) -> Splits:
+        """Returns what `load` does, all of it checked, the report split cut to `max_examples`."""
+        splits = self.load(data_root, cache_dir)
+        train, selection, report = (
+            self.checked(getattr(splits, one.name), f"the {one.name} split of task={self.name}", data_root)
+            for one in fields(splits)
+        )
+        if not len(report):
+            raise HiesError(f"The report split of task={self.name} has no example.")
+        return Splits(train, selection, report.first(self.max_examples))
+
+    def checked(self, split: Split, where: str, data_root: Path | None = None) -> Split:
+        """Returns a split whose texts, images and labels all are what they should be, labels in the metric's type.
+
+        Raises:
+            HiesError: one is not; the message says in which row of `where`.
+        """
+        checks.check_columns(split.inputs, len(split), where, (str, Real))
+        return split
 
     @abstractmethod
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
@@ -201,6 +259,14 @@ class ClassifierTask(Task):
     """A task with classes or scores, for which a classifier is fine-tuned."""
 
     finetuned = True
+    scores: ClassVar[tuple[float, float]] = (-inf, inf)  # the lowest and the highest, where answers are scores
+
+    def checked(self, split: Split, where: str, data_root: Path | None = None) -> Split:
+        """Returns the split with class indices, int64, or scores, float32, as labels."""
+        checks.check_columns(split.inputs, len(split), where, (str,))
+        if classes := len(self.label_names(data_root)):
+            return Split(split.inputs, checks.class_labels(split.labels, classes, where))
+        return Split(split.inputs, checks.score_labels(split.labels, self.scores, where))
 
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns the outputs by name; a single one for a regression task."""
@@ -233,6 +299,12 @@ class PromptTask(Task):
     """
 
     finetuned = False
+
+    def checked(self, split: Split, where: str, data_root: Path | None = None) -> Split:
+        """Returns the split with the right answers as labels: whole numbers, or strings."""
+        super().checked(split, where)
+        whole = np.asarray(split.labels).dtype.kind in "iu"
+        return split if whole else Split(split.inputs, checks.text_labels(split.labels, where))
 
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns none: answers are what the model says."""

@@ -100,20 +100,26 @@ def encode(split: Split, processor: Any, max_length: int, image_size: int | None
         max_length: tokens of an example at most.
         image_size: see `ImageFiles`.
     """
-    labels = torch.as_tensor(split.labels)
+    labels = _tensor(split.labels)
     if "pixel_values" in split.inputs:
-        pixels = torch.as_tensor(split.inputs["pixel_values"])
+        pixels = _tensor(split.inputs["pixel_values"])
         return Encoded([{"pixel_values": p, "labels": y} for p, y in zip(pixels, labels, strict=True)], {})
     if "image" in split.inputs:
         images = ImageFiles(split.inputs["image"], labels, processor, image_size)
         return Encoded(images, {}, lengths=[1] * len(images))
     columns: list[Any] = [split.inputs[name] for name in ("text", "text_pair") if name in split.inputs]
-    tokens = processor(*columns, truncation=True, max_length=max_length)
+    # The mask, whatever a tokenizer says by default: a model that gets none reads the padding.
+    tokens = processor(*columns, truncation=True, max_length=max_length, return_attention_mask=True)
     rows = [
         {**{name: torch.tensor(values[i]) for name, values in tokens.items()}, "labels": labels[i]}
         for i in range(len(split))
     ]
     return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0)})
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Returns an array as a tensor; one that may only be read, as pandas hands out, is copied."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 @torch.no_grad()
@@ -122,7 +128,7 @@ def predict(model: nn.Module, examples: Encoded, batch_size: int, precision: str
     device = next(model.parameters()).device
     answers: np.ndarray | None = None
     with evaluating(model), computing(precision, device):
-        for indices, batch in examples.batches(batch_size, device):
+        for indices, batch in examples.padded_for(model).batches(batch_size, device):
             batch.pop("labels")
             logits = model(**batch).logits  # [batch, outputs]
             answer = (logits[:, 0].float() if logits.shape[1] == 1 else logits.argmax(dim=1)).cpu().numpy()

@@ -7,6 +7,7 @@ reported whole and 1,000 training examples are set aside for selection; where it
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, declare
@@ -48,31 +50,47 @@ class Glue(ClassifierTask):
 
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of the splits in use and of how they are divided."""
-        names = tuple(sorted({"train", self.reported, self.selection}))
+        names = tuple(sorted(self._frames(data_root)))
         content = hub.identity(GLUE_REPOSITORY, self.name, data_root, names)
         return digest([content, self.selection, SET_ASIDE if self.selection == "train" else self._half()])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns all labelled examples, divided into the three splits."""
-        frames = hub.frames(GLUE_REPOSITORY, self.name, data_root)
-        train, report = frames["train"], frames[self.reported]
+        frames = self._frames(data_root)
+        whole = {name: self._split(name, rows) for name, rows in frames.items()}
+        train, report = whole["train"], whole[self.reported]
         if self.selection == "train":
             held_out = np.linspace(0, len(train) - 1, min(SET_ASIDE, len(train) // 10)).astype(int)
-            selection, train = train.iloc[held_out], train.drop(train.index[held_out])
+            selection, train = _divide(train, held_out)
         elif self.selection == self.reported:
-            half = [row for row in self._half() if row < len(report)]
-            selection, report = report.iloc[half], report.drop(report.index[half])
+            selection, report = _divide(report, [row for row in self._half() if row < len(report)])
         else:
-            selection = frames[self.selection]
-        return Splits(self._split(train), self._split(selection), self._split(report))
+            selection = whole[self.selection]
+        return Splits(train, selection, report)
 
-    def _split(self, rows: pd.DataFrame) -> Split:
+    def _frames(self, data_root: Path | None) -> hub.Frames:
+        """Returns the splits in use, each with the columns that are read."""
+        frames = hub.frames(GLUE_REPOSITORY, self.name, data_root)
+        for name in (used := ("train", self.reported, self.selection)):
+            if lacking := [column for column in (*self.columns, "label") if column not in frames.get(name, ())]:
+                lacks = f"has no split {name!r} with the column {lacking[0]!r}"
+                raise HiesError(f"The copy of {GLUE_REPOSITORY} {lacks}, which task={self.name} needs.")
+        return {name: frames[name] for name in used}
+
+    def _split(self, name: str, rows: pd.DataFrame) -> Split:
         names = ("text", "text_pair")
         texts = {name: rows[column].tolist() for name, column in zip(names, self.columns, strict=False)}
-        return Split(texts, rows["label"].to_numpy(np.int64 if self.labels else np.float32))
+        where = f"the split {name!r} of {GLUE_REPOSITORY} ({self.name})"
+        return self.checked(Split(texts, rows["label"].to_numpy()), where)
 
     def _half(self) -> list[int]:
         return _halves().get(self.name, []) if self.selection == self.reported else []
+
+
+def _divide(examples: Split, chosen: Sequence[int] | np.ndarray) -> tuple[Split, Split]:
+    """Returns the chosen examples, and the others in their order."""
+    others = np.setdiff1d(np.arange(len(examples)), np.asarray(chosen, dtype=np.int64))
+    return examples.take(chosen), examples.take(others)
 
 
 PAIR = ("sentence1", "sentence2")
@@ -95,7 +113,7 @@ GLUE_TASKS: tuple[type[Glue], ...] = (
     ),
     declare(
         Glue, "stsb", "How similar are two sentences, from 0 to 5? A regression task.", metric="pearson",
-        columns=PAIR, labels=(), selection="validation",
+        columns=PAIR, labels=(), scores=(0.0, 5.0), selection="validation",
     ),
     declare(
         Glue, "qnli", "Does a sentence answer a question?",

@@ -113,6 +113,14 @@ def read_split(
         raise HiesError(f"The split {split!r} of {repository} cannot be read from {paths[0].parent}.") from error
 
 
+def image_files(column: pd.Series, where: str) -> list[bytes]:
+    """Returns the encoded files of a column of images; raises HiesError for a row of the split `where` without one."""
+    files = [image["bytes"] if isinstance(image, dict) else b"" for image in column]
+    if (missing := next((row for row, file in enumerate(files) if not file), None)) is not None:
+        raise HiesError(f"Row {missing} of {where} holds no image; give a whole copy.")
+    return files
+
+
 def class_names(repository: str, split: str, column: str, data_root: Path | None) -> tuple[str, ...]:
     """Returns the classes as the files of a split name them, in the order of their indices; none where they do not."""
     import pyarrow.parquet as pq

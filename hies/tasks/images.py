@@ -17,6 +17,7 @@ from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, declare
+from hies.tasks.checks import class_labels
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,9 @@ def _read_both(kind: type[ImageTask], data_root: Path | None) -> tuple[Split, Sp
 
 def _read(kind: type[ImageTask], name: str, data_root: Path | None) -> Split:
     rows = hub.read_split(kind.repository, name, (kind.image, kind.label), data_root)
-    files = [image and image["bytes"] for image in rows[kind.image]]
-    if (missing := next((row for row, file in enumerate(files) if not file), None)) is not None:
-        raise HiesError(f"Row {missing} of the split {name!r} of {kind.repository} holds no image; give a whole copy.")
-    labels = rows[kind.label].to_numpy(np.int64)
-    if not 0 <= labels.min(initial=0) <= labels.max(initial=0) < kind.classes:
-        raise HiesError(
-            f"The split {name!r} of {kind.repository} has labels from {labels.min()} to {labels.max()}, but "
-            f"task={kind.name} has {kind.classes} classes."
-        )
-    return Split({"image": files}, labels)
+    where = f"the split {name!r} of {kind.repository}"
+    files = hub.image_files(rows[kind.image], where)
+    return Split({"image": files}, class_labels(rows[kind.label].to_numpy(), kind.classes, where))
 
 
 CIFAR10 = declare(

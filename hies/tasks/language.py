@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError
 from hies.storage import digest
-from hies.tasks import hub
+from hies.tasks import checks, hub
 from hies.tasks import lm_eval as harness
 from hies.tasks.base import Answers, PromptTask, Split, Splits, declare
 
@@ -32,6 +33,13 @@ class ChoiceTask(PromptTask):
     """A task whose splits have the columns of `hies.tasks.lm_eval.prompts`, and the right options as labels."""
 
     modality: ClassVar[str] = "language"
+
+    def checked(self, split: Split, where: str, data_root: Path | None = None) -> Split:
+        """Returns the split; labels are the numbers of right options, or the right answers as strings."""
+        if np.asarray(split.labels).dtype.kind in "SUO":
+            return super().checked(split, where)
+        checks.check_columns(split.inputs, len(split), where, (str, Real))
+        return Split(split.inputs, checks.option_labels(split.labels, split.inputs["continuations"], where))
 
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
         """Returns each context with its right continuation as one text; every token of it counts in the loss.
@@ -112,10 +120,14 @@ class Language(ChoiceTask):
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns the splits as prompts, see `hies.tasks.lm_eval.prompts`; `max_examples` of the report split."""
+        self._check_texts(data_root)
         rows = self._rows(data_root)
         report = rows.report.head(self.max_examples or len(rows.report))
-        selection = self._split(rows.selection, rows.train, self.shots)
-        return Splits(self._split(rows.train, rows.pool, 0), selection, self._split(report, rows.pool, self.shots))
+        return Splits(
+            self._split("train", rows.train, rows.pool, 0),
+            self._split("selection", rows.selection, rows.train, self.shots),
+            self._split("report", report, rows.pool, self.shots),
+        )
 
     def notes(self, data_root: Path | None) -> dict[str, Any]:
         """Returns where calibration documents come from: `train`, or for example `validation[:1024]`."""
@@ -151,8 +163,16 @@ class Language(ChoiceTask):
         train = _evenly(documents.drop(selection.index), CALIBRATION)
         return _Rows(train, selection, report, documents, source)
 
-    def _split(self, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
-        columns, answers = harness.prompts(self.definition, rows, pool, shots)
+    def _check_texts(self, data_root: Path | None) -> None:
+        """Refuses what is no text among the texts of a column: a template would write None or nan into a prompt."""
+        frames, repository = self._frames(data_root), self._where(data_root)[0]
+        for split in self._used(data_root):
+            for name, column in frames[split].items():
+                if any(isinstance(value, str) for cell in column for value in checks.values(cell)):
+                    checks.check_cells(str(name), column, f"the split {split!r} of {repository}", (str, Real))
+
+    def _split(self, name: str, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
+        columns, answers = harness.prompts(self.definition, rows, pool, shots, f"the {name} split")
         return Split(columns, self._labels(answers))
 
     def _labels(self, answers: list[Any]) -> np.ndarray:
@@ -210,16 +230,17 @@ class MMLU(Language):
         dev, selection, report = (frames[name] for name in (*self.further, self.reported))
         return _Rows(dev, _in_turn(selection).head(SELECTION), _in_turn(report), dev, "dev")
 
-    def _split(self, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
+    def _split(self, name: str, rows: pd.DataFrame, pool: pd.DataFrame, shots: int | None) -> Split:
         columns: dict[str, list[Any]] = {}
         answers, places = [], []
         for subject, documents in rows.reset_index(drop=True).groupby("subject", sort=False):
             path = f"{self.definition}/mmlu_{subject}.yaml"
             if not harness.is_defined(path):
                 raise HiesError(f"The copy of {self.repository} has the subject {subject!r}, which lm-eval lacks.")
-            prompts, right = harness.prompts(path, documents, pool[pool["subject"] == subject], shots)
-            for name, values in prompts.items():
-                columns.setdefault(name, []).extend(values)
+            examples = pool[pool["subject"] == subject]
+            prompts, right = harness.prompts(path, documents, examples, shots, f"the {name} split")
+            for column, values in prompts.items():
+                columns.setdefault(column, []).extend(values)
             answers += right
             places += documents.index.tolist()
         return Split(columns, self._labels(answers)).take(np.argsort(places))

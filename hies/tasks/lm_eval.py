@@ -71,7 +71,7 @@ def definition(path: str) -> dict[str, Any]:
 
 
 def prompts(
-    path: str, documents: pd.DataFrame, pool: pd.DataFrame, shots: int | None = None
+    path: str, documents: pd.DataFrame, pool: pd.DataFrame, shots: int | None = None, where: str = "the documents"
 ) -> tuple[Columns, list[Any]]:
     """Returns what lm-eval puts to a model for each document, in order, and the right answers.
 
@@ -80,6 +80,7 @@ def prompts(
         documents: rows of the data set, as the definition expects them.
         pool: rows that few-shot examples are drawn from by lm-eval's seed, document by document.
         shots: number of few-shot examples; None: as many as the definition says.
+        where: what messages call the documents.
 
     Returns:
         Columns of equal length, and the right answers: the index of an option, or the text that should be generated.
@@ -88,7 +89,7 @@ def prompts(
         generates, the right text alone. `sizes`: characters of each option, where lm-eval has `acc_norm`.
 
     Raises:
-        HiesError: the pool is too small; lm-eval is missing.
+        HiesError: a document without a right answer; the pool is too small; lm-eval is missing.
     """
     columns: Columns = {"contexts": [], "continuations": []}
     if any(metric["metric"] == "acc_norm" for metric in definition(path)["metric_list"]):
@@ -97,9 +98,10 @@ def prompts(
     if len(documents):
         count = _shots(path, pool, shots)
         with _quiet(), _compiled_once():
-            task = _task(path, documents, pool if count else documents.head(1))
-            for document in task.task_docs:
-                entries, right = _prompt(task, document, count)
+            task = _readable_task(path, documents, pool if count else documents.head(1), where)
+            for row, document in enumerate(task.task_docs):
+                with _reading(f"Row {row} of {where}", path):
+                    entries, right = _prompt(task, document, count)
                 answers.append(right)
                 for name, column in columns.items():
                     column.append(entries[name])
@@ -198,6 +200,38 @@ def _request(kind: str, *arguments: Any, **options: Any) -> Any:
     return Instance(kind, {}, arguments, 0, **options)
 
 
+@contextlib.contextmanager
+def _reading(name: str, path: str) -> Iterator[None]:
+    """Turns what lm-eval's templates and functions raise for a document into one sentence about it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ParameterError | MemoryError):
+            raise
+        reason = str(error) if isinstance(error, HiesError) else f"{type(error).__name__}: {error}"
+        raise HiesError(
+            f"{name} is no document that lm-eval's {path} can ask about ({reason}); leave out rows without an answer, "
+            "or give a split that has answers."
+        ) from error
+
+
+def _readable_task(path: str, documents: pd.DataFrame, pool: pd.DataFrame, where: str) -> Any:
+    """Returns the task of `_task`; the first document that it cannot be made with is named."""
+    try:
+        return _task(path, documents, pool)
+    except Exception:
+        first, last = 0, len(documents)  # it can be made with the first `first` documents, not with the first `last`
+        while last - first > 1:
+            middle = (first + last) // 2
+            try:
+                _task(path, documents.head(middle), pool)
+                first = middle
+            except Exception:
+                last = middle
+        with _reading(f"Row {first} of {where}", path):
+            return _task(path, documents.iloc[[first]], pool)
+
+
 def _task(path: str, documents: pd.DataFrame, pool: pd.DataFrame) -> Any:
     """Returns lm-eval's task, with the documents in the place of the split that it evaluates on.
 
@@ -237,8 +271,8 @@ def _prompt(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, 
     contexts, continuations = map(list, zip(*(request.args for request in requests), strict=True))
     options = task.doc_to_choice(document)
     right = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
-    if not 0 <= right < len(options):
-        raise HiesError(f"A document of {task.config.task} has no right answer among its {len(options)} options.")
+    if right not in range(len(options)):  # which may be a text, too
+        raise HiesError(f"it has no right answer among its {len(options)} options: {right!r}")
     entries = {
         "contexts": contexts if len(set(contexts)) > 1 else contexts[:1],
         "continuations": continuations,

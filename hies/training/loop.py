@@ -40,6 +40,7 @@ def finetune(
     Raises:
         ParameterError: the loss became infinite or no number; it names the learning rate.
     """
+    train = train.padded_for(model)
     generator = np.random.default_rng(settings.seed)
     scores: list[float] = []
     best: dict[str, Tensor] = {}

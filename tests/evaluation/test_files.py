@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_is_refused(options, word):
 def test_weights_that_are_not_there_are_named():
     from transformers import AutoModelForSequenceClassification
 
-    from hies.evaluation.checkpoints import load_weights
+    from hies.evaluation.networks import load_weights
 
     with pytest.raises(HiesError, match=r"no-such-org/no-such-model.*local folder"):
         load_weights(AutoModelForSequenceClassification, "no-such-org/no-such-model")

@@ -18,7 +18,7 @@ from experiments.sweep import job as job_module
 from experiments.sweep.jobs import Declared, leave_grid
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
-from hies.evaluation.checkpoints import NETWORKS, load_weights
+from hies.evaluation.networks import NETWORKS, load_weights
 from hies.methods import METHODS
 from hies.tasks import classifier
 

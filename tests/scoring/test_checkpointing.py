@@ -16,9 +16,9 @@ import benchmarks.seven_billion
 from benchmarks.seven_billion import scoring_memory
 from hies import HiesError, UnsupportedModelError, collect
 from hies.evaluation import evaluator as evaluator_module
-from hies.evaluation.checkpoints import build
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
+from hies.evaluation.networks import build
 from hies.heads.attention import handling
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.losses import default_loss

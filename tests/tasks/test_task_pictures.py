@@ -14,11 +14,11 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hies.errors import HiesError
-from hies.evaluation.checkpoints import build
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.metrics import METRICS
 from hies.evaluation.models import Model
+from hies.evaluation.networks import build
 from hies.tasks import TASKS, classifier
 from hies.tasks.base import Split
 from hies.tasks.classifier import ImageFiles, encode, predict
@@ -113,8 +113,8 @@ def test_a_data_set_that_is_not_here_or_is_another_one_is_named(tmp_path, monkey
     cases = {
         "img, text, but label": {"columns": ("img", "text")},
         "Row 1 .*no image": {"files": [good[0], None, good[2]]},
-        "labels from 0 to 10, .*10 classes": {"labels": [0, 10, 1]},
-        "labels from -1 to 1,": {"labels": [0, -1, 1]},
+        "Row 1 of the split 'train' .*the label 10, but .*0 to 9;": {"labels": [0, 10, 1]},
+        "Row 2 of the split 'train' .*the label -1,": {"labels": [0, 1, -1]},
         "names its classes second, first, .*'test' has cifar10_thing_0,": {
             "names": ["second", "first", *names_of(CIFAR10)[2:]]
         },

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks.base import Split, Splits
+from hies.tasks.checks import check_cells
 from hies.tasks.vqa import vizwiz
 from hies.tasks.vqa.judge import Judge
 from hies.tasks.vqa.visual import VisualTask
@@ -44,7 +45,10 @@ class MMVet(VisualTask):
         """Returns all of MM-Vet to report, and examples of VizWiz-VQA with the answer that most people gave."""
         train, selection = (_single(split) for split in vizwiz.holdout(data_root))
         rows = hub.read_split(MMVET_REPOSITORY, "test", ("image", "question", "answer"), data_root)
-        inputs = {"image": [image["bytes"] for image in rows["image"]], "question": rows["question"].tolist()}
+        where = f"the split 'test' of {MMVET_REPOSITORY}"
+        for column in ("question", "answer"):
+            check_cells(column, rows[column], where, (str,))
+        inputs = {"image": hub.image_files(rows["image"], where), "question": rows["question"].tolist()}
         return Splits(train, selection, Split(inputs, rows["answer"].to_numpy(dtype=str)))
 
     def graded(self, examples: Split, answers: np.ndarray, cache_dir: Path) -> np.ndarray:

@@ -18,6 +18,7 @@ from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks.base import Split, Splits
+from hies.tasks.checks import check_cells
 from hies.tasks.vqa import accuracy as vqa
 from hies.tasks.vqa.visual import VisualTask
 
@@ -55,7 +56,7 @@ class VizWiz(VisualTask):
                 f"The split 'val' of {VIZWIZ_REPOSITORY} has {len(rows)} rows, but its first {left_out} are for "
                 "calibration and selection and none is left to report; give the whole split."
             )
-        return Splits(train, selection, with_instruction(rows[left_out:]))
+        return Splits(train, selection, with_instruction("val", rows[left_out:]))
 
     def target(self, label: str) -> str:
         """Returns the answer that most people gave."""
@@ -85,18 +86,20 @@ def holdout(data_root: Path | None) -> tuple[Split, Split]:
     """Returns the examples for calibration and for selection, which are never reported."""
     split, count = calibration_split(data_root), FOR_CALIBRATION + FOR_SELECTION
     rows = hub.read_split(VIZWIZ_REPOSITORY, split, VIZWIZ_COLUMNS, data_root, count)
-    return with_instruction(rows[:FOR_CALIBRATION]), with_instruction(rows[FOR_CALIBRATION:])
+    return with_instruction(split, rows[:FOR_CALIBRATION]), with_instruction(split, rows[FOR_CALIBRATION:])
 
 
-def with_instruction(rows: pd.DataFrame) -> Split:
-    """Returns the questions of some rows, with the instruction, and the people's answers.
+def with_instruction(split: str, rows: pd.DataFrame) -> Split:
+    """Returns the questions of some rows of a split, with the instruction, and the people's answers.
 
     Raises:
-        HiesError: answers that are no list of texts, as in the test split.
+        HiesError: answers that are no list of texts, as in the test split; no question, or no image.
     """
+    where = f"the rows {rows.index.min()} to {rows.index.max()} of the split {split!r} of {VIZWIZ_REPOSITORY}"
     answers = [_texts(cell) for cell in rows["answers"]]
+    check_cells("question", rows["question"], where, (str,))
     questions = [f"{question.strip()}\n{INSTRUCTION}" for question in rows["question"]]
-    images = [image["bytes"] for image in rows["image"]]
+    images = hub.image_files(rows["image"], where)
     return Split({"image": images, "question": questions}, np.array([json.dumps(texts) for texts in answers], str))
 
 

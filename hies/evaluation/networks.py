@@ -1,0 +1,159 @@
+"""Networks and processors of a model: loaded, pruned or not, built from an architecture, or given a new classifier."""
+
+import copy
+import difflib
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from hies.errors import HiesError, ParameterError
+from hies.evaluation.models import Model, check_fit
+from hies.precision import machine
+from hies.pruning.files import RECORD, load_pruned, save_pruned
+from hies.pruning.removal import pruned_heads
+from hies.storage import save_weights, write_checksums
+from hies.tasks.base import Task
+
+NETWORKS = {
+    "text": transformers.AutoModelForSequenceClassification,
+    "image": transformers.AutoModelForImageClassification,
+    "language": transformers.AutoModelForCausalLM,
+    "vision_language": transformers.AutoModelForImageTextToText,
+}  # modality -> class
+PROCESSORS = {
+    "text": AutoTokenizer,
+    "image": transformers.AutoImageProcessor,
+    "language": AutoTokenizer,
+    "vision_language": transformers.AutoProcessor,
+}  # modality -> class
+TRAINED_ON = "trained_on.txt"  # of a checkpoint that is fine-tuned here; no part of its identity
+
+
+def build(
+    model: Model, task: Task, data_root: Path | None = None, start: str | None = None, processor: Any = None
+) -> PreTrainedModel:
+    """Returns a model before fine-tuning, with the outputs that the task needs, and the rest from its weights.
+
+    Args:
+        model: where the weights come from.
+        task: the task.
+        data_root: the folder of local copies of data sets, which may name the classes.
+        start: a checkpoint of another task; its classifier is replaced.
+        processor: what a model that is built from an architecture reads its tokens with.
+    """
+    check_fit(model, task)
+    if model.asks_as_it_stands(task):
+        return load_network(model, model.weights_source())
+    options = task.network_options(data_root, model.architecture or {}, processor)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.finetuning(task).seed)  # what is new is drawn at random
+        if start is not None:
+            return _with_new_classifier(NETWORKS[model.modality], start, options)
+        if model.architecture is not None:
+            return _from_architecture(model, options)
+        return _with_new_classifier(NETWORKS[model.modality], model.weights_source(), options)
+
+
+def load_network(model: Model, source: str) -> PreTrainedModel:
+    """Returns the weights of a checkpoint, pruned or not, in the model's dtype.
+
+    Raises:
+        HiesError: it cannot be read, is of another class, or lacks weights, which would be drawn at random.
+    """
+    kind, dtype = NETWORKS[model.modality], getattr(torch, model.dtype)
+    if _is_pruned(source):
+        network = load_pruned(source, dtype=dtype)
+        if not _is_of(kind, network):
+            raise HiesError(f"{source} holds a pruned {type(network).__name__}, which is no {kind.__name__[4:]}.")
+        return network
+    network, report = load_weights(kind, source, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise HiesError(f"{source} lacks the weights {missing[0]!r} of its {type(network).__name__}; give a whole one.")
+    return network
+
+
+def save_network(folder: Path, network: PreTrainedModel, processor: Any, device: torch.device) -> None:
+    """Writes a fine-tuned model, pruned or not, what reads its inputs, where it was trained, and their checksums."""
+    (save_pruned if pruned_heads(network) else save_weights)(network, folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    known = {**machine(device), "torch": torch.__version__}
+    text = ", ".join(f"{name} {value}" for name, value in known.items())
+    (folder / TRAINED_ON).write_text(f"{text}\n", encoding="utf-8")
+    write_checksums(folder)
+
+
+def trained_on(checkpoint: str) -> dict[str, str]:
+    """Returns the machine that a checkpoint was fine-tuned on, as an entry of a row's versions; {} if unknown."""
+    file = Path(checkpoint) / TRAINED_ON
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        return {"trained on": stream.readline(200).strip()}
+
+
+def _is_pruned(source: str) -> bool:
+    """Returns whether a folder holds what `hies.save_pruned` wrote."""
+    return (Path(source) / RECORD).is_file()
+
+
+def _is_of(kind: Any, network: PreTrainedModel) -> bool:
+    """Returns whether an Auto class would give a network of this class."""
+    mapped = kind._model_mapping.get(type(network.config), None)
+    return type(network) in (mapped if isinstance(mapped, tuple) else (mapped,))
+
+
+def load_weights(kind: Any, source: str, **options: Any) -> Any:
+    """Returns `kind.from_pretrained(source)`; raises HiesError with one sentence where that fails."""
+    checked = {} if kind in PROCESSORS.values() else {"use_safetensors": True}
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **checked, **options)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise HiesError(
+            f"{source!r} is no folder with a model in safetensors, and the Hugging Face Hub cannot be reached; give a "
+            "local folder (model.source=DIR), or connect to the Hub once."
+        ) from error
+
+
+def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel:
+    architecture = model.architecture or {}
+    kind = architecture.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(kind), transformers.CONFIG_MAPPING.keys(), 1)
+        expected = f"did you mean {close[0]}?" if close else "it must be a type that transformers knows"
+        raise ParameterError("architecture.model_type", kind, expected)
+    return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
+
+
+def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
+    """Returns pretrained weights; a classifier for other classes that they come with is replaced.
+
+    Raises:
+        HiesError: other weights do not fit either, and would be drawn at random.
+    """
+    if _is_pruned(source):
+        return _pruned_with_classifier(kind, source, options)
+    network, report = load_weights(kind, source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    body = f"{network.base_model_prefix}."
+    if unfit := sorted(name for name, *_ in report["mismatched_keys"] if name.startswith(body)):
+        raise HiesError(
+            f"The weights {unfit[0]!r} in {source!r} do not fit its configuration; give a whole checkpoint."
+        )
+    return network
+
+
+def _pruned_with_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
+    """Returns a pruned model whose classifier is a new one, unless it has as many outputs already."""
+    pruned = load_pruned(source)
+    outputs = pruned.config.num_labels
+    pruned.config.update(options)
+    if _is_of(kind, pruned) and pruned.config.num_labels == outputs:
+        return pruned
+    network = kind.from_config(copy.deepcopy(pruned.config), attn_implementation="eager")  # the body of it goes
+    setattr(network, network.base_model_prefix, pruned.base_model)
+    network.config = pruned.config
+    return network

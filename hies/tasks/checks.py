@@ -1,0 +1,100 @@
+"""What every split must hold: a label, text or image that is none is refused with its row, and never becomes a number.
+
+`where` names the split in messages.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from hies.errors import HiesError
+
+SHOWN = 60  # characters of a value in a message
+
+
+def check_columns(inputs: Mapping[str, Any], rows: int, where: str, kinds: tuple[type, ...]) -> None:
+    """Refuses columns that are not as long as the labels, and cells that hold anything but `kinds` (`image`: bytes)."""
+    for name, column in inputs.items():
+        if len(column) != rows:
+            raise HiesError(f"The column {name!r} of {where} has {len(column)} rows, but there are {rows} labels.")
+        if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
+            finite = np.isfinite(column).all(axis=tuple(range(1, column.ndim)))
+            if not finite.all():
+                raise HiesError(f"Row {int(np.argmin(finite))} of {where} has values in {name!r} that are no numbers.")
+        else:
+            check_cells(name, column, where, (bytes,) if name == "image" else kinds)
+
+
+def check_cells(name: str, column: Sequence[Any], where: str, kinds: tuple[type, ...]) -> None:
+    """Refuses None, NaN, empty bytes and whatever is none of `kinds`, in the cells of a column or in lists in them."""
+    for row, cell in enumerate(column):
+        for value in values(cell):
+            if not isinstance(value, kinds) or value != value or value == b"":
+                expected = "bytes of an image file" if kinds == (bytes,) else "text"
+                raise HiesError(f"Row {row} of {where} has {_shown(value)} in {name!r}, where {expected} should be.")
+
+
+def class_labels(labels: Any, classes: int, where: str) -> np.ndarray:
+    """Returns labels that are the numbers of classes, int64 [examples]; refuses any other."""
+    numbers = _numbers(labels, where)
+    fits = (numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers))  # False for NaN
+    _check(labels, fits, where, f"its classes go from 0 to {classes - 1}")
+    return numbers.astype(np.int64)
+
+
+def score_labels(labels: Any, limits: tuple[float, float], where: str) -> np.ndarray:
+    """Returns labels that are finite scores within limits, float32 [examples]; refuses any other."""
+    low, high = limits
+    numbers = _numbers(labels, where)
+    fits = np.isfinite(numbers) & (numbers >= low) & (numbers <= high)
+    _check(labels, fits, where, f"scores are {f'from {low:g} to {high:g}' if np.isfinite(limits).all() else 'finite'}")
+    return numbers.astype(np.float32)
+
+
+def option_labels(labels: Any, options: Sequence[Sequence[Any]], where: str) -> np.ndarray:
+    """Returns labels that are the numbers of right options, int64 [examples]; `options` are those of each example."""
+    numbers, counts = _numbers(labels, where), np.array([len(each) for each in options])
+    fits = (numbers >= 0) & (numbers < counts) & (numbers == np.floor(numbers))
+    _check(labels, fits, where, f"there are {counts[np.argmin(fits)] if len(fits) else 0} options")
+    return numbers.astype(np.int64)
+
+
+def text_labels(labels: Any, where: str) -> np.ndarray:
+    """Returns labels that are texts with something in them, [examples]; refuses any other."""
+    _check(labels, np.array([isinstance(one, str) and one != "" for one in labels], bool), where, "answers are texts")
+    return np.asarray(labels, dtype=str)
+
+
+def _numbers(labels: Any, where: str) -> np.ndarray:
+    """Returns labels as float64 [examples], NaN for what is no number."""
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        raise HiesError(f"The labels of {where} have the shape {values.shape}, not one for each example.")
+    if values.dtype.kind in "biuf":
+        return values.astype(np.float64)
+    return np.array([value if isinstance(value, Real) else np.nan for value in values], np.float64)
+
+
+def _check(labels: Any, fits: np.ndarray, where: str, expected: str) -> None:
+    if not fits.all():
+        row = int(np.argmin(fits))
+        remedy = "leave out rows without a label, or give a split that has labels"
+        raise HiesError(f"Row {row} of {where} has the label {_shown(labels[row])}, but {expected}; {remedy}.")
+
+
+def values(cell: Any) -> Iterator[Any]:
+    """Yields what a cell holds: itself, or what is in a list, however deep."""
+    if isinstance(cell, Mapping):
+        cell = list(cell.values())
+    if isinstance(cell, list | tuple | np.ndarray):
+        for part in cell:
+            yield from values(part)
+    else:
+        yield cell
+
+
+def _shown(value: Any) -> str:
+    text = repr(value.item() if isinstance(value, np.generic) else value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
