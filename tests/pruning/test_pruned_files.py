@@ -11,7 +11,7 @@ from tiny_models import make, make_batch, some_heads
 from transformers import LlamaForCausalLM
 
 import hies
-from hies.pruning.files import RECORD, _digest
+from hies.pruning.folder import RECORD, record_digest
 from hies.storage import SUMS
 
 DECODERS = ["llama", "llama_grouped"]
@@ -30,7 +30,7 @@ def logits(model, name):
 def edit(folder, **changes):
     """A record that was written so, not one that was edited."""
     record = {**json.loads((folder / RECORD).read_text()), **changes}
-    (folder / RECORD).write_text(json.dumps({**record, "digest": _digest(record)}))
+    (folder / RECORD).write_text(json.dumps({**record, "digest": record_digest(record)}))
 
 
 @pytest.fixture
