@@ -19,6 +19,7 @@ import filelock
 import numpy as np
 
 SUMS = "SHA256SUMS"
+LONGEST_SUMS = 8 << 20  # bytes
 KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
 Built = TypeVar("Built")
 Read = TypeVar("Read")
@@ -123,8 +124,8 @@ def check_checksums(folder: Path, which: str = "*") -> None:
     sums = folder / SUMS
     if not os.path.lexists(sums):
         return
-    if not sums.is_file():
-        raise ValueError(f"{SUMS} is no file")
+    if not sums.is_file() or sums.stat().st_size > LONGEST_SUMS:
+        raise ValueError(f"{SUMS} is no list of checksums")
     lines = sums.read_text(encoding="utf-8").splitlines()
     recorded = {name: found for found, _, name in (line.partition("  ") for line in lines)}
     present = {file.name for file in folder.glob(which) if file.is_file()}

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
 from hies.pruning.card import own_card, write_card
 from hies.pruning.folder import (
-    CONFIG, COUNTS, GENERATION, RECORD, Files, check_files, finish_interrupted, read_record, replacing_model,
-    weights_of, write_record,
+    CONFIG, COUNTS, GENERATION, RECORD, Files, check_small_files, check_weights, finish_interrupted, read_record,
+    replacing_model, weights_of, write_record,
 )  # fmt: skip
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
@@ -121,11 +121,11 @@ def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
         weights = Weights([files[name] for name in weights_of(files, record)])
         if not weights:
             raise ValueError("it has no safetensors")
+        check_small_files(files, record)
         options["config"] = _read_config(files, base, record, weights)
         if "generation_config" not in options and _counts(files, record, GENERATION):
             options["generation_config"] = GenerationConfig.from_dict(files.json(GENERATION))
-        check_files(files, record)
-        smaller = _smaller(base, record["removed"], weights)
+        smaller = _smaller(base, record["removed"], weights, lambda: check_weights(files, record))
         options.update(state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True)
         model, report = smaller.from_pretrained(None, **options)
         _check_report(report)
@@ -148,14 +148,22 @@ def _in_a_sentence(source: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise HiesError(reason if whole else f"{source} cannot be loaded: {reason.rstrip('.')}.") from error
 
 
-def _smaller(base: Any, removed: Removed, weights: Weights) -> Any:
-    """Returns the class of the pruned model while it is built and loaded."""
+def _smaller(base: Any, removed: Removed, weights: Weights, check: Callable[[], None]) -> Any:
+    """Returns the class of the pruned model while it is built and loaded.
+
+    Args:
+        base: the class of transformers.
+        removed: site -> its heads that are cut out.
+        weights: that will be loaded.
+        check: is called when the model fits the weights, so that no time is spent on others.
+    """
 
     def build(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
         with building_at_most(weights):
             base.__init__(self, *args, **kwargs)
         cut(self, removed)
         check_size(self, weights)
+        check()
         # What `save_pretrained` leaves out is computed; anything else would be drawn at random without a word.
         self._keys_to_ignore_on_load_missing = list(map(re.escape, self._keys_to_ignore_on_save or ()))
 

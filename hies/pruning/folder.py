@@ -43,8 +43,10 @@ class Files:
 
     def __getitem__(self, name: str) -> Path:
         """Returns where a file is; OSError where it is not, or no file."""
-        moving = self.folder / SAVED / name
-        return moving if moving.is_file() else Path(str(cached_file(self.source, name, **self.where)))
+        moving = self.folder / SAVED
+        if not moving.is_symlink() and (moving / name).is_file():
+            return moving / name
+        return Path(str(cached_file(self.source, name, **self.where)))
 
     def __contains__(self, name: str) -> bool:
         with contextlib.suppress(OSError):
@@ -136,20 +138,38 @@ def weights_of(files: Files, record: dict[str, Any]) -> list[str]:
     return sorted(names)
 
 
-def check_files(files: Files, record: dict[str, Any]) -> None:
-    """Raises HiesError for a file that is not what it was when the record was written.
+def check_small_files(files: Files, record: dict[str, Any]) -> None:
+    """Raises HiesError for a file beside the weights that is not what it was when the record was written."""
+    for name in sorted((record["files"] or {}).keys() - set(weights_of(files, record))):
+        if name not in files or files[name].stat().st_size > LONGEST_JSON or not _unchanged(files, record, name):
+            raise HiesError(_changed(files, name))
+
+
+def check_weights(files: Files, record: dict[str, Any]) -> None:
+    """Raises HiesError for weights that are not what they were when the record was written.
 
     Folders that were saved before records named files have `SHA256SUMS` of the weights.
     """
-    remedy = "get it again; hies.save_pruned writes a model that was changed on purpose"
-    for name, found in (record["files"] or {}).items():
-        if name not in files or sha256_of(files[name]) != found:
-            raise HiesError(f"{name} in {files.source} is not what {RECORD} says it was when it was written; {remedy}.")
     if record["files"] is None:
         try:
             check_checksums(files.folder, "*.safetensors")
         except ValueError as error:
             raise HiesError(f"In {files.source} {error}; get it again, or remove {SUMS} if it was meant.") from error
+        return
+    for name in weights_of(files, record):
+        if not _unchanged(files, record, name):
+            raise HiesError(_changed(files, name))
+
+
+def _unchanged(files: Files, record: dict[str, Any], name: str) -> bool:
+    return bool(sha256_of(files[name]) == record["files"][name])
+
+
+def _changed(files: Files, name: str) -> str:
+    return (
+        f"{name} in {files.source} is not what {RECORD} says it was when it was written; get it again "
+        "(hies.save_pruned saves a model that was changed on purpose)."
+    )
 
 
 @contextlib.contextmanager

@@ -116,10 +116,12 @@ def building_at_most(weights: Weights) -> Iterator[None]:
 
 
 def check_size(model: nn.Module, weights: Weights) -> None:
-    """Raises HiesError for a model that would take much more memory than its weights."""
+    """Raises HiesError for a model that is much larger than its weights, or they than it."""
     saved = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
     every = {id(tensor): tensor.numel() for tensor in model.buffers()}
     besides = sum(size for key, size in every.items() if key not in saved)
+    if weights.elements > 1.2 * sum(saved.values()) + (1 << 20):
+        raise HiesError("its weights are of a larger model than its config.json describes")
     if sum(saved.values()) > 1.2 * weights.elements + (1 << 20) or besides > 2 * weights.elements + (16 << 20):
         raise HiesError("its config.json describes a larger model than the weights are of")
 
