@@ -18,7 +18,7 @@ from hies.errors import HiesError, ParameterError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
-from hies.storage import cached, check_checksums, digest, safe_filename, write_checksums
+from hies.storage import cached, check_checksums, digest, safe_filename, save_weights, write_checksums
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
 
@@ -281,7 +281,7 @@ class TaskModel:
         return network
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
-        network.save_pretrained(folder)
+        save_weights(network, folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
         write_checksums(folder)

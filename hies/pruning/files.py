@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, Pre
 
 from hies.errors import HiesError, printable
 from hies.heads.attention import requires_hies_attention
+from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
 from hies.pruning.card import own_card, write_card
@@ -140,12 +141,15 @@ def _in_a_sentence(source: str, options: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error).strip() or type(error).__name__
-        reason = printable(text.splitlines()[0])[:LONGEST_REASON]
+        reason = _reason(error)
         if isinstance(error, TypeError) and (several := ", ".join(sorted(options.keys() - DECIDED))):
             raise HiesError(f"load_pruned cannot take one of the options {several}: {reason}.") from error
         whole = isinstance(error, HiesError) and source in reason
         raise HiesError(reason if whole else f"{source} cannot be loaded: {reason.rstrip('.')}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join(str(error).split()) or type(error).__name__)[:LONGEST_REASON]
 
 
 def _smaller(base: Any, removed: Removed, weights: Weights, check: Callable[[], None]) -> Any:
@@ -210,21 +214,27 @@ def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
     if requires_hies_attention(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
         return None
     config = copy.deepcopy(model.config)
-    config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
-    (config.num_attention_heads, key_heads), *_ = counts
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = key_heads
     try:
+        config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
+        (config.num_attention_heads, key_heads), *_ = counts
+        if hasattr(config, "num_key_value_heads"):
+            config.num_key_value_heads = key_heads
         config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
         with torch.device("meta"):
             candidate = type(model)(config)
     except Exception:  # each architecture has its own way to say that it cannot
         return None
-    return config if _shapes(candidate) == _shapes(model) else None
+    return config if _structure(candidate) == _structure(model) else None
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+def _structure(model: nn.Module) -> dict[str, Any]:
+    """Returns the shapes of a model's tensors, and the numbers that its modules compute with, such as a scale."""
+    found: dict[str, Any] = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for site, module in model.named_modules():
+        used = names_used_by(module) - {"training"}
+        values = {name: value for name, value in vars(module).items() if name in used and name[0] != "_"}
+        found |= {f"{site}.{name}": one for name, one in values.items() if type(one) in (bool, int, float)}
+    return found
 
 
 def _class_named(name: str) -> type[PreTrainedModel]:
@@ -243,14 +253,13 @@ def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: We
     try:
         files.json(CONFIG)  # short enough
         data = check_config(PreTrainedConfig.get_config_dict(files[CONFIG])[0], weights)
-        config = CONFIG_MAPPING[data["model_type"]].from_dict(data)
-    except KeyError as error:
-        raise HiesError(f"The {CONFIG} of {files.source} names no architecture that is known here.") from error
+        if (model_type := data.get("model_type")) not in CONFIG_MAPPING:
+            raise ValueError(f"its model_type is {model_type!r}, which transformers does not know")
+        config = CONFIG_MAPPING[model_type].from_dict(data)
     except Exception as error:
-        raise HiesError(f"The {CONFIG} of {files.source} cannot be read: {error}") from error
+        raise HiesError(f"The {CONFIG} of {files.source} cannot be read: {_reason(error)}") from error
     if not isinstance(config, base.config_class or PreTrainedConfig):
-        model_type, name = config.model_type, base.__name__
-        raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but a {name} by its {RECORD}.")
+        raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but a {base.__name__} by its {RECORD}.")
     config.dtype = config.dtype or weights.dtype
     for name, value in record["config"].items():
         setattr(config, name, value)

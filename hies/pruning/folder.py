@@ -46,7 +46,11 @@ class Files:
         moving = self.folder / SAVED
         if not moving.is_symlink() and (moving / name).is_file():
             return moving / name
-        return Path(str(cached_file(self.source, name, **self.where)))
+        local = self.folder.is_dir()
+        path = self.folder / name if local else cached_file(self.source, name, **self.where)
+        if path is None or not Path(path).is_file():
+            raise FileNotFoundError(f"it has no file {name}")
+        return Path(path)
 
     def __contains__(self, name: str) -> bool:
         with contextlib.suppress(OSError):
