@@ -128,7 +128,9 @@ def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:
         raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
 
 
-def _write_card(folder: Path, small: PreTrainedModel, plain: bool, task: str, lines: list[tuple[str, str, str]]) -> None:
+def _write_card(
+    folder: Path, small: PreTrainedModel, plain: bool, task: str, lines: list[tuple[str, str, str]]
+) -> None:
     """Adds to the model card what was measured, and says whether plain `from_pretrained` loads the folder."""
     from hies.pruning.card import PLAIN, write_card
 

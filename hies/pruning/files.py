@@ -19,20 +19,28 @@ from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
 from hies.pruning.card import own_card, write_card
 from hies.pruning.folder import (
-    CONFIG, COUNTS, GENERATION, RECORD, Files, check_small_files, check_weights, finish_interrupted, read_record,
-    replacing_model, weights_of, write_record,
+    CONFIG,
+    COUNTS,
+    GENERATION,
+    RECORD,
+    Files,
+    check_small_files,
+    check_weights,
+    finish_interrupted,
+    read_record,
+    replacing_model,
+    weights_of,
+    write_record,
 )  # fmt: skip
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.storage import locking, save_weights
 
-HUB_OPTIONS = {
-    "revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies",
-}  # fmt: skip
-DECIDED = {
+HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies"}
+DECIDED = {  # by `load_pruned` itself
     "config", "use_safetensors", "trust_remote_code", "output_loading_info", "state_dict", "variant", "gguf_file",
     "adapter_kwargs", "ignore_mismatched_sizes",
-}  # fmt: skip - by `load_pruned` itself
+}  # fmt: skip
 LONGEST_REASON = 300  # characters of what others say in an error
 
 
@@ -183,7 +191,7 @@ def _smaller(base: Any, removed: Removed, weights: Weights, check: Callable[[], 
 def _aside(model: nn.Module) -> Iterator[None]:
     """Keeps the parameters that are loaded out of what the block does: it would draw their rows for padding anew."""
     stores = [module._parameters for module in model.modules()]
-    loaded = [
+    loaded: list[Any] = [
         (store, name, parameter)
         for store in stores
         for name, parameter in store.items()
@@ -191,8 +199,9 @@ def _aside(model: nn.Module) -> Iterator[None]:
     ]
     try:
         for store, name, parameter in loaded:
-            store[name] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-            store[name]._is_hf_initialized = True  # type: ignore[union-attr]
+            substitute: Any = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+            substitute._is_hf_initialized = True
+            store[name] = substitute
         yield
     finally:
         for store, name, parameter in loaded:
@@ -253,7 +262,7 @@ def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: We
     try:
         files.json(CONFIG)  # short enough
         data = check_config(PreTrainedConfig.get_config_dict(files[CONFIG])[0], weights)
-        if (model_type := data.get("model_type")) not in CONFIG_MAPPING:
+        if (model_type := str(data.get("model_type"))) not in CONFIG_MAPPING:
             raise ValueError(f"its model_type is {model_type!r}, which transformers does not know")
         config = CONFIG_MAPPING[model_type].from_dict(data)
     except Exception as error:

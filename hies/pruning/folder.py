@@ -1,8 +1,8 @@
 """The folder of one pruned model: a record that names its files and what they hold, and how a model replaces another.
 
-A writer holds the lock of the folder. It prepares the files in `.saving-*` and renames that to `.saved`: from here on the
-new model counts. Then it moves the files to their names, the record last. A reader takes a file from `.saved` while it is
-there, so at every moment, and whenever the writer is killed, it finds the files of one model.
+A writer holds the lock of the folder. It prepares the files in `.saving-*` and renames that to `.saved`: from here on
+the new model counts. Then it moves the files to their names, the record last. A reader takes a file from `.saved` while
+it is there, so at every moment, and whenever the writer is killed, it finds the files of one model.
 """
 
 import contextlib
@@ -70,14 +70,14 @@ class Files:
 
     def state(self) -> dict[str, tuple[int, ...]]:
         """Returns what differs as soon as a file of a local folder is written, moved or replaced."""
-        found = {}
+        found: dict[str, tuple[int, ...]] = {}
         for place in (self.folder, self.folder / SAVED):
             with contextlib.suppress(OSError):
-                for name in os.listdir(place):
+                for path in place.iterdir():
                     with contextlib.suppress(OSError):
-                        status = (place / name).stat()
+                        status = path.stat()
                         times = status.st_mtime_ns, status.st_ctime_ns
-                        found[str(place / name)] = (status.st_ino, status.st_size, *times)
+                        found[str(path)] = (status.st_ino, status.st_size, *times)
         return found
 
 
@@ -90,7 +90,7 @@ def write_record(place: Path, model_class: str, config: dict[str, Any], removed:
 
 
 def record_digest(record: dict[str, Any]) -> str:
-    """Returns what differs for a record that was edited, or cut short, and for any change of the files that it names."""
+    """Returns what differs for a record that was edited or cut short, and for a change of any file that it names."""
     return digest({name: value for name, value in record.items() if name != "digest"})
 
 
@@ -189,7 +189,7 @@ def replacing_model(folder: Path) -> Iterator[Path]:
         place.mkdir()
         try:
             yield place
-            os.replace(place, folder / SAVED)
+            place.replace(folder / SAVED)
         finally:
             shutil.rmtree(place, ignore_errors=True)
         _publish(folder)
@@ -197,26 +197,20 @@ def replacing_model(folder: Path) -> Iterator[Path]:
 
 def finish_interrupted(folder: Path) -> None:
     """Ends what a killed writer began, if it can be done here and nobody is writing."""
-    if any((folder / name).is_dir() for name in (SAVED, *_unfinished(folder))):
+    if any(place.is_dir() for place in (folder / SAVED, *folder.glob(f"{SAVING}*"))):
         with contextlib.suppress(OSError, ValueError), locking(folder, wait=False) as held:
             if held:
                 _recover(folder)
 
 
 def _recover(folder: Path) -> None:
-    for name in _unfinished(folder):
-        shutil.rmtree(folder / name, ignore_errors=True)  # a link is left: what it leads to is not ours
+    for place in folder.glob(f"{SAVING}*"):
+        shutil.rmtree(place, ignore_errors=True)  # a link is left: what it leads to is not ours
     _publish(folder)
 
 
-def _unfinished(folder: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return [name for name in os.listdir(folder) if name.startswith(SAVING)]
-    return []
-
-
 def _publish(folder: Path) -> None:
-    """Moves the files of `.saved` to their names, and removes those of the earlier model; it may be stopped anywhere."""
+    """Moves the files of `.saved` to their names and removes the earlier model's; it may be stopped anywhere."""
     saved = folder / SAVED
     if saved.is_symlink() or not saved.is_dir():
         return
@@ -226,5 +220,5 @@ def _publish(folder: Path) -> None:
             if old.name not in listed:
                 old.unlink(missing_ok=True)
         for file in sorted(saved.iterdir(), key=lambda file: file.name == RECORD):  # the record last
-            os.replace(file, folder / file.name)
+            file.replace(folder / file.name)
     shutil.rmtree(saved)

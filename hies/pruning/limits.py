@@ -27,7 +27,13 @@ LARGEST_LISTED = 1 << 20  # in lists, which hold tokens besides
 COUNTED = re.compile(r"(^|_)(num|n|layers?|depths?|blocks?|labels?)(_|$)")  # names of such counts
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What `save_pretrained` never writes, or what is decided here: other files, and code that takes the place of modules.
-FOREIGN = ("transformers_weights", "fusion_config", "attn_implementation", "_attn_implementation", "experts_implementation")
+FOREIGN = (
+    "transformers_weights",
+    "fusion_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+)
 
 
 class Weights(dict[str, Any]):
@@ -50,7 +56,7 @@ class Weights(dict[str, Any]):
                 file: Any = safe_open(path, "pt")
             except SafetensorError as error:
                 raise ValueError(f"{path.name} is no whole safetensors file ({error})") from error
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
                 if name in self:
                     raise ValueError(f"{path.name} holds {name} a second time")
                 self[name] = file.get_slice(name)

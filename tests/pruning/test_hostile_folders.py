@@ -1,4 +1,4 @@
-"""Folders that are damaged or written to do harm: the right model or one sentence, at once, and nothing in them runs."""
+"""Folders that are damaged or written to do harm: the right model or one sentence, at once, and no code runs."""
 
 import shutil
 import signal

@@ -193,7 +193,11 @@ def test_a_truncated_file_of_weights_is_refused(saved):
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_file_that_was_changed_is_refused(saved, name):
     content = (saved / name).read_bytes()
-    changed = content.replace(b'"hidden_act": "gelu"', b'"hidden_act": "relu"') if name == "config.json" else content[:-1] + b"\x3f"
+    changed = (
+        content.replace(b'"hidden_act": "gelu"', b'"hidden_act": "relu"')
+        if name == "config.json"
+        else content[:-1] + b"\x3f"
+    )
     assert changed != content
     (saved / name).write_bytes(changed)
     with pytest.raises(hies.HiesError, match=f"{name} in .* is not what {RECORD} says"):

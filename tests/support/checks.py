@@ -274,6 +274,7 @@ def check_plain(name, folder):
     group = size.heads // size.key_heads
     gone = list(range(group)) if size.key_heads > 1 else [0]
     small = hies.prune(model, dict.fromkeys(sites, gone))
-    hies.save_pruned(small, folder)
+    said = hies.save_pruned(small, folder)
     plain = type(model).from_pretrained(folder)
     torch.testing.assert_close(run(plain, batch), run(small, batch), atol=1e-5, rtol=0)  # rounded as memory lies
+    assert said

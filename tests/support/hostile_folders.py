@@ -13,8 +13,8 @@ import struct
 
 from safetensors.torch import load_file, save_file
 
-from hies.pruning.folder import CONFIG, RECORD, RECORD_FORMAT, record_digest
-from hies.pruning.removal import pruned_heads
+import hies
+from hies.pruning.folder import CONFIG, RECORD, record_digest
 from hies.storage import SUMS, sha256_of, write_checksums
 
 WEIGHTS = "model.safetensors"
@@ -23,10 +23,12 @@ BILLION = 10**9
 
 def save_as_before(model, folder):
     """What `save_pruned` wrote before records named files."""
-    model.save_pretrained(folder)
-    write_checksums(folder, "*.safetensors")
-    record = {"format": RECORD_FORMAT, "model_class": type(model).__name__, "config": {}, "removed": pruned_heads(model)}
+    hies.save_pruned(model, folder)
+    (folder / "README.md").unlink()
+    record = json.loads((folder / RECORD).read_text())
+    del record["files"]
     (folder / RECORD).write_text(json.dumps({**record, "digest": record_digest(record)}))
+    write_checksums(folder, "*.safetensors")
 
 
 def seal(folder, **changes):
@@ -92,7 +94,9 @@ def evil(path):
 BYTES = {
     **{f"cut at {share}": cut(share) for share in (0.0, 0.1, 0.5, 0.999)},
     **{f"bit {seed}": flipped(seed) for seed in range(6)},
-    **{f"content {i}": content(new) for i, new in enumerate((b"{", b"[]", b"null", b"\0" * 9, b"\xff\xfe{", b'"' * 99))},
+    **{
+        f"content {i}": content(new) for i, new in enumerate((b"{", b"[]", b"null", b"\0" * 9, b"\xff\xfe{", b'"' * 99))
+    },
     "deep": content(b"[" * 200_000),
     "twice": lambda path, other: path.write_bytes(2 * path.read_bytes()),
     "of another model": lambda path, other: shutil.copy(other / path.name, path),
