@@ -59,14 +59,7 @@ class Files:
 
     def json(self, name: str) -> Any:
         """Returns what a JSON file holds; ValueError where it cannot be read."""
-        with self[name].open("rb") as file:
-            content = file.read(LONGEST_JSON + 1)
-        if len(content) > LONGEST_JSON:
-            raise ValueError(f"{name} is longer than {LONGEST_JSON >> 20} MB")
-        try:
-            return json.loads(content)
-        except RecursionError as error:
-            raise ValueError(f"{name} is nested too deeply") from error
+        return _read_json(self[name])
 
     def state(self) -> dict[str, tuple[int, ...]]:
         """Returns what differs as soon as a file of a local folder is written, moved or replaced."""
@@ -79,6 +72,17 @@ class Files:
                         times = status.st_mtime_ns, status.st_ctime_ns
                         found[str(path)] = (status.st_ino, status.st_size, *times)
         return found
+
+
+def _read_json(path: Path) -> Any:
+    with path.open("rb") as file:
+        content = file.read(LONGEST_JSON + 1)
+    if len(content) > LONGEST_JSON:
+        raise ValueError(f"{path.name} is longer than {LONGEST_JSON >> 20} MB")
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
 
 
 def write_record(place: Path, model_class: str, config: dict[str, Any], removed: Removed) -> None:
@@ -214,11 +218,17 @@ def _publish(folder: Path) -> None:
     saved = folder / SAVED
     if saved.is_symlink() or not saved.is_dir():
         return
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # else it is nothing that was written here
-        listed = json.loads((saved / RECORD).read_text())["files"]
+    if listed := _files_of(saved / RECORD):  # else all of them are moved, or were not written here
         for old in (*folder.glob("model*.safetensors*"), folder / GENERATION, folder / SUMS):
             if old.name not in listed:
                 old.unlink(missing_ok=True)
         for file in sorted(saved.iterdir(), key=lambda file: file.name == RECORD):  # the record last
             file.replace(folder / file.name)
     shutil.rmtree(saved)
+
+
+def _files_of(record: Path) -> set[str]:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        if record.is_file():
+            return set(_read_json(record)["files"])
+    return set()

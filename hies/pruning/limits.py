@@ -24,7 +24,7 @@ from hies.errors import HiesError
 LONGEST_HEADER = 32 << 20  # bytes
 LARGEST_COUNT = 100_000  # of layers, labels and the like, whatever the weights
 LARGEST_LISTED = 1 << 20  # in lists, which hold tokens besides
-COUNTED = re.compile(r"(^|_)(num|n|layers?|depths?|blocks?|labels?)(_|$)")  # names of such counts
+COUNT_NAMES = re.compile(r"(^|_)(num|n|layers?|depths?|blocks?|labels?)(_|$)")  # names of such counts
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What `save_pretrained` never writes, or what is decided here: other files, and code that takes the place of modules.
 FOREIGN = (
@@ -89,7 +89,7 @@ def _integers(value: Any, name: str = "", listed: bool = False) -> Iterator[tupl
     elif isinstance(value, list):
         for item in value:
             yield from _integers(item, name, True)
-    elif isinstance(value, int) and (listed or COUNTED.search(name)):
+    elif isinstance(value, int) and (listed or COUNT_NAMES.search(name)):
         yield name, value, listed
 
 

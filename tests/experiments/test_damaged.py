@@ -260,6 +260,12 @@ def answers(folder):
     return [{k: v for k, v in row.items() if k not in drop} for row in without_times(rows_of(folder / "results"))]
 
 
+def test_files_of_a_checkpoint_may_be_read_by_whom_the_umask_lets(sound, tmp_path):
+    (tmp_path / "file").touch()
+    files = list((sound / "cache" / "checkpoints").rglob("*.safetensors"))
+    assert [file.stat().st_mode for file in files] == [(tmp_path / "file").stat().st_mode]
+
+
 CHECKPOINT_DAMAGES = {
     **{f"weights, bit {seed}": ("model.safetensors", flipped(300 + seed)) for seed in range(4)},
     "weights cut": ("model.safetensors", cut(0.7)),

@@ -245,6 +245,17 @@ def moving(folder, other):
         shutil.copy(other / name, folder / ".saved" / name)
 
 
+def moved(damage):
+    """A record as of a model that took the place of this one."""
+
+    def change(folder, other):
+        (folder / ".saved").mkdir()
+        record = shutil.copy(other / RECORD, folder / ".saved" / RECORD)
+        damage(record, other)
+
+    return change
+
+
 def sharded(shard):
     def change(folder, other):
         names = dict.fromkeys(load_file(folder / WEIGHTS), shard)
@@ -261,6 +272,7 @@ def sharded(shard):
 BESIDE = {
     "adapters": adapters,
     "a half moved model": moving,
+    **{f"a moved model, {kind}": moved(damage) for kind, damage in BYTES.items()},
     "a link as a moved model": lambda folder, other: (folder / ".saved").symlink_to(other),
     "a link as an unfinished one": lambda folder, other: (folder / ".saving-1").symlink_to(other),
     "weights as a pickle": beside("pytorch_model.bin", evil),
