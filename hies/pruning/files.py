@@ -119,12 +119,16 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     else:
         if files.state() == before:
             return model
-    with locking(files.folder, shared=True):  # somebody wrote meanwhile, and is waited for
-        return _load(files, options)
+    with locking(files.folder, shared=True) as held:  # somebody wrote meanwhile, and is waited for
+        before = files.state()
+        model = _load(files, options)
+        if held or files.state() == before:
+            return model
+    raise HiesError(f"{files.source} was written again while it was loaded; load it when nobody saves into it.")
 
 
 def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
-    with _in_a_sentence(files.source, options):
+    with _in_a_sentence(files.source, ", ".join(sorted(options))):
         record = read_record(files)
         base = _class_named(record["model_class"])
         weights = Weights([files[name] for name in weights_of(files, record)])
@@ -144,14 +148,14 @@ def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _in_a_sentence(source: str, options: Mapping[str, Any]) -> Iterator[None]:
+def _in_a_sentence(source: str, options: str) -> Iterator[None]:
     """Raises any error of the block as HiesError: what a folder may hold fails anywhere in building and loading."""
     try:
         yield
     except Exception as error:
         reason = _reason(error)
-        if isinstance(error, TypeError) and (several := ", ".join(sorted(options.keys() - DECIDED))):
-            raise HiesError(f"load_pruned cannot take one of the options {several}: {reason}.") from error
+        if isinstance(error, TypeError) and options:
+            raise HiesError(f"load_pruned cannot take one of the options {options}: {reason}.") from error
         whole = isinstance(error, HiesError) and source in reason
         raise HiesError(reason if whole else f"{source} cannot be loaded: {reason.rstrip('.')}.") from error
 

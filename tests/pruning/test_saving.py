@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 from checks import check_saved
-from hostile_folders import WEIGHTS, adapters, save_as_before
-from safetensors.torch import save_file
+from hostile_folders import WEIGHTS, adapters, save_as_before, seal
+from safetensors.torch import load_file, save_file
 from tiny_models import make, make_batch, some_heads
 from transformers.models.llama.modeling_llama import LlamaAttention
 
@@ -198,6 +198,27 @@ def test_adapters_beside_a_model_are_neither_read_nor_removed(tmp_path):
     assert same(back, small) and not getattr(back, "_hf_peft_config_loaded", False)
     hies.save_pruned(small, tmp_path / "model")
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+def test_a_tensor_that_transformers_would_draw_at_random_is_missed(tmp_path, monkeypatch):
+    small = pruned()
+    hies.save_pruned(small, tmp_path)
+    monkeypatch.setattr(type(small), "_keys_to_ignore_on_load_missing", [r"pooler"])
+    weights = {
+        name: tensor for name, tensor in load_file(tmp_path / WEIGHTS).items() if "pooler.dense.bias" not in name
+    }
+    save_file(weights, tmp_path / WEIGHTS, {"format": "pt"})
+    seal(tmp_path)
+    with pytest.raises(hies.HiesError, match=r"missing keys bert\.pooler\.dense\.bias"):
+        hies.load_pruned(tmp_path)
+
+
+def test_a_folder_that_is_never_still_is_refused_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    hies.save_pruned(pruned(), tmp_path)
+    monkeypatch.setattr("hies.pruning.files.locking", lambda *_, **__: contextlib.nullcontext(False))
+    monkeypatch.setattr("hies.pruning.files.check_weights", lambda *_: os.utime(tmp_path / "config.json"))
+    with pytest.raises(hies.HiesError, match="written again while it was loaded"):
+        hies.load_pruned(tmp_path)
 
 
 def test_shards_and_generation_settings_are_loaded(tmp_path, monkeypatch):
