@@ -24,6 +24,8 @@ from hies.errors import HiesError
 LONGEST_HEADER = 32 << 20  # bytes
 LARGEST_COUNT = 100_000  # of layers, labels and the like, whatever the weights
 LARGEST_LISTED = 1 << 20  # in lists, which hold tokens besides
+LARGEST_DEPTH = 1000  # of layers: some configurations list them all for each
+LAYER_NAMES = re.compile(r"(^|_)(layers?|depths?)(_|$)")
 COUNT_NAMES = re.compile(r"(^|_)(num|n|layers?|depths?|blocks?|labels?)(_|$)")  # names of such counts
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What `save_pretrained` never writes, or what is decided here: other files, and code that takes the place of modules.
@@ -74,7 +76,9 @@ def check_config(config: dict[str, Any], weights: Weights) -> dict[str, Any]:
         ValueError: a number of layers, labels or the like that has no place in the weights, or quantised weights.
     """
     for name, value, listed in _integers(config):
-        if abs(value) > max(LARGEST_LISTED if listed else LARGEST_COUNT, weights.largest, len(weights)):
+        least = LARGEST_LISTED if listed else LARGEST_COUNT
+        layers = LAYER_NAMES.search(name) is not None  # each of them has a tensor
+        if abs(value) > max(len(weights), *((LARGEST_DEPTH,) if layers else (least, weights.largest))):
             raise ValueError(f"its {name} is {value}, which the weights have no place for")
     if config.get("quantization_config"):
         raise ValueError("it has a quantization_config, but a pruned model is not quantised")

@@ -85,3 +85,10 @@ def test_hostile_folders(sound, tmp_path, request):
             shutil.rmtree(place)
     assert not failed
     assert refused > i // step // 2
+
+
+def test_layers_that_a_configuration_lists_for_each_of_them_are_counted_first(tmp_path):
+    hies.save_pruned(pruned("jamba", "some"), tmp_path)
+    hostile_folders.config_value("num_hidden_layers", 90_000)(tmp_path, None)
+    with pytest.raises(hies.HiesError, match="num_hidden_layers is 90000"):
+        hies.load_pruned(tmp_path)

@@ -118,7 +118,7 @@ BYTES = {
 
 # --- values of a configuration, of a record and of a header, sealed again ---------------------------------------------
 
-VALUES = (BILLION, -1, 0, 3, 2.5, "x", None, [], {"0": BILLION}, [BILLION], True)
+VALUES = (BILLION, 90_000, -1, 0, 3, 2.5, "x", None, [], {"0": BILLION}, [BILLION], True)
 MORE_KEYS = (
     *("num_labels", "num_layers", "n_layer", "depths", "id2label", "transformers_weights", "quantization_config"),
     *("auto_map", "attn_implementation", "_attn_implementation", "torch_dtype", "architectures", "pruned_heads"),
