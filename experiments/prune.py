@@ -57,10 +57,11 @@ def _prune_declared(declared: Declared) -> int:
         plan = job.plan(evaluator, bar.update)
         (ratio,) = job.config.sparsity.ratios
         removed = plan.models[ratio].removed
-        _save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
+        plain = _save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
         dense = evaluator.predictions({})
         bar.update()
-        pruned = evaluator.answers(hies.load_pruned(folder).to(evaluator.device))  # type: ignore[arg-type]
+        small = hies.load_pruned(folder).to(evaluator.device)  # type: ignore[arg-type]
+        pruned = evaluator.answers(small)
         bar.update()
     config, alpha = job.config, plan.notes[ratio].get("alpha_used")
     print(
@@ -68,9 +69,11 @@ def _prune_declared(declared: Declared) -> int:
         f"{'' if alpha is None else f' (alpha {alpha:g})'} on {config.calibration.size} calibration examples, "
         f"seed {config.seed}: {sum(map(len, removed.values()))} of {evaluator.heads_total} heads cut out\n"
     )
-    print(_comparison_table(evaluator, removed, dense, pruned))
+    lines = _comparison(evaluator, removed, dense, pruned)
+    print("".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines))
     how = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "was not trained here"
     print(f"The {_name(evaluator)} model {how}: {evaluator.checkpoint}\n")
+    _write_card(folder, small, plain, config.task.name, lines)
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -111,8 +114,12 @@ def _check_cut(config: Config, evaluator: Evaluator) -> None:
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
 
 
-def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> None:
-    """Writes the model and what prepares its inputs; a new folder appears when it is complete."""
+def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:
+    """Writes the model and what prepares its inputs; a new folder appears when it is complete.
+
+    Returns:
+        True if plain `from_pretrained` loads it.
+    """
     from hies.pruning.files import RECORD
 
     fresh = not (folder / RECORD).exists()
@@ -120,9 +127,20 @@ def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> None:
         with replacing(folder) if fresh else contextlib.nullcontext(folder) as place:
             if (processor := _processor(evaluator)) is not None:
                 processor.save_pretrained(place)
-            hies.save_pruned(small, place)
+            return hies.save_pruned(small, place)
     except OSError as error:
         raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
+
+
+def _write_card(
+    folder: Path, small: PreTrainedModel, plain: bool, task: str, lines: list[tuple[str, str, str]]
+) -> None:
+    """Adds to the model card what was measured, and says whether plain `from_pretrained` loads the folder."""
+    from hies.pruning.card import PLAIN, write_card
+
+    metrics = {name: f"{after} (before: {before})" for name, before, after in lines if name}
+    write_card(folder, small, plain, {"measured on": f"{task}, report split", **metrics})
+    print(f"Plain from_pretrained {PLAIN[plain]}.")
 
 
 def _processor(evaluator: Evaluator) -> Any:
@@ -154,8 +172,17 @@ def _name(evaluator: Evaluator) -> str:
     return "given" if hies.pruned_heads(evaluator.network) else "dense"
 
 
-def _comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> str:
-    """What the dense and the pruned model are; dense, pruned: their answers on the report split, [examples]."""
+def _comparison(
+    evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray
+) -> list[tuple[str, str, str]]:
+    """What the dense and the pruned model are, (name, dense, pruned).
+
+    Args:
+        evaluator: of both.
+        removed: site -> heads that the pruned one lacks.
+        dense: answers of the dense one on the report split, [examples].
+        pruned: of the pruned one.
+    """
     cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut
     kept = evaluator.heads_total - sum(map(len, removed.values()))
@@ -164,8 +191,7 @@ def _comparison_table(evaluator: Evaluator, removed: Removed, dense: np.ndarray,
         ("pruned", *_column(kept, cost.without(removed), evaluator, pruned, dense)),
     )
     names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({evaluator.task.metric})", "stability")
-    lines = zip(names, *columns, strict=True)
-    return "".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines)
+    return list(zip(names, *columns, strict=True))
 
 
 def _column(heads: int, cost: Cost, evaluator: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import filelock
 import numpy as np
 
 SUMS = "SHA256SUMS"
+LONGEST_SUMS = 8 << 20  # bytes
 KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
 Built = TypeVar("Built")
 Read = TypeVar("Read")
@@ -113,21 +115,69 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def write_checksums(folder: Path, which: str = "*") -> None:
     """Record what the folder's files hold now, those alone whose names fit the pattern `which`."""
     files = sorted(file for file in folder.glob(which) if file.is_file() and file.name != SUMS)
-    lines = [f"{_sum(file)}  {file.name}\n" for file in files]
+    lines = [f"{sha256_of(file)}  {file.name}\n" for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def check_checksums(folder: Path) -> None:
-    """Raises ValueError for a file that is missing or was changed since `write_checksums`, if that left a record."""
+def check_checksums(folder: Path, which: str = "*") -> None:
+    """Raises ValueError where `write_checksums` left a record, and a file has come, gone or changed since."""
     sums = folder / SUMS
-    if not sums.exists():
+    if not os.path.lexists(sums):
         return
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        found, _, name = line.partition("  ")
-        if name != Path(name).name or not (folder / name).is_file() or _sum(folder / name) != found:
+    if not sums.is_file() or sums.stat().st_size > LONGEST_SUMS:
+        raise ValueError(f"{SUMS} is no list of checksums")
+    lines = sums.read_text(encoding="utf-8").splitlines()
+    recorded = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    present = {file.name for file in folder.glob(which) if file.is_file()}
+    present = {name for name in present if name != SUMS and not name.startswith(".")}  # not .DS_Store
+    for name in sorted(present | recorded.keys()):
+        if name not in present or sha256_of(folder / name) != recorded.get(name):
             raise ValueError(f"{name!r} is not what {SUMS} says it was when it was written")
 
 
-def _sum(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Calls `model.save_pretrained(folder)`; everybody may then read the files whom the umask lets.
+
+    Raises:
+        OSError: a full disk, whoever noticed it.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # of an error of the system it keeps the text alone
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
+    probe = folder / ".umask"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.iterdir():
+        file.chmod(mode)  # safetensors gives weights to their writer alone
+
+
+@contextlib.contextmanager
+def locking(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a folder inside the block; a process that is killed gives it back, and it leaves no file.
+
+    Yields:
+        False where it is not held: no such folder, a file system or platform without such locks, or, without `wait`,
+        another holder.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except (ImportError, AttributeError, OSError):
+            held = False
+        yield held

@@ -18,7 +18,9 @@ quicken_hydra()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all-architectures", action="store_true", help="the checks of every architecture, not a sample")
+    parser.addoption(
+        "--all-architectures", action="store_true", help="every architecture and damaged folder, not a sample"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,44 +1,67 @@
 """A pruned model on disk: what transformers saves, and a small JSON record of the removed heads."""
 
+import contextlib
 import copy
-import json
-import tempfile
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from hies.errors import HiesError
+from hies.errors import HiesError, printable
 from hies.heads.attention import requires_hies_attention
+from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
+from hies.pruning.card import own_card, write_card
+from hies.pruning.folder import (
+    CONFIG,
+    COUNTS,
+    GENERATION,
+    RECORD,
+    Files,
+    check_small_files,
+    check_weights,
+    finish_interrupted,
+    read_record,
+    replacing_model,
+    weights_of,
+    write_record,
+)  # fmt: skip
+from hies.pruning.limits import Weights, building_at_most, check_config, check_size
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
-from hies.storage import SUMS, check_checksums, digest, write_checksums
+from hies.storage import locking, save_weights
 
-RECORD = "pruned_heads.json"
-RECORD_FORMAT = 1
-COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
-HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
-DECIDED = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}  # by `load_pruned` itself
+HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies"}
+DECIDED = {  # by `load_pruned` itself
+    "config", "use_safetensors", "trust_remote_code", "output_loading_info", "state_dict", "variant", "gguf_file",
+    "adapter_kwargs", "ignore_mismatched_sizes",
+}  # fmt: skip
+LONGEST_REASON = 300  # characters of what others say in an error
 
 
-def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
-    """Saves a model made by `hies.prune`: configuration, safetensors, and the record of what was removed.
+def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str, object] | None = None) -> bool:
+    """Saves a model made by `hies.prune`: configuration, safetensors, the record of what was removed, and a model card.
 
-    Where the configuration can say it (the same number of heads in every layer, and an architecture whose head width is
-    a setting, such as LLaMA), it says so, and plain `from_pretrained` loads the folder too. A tokenizer or processor is
-    saved by its `save_pretrained`.
+    Where the configuration can say it (the same number of heads in every layer, and an architecture that takes it), it
+    says so, and plain `from_pretrained` loads the folder too. A tokenizer or processor is saved by its
+    `save_pretrained`. Another process may load from the folder or save into it meanwhile: it finds one whole model.
+
+    Args:
+        model: to be saved.
+        folder: where to; an earlier model in it is replaced when the new one is complete.
+        metrics: of the model, name -> value, for the model card.
+
+    Returns:
+        True if plain `from_pretrained` loads the folder, which was tried; the model card says it too.
 
     Raises:
         HiesError: nothing has been pruned, the model has adapters (merge them first), its class is not one of
-            transformers, or the folder cannot be written; an earlier model in it is replaced only when the new one is
-            complete.
+            transformers, or the folder cannot be written.
     """
     check_no_adapters(model)
     removed = pruned_heads(model)
@@ -46,96 +69,155 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
     _class_named(type(model).__name__)
     folder = Path(folder)
+    plain = _plain_config(model)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
-            _write(model, removed, Path(place))
-            _move(Path(place), folder)
+        with replacing_model(folder) as place:
+            _write(model, removed, plain, place)
+            if own_card(folder):
+                write_card(place, model, plain is not None, metrics)
     except OSError as error:
         reason = error.strerror or error
         raise HiesError(f"{folder} cannot be written ({reason}); what it held before is left.") from error
+    return plain is not None
 
 
-def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
-    plain = _plain_config(model)
-    model.save_pretrained(folder)
-    write_checksums(folder, "*.safetensors")
+def _write(model: PreTrainedModel, removed: Removed, plain: PreTrainedConfig | None, place: Path) -> None:
+    save_weights(model, place)
     if plain is not None:
-        plain.architectures = [type(model).__name__]
-        plain.save_pretrained(folder)
+        plain.architectures, plain.dtype = model.config.architectures, model.config.dtype
+        plain.save_pretrained(place)
     config = {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS}
-    record = {"format": RECORD_FORMAT, "model_class": type(model).__name__, "config": config, "removed": removed}
-    record["digest"] = _digest(record)
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _move(place: Path, folder: Path) -> None:
-    """Puts a model that is written in the place of an earlier one; without its record a folder is refused."""
-    (folder / RECORD).unlink(missing_ok=True)
-    for old in folder.glob("*.safetensors*"):
-        old.unlink()
-    for file in sorted(place.iterdir(), key=lambda file: file.name == RECORD):  # the record last
-        file.replace(folder / file.name)
-
-
-def _digest(record: dict[str, Any]) -> str:
-    """Returns what differs for a record that was edited, or cut short."""
-    return digest({name: value for name, value in record.items() if name != "digest"})
+    write_record(place, type(model).__name__, config, removed)
 
 
 def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     """Loads what `save_pruned` wrote. The weights are read once, into a model that was never larger than they are.
 
+    Only the files that the record names are read, whatever else lies in the folder, such as adapters. Nothing in them
+    is run as code.
+
     Args:
         source: a folder, or a repository on the Hub.
         options: of transformers' `from_pretrained`, such as dtype, device_map, attn_implementation, revision; none that
-            changes the configuration, which is that of the folder.
+            changes the configuration, which is that of the folder. What goes to the disk needs `offload_folder`.
 
     Raises:
         HiesError: no record, a record that cannot be read, one that does not fit the configuration or the tensors, or
-            weights in a folder that were changed after they were written.
+            files that were changed after they were written.
     """
     if decided := sorted(DECIDED & options.keys()):
         raise HiesError(f"{decided[0]} is no option of load_pruned, which decides it itself.")
-    where = {name: options[name] for name in HUB_OPTIONS & options.keys()}
-    record = _read_record(str(source), where)
+    where = {name: options.pop(name) for name in HUB_OPTIONS & options.keys()}
+    files = Files(source, where)
+    finish_interrupted(files.folder)
+    before = files.state()
     try:
-        check_checksums(Path(source))  # changed weights load as well as others
-    except ValueError as error:
-        raise HiesError(f"In {source} {error}; get it again, or remove {SUMS} if the change was meant.") from error
-    base = _class_named(record["model_class"])
-    config = _read_config(source, where)
-    if not isinstance(config, base.config_class or PreTrainedConfig):
-        raise HiesError(f"{source} is a {config.model_type} by its config.json, but a {base.__name__} by its {RECORD}.")
-    for name, value in record["config"].items():
-        setattr(config, name, value)
+        model = _load(files, dict(options))
+    except HiesError:
+        if files.state() == before:
+            raise
+    else:
+        if files.state() == before:
+            return model
+    with locking(files.folder, shared=True) as held:  # somebody wrote meanwhile, and is waited for
+        before = files.state()
+        model = _load(files, options)
+        if held or files.state() == before:
+            return model
+    raise HiesError(f"{files.source} was written again while it was loaded; load it when nobody saves into it.")
+
+
+def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
+    with _in_a_sentence(files.source, ", ".join(sorted(options))):
+        record = read_record(files)
+        base = _class_named(record["model_class"])
+        weights = Weights([files[name] for name in weights_of(files, record)])
+        if not weights:
+            raise ValueError("it has no safetensors")
+        check_small_files(files, record)
+        options["config"] = _read_config(files, base, record, weights)
+        if "generation_config" not in options and _counts(files, record, GENERATION):
+            options["generation_config"] = GenerationConfig.from_dict(files.json(GENERATION))
+        smaller = _smaller(base, record["removed"], weights, lambda: check_weights(files, record))
+        options.update(state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, report = smaller.from_pretrained(None, **options)
+        _check_report(report)
+        model.__class__ = base
+        model.name_or_path = model.config.name_or_path = files.source
+        return model
+
+
+@contextlib.contextmanager
+def _in_a_sentence(source: str, options: str) -> Iterator[None]:
+    """Raises any error of the block as HiesError: what a folder may hold fails anywhere in building and loading."""
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error)
+        if isinstance(error, TypeError) and options:
+            raise HiesError(f"load_pruned cannot take one of the options {options}: {reason}.") from error
+        whole = isinstance(error, HiesError) and source in reason
+        raise HiesError(reason if whole else f"{source} cannot be loaded: {reason.rstrip('.')}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join(str(error).split()) or type(error).__name__)[:LONGEST_REASON]
+
+
+def _smaller(base: Any, removed: Removed, weights: Weights, check: Callable[[], None]) -> Any:
+    """Returns the class of the pruned model while it is built and loaded.
+
+    Args:
+        base: the class of transformers.
+        removed: site -> its heads that are cut out.
+        weights: that will be loaded.
+        check: is called when the model fits the weights, so that no time is spent on others.
+    """
 
     def build(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
-        base.__init__(self, *args, **kwargs)
-        cut(self, record["removed"])
+        with building_at_most(weights):
+            base.__init__(self, *args, **kwargs)
+        cut(self, removed)
+        check_size(self, weights)
+        check()
+        # What `save_pretrained` leaves out is computed; anything else would be drawn at random without a word.
+        self._keys_to_ignore_on_load_missing = list(map(re.escape, self._keys_to_ignore_on_save or ()))
 
-    smaller: Any = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
-    decided_here: dict[str, Any] = {"config": config, "use_safetensors": True, "trust_remote_code": False}
+    def initialize(self: PreTrainedModel) -> None:
+        with _aside(self):
+            base.initialize_weights(self)
+
+    names = {"__init__": build, "initialize_weights": initialize, "__module__": base.__module__}
+    return type(base.__name__, (base,), names)
+
+
+@contextlib.contextmanager
+def _aside(model: nn.Module) -> Iterator[None]:
+    """Keeps the parameters that are loaded out of what the block does: it would draw their rows for padding anew."""
+    stores = [module._parameters for module in model.modules()]
+    loaded: list[Any] = [
+        (store, name, parameter)
+        for store in stores
+        for name, parameter in store.items()
+        if getattr(parameter, "_is_hf_initialized", False)
+    ]
     try:
-        model, report = smaller.from_pretrained(source, output_loading_info=True, **options, **decided_here)
-    except (RuntimeError, OSError, SafetensorError, ZeroDivisionError) as error:
-        raise HiesError(f"The safetensors in {source} and its {RECORD} disagree: {_first_line(error)}") from error
-    except TypeError as error:
-        if not options:
-            raise
-        several = ", ".join(sorted(options))
-        raise HiesError(f"load_pruned cannot take one of the options {several}: {_first_line(error)}.") from error
-    _check_report(source, report)
-    model.__class__ = base
-    return model
+        for store, name, parameter in loaded:
+            substitute: Any = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+            substitute._is_hf_initialized = True
+            store[name] = substitute
+        yield
+    finally:
+        for store, name, parameter in loaded:
+            store[name] = parameter
 
 
-def _check_report(source: str | Path, report: dict[str, Any]) -> None:
+def _check_report(report: dict[str, Any]) -> None:
     """Refuses weights that are missing, unexpected or of another shape than the record says."""
     for kind, names in report.items():
         if names:
             first = min(map(str, names))
-            raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {first}.")
+            raise ValueError(f"its weights and its {RECORD} disagree: {kind.replace('_', ' ')} {first}")
 
 
 def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
@@ -145,21 +227,27 @@ def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
     if requires_hies_attention(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
         return None
     config = copy.deepcopy(model.config)
-    config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
-    (config.num_attention_heads, key_heads), *_ = counts
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = key_heads
     try:
+        config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
+        (config.num_attention_heads, key_heads), *_ = counts
+        if hasattr(config, "num_key_value_heads"):
+            config.num_key_value_heads = key_heads
         config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
         with torch.device("meta"):
             candidate = type(model)(config)
-    except (ValueError, RuntimeError, AttributeError, StrictDataclassError):
+    except Exception:  # each architecture has its own way to say that it cannot
         return None
-    return config if _shapes(candidate) == _shapes(model) else None
+    return config if _structure(candidate) == _structure(model) else None
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+def _structure(model: nn.Module) -> dict[str, Any]:
+    """Returns the shapes of a model's tensors, and the numbers that its modules compute with, such as a scale."""
+    found: dict[str, Any] = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for site, module in model.named_modules():
+        used = names_used_by(module) - {"training"}
+        values = {name: value for name, value in vars(module).items() if name in used and name[0] != "_"}
+        found |= {f"{site}.{name}": one for name, one in values.items() if type(one) in (bool, int, float)}
+    return found
 
 
 def _class_named(name: str) -> type[PreTrainedModel]:
@@ -169,39 +257,23 @@ def _class_named(name: str) -> type[PreTrainedModel]:
     return kind
 
 
-def _read_config(source: str | Path, where: dict[str, Any]) -> PreTrainedConfig:
+def _counts(files: Files, record: Mapping[str, Any], name: str) -> bool:
+    """Returns True if a file that a model may do without is one of those of the record."""
+    return name in files if record["files"] is None else name in record["files"]
+
+
+def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: Weights) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
-    except (OSError, ValueError) as error:
-        raise HiesError(f"The config.json of {source} cannot be read: {_first_line(error)}") from error
-
-
-def _read_record(source: str, where: dict[str, Any]) -> dict[str, Any]:
-    try:
-        path = cached_file(source, RECORD, **where)
-    except OSError as error:
-        raise HiesError(
-            f"{source} has no {RECORD}, so it is no model saved by hies.save_pruned, which alone saves a pruned one; "
-            "from_pretrained loads a model with all its heads."
-        ) from error
-    try:
-        return _checked(json.loads(Path(str(path)).read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HiesError(f"{RECORD} in {source} cannot be read: {_first_line(error)}") from error
-
-
-def _checked(record: Any) -> dict[str, Any]:
-    """Returns the record if every value is of the kind that it should be."""
-    if record["format"] != RECORD_FORMAT:
-        raise ValueError(f"its format is {record['format']!r}, this version reads {RECORD_FORMAT}")
-    if record["digest"] != _digest(record):
-        raise ValueError("it was changed after it was written")
-    removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}
-    config = {name: value for name, value in record["config"].items() if name in COUNTS}
-    if any(value is not None and type(value) is not int for value in config.values()):
-        raise ValueError("its config holds a value that is no number")
-    return {"model_class": str(record["model_class"]), "config": config, "removed": removed}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        files.json(CONFIG)  # short enough
+        data = check_config(PreTrainedConfig.get_config_dict(files[CONFIG])[0], weights)
+        if (model_type := str(data.get("model_type"))) not in CONFIG_MAPPING:
+            raise ValueError(f"its model_type is {model_type!r}, which transformers does not know")
+        config = CONFIG_MAPPING[model_type].from_dict(data)
+    except Exception as error:
+        raise HiesError(f"The {CONFIG} of {files.source} cannot be read: {_reason(error)}") from error
+    if not isinstance(config, base.config_class or PreTrainedConfig):
+        raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but a {base.__name__} by its {RECORD}.")
+    config.dtype = config.dtype or weights.dtype
+    for name, value in record["config"].items():
+        setattr(config, name, value)
+    return config

@@ -96,6 +96,9 @@ def test_the_folder_and_the_table_are_what_a_run_says(call, rows_of, tmp_path, s
     assert told["quality (accuracy)"] == tuple(f"{row['quality']:.1f} %" for row in (dense, pruned))
     assert told["stability"] == ("100.0 %", f"{pruned['stability']:.1f} %")
     assert pruned["stability"] < 100  # else the table could speak of the dense model twice
+    card = (tmp_path / "new" / "small" / "README.md").read_text()
+    assert f"| quality (accuracy) | {pruned['quality']:.1f} % (before: {dense['quality']:.1f} %) |" in card
+    assert "Plain from_pretrained does not load it" in text
 
 
 def test_what_is_measured_is_the_folder(call, tmp_path, monkeypatch):

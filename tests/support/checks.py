@@ -260,9 +260,8 @@ def check_saved(name, folder):
     back = hies.load_pruned(folder)
     assert hies.pruned_heads(back) == hies.pruned_heads(small)
     state, loaded = small.state_dict(), back.state_dict()
-    different = [key for key in state if not torch.equal(state[key], loaded[key])]
-    # Bit for bit but for tables of words, whose row for padding transformers may set itself.
-    assert state.keys() == loaded.keys() and all("embed" in key for key in different), different
+    assert state.keys() == loaded.keys()
+    assert not [key for key in state if not torch.equal(state[key], loaded[key])]
     # Sums are rounded by how the memory lies that a file was loaded into: 2e-6 apart was seen, of logits of 4.
     torch.testing.assert_close(run(back, batch), run(small, batch), atol=1e-5, rtol=0)
 
@@ -275,6 +274,7 @@ def check_plain(name, folder):
     group = size.heads // size.key_heads
     gone = list(range(group)) if size.key_heads > 1 else [0]
     small = hies.prune(model, dict.fromkeys(sites, gone))
-    hies.save_pruned(small, folder)
+    said = hies.save_pruned(small, folder)
     plain = type(model).from_pretrained(folder)
     torch.testing.assert_close(run(plain, batch), run(small, batch), atol=1e-5, rtol=0)  # rounded as memory lies
+    assert said
