@@ -1,29 +1,24 @@
 """A pruned model on disk: what transformers saves, and a small JSON record of the removed heads."""
 
-import copy
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from hies.errors import HiesError
-from hies.heads.attention import requires_hies_attention
-from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
+from hies.heads.weights import check_not_quantised, check_weights_are_here
+from hies.pruning.counts import COUNTS, dense_counts, set_counts, settle_counts
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.storage import SUMS, check_checksums, digest, write_checksums
 
 RECORD = "pruned_heads.json"
 RECORD_FORMAT = 1
-COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
 DECIDED = {"config", "use_safetensors", "trust_remote_code", "output_loading_info"}  # by `load_pruned` itself
 
@@ -36,11 +31,13 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
     saved by its `save_pretrained`.
 
     Raises:
-        HiesError: nothing has been pruned, the model has adapters (merge them first), its class is not one of
-            transformers, or the folder cannot be written; an earlier model in it is replaced only when the new one is
-            complete.
+        HiesError: nothing has been pruned, the model has adapters (merge them first), its weights are offloaded or
+            quantised, its class is not one of transformers, or the folder cannot be written; an earlier model in it is
+            replaced only when the new one is complete.
     """
     check_no_adapters(model)
+    check_weights_are_here(model, "hies.save_pruned")
+    check_not_quantised(model, "hies.save_pruned")
     removed = pruned_heads(model)
     if not removed:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
@@ -57,14 +54,10 @@ def save_pruned(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def _write(model: PreTrainedModel, removed: Removed, folder: Path) -> None:
-    plain = _plain_config(model)
     model.save_pretrained(folder)
     write_checksums(folder, "*.safetensors")
-    if plain is not None:
-        plain.architectures = [type(model).__name__]
-        plain.save_pretrained(folder)
-    config = {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS}
-    record = {"format": RECORD_FORMAT, "model_class": type(model).__name__, "config": config, "removed": removed}
+    kind, config = type(model).__name__, dense_counts(model)
+    record = {"format": RECORD_FORMAT, "model_class": kind, "config": config, "removed": removed}
     record["digest"] = _digest(record)
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
@@ -107,8 +100,7 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     config = _read_config(source, where)
     if not isinstance(config, base.config_class or PreTrainedConfig):
         raise HiesError(f"{source} is a {config.model_type} by its config.json, but a {base.__name__} by its {RECORD}.")
-    for name, value in record["config"].items():
-        setattr(config, name, value)
+    set_counts(config, record["config"])
 
     def build(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, *args, **kwargs)
@@ -127,6 +119,7 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
         raise HiesError(f"load_pruned cannot take one of the options {several}: {_first_line(error)}.") from error
     _check_report(source, report)
     model.__class__ = base
+    settle_counts(model)
     return model
 
 
@@ -136,30 +129,6 @@ def _check_report(source: str | Path, report: dict[str, Any]) -> None:
         if names:
             first = min(map(str, names))
             raise HiesError(f"The weights in {source} and its {RECORD} disagree: {kind.replace('_', ' ')} {first}.")
-
-
-def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
-    """Returns a configuration with which the architecture itself builds this model; None where it cannot."""
-    records = [record for record in map(PrunedHeads.of, model.modules()) if record]
-    counts = {(len(record.heads), len(record.key_heads)) for record in records}
-    if requires_hies_attention(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
-        return None
-    config = copy.deepcopy(model.config)
-    config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
-    (config.num_attention_heads, key_heads), *_ = counts
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = key_heads
-    try:
-        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
-        with torch.device("meta"):
-            candidate = type(model)(config)
-    except (ValueError, RuntimeError, AttributeError, StrictDataclassError):
-        return None
-    return config if _shapes(candidate) == _shapes(model) else None
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _class_named(name: str) -> type[PreTrainedModel]:
@@ -197,7 +166,7 @@ def _checked(record: Any) -> dict[str, Any]:
     if record["digest"] != _digest(record):
         raise ValueError("it was changed after it was written")
     removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}
-    config = {name: value for name, value in record["config"].items() if name in COUNTS}
+    config = {name: value for name, value in record["config"].items() if name.split(".")[-1] in COUNTS}
     if any(value is not None and type(value) is not int for value in config.values()):
         raise ValueError("its config holds a value that is no number")
     return {"model_class": str(record["model_class"]), "config": config, "removed": removed}

@@ -11,7 +11,7 @@ from tiny_models import make, make_batch, some_heads
 
 import hies
 from hies import HiesError, UnsupportedModelError
-from hies.heads.attention import requires_hies_attention
+from hies.heads.configuration import requires_hies_attention
 from hies.heads.pruned import groups_of
 
 GUARDED = ["llama_grouped", "t5", "swin"]

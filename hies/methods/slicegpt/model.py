@@ -12,6 +12,7 @@ from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.attention import check_not_handled
 from hies.heads.pruned import PrunedHeads
+from hies.heads.weights import check_weights_are_here
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
 from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
@@ -65,6 +66,7 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
         HiesError: a width outside its range, no example, or an open `hies.masked` block.
     """
     check_not_handled(model, "Slicing")
+    check_weights_are_here(model, "Slicing")
     dense = family_of(model).width
     if not 1 <= width <= dense:
         raise HiesError(f"width is {width}; it must be from 1 to the {dense} dimensions of the model's residual.")

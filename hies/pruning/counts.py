@@ -1,0 +1,106 @@
+"""The head counts in a pruned model's configuration: those that are left, where its architecture can build that."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hies.errors import HiesError
+from hies.heads.configuration import SiteConfig, requires_hies_attention
+from hies.heads.pruned import PrunedHeads
+
+COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+DENSE = "hies_dense_counts"  # attribute of a model whose configuration says other counts than the dense one's
+Counts = dict[str, int | None]  # setting, after those that its configuration lies in ("text_config.head_dim") -> value
+
+
+def settle_counts(model: nn.Module) -> None:
+    """Lets the configuration say the heads that are left if plain `from_pretrained` builds this model from it.
+
+    Else it keeps the dense counts, and continuous batching, which goes by them, is refused where they are wrong.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    set_counts(model.config, vars(model).pop(DENSE, {}))
+    vars(model).pop("init_continuous_batching", None)
+    left = _counts_left(model)
+    if left and not requires_hies_attention(model) and _builds(model, left):
+        vars(model)[DENSE] = {setting: _get(model.config, setting) for setting in left}
+        set_counts(model.config, left)
+    elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, record in _pruned(model)):
+        vars(model)["init_continuous_batching"] = _refuse_continuous_batching
+
+
+def dense_counts(model: nn.Module) -> Counts:
+    """Returns what the dense model's configuration said in place of the counts that are left; {} where it says so."""
+    return vars(model).get(DENSE, {})
+
+
+def set_counts(config: PreTrainedConfig, counts: Mapping[str, int | None]) -> None:
+    """Writes counts into a configuration and those that lie in it."""
+    for setting, value in counts.items():
+        path, _, name = setting.rpartition(".")
+        setattr(_get(config, path), name, value)
+
+
+def _get(config: Any, path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        config = getattr(config, name)
+    return config
+
+
+def _pruned(model: nn.Module) -> Iterator[tuple[Any, PrunedHeads]]:
+    """Yields the model's configuration that each pruned module reads, and the module's record."""
+    for module in model.modules():
+        if record := PrunedHeads.of(module):
+            config: Any = module.config
+            yield config.config if isinstance(config, SiteConfig) else config, record
+
+
+def _counts_left(model: PreTrainedModel) -> Counts:
+    """Returns the counts of a model whose sites of one configuration are alike; nothing where they differ."""
+    paths = {id(config): path for path, config in _configurations(model.config)}
+    counts: Counts = {}
+    for config, record in _pruned(model):
+        if id(config) not in paths or not hasattr(config, "head_dim"):
+            return {}
+        width = config.head_dim or config.hidden_size // config.num_attention_heads
+        for name, value in zip(COUNTS, (len(record.heads), len(record.key_heads), width), strict=True):
+            if hasattr(config, name) and counts.setdefault(f"{paths[id(config)]}{name}", value) != value:
+                return {}
+    return counts
+
+
+def _configurations(config: PreTrainedConfig, path: str = "") -> Iterator[tuple[str, PreTrainedConfig]]:
+    yield path, config
+    for name in config.sub_configs:
+        if (inner := getattr(config, name, None)) is not None:
+            yield from _configurations(inner, f"{path}{name}.")
+
+
+def _builds(model: PreTrainedModel, counts: Counts) -> bool:
+    """Returns True if the architecture builds a model of the same shapes from a configuration with these counts."""
+    config = copy.deepcopy(model.config)
+    try:
+        set_counts(config, counts)
+        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
+        with torch.device("meta"):
+            candidate = type(model)(config)
+    except (ValueError, RuntimeError, AttributeError, StrictDataclassError):
+        return False
+    return _shapes(candidate) == _shapes(model)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _refuse_continuous_batching(*args: Any, **options: Any) -> None:
+    raise HiesError(
+        "Continuous batching keeps as many key/value heads for every layer as the configuration says, and that of this "
+        "model cannot say what is left; use model.generate, or remove the same number of whole groups in every layer."
+    )
