@@ -18,8 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
-from hies.heads.configuration import BASES, NAME_PREFIX
-from hies.heads.forwards import names_used_by
+from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site, normalize_removed
 from hies.heads.weights import check_weights_are_here
@@ -107,9 +106,9 @@ for _base in BASES:
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """Returns the model's own eager function, or the registered one (a modelling file may override the registry)."""
     source = sys.modules[type(module).__module__]
-    if base == "eager":  # some files have several: the one that this module calls
-        names = [name for name in names_used_by(module) if name.endswith("eager_attention_forward")]
-        return getattr(source, names[0] if names else "eager_attention_forward")
+    if base == "eager":
+        config: Any = module.config
+        return getattr(source, config.eager if isinstance(config, SiteConfig) else eager_name(module))
     return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
 
 

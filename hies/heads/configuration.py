@@ -5,10 +5,17 @@ from typing import Any
 from torch import nn
 
 from hies.errors import UnsupportedModelError
+from hies.heads.forwards import names_used_by
 
 NAME_PREFIX = "hies_"
 BASES = ("sdpa", "eager")
 OURS = {name: NAME_PREFIX + base for base in BASES for name in (base, NAME_PREFIX + base)}
+
+
+def eager_name(module: nn.Module) -> str:
+    """Returns what the modelling file calls its eager attention; some files have several: the one of this module."""
+    names = [name for name in names_used_by(module) if name.endswith("eager_attention_forward")]
+    return names[0] if names else "eager_attention_forward"
 
 
 class SiteConfig:
@@ -20,11 +27,13 @@ class SiteConfig:
         is_routed: the module runs through the function of hies.heads.attention, whose names are plain strings here:
             they are constants to torch.compile and to exporters.
         is_required: no other function computes what is left of the module.
+        eager: the name of the module's own eager function, which torch.compile need not look for then.
     """
 
-    def __init__(self, config: Any, counts: dict[str, int], is_routed: bool, is_required: bool) -> None:
-        config = config.config if isinstance(config, SiteConfig) else config
-        self.__dict__.update(config=config, counts=counts, is_routed=is_routed, is_required=is_required)
+    def __init__(self, module: Any, counts: dict[str, int], is_routed: bool, is_required: bool) -> None:
+        config = module.config.config if isinstance(module.config, SiteConfig) else module.config
+        own = {"config": config, "counts": counts, "is_routed": is_routed, "is_required": is_required}
+        self.__dict__.update(own, eager=eager_name(module))
 
     @property
     def _attn_implementation(self) -> str:

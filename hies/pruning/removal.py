@@ -133,7 +133,7 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
         _remove_weights(module, found)
     # a layer without heads runs as if it had one
     counts = _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)
-    module.config = SiteConfig(module.config, counts, is_routed, is_required)
+    module.config = SiteConfig(module, counts, is_routed, is_required)
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
     setattr(module, PrunedHeads.NAME, site_cut.record)

@@ -26,6 +26,7 @@ CHECKED = 2  # examples that a rotated model is checked on
 
 def family_of(model: PreTrainedModel) -> Family:
     """Returns the parts of a model, or raises UnsupportedModelError with the reason why it cannot be sliced."""
+    check_weights_are_here(model, "Slicing")
     try:
         return _family_of(model)
     except CannotSliceError as error:
@@ -66,7 +67,6 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
         HiesError: a width outside its range, no example, or an open `hies.masked` block.
     """
     check_not_handled(model, "Slicing")
-    check_weights_are_here(model, "Slicing")
     dense = family_of(model).width
     if not 1 <= width <= dense:
         raise HiesError(f"width is {width}; it must be from 1 to the {dense} dimensions of the model's residual.")
