@@ -25,13 +25,13 @@ def settle_counts(model: nn.Module) -> None:
     """
     if not isinstance(model, PreTrainedModel):
         return
-    set_counts(model.config, vars(model).pop(DENSE, {}))
+    _write(model, vars(model).pop(DENSE, {}))
     vars(model).pop("init_continuous_batching", None)
     left = _counts_left(model)
     if left and not requires_hies_attention(model) and _builds(model, left):
         vars(model)[DENSE] = {setting: _get(model.config, setting) for setting in left}
-        set_counts(model.config, left)
-    elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, record in _pruned(model)):
+        _write(model, left)
+    elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, _, record in _pruned(model)):
         vars(model)["init_continuous_batching"] = _refuse_continuous_batching
 
 
@@ -53,24 +53,34 @@ def _get(config: Any, path: str) -> Any:
     return config
 
 
-def _pruned(model: nn.Module) -> Iterator[tuple[Any, PrunedHeads]]:
-    """Yields the model's configuration that each pruned module reads, and the module's record."""
+def _write(model: PreTrainedModel, counts: Counts) -> None:
+    """Writes counts into the configuration, and into copies of it that modules have (the encoder of T5)."""
+    set_counts(model.config, counts)
+    for path, config, _ in _pruned(model):
+        set_counts(config, {name: counts[path + name] for name in COUNTS if path is not None and path + name in counts})
+
+
+def _pruned(model: PreTrainedModel) -> Iterator[tuple[str | None, PreTrainedConfig, PrunedHeads]]:
+    """Yields where the configuration of each pruned module lies in the model's, that configuration, and the record."""
+    places = list(_configurations(model.config))
     for module in model.modules():
         if record := PrunedHeads.of(module):
-            config: Any = module.config
-            yield config.config if isinstance(config, SiteConfig) else config, record
+            site: Any = module.config
+            config = site.config if isinstance(site, SiteConfig) else site
+            alike = [(path, one) for path, one in places if type(one) is type(config)]
+            same = [path for path, one in alike if one is config] or [path for path, _ in alike]
+            yield same[0] if len(same) == 1 else None, config, record
 
 
 def _counts_left(model: PreTrainedModel) -> Counts:
     """Returns the counts of a model whose sites of one configuration are alike; nothing where they differ."""
-    paths = {id(config): path for path, config in _configurations(model.config)}
     counts: Counts = {}
-    for config, record in _pruned(model):
-        if id(config) not in paths or not hasattr(config, "head_dim"):
+    for path, config, record in _pruned(model):
+        if path is None or not record.heads or not hasattr(config, "head_dim"):
             return {}
         width = config.head_dim or config.hidden_size // config.num_attention_heads
         for name, value in zip(COUNTS, (len(record.heads), len(record.key_heads), width), strict=True):
-            if hasattr(config, name) and counts.setdefault(f"{paths[id(config)]}{name}", value) != value:
+            if hasattr(config, name) and counts.setdefault(path + name, value) != value:
                 return {}
     return counts
 

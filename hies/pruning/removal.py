@@ -47,14 +47,11 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     check_weights_are_here(model, "hies.prune")
     check_choice("unit", unit, UNITS)
     removed = normalize_removed(removed)
-    cuts = {site: _cut_of(model, site, heads) for site, heads in removed.items()}
-    if unit == "kv_group":
-        for site, site_cut in cuts.items():
+    for site, site_cut in _cuts(model, removed).items():
+        if unit == "kv_group":
             _check_whole_groups(site, site_cut)
-    check_unshared(model, {site: site_cut.projections for site, site_cut in cuts.items()})
     small = copy.deepcopy(model)
     cut(small, removed)
-    settle_counts(small)
     return small
 
 
@@ -83,12 +80,21 @@ class _Cut:
 
 def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     """Cuts heads out of `model` itself; works on the meta device, where weights have shapes only."""
-    cuts = {site: _cut_of(model, site, heads) for site, heads in normalize_removed(removed).items()}
+    cuts = _cuts(model, normalize_removed(removed))
     # Some module may make a bias of the scores of all dense heads, maybe for other modules' sites.
     biases = (getattr(module, name, None) for module in model.modules() for name in BIASES)
     biased = any(bias is not None and bias is not False for bias in biases)
     for site, site_cut in cuts.items():
         _apply(model.get_submodule(site), site_cut, biased)
+    if not any(weight.is_meta for weight in model.parameters()):  # else the configuration has to build the dense shapes
+        settle_counts(model)
+
+
+def _cuts(model: nn.Module, removed: Removed) -> dict[str, _Cut]:
+    """Returns what happens to each site; raises an error, and changes nothing, where it cannot happen."""
+    cuts = {site: _cut_of(model, site, heads) for site, heads in removed.items()}
+    check_unshared(model, {site: site_cut.projections for site, site_cut in cuts.items()})
+    return cuts
 
 
 def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
@@ -205,8 +211,12 @@ def _replace(owner: nn.Module, name: str, constant: "Constant") -> None:
     """Puts a constant where forwards look for a projection, but not among the modules that adapters are added to."""
     delattr(owner, name)
     vars(owner)[name] = constant
-    if constant.bias is not None:
+    if len(constant.bias):
         owner.add_module(f"{name}_constant", constant)
+
+
+NOTHING: Any = torch.empty(0)
+NOTHING._is_hf_initialized = True  # transformers else fills it with random numbers, as it would a weight
 
 
 class Constant(nn.Module):
@@ -214,20 +224,18 @@ class Constant(nn.Module):
 
     Attributes:
         width: of its output.
-        bias: [width] of an output projection; None of another one, and where there was none.
-        weight: without elements; transformers initialises what has this name before it loads a checkpoint.
+        weight: without elements, for transformers, which initialises weights before it loads a checkpoint.
+        bias: [width] of an output projection; without elements of another one, and where there was none.
     """
-
-    weight = torch.empty(0)
 
     def __init__(self, width: int, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.width, self.bias = width, bias
+        self.width, self.weight, self.bias = width, NOTHING, NOTHING if bias is None else bias
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns the bias, or zeros, [..., width] for [..., inputs]."""
         zeros = hidden.new_zeros(*hidden.shape[:-1], self.width)
-        return zeros if self.bias is None else zeros + self.bias.to(hidden.dtype)
+        return zeros + self.bias.to(hidden.dtype) if len(self.bias) else zeros
 
 
 def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> dict[str, int]:
