@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -100,7 +99,7 @@ def _builds(model: PreTrainedModel, counts: Counts) -> bool:
         config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
         with torch.device("meta"):
             candidate = type(model)(config)
-    except (ValueError, RuntimeError, AttributeError, StrictDataclassError):
+    except Exception:  # of whatever kind: the numbers do not go together, or the class is built in another way
         return False
     return _shapes(candidate) == _shapes(model)
 

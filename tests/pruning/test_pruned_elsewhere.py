@@ -16,6 +16,7 @@ from hies.efficiency.measure import measure
 from hies.heads.configuration import SiteConfig
 from hies.heads.pruned import PrunedHeads
 from hies.methods import Calibration
+from hies.pruning.removal import cut
 
 MULTI_HEAD = {"hidden_size": 40, "num_layers": 1, "num_attention_heads": 5, "intermediate_size": 13}
 
@@ -141,6 +142,29 @@ def test_the_configuration_in_memory_is_the_one_that_is_saved(tmp_path):
     hies.save_pruned(uneven, tmp_path)
     again = hies.load_pruned(tmp_path)
     assert hies.pruned_heads(again) == hies.pruned_heads(uneven) and again.config.num_attention_heads == 6
+
+
+def test_heads_cut_out_of_the_model_itself_are_in_its_configuration():
+    model = make("llama_grouped").eval()
+    cut(model, {site: [0, 1, 2] for site in hies.find_sites(model, make_batch("llama_grouped"))})
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (3, 1)
+
+
+class OfAnotherSize(tf.LlamaForCausalLM):
+    def __init__(self, config, words):
+        super().__init__(config)
+        self.words = words
+
+
+def test_a_class_that_is_built_in_another_way_keeps_the_dense_configuration():
+    config = make("llama_grouped").config
+    model = OfAnotherSize(config, words=7).eval()
+    small = hies.prune(model, {site: [0, 1, 2] for site in hies.find_sites(model, make_batch("llama_grouped"))})
+    assert small.config.num_attention_heads == 6
+
+
+def test_an_initialisation_that_names_the_projections_finds_them_in_a_layer_without_heads(tmp_path):
+    checks.check_saved("siglip", tmp_path)
 
 
 def test_a_configuration_inside_another_says_the_heads_too(tmp_path):
@@ -360,3 +384,5 @@ def test_weights_of_several_layers_are_not_cut(build):
     for site in hies.find_sites(model, batch):
         with pytest.raises(hies.UnsupportedModelError, match=f"cannot be cut out: its {part} is shared with another"):
             hies.prune(model, {site: [0]})
+    with pytest.raises(hies.UnsupportedModelError, match="is shared with another"):
+        cut(model, {site: [0]})
