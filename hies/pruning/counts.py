@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hies.errors import HiesError
 from hies.heads.configuration import SiteConfig, requires_hies_attention
+from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
 
 COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
@@ -92,7 +93,7 @@ def _configurations(config: PreTrainedConfig, path: str = "") -> Iterator[tuple[
 
 
 def _builds(model: PreTrainedModel, counts: Counts) -> bool:
-    """Returns True if the architecture builds a model of the same shapes from a configuration with these counts."""
+    """Returns True if the architecture builds a model of the same structure from a configuration with these counts."""
     config = copy.deepcopy(model.config)
     try:
         set_counts(config, counts)
@@ -101,11 +102,17 @@ def _builds(model: PreTrainedModel, counts: Counts) -> bool:
             candidate = type(model)(config)
     except Exception:  # of whatever kind: the numbers do not go together, or the class is built in another way
         return False
-    return _shapes(candidate) == _shapes(model)
+    return _structure(candidate) == _structure(model)
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+def _structure(model: nn.Module) -> dict[str, Any]:
+    """Returns the shapes of a model's tensors, and the numbers that its modules compute with, such as a scale."""
+    found: dict[str, Any] = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for site, module in model.named_modules():
+        used = names_used_by(module) - {"training"}
+        values = {name: value for name, value in vars(module).items() if name in used and name[0] != "_"}
+        found |= {f"{site}.{name}": one for name, one in values.items() if type(one) in (bool, int, float)}
+    return found
 
 
 def _refuse_continuous_batching(*args: Any, **options: Any) -> None:
