@@ -29,7 +29,7 @@ def settle_counts(model: nn.Module) -> None:
     vars(model).pop("init_continuous_batching", None)
     left = _counts_left(model)
     if left and not requires_hies_attention(model) and _builds(model, left):
-        vars(model)[DENSE] = {setting: _get(model.config, setting) for setting in left}
+        vars(model)[DENSE] = {key: getattr(_owner(model.config, key), key.split(".")[-1]) for key in left}
         _write(model, left)
     elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, _, record in _pruned(model)):
         vars(model)["init_continuous_batching"] = _refuse_continuous_batching
@@ -41,14 +41,19 @@ def dense_counts(model: nn.Module) -> Counts:
 
 
 def set_counts(config: PreTrainedConfig, counts: Mapping[str, int | None]) -> None:
-    """Writes counts into a configuration and those that lie in it."""
+    """Writes counts into a configuration and those that lie in it.
+
+    Raises:
+        HiesError: a setting lies in no configuration; the counts may come from a file.
+    """
     for setting, value in counts.items():
-        path, _, name = setting.rpartition(".")
-        setattr(_get(config, path), name, value)
+        setattr(_owner(config, setting), setting.split(".")[-1], value)
 
 
-def _get(config: Any, path: str) -> Any:
-    for name in filter(None, path.split(".")):
+def _owner(config: PreTrainedConfig, setting: str) -> PreTrainedConfig:
+    for name in setting.split(".")[:-1]:
+        if name not in config.sub_configs:
+            raise HiesError(f"A {type(config).__name__} has no configuration {name!r} in it.")
         config = getattr(config, name)
     return config
 

@@ -16,6 +16,7 @@ from hies.efficiency.measure import measure
 from hies.heads.configuration import SiteConfig
 from hies.heads.pruned import PrunedHeads
 from hies.methods import Calibration
+from hies.pruning.counts import set_counts
 from hies.pruning.removal import cut
 
 MULTI_HEAD = {"hidden_size": 40, "num_layers": 1, "num_attention_heads": 5, "intermediate_size": 13}
@@ -148,6 +149,12 @@ def test_heads_cut_out_of_the_model_itself_are_in_its_configuration():
     model = make("llama_grouped").eval()
     cut(model, {site: [0, 1, 2] for site in hies.find_sites(model, make_batch("llama_grouped"))})
     assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (3, 1)
+
+
+@pytest.mark.parametrize("setting", ["__class__.head_dim", "nowhere.head_dim", "head_dim.head_dim"])
+def test_counts_are_written_into_configurations_alone(setting):
+    with pytest.raises(hies.HiesError, match="has no configuration"):
+        set_counts(make("llama_grouped").config, {setting: 3})
 
 
 class OfAnotherSize(tf.LlamaForCausalLM):
