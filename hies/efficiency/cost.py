@@ -12,6 +12,7 @@ from hies.batching import Batch
 from hies.errors import UnsupportedModelError
 from hies.heads.attention import Site, evaluating, find_sites, in_eager_attention
 from hies.heads.projections import HeadRows, Projections, find_projections, matrix
+from hies.heads.weights import check_unshared
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,23 @@ class CostModel:
 
 
 def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
-    """Counts the dense model with torch's flop counter, and its heads by formula; None where weights are not found.
+    """Returns the `cost_model`, None where the weights of heads are not found or not those of one site alone."""
+    try:
+        return cost_model(model, batch)
+    except UnsupportedModelError:
+        return None
+
+
+def cost_model(model: PreTrainedModel, batch: Batch) -> CostModel:
+    """Counts the dense model with torch's flop counter, and its heads by formula.
 
     A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
     and 2 * queries * keys * width for its scores and as much for its output.
     """
     sites = find_sites(model, batch)
-    try:
-        heads = {name: _site_cost(model, site) for name, site in sites.items()}
-    except UnsupportedModelError:
-        return None
+    projections = {name: find_projections(model, name) for name in sites}
+    check_unshared(model, projections)
+    heads = {name: _site_cost(model, site, projections[name]) for name, site in sites.items()}
     return CostModel(count(model, batch), heads)
 
 
@@ -98,8 +106,7 @@ def count(model: PreTrainedModel, batch: Batch) -> Cost:
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops())
 
 
-def _site_cost(model: nn.Module, site: Site) -> SiteCost:
-    found = find_projections(model, site.name)
+def _site_cost(model: nn.Module, site: Site, found: Projections) -> SiteCost:
     module = model.get_submodule(site.name)
     runs = site.calls * site.rows
     width, outputs = found.output.rows.shape[1], len(matrix(found.output.module))

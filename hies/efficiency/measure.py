@@ -18,10 +18,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import EncoderDecoderCache, PreTrainedModel
 
 from hies.batching import Batch
-from hies.efficiency.cost import measure_cost
-from hies.errors import HiesError, ParameterError, UnsupportedModelError
+from hies.efficiency.cost import cost_model
+from hies.errors import HiesError, ParameterError
 from hies.heads.attention import evaluating
 from hies.heads.sites import Removed
+from hies.heads.weights import check_weights_are_here
 from hies.pruning.removal import pruned_heads
 
 WARM_UP = 2  # rounds that are not counted
@@ -98,15 +99,15 @@ def measure(
         threads: of the CPU.
 
     Raises:
-        UnsupportedModelError: the heads of the model, or their weights, are not found.
+        UnsupportedModelError: the heads of the model, or their weights, are not found, tied, offloaded or quantised.
         HiesError: fewer than one round or thread, or `small` was not made from `dense`.
     """
     for name, value in (("rounds", rounds), ("threads", threads)):
         if value < 1:
             raise ParameterError(name, value, "it must be 1 or more")
-    cost = measure_cost(dense, batch)
-    if cost is None:
-        raise UnsupportedModelError(f"The weights of the heads of a {type(dense).__name__} are not found.")
+    for model in (dense, small):
+        check_weights_are_here(model, "measure")
+    cost = cost_model(dense, batch)
     pruned = cost.without(_cut_out(dense, small))
     if pruned.parameters != sum(parameter.numel() for parameter in small.parameters()):
         origin = "what hies.prune or hies.load_pruned makes of the dense one"

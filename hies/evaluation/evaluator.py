@@ -22,6 +22,7 @@ from hies.heads.attention import Site, evaluating, find_sites
 from hies.heads.masking import masked
 from hies.heads.projections import find_projections
 from hies.heads.sites import Removed
+from hies.heads.weights import check_unshared
 from hies.methods import Calibration, Method
 from hies.precision import computing
 from hies.pruning.removal import prune
@@ -136,8 +137,7 @@ class Evaluator(TaskModel):
         """
         network = self.structure()
         sites = self.sites if "network" in vars(self) else self._sites_of(network)
-        for site in sites:
-            find_projections(network, site)
+        check_unshared(network, {site: find_projections(network, site) for site in sites})
         return sites
 
     def _sites_of(self, network: PreTrainedModel) -> dict[str, Site]:

@@ -20,12 +20,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
-from hies.heads.forwards import names_used_by
+from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
+from hies.heads.weights import check_weights_are_here
 
-NAME_PREFIX = "hies_"
-BASES = ("sdpa", "eager")
 HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
 
 
@@ -135,9 +134,9 @@ for _base in BASES:
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """Returns the model's own eager function, or the registered one (a modelling file may override the registry)."""
     source = sys.modules[type(module).__module__]
-    if base == "eager":  # some files have several: the one that this module calls
-        names = [name for name in names_used_by(module) if name.endswith("eager_attention_forward")]
-        return getattr(source, names[0] if names else "eager_attention_forward")
+    if base == "eager":
+        config: Any = module.config
+        return getattr(source, config.eager if isinstance(config, SiteConfig) else eager_name(module))
     return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
 
 
@@ -192,34 +191,8 @@ def _switch(configs: Iterable[Any]) -> None:
 def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Switches to eager attention inside the block; then all configurations are as before."""
     with _restored(_configs(model)):
-        model.set_attn_implementation(f"{NAME_PREFIX}eager" if requires_hies_attention(model) else "eager")
+        model.set_attn_implementation("eager")
         yield
-
-
-def require_hies_attention(model: nn.Module, sites: Collection[str]) -> None:
-    """Runs the attention of a pruned model through `_attention` for good, since some sites need it.
-
-    Those sites refuse to run without it, where they would give wrong numbers or fail on shapes.
-    """
-    if sites:
-        _switch(_configs(model))
-    for site in sites:
-        model.get_submodule(site).register_forward_pre_hook(_check_implementation)
-
-
-def requires_hies_attention(model: nn.Module) -> bool:
-    """Returns True if a site of a pruned model needs `_attention`, see `require_hies_attention`."""
-    return any(_check_implementation in module._forward_pre_hooks.values() for module in model.modules())
-
-
-def _check_implementation(module: Any, inputs: Any) -> None:
-    implementation = str(module.config._attn_implementation_internal)
-    if not implementation.startswith(NAME_PREFIX):
-        raise UnsupportedModelError(
-            f"The heads left in a {type(module).__name__} need the attention implementation 'hies_sdpa' or "
-            f"'hies_eager', not {implementation!r}; call model.set_attn_implementation with one of the two."
-        )
-    module.config._attn_implementation_internal = AttentionName(implementation)
 
 
 def _configs(model: nn.Module) -> list[Any]:
@@ -326,7 +299,7 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
     """Returns the attention modules of a model in order of first use, found by one forward pass over `batch`.
 
     Raises:
-        UnsupportedModelError: no attention module was reached.
+        UnsupportedModelError: no attention module was reached, or the weights are not in memory.
     """
     sites: dict[str, Site] = {}
 
@@ -338,6 +311,8 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         sites[name] = replace(before, calls=before.calls + 1) if before else first
         return output
 
+    if not any(isinstance(value, Tensor) and value.is_meta for value in batch.values()):  # shapes alone will do
+        check_weights_are_here(model, "hies.find_sites", hooked_will_do=True)
     with handling(model, note), evaluating(model):  # refused before any flag is touched
         model(**batch)
     if not sites:

@@ -44,6 +44,7 @@ WHOLE = (
     *("distance_embedding", "rel_pos_emb", "q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm"),
     "indexer",
 )
+PACKED = ("weight", "qweight", "weight_packed", "W_q")  # where a module keeps its weights, quantised ones too
 OWN_BIAS = ("UMT5Attention",)  # whose `relative_attention_bias`, a column for each head, serves no other layer
 
 BY_MODEL_WIDTH = (  # their forwards take the width of the model for that of all heads together

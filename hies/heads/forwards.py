@@ -13,22 +13,30 @@ from torch import nn
 def names_used_by(module: nn.Module) -> frozenset[str]:
     """Returns the attributes (of any object) and globals that the methods of a module's class use, save `__init__`."""
     kind: Any = type(module)
-    return _names_used_by(kind)
+    return _used_by(kind)[0]
+
+
+def tuples_used_by(module: nn.Module) -> frozenset[tuple[Any, ...]]:
+    """Returns the tuples that are written down in the methods of a module's class, save `__init__`."""
+    kind: Any = type(module)
+    return _used_by(kind)[1]
 
 
 @functools.cache
-def _names_used_by(kind: Any) -> frozenset[str]:
+def _used_by(kind: Any) -> tuple[frozenset[str], frozenset[tuple[Any, ...]]]:
     bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = [inspect.unwrap(method) for base in bases for method in vars(base).values() if inspect.isroutine(method)]
     codes = [getattr(method, "__code__", None) for method in methods if method.__name__ != "__init__"]
-    return frozenset(name for code in codes if code for name in _names(code))
+    every = [inner for code in codes if code for inner in _with_inner(code)]
+    tuples = (constant for code in every for constant in code.co_consts if isinstance(constant, tuple))
+    return frozenset(name for code in every for name in code.co_names), frozenset(tuples)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    yield code
     for constant in code.co_consts:  # inner functions and comprehensions
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _with_inner(constant)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from hies.errors import HiesError
 from hies.heads.attention import AttentionCall, handling
 from hies.heads.sites import normalize_removed
+from hies.heads.weights import check_weights_are_here
 
 
 @contextlib.contextmanager
@@ -30,6 +31,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
             where only that can show it), another thread or task, or a backward pass that would forget the mask.
     """
     by_site = normalize_removed(removed)
+    check_weights_are_here(model, "hies.masked", hooked_will_do=True)
     modules = dict(model.named_modules())
     if unknown := sorted(by_site.keys() - modules.keys(), key=str):
         raise HiesError(f"{type(model).__name__} has no site {unknown[0]!r}; hies.find_sites names its sites.")

@@ -4,12 +4,13 @@ A head owns rows of the query, key and value matrices and columns of the output 
 and how it packs them, is all that has to be known of it; everything else is read off the module.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import UnsupportedModelError
@@ -133,6 +134,7 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
     places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if _is_projection(owner, output)]
     try:
+        _check_plain(owners)
         _check_kind(module)
         if places and (found := _describe(module, *places[0])):
             return found
@@ -146,6 +148,12 @@ def find_projections(model: nn.Module, site: str) -> Projections:
 
 class CannotPruneError(Exception):
     """A module's heads cannot be cut out; the message ends the sentence that `find_projections` makes of it."""
+
+
+def _check_plain(owners: Sequence[nn.Module]) -> None:
+    parts = {name: part for owner in owners for name, part in owner.named_children()}
+    if quantised := [name for name, part in parts.items() if is_quantised(part)]:
+        raise CannotPruneError(f"its {quantised[0]} is quantised or sharded; load the model with plain weights")
 
 
 def _check_kind(module: nn.Module) -> None:
@@ -312,6 +320,17 @@ def _is_projection(module: nn.Module, name: str) -> bool:
 
 def is_plain_matrix(part: Any) -> bool:
     """Returns True for a projection, neither quantised nor parametrised nor a subclass that computes something else."""
-    if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters:
+    if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters or is_quantised(part):
         return False
-    return type(part).forward in (nn.Linear.forward, Conv1D.forward) and part.weight.is_floating_point()
+    return type(part).forward in (nn.Linear.forward, Conv1D.forward)
+
+
+def is_quantised(part: nn.Module) -> bool:
+    """Returns True for a module whose weights are no plain floating-point numbers: quantised, or sharded."""
+    weights = [getattr(part, name, None) for name in conventions.PACKED]
+    packed = [weight for weight in weights if isinstance(weight, Tensor) and not _is_plain(weight)]
+    return bool(packed) or ".quantized." in type(part).__module__  # torch's own, whose weight is a method
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return weight.is_floating_point() and weight.dtype.itemsize > 1 and not is_traceable_wrapper_subclass(weight)

@@ -1,7 +1,6 @@
 """A pruned model on disk: what transformers saves, and a small JSON record of the removed heads."""
 
 import contextlib
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,14 +12,12 @@ from torch import nn
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from hies.errors import HiesError, printable
-from hies.heads.attention import requires_hies_attention
-from hies.heads.forwards import names_used_by
-from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Removed
+from hies.heads.weights import check_not_quantised, check_weights_are_here
 from hies.pruning.card import own_card, write_card
+from hies.pruning.counts import dense_counts, set_counts, settle_counts
 from hies.pruning.folder import (
     CONFIG,
-    COUNTS,
     GENERATION,
     RECORD,
     Files,
@@ -60,34 +57,32 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
         True if plain `from_pretrained` loads the folder, which was tried; the model card says it too.
 
     Raises:
-        HiesError: nothing has been pruned, the model has adapters (merge them first), its class is not one of
-            transformers, or the folder cannot be written.
+        HiesError: nothing has been pruned, the model has adapters (merge them first), its weights are offloaded or
+            quantised, its class is not one of transformers, or the folder cannot be written.
     """
     check_no_adapters(model)
+    check_weights_are_here(model, "hies.save_pruned")
+    check_not_quantised(model, "hies.save_pruned")
     removed = pruned_heads(model)
     if not removed:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
     _class_named(type(model).__name__)
     folder = Path(folder)
-    plain = _plain_config(model)
+    plain = bool(dense_counts(model))
     try:
         with replacing_model(folder) as place:
-            _write(model, removed, plain, place)
+            _write(model, removed, place)
             if own_card(folder):
-                write_card(place, model, plain is not None, metrics)
+                write_card(place, model, plain, metrics)
     except OSError as error:
         reason = error.strerror or error
         raise HiesError(f"{folder} cannot be written ({reason}); what it held before is left.") from error
-    return plain is not None
+    return plain
 
 
-def _write(model: PreTrainedModel, removed: Removed, plain: PreTrainedConfig | None, place: Path) -> None:
+def _write(model: PreTrainedModel, removed: Removed, place: Path) -> None:
     save_weights(model, place)
-    if plain is not None:
-        plain.architectures, plain.dtype = model.config.architectures, model.config.dtype
-        plain.save_pretrained(place)
-    config = {} if plain is None else {name: getattr(model.config, name, None) for name in COUNTS}
-    write_record(place, type(model).__name__, config, removed)
+    write_record(place, type(model).__name__, dense_counts(model), removed)
 
 
 def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
@@ -143,6 +138,7 @@ def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
         model, report = smaller.from_pretrained(None, **options)
         _check_report(report)
         model.__class__ = base
+        settle_counts(model)
         model.name_or_path = model.config.name_or_path = files.source
         return model
 
@@ -220,36 +216,6 @@ def _check_report(report: dict[str, Any]) -> None:
             raise ValueError(f"its weights and its {RECORD} disagree: {kind.replace('_', ' ')} {first}")
 
 
-def _plain_config(model: PreTrainedModel) -> PreTrainedConfig | None:
-    """Returns a configuration with which the architecture itself builds this model; None where it cannot."""
-    records = [record for record in map(PrunedHeads.of, model.modules()) if record]
-    counts = {(len(record.heads), len(record.key_heads)) for record in records}
-    if requires_hies_attention(model) or len(counts) != 1 or not hasattr(model.config, "head_dim"):
-        return None
-    config = copy.deepcopy(model.config)
-    try:
-        config.head_dim = model.config.head_dim or model.config.hidden_size // model.config.num_attention_heads
-        (config.num_attention_heads, key_heads), *_ = counts
-        if hasattr(config, "num_key_value_heads"):
-            config.num_key_value_heads = key_heads
-        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
-        with torch.device("meta"):
-            candidate = type(model)(config)
-    except Exception:  # each architecture has its own way to say that it cannot
-        return None
-    return config if _structure(candidate) == _structure(model) else None
-
-
-def _structure(model: nn.Module) -> dict[str, Any]:
-    """Returns the shapes of a model's tensors, and the numbers that its modules compute with, such as a scale."""
-    found: dict[str, Any] = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for site, module in model.named_modules():
-        used = names_used_by(module) - {"training"}
-        values = {name: value for name, value in vars(module).items() if name in used and name[0] != "_"}
-        found |= {f"{site}.{name}": one for name, one in values.items() if type(one) in (bool, int, float)}
-    return found
-
-
 def _class_named(name: str) -> type[PreTrainedModel]:
     kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -274,6 +240,5 @@ def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: We
     if not isinstance(config, base.config_class or PreTrainedConfig):
         raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but a {base.__name__} by its {RECORD}.")
     config.dtype = config.dtype or weights.dtype
-    for name, value in record["config"].items():
-        setattr(config, name, value)
+    set_counts(config, record["config"])
     return config

@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 
 from hies.errors import HiesError
 from hies.heads.sites import Removed
+from hies.pruning.counts import COUNTS
 from hies.storage import SUMS, check_checksums, digest, locking, sha256_of
 
 RECORD = "pruned_heads.json"
@@ -25,7 +26,6 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 SAVING = ".saving-"
 SAVED = ".saved"
-COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 LONGEST_JSON = 8 << 20  # bytes; what a parser makes of more could fill the memory
 
 
@@ -122,7 +122,7 @@ def _checked(record: Any) -> dict[str, Any]:
     if record["digest"] != record_digest(record):
         raise ValueError("it was changed after it was written")
     removed: Removed = {str(site): [int(head) for head in heads] for site, heads in record["removed"].items()}
-    config = {name: value for name, value in record["config"].items() if name in COUNTS}
+    config = {name: value for name, value in record["config"].items() if name.split(".")[-1] in COUNTS}
     if any(value is not None and type(value) is not int for value in config.values()):
         raise ValueError("its config holds a value that is no number")
     sums = record.get("files")

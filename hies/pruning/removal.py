@@ -1,7 +1,6 @@
 """Heads cut out for good: `prune` returns a smaller model that computes what the masked one does."""
 
 import copy
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +11,15 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import HiesError, UnsupportedModelError, check_choice
-from hies.heads.attention import check_not_handled, require_hies_attention
+from hies.heads.attention import check_not_handled
+from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
-from hies.heads.forwards import names_used_by
+from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.projections import Projections, find_projections, matrix
 from hies.heads.pruned import PrunedHeads, groups_of
 from hies.heads.sites import Removed, normalize_removed
+from hies.heads.weights import check_unshared, check_weights_are_here
+from hies.pruning.counts import settle_counts
 from hies.pruning.selection import UNITS
 
 
@@ -35,20 +37,19 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
             plain grouped-query attention.
 
     Raises:
-        UnsupportedModelError: the weights of a site cannot be cut, or adapters wrap them; nothing was changed.
+        UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
+            adapters wrap them; nothing was changed.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
     check_not_handled(model, "hies.prune")
     check_no_adapters(model)
+    check_weights_are_here(model, "hies.prune")
     check_choice("unit", unit, UNITS)
     removed = normalize_removed(removed)
-    uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
-    for site, heads in removed.items():
-        site_cut = _cut_of(model, site, heads)
+    for site, site_cut in _cuts(model, removed).items():
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
-        _check_unshared(site, site_cut.projections, uses)
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
@@ -79,14 +80,21 @@ class _Cut:
 
 def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     """Cuts heads out of `model` itself; works on the meta device, where weights have shapes only."""
-    cuts = {site: _cut_of(model, site, heads) for site, heads in normalize_removed(removed).items()}
-    for site, site_cut in cuts.items():
-        _apply(model.get_submodule(site), site_cut)
+    cuts = _cuts(model, normalize_removed(removed))
     # Some module may make a bias of the scores of all dense heads, maybe for other modules' sites.
     biases = (getattr(module, name, None) for module in model.modules() for name in BIASES)
     biased = any(bias is not None and bias is not False for bias in biases)
-    needing = [site for site in cuts if _needs_hies_attention(model.get_submodule(site), cuts[site], biased)]
-    require_hies_attention(model, needing)
+    for site, site_cut in cuts.items():
+        _apply(model.get_submodule(site), site_cut, biased)
+    if not any(weight.is_meta for weight in model.parameters()):  # else the configuration has to build the dense shapes
+        settle_counts(model)
+
+
+def _cuts(model: nn.Module, removed: Removed) -> dict[str, _Cut]:
+    """Returns what happens to each site; raises an error, and changes nothing, where it cannot happen."""
+    cuts = {site: _cut_of(model, site, heads) for site, heads in removed.items()}
+    check_unshared(model, {site: site_cut.projections for site, site_cut in cuts.items()})
+    return cuts
 
 
 def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
@@ -111,15 +119,6 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     return _Cut(found, stay, key_stay, record)
 
 
-def _check_unshared(site: str, found: Projections, uses: Mapping[nn.Module, int]) -> None:
-    """Refuses a projection that other modules use as well: they would lose its heads too."""
-    for part in (found.query, found.key, found.value, found.output, *found.gates):
-        if uses[part.module] > uses[part.owner]:
-            raise UnsupportedModelError(
-                f"The heads of site {site!r} cannot be cut out: its {part.name} is shared with another module."
-            )
-
-
 def _check_whole_groups(site: str, site_cut: _Cut) -> None:
     whole = {head for head, key_head in enumerate(site_cut.projections.groups) if key_head in site_cut.key_stay}
     if split := sorted(whole - set(site_cut.stay)):
@@ -129,20 +128,25 @@ def _check_whole_groups(site: str, site_cut: _Cut) -> None:
         )
 
 
-def _apply(module: Any, site_cut: _Cut) -> None:
+def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
     found, stay, key_stay = site_cut.projections, site_cut.stay, site_cut.key_stay
+    # A forward that asks for the implementation by name (sparse attention) has to find transformers' own.
+    is_routed = not any(name in names for names in tuples_used_by(module) for name in BASES)
+    is_required = is_routed and _needs_hies_attention(module, site_cut, biased)
     if stay:
         _cut_weights(module, found, stay, key_stay)
     else:
         _remove_weights(module, found)
-    _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)  # a layer without heads runs as if it had one
+    # a layer without heads runs as if it had one
+    counts = _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)
+    module.config = SiteConfig(module, counts, is_routed, is_required)
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
     setattr(module, PrunedHeads.NAME, site_cut.record)
 
 
 def _needs_hies_attention(module: nn.Module, site_cut: _Cut, biased: bool) -> bool:
-    """Returns True if this site has to run through the function of hies.heads.attention from now on."""
+    """Returns True if no other function than that of hies.heads.attention computes what is left of this site."""
     biased = biased and type(module).__name__ not in OWN_BIAS
     record = site_cut.record
     return bool(not record.heads or record.groups or site_cut.projections.joint_norms or biased)
@@ -186,16 +190,15 @@ def _part(parameter: Tensor, dim: int, indices: Tensor) -> nn.Parameter:
 
 
 def _remove_weights(module: Any, found: Projections) -> None:
-    """Replaces the projections of a site by modules without weights: forwards still see the shapes of one head."""
+    """Replaces the projections of a site by what has no weights: forwards still see the shapes of one head."""
     widths: dict[tuple[nn.Module, str], int] = {}
     for part in (found.query, found.key, found.value, *found.gates):
         place = (part.owner, part.name)
         widths[place] = widths.get(place, 0) + part.rows.shape[1]
     for (owner, name), width in widths.items():
-        empty = nn.Parameter(torch.empty(0), requires_grad=False)
-        setattr(owner, name, Constant(width, None if getattr(owner, name).bias is None else empty))
+        _replace(owner, name, Constant(width, None))
     output: Any = found.output.module
-    setattr(found.output.owner, found.output.name, Constant(len(matrix(output)), output.bias))
+    _replace(found.output.owner, found.output.name, Constant(len(matrix(output)), output.bias))
     for name in (*found.joint_norms, *found.head_norms):
         setattr(module, name, nn.Identity())
     for parameter in found.parameters:  # one head's zeros, which nothing saves: forwards add them to what is not used
@@ -204,28 +207,39 @@ def _remove_weights(module: Any, found: Projections) -> None:
         parameter.owner.register_buffer(parameter.name, zeros, persistent=False)
 
 
+def _replace(owner: nn.Module, name: str, constant: "Constant") -> None:
+    """Puts a constant where forwards look for a projection, but not among the modules that adapters are added to."""
+    delattr(owner, name)
+    vars(owner)[name] = constant
+    if len(constant.bias):
+        owner.add_module(f"{name}_constant", constant)
+
+
+NOTHING: Any = torch.empty(0)
+NOTHING._is_hf_initialized = True  # transformers else fills it with random numbers, as it would a weight
+
+
 class Constant(nn.Module):
     """Stands in place of a projection without heads: [..., inputs] -> what it gives for zeros, [..., width].
 
     Attributes:
         width: of its output.
-        weight: without elements; transformers initialises what has this name before it loads a checkpoint.
-        bias: [width] of an output projection; without elements of another one; None where there was none.
+        weight: without elements, for transformers, which initialises weights before it loads a checkpoint.
+        bias: [width] of an output projection; without elements of another one, and where there was none.
     """
 
     def __init__(self, width: int, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.width, self.bias = width, bias
-        self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.width, self.weight, self.bias = width, NOTHING, NOTHING if bias is None else bias
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns the bias, or zeros, [..., width] for [..., inputs]."""
         zeros = hidden.new_zeros(*hidden.shape[:-1], self.width)
-        return zeros + self.bias.to(hidden.dtype) if self.bias is not None and len(self.bias) else zeros
+        return zeros + self.bias.to(hidden.dtype) if len(self.bias) else zeros
 
 
-def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> None:
-    """Tells the module how many heads it has, wherever its forward uses that number."""
+def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> dict[str, int]:
+    """Tells the module how many heads it has, wherever its forward uses that number; returns what it looks up."""
     width, used = found.output.rows.shape[1], names_used_by(module)
     counts = [(name, found.heads, heads) for name in HEAD_COUNTS]
     counts += [(name, found.key_heads, key_heads) for name in KEY_HEAD_COUNTS]
@@ -238,21 +252,4 @@ def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> 
         if getattr(module, name, None) == before:
             setattr(module, name, now)
     looked_up = {"num_attention_heads": heads, "num_key_value_heads": key_heads}
-    looked_up = {name: count for name, count in looked_up.items() if name in used and not hasattr(module, name)}
-    if looked_up:
-        module.config = LayerConfig(module.config, looked_up)
-
-
-class LayerConfig:
-    """A configuration with the head counts of one layer; the rest is read from, and written to, the model's."""
-
-    def __init__(self, config: Any, counts: dict[str, int]) -> None:
-        self.__dict__.update(config=config.config if isinstance(config, LayerConfig) else config, counts=counts)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copying asks for these before there is a configuration
-            raise AttributeError(name)
-        return self.counts[name] if name in self.counts else getattr(self.config, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.config, name, value)
+    return {name: count for name, count in looked_up.items() if name in used and not hasattr(module, name)}

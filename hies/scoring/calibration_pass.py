@@ -21,6 +21,7 @@ from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import AttentionCall, evaluating, handling, uncached
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
+from hies.heads.weights import check_weights_are_here
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
@@ -65,6 +66,7 @@ def collect(
         UnsupportedModelError: the model's heads cannot be reached, or its layers cannot be computed again.
     """
     _check(batches, need)
+    check_weights_are_here(model, "hies.collect", hooked_will_do="l2" not in need)
     brought = [METHOD_STATISTICS[name] for name in sorted(METHOD_STATISTICS.keys() & set(need))]
     loss_of = loss or default_loss(model)
     is_callers = not isinstance(loss_of, DefaultLoss)  # then gradients show whether examples mix in it

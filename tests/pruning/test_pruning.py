@@ -11,7 +11,7 @@ from tiny_models import make, make_batch, some_heads
 
 import hies
 from hies import HiesError, UnsupportedModelError
-from hies.heads.attention import requires_hies_attention
+from hies.heads.configuration import requires_hies_attention
 from hies.heads.pruned import groups_of
 
 GUARDED = ["llama_grouped", "t5", "swin"]
@@ -136,11 +136,14 @@ def test_attention_that_would_give_wrong_numbers_refuses_to_run(name):
     sites = sites_of(name, model)
     small = hies.prune(model, {site: [0] for site in sites})
     expected = logits(small, name)
-    small.set_attn_implementation("eager")
-    with pytest.raises(hies.UnsupportedModelError, match="hies_sdpa"):
+    for implementation in ("eager", "hies_eager"):
+        small.set_attn_implementation(implementation)
+        torch.testing.assert_close(logits(small, name), expected, rtol=1e-4, atol=1e-5)
+    for module in small.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation_internal = "flex_attention"
+    with pytest.raises(hies.UnsupportedModelError, match="'sdpa' or 'eager', not 'flex_attention'"):
         logits(small, name)
-    small.set_attn_implementation("hies_eager")
-    torch.testing.assert_close(logits(small, name), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_whole_groups_leave_plain_attention():

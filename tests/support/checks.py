@@ -10,7 +10,10 @@ from torch.overrides import TorchFunctionMode
 import hies
 
 CASES = ("some", "a layer", "all")
-ANSWERS = ("logits", "last_hidden_state", "prediction_outputs", "mean_predictions", "pred_masks")
+ANSWERS = (
+    *("logits", "last_hidden_state", "prediction_outputs", "mean_predictions", "pred_masks"),
+    "class_queries_logits",
+)
 
 
 class Double(TorchFunctionMode):

@@ -50,7 +50,7 @@ UNCUT = """
 CLASSES = """
 Refused by the name of the class (`REFUSED` in `hies/heads/conventions.py`). Any other module is refused if it has a
 part with weights whose share in the heads is not known, or names that are not in the table, or matrices that are
-quantised.
+quantised, or weights that another module uses too.
 
 | class | why |
 |---|---|

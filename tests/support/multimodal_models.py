@@ -169,6 +169,11 @@ SENSES = {
     "dinov2_with_registers": tower("Dinov2WithRegisters", num_register_tokens=3),
     "dinov3_vit": tower("DINOv3ViT", model="Model", heads=(3, 3), hidden_size=36, num_attention_heads=3),
     "dpt": tower("DPT", "^.output.dense", "Model"),
+    "eomt": other(
+        "EomtForUniversalSegmentation", "Eomt", numbers("pixel_values", 3, 12, 12), (5, 5), hidden_size=35,
+        num_hidden_layers=2, num_attention_heads=5, mlp_ratio=1, image_size=12, patch_size=4, num_blocks=1,
+        num_upscale_blocks=1, num_queries=7, num_labels=CLASSES, num_register_tokens=1,
+    ),
     "idefics3_vision": tower("Idefics3Vision", "out_proj", "Transformer"),
     "ijepa": tower("IJepa"),
     "metaclip_2": tower("MetaClip2Vision", "out_proj", "Model"),

@@ -192,11 +192,6 @@ FAMILIES = {
     "stablelm": language("StableLm", qk_layernorm=True),
     "starcoder2": language("Starcoder2", sliding_window=4),
     "vaultgemma": language("VaultGemma", **WINDOW),
-    "zamba": language(
-        "Zamba", num_key_value_heads=6, num_hidden_layers=4, attention_head_dim=16, attention_hidden_size=96,
-        layers_block_type=["linear_attention", "hybrid"] * 2, n_mamba_heads=2, use_mamba_kernels=False,
-        mamba_d_state=8, mamba_dt_rank=4,
-    ),
     "youtu": language("Youtu", tie_word_embeddings=False, **LATENT),
     # --- encoders ---
     "bert-generation": Architecture(

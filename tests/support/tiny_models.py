@@ -23,9 +23,9 @@ SAMPLE = (
     *("gemma2", "gemma3n", "gemma4", "gpt_oss", "olmo2", "cohere", "stablelm"),  # soft caps, sinks, norms of heads
     *("hunyuan_v1_dense", "llama4", "exaone4", "beam", "laguna"),  # more norms, gates
     *("deepseek_v3", "deepseek_v32", "longcat_flash", "mimo_v2_flash"),  # latent attention, values of another width
-    *("hrm_text", "jamba", "lfm2", "minimax", "olmo_hybrid", "recurrent_gemma", "zamba"),  # shared layers, hybrids
+    *("hrm_text", "jamba", "lfm2", "minimax", "olmo_hybrid", "recurrent_gemma"),  # shared layers, hybrids
     *("t5", "umt5", "longt5", "pegasus_x", "bart_classifier"),  # encoders and decoders
-    *("vit", "swin", "beit_shared", "dpt", "detr", "vivit"),  # pictures, videos
+    *("vit", "swin", "beit_shared", "dpt", "detr", "eomt", "vivit"),  # pictures, videos
     *("audio-spectrogram-transformer", "granite_speech5", "moonshine", "parakeet", "seamless_m4t_v2"),  # sound
     *("wav2vec2-conformer", "whisper"),
     *("llava", "clip_pair", "exaone4_5", "internvl", "mllama", "pix2struct", "qwen2_5_vl", "udop"),  # pictures and text

@@ -44,6 +44,16 @@ UNPRUNABLE = {
     "wav2vec2-conformer_rotary": listener(
         "Wav2Vec2Conformer", "linear_out", hidden_size=40, position_embeddings_type="rotary"
     ),
+    "zamba": language(
+        "Zamba", num_key_value_heads=6, num_hidden_layers=4, attention_head_dim=16, attention_hidden_size=96,
+        layers_block_type=["linear_attention", "hybrid"] * 2, n_mamba_heads=2, use_mamba_kernels=False,
+        mamba_d_state=8, mamba_dt_rank=4,
+    ),
+    "zamba2": language(
+        "Zamba2", num_key_value_heads=6, num_hidden_layers=4, attention_head_dim=16, num_mem_blocks=1,
+        layers_block_type=["mamba", "hybrid"] * 2, n_mamba_heads=8, mamba_headdim=12, mamba_ngroups=1,
+        use_mamba_kernels=False, mamba_d_state=8, adapter_rank=4,
+    ),
 }  # fmt: skip
 UNREACHABLE = {
     "big_bird": built("BigBirdForSequenceClassification", "BigBird", ENCODER),

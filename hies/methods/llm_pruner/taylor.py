@@ -18,6 +18,7 @@ from hies.errors import HiesError
 from hies.heads.attention import evaluating, find_sites, uncached
 from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.sites import SiteTensors
+from hies.heads.weights import check_weights_are_here
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
 from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
@@ -123,6 +124,7 @@ def _moments(
     model: nn.Module, sites: Mapping[str, Projections], examples: list[_Example], loss: Loss, progress: bool = False
 ) -> _Moments:
     """Returns the moments of the gradients of all projections, by weight, from one backward pass an example."""
+    check_weights_are_here(model, "LLM-Pruner")
     parts = ((site, part) for site, found in sites.items() for _, part in projections_of(found))
     owners: dict[Any, str] = {part.module.weight: site for site, part in parts}
     dtypes = [torch.promote_types(weight.dtype, torch.float32) for weight in owners]

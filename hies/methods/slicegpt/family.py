@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from hies.heads.projections import is_plain_matrix
+from hies.heads.projections import is_plain_matrix, is_quantised
 from hies.methods.slicegpt.calls import Calls
 
 
@@ -60,6 +60,8 @@ def check_layer(layer: nn.Module, linears: Collection[str], others: Collection[s
     """Refuses a layer whose weights are not exactly those of `linears` and (they may be missing) of `others`."""
     for name in linears:
         matrix = _part(layer, name)
+        if isinstance(matrix, nn.Module) and is_quantised(matrix):
+            raise CannotSliceError(f"its {name!r} is quantised or sharded")
         if not (isinstance(matrix, nn.Linear) and is_plain_matrix(matrix)):
             raise CannotSliceError(f"its layers have no plain matrix {name!r}")
     for name, _ in layer.named_parameters():

@@ -12,6 +12,7 @@ from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.attention import check_not_handled
 from hies.heads.pruned import PrunedHeads
+from hies.heads.weights import check_weights_are_here
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
 from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
@@ -25,6 +26,7 @@ CHECKED = 2  # examples that a rotated model is checked on
 
 def family_of(model: PreTrainedModel) -> Family:
     """Returns the parts of a model, or raises UnsupportedModelError with the reason why it cannot be sliced."""
+    check_weights_are_here(model, "Slicing")
     try:
         return _family_of(model)
     except CannotSliceError as error:

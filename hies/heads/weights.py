@@ -1,0 +1,62 @@
+"""What is asked of weights before they are read or cut: that they are here, plain numbers, and of one module alone."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from hies.errors import UnsupportedModelError
+from hies.heads.projections import Projections, is_quantised
+
+
+def check_weights_are_here(model: nn.Module, doing: str, hooked_will_do: bool = False) -> None:
+    """Raises UnsupportedModelError where weights are on the meta device: offloaded, or never loaded.
+
+    Args:
+        model: any.
+        doing: what is refused, for the message.
+        hooked_will_do: accept those that hooks of accelerate bring in while the model runs.
+    """
+    missing = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
+    hooked = hooked_will_do and any(hasattr(module, "_hf_hook") for module in model.modules())
+    if missing and not hooked:
+        raise UnsupportedModelError(
+            f"{doing} needs all weights in memory, and {missing!r} of this {type(model).__name__} is on the meta "
+            "device (offloaded to a disk or the CPU, or never loaded); load the model without offloading."
+        )
+
+
+def check_not_quantised(model: nn.Module, doing: str) -> None:
+    """Raises UnsupportedModelError where a module's weights are quantised or sharded."""
+    if (name := next((name for name, module in model.named_modules() if is_quantised(module)), None)) is not None:
+        raise UnsupportedModelError(f"{doing} takes plain weights, and {name!r} is quantised or sharded.")
+
+
+def check_unshared(model: nn.Module, sites: Mapping[str, Projections]) -> None:
+    """Raises UnsupportedModelError for weights of heads that another module uses as well: it would lose its heads too.
+
+    Args:
+        model: any.
+        sites: the projections of its sites, by name.
+    """
+    modules = [module for _, module in model.named_modules(remove_duplicate=False)]
+    parameters = [one for module in modules for one in module._parameters.values() if one is not None]
+    uses = Counter([*modules, *map(_memory, parameters)])
+    for site, found in sites.items():
+        module: Any = model.get_submodule(site)
+        parts = [(part.owner, part.name) for part in (found.query, found.key, found.value, found.output, *found.gates)]
+        parts += [(module, name) for name in (*found.joint_norms, *found.head_norms)]
+        weights = [(owner, name, weight) for owner, name in parts for weight in getattr(owner, name).parameters()]
+        weights += [(parameter.owner, parameter.name, parameter.tensor) for parameter in found.parameters]
+        if shared := [name for owner, name, weight in weights if uses[_memory(weight)] > uses[owner]]:
+            raise UnsupportedModelError(
+                f"The heads of site {site!r} ({type(module).__name__}) cannot be cut out: its {shared[0]} is shared "
+                "with another module, which would lose its heads too."
+            )
+
+
+def _memory(parameter: Tensor) -> int:
+    """Returns what is the same for tied parameters alone."""
+    is_plain = type(parameter.data) is Tensor and not parameter.is_meta and parameter.numel()
+    return parameter.data_ptr() if is_plain else id(parameter)

@@ -1,0 +1,127 @@
+"""The head counts in a pruned model's configuration: those that are left, where its architecture can build that."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hies.errors import HiesError
+from hies.heads.configuration import SiteConfig, requires_hies_attention
+from hies.heads.forwards import names_used_by
+from hies.heads.pruned import PrunedHeads
+
+COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+DENSE = "hies_dense_counts"  # attribute of a model whose configuration says other counts than the dense one's
+Counts = dict[str, int | None]  # setting, after those that its configuration lies in ("text_config.head_dim") -> value
+
+
+def settle_counts(model: nn.Module) -> None:
+    """Lets the configuration say the heads that are left if plain `from_pretrained` builds this model from it.
+
+    Else it keeps the dense counts, and continuous batching, which goes by them, is refused where they are wrong.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    _write(model, vars(model).pop(DENSE, {}))
+    vars(model).pop("init_continuous_batching", None)
+    left = _counts_left(model)
+    if left and not requires_hies_attention(model) and _builds(model, left):
+        vars(model)[DENSE] = {key: getattr(_owner(model.config, key), key.split(".")[-1]) for key in left}
+        _write(model, left)
+    elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, _, record in _pruned(model)):
+        vars(model)["init_continuous_batching"] = _refuse_continuous_batching
+
+
+def dense_counts(model: nn.Module) -> Counts:
+    """Returns what the dense model's configuration said in place of the counts that are left; {} where it says so."""
+    return vars(model).get(DENSE, {})
+
+
+def set_counts(config: PreTrainedConfig, counts: Mapping[str, int | None]) -> None:
+    """Writes counts into a configuration and those that lie in it.
+
+    Raises:
+        HiesError: a setting lies in no configuration; the counts may come from a file.
+    """
+    for setting, value in counts.items():
+        setattr(_owner(config, setting), setting.split(".")[-1], value)
+
+
+def _owner(config: PreTrainedConfig, setting: str) -> PreTrainedConfig:
+    for name in setting.split(".")[:-1]:
+        if name not in config.sub_configs:
+            raise HiesError(f"A {type(config).__name__} has no configuration {name!r} in it.")
+        config = getattr(config, name)
+    return config
+
+
+def _write(model: PreTrainedModel, counts: Counts) -> None:
+    """Writes counts into the configuration, and into copies of it that modules have (the encoder of T5)."""
+    set_counts(model.config, counts)
+    for path, config, _ in _pruned(model):
+        set_counts(config, {name: counts[path + name] for name in COUNTS if path is not None and path + name in counts})
+
+
+def _pruned(model: PreTrainedModel) -> Iterator[tuple[str | None, PreTrainedConfig, PrunedHeads]]:
+    """Yields where the configuration of each pruned module lies in the model's, that configuration, and the record."""
+    places = list(_configurations(model.config))
+    for module in model.modules():
+        if record := PrunedHeads.of(module):
+            site: Any = module.config
+            config = site.config if isinstance(site, SiteConfig) else site
+            alike = [(path, one) for path, one in places if type(one) is type(config)]
+            same = [path for path, one in alike if one is config] or [path for path, _ in alike]
+            yield same[0] if len(same) == 1 else None, config, record
+
+
+def _counts_left(model: PreTrainedModel) -> Counts:
+    """Returns the counts of a model whose sites of one configuration are alike; nothing where they differ."""
+    counts: Counts = {}
+    for path, config, record in _pruned(model):
+        if path is None or not record.heads or not hasattr(config, "head_dim"):
+            return {}
+        width = config.head_dim or config.hidden_size // config.num_attention_heads
+        for name, value in zip(COUNTS, (len(record.heads), len(record.key_heads), width), strict=True):
+            if hasattr(config, name) and counts.setdefault(path + name, value) != value:
+                return {}
+    return counts
+
+
+def _configurations(config: PreTrainedConfig, path: str = "") -> Iterator[tuple[str, PreTrainedConfig]]:
+    yield path, config
+    for name in config.sub_configs:
+        if (inner := getattr(config, name, None)) is not None:
+            yield from _configurations(inner, f"{path}{name}.")
+
+
+def _builds(model: PreTrainedModel, counts: Counts) -> bool:
+    """Returns True if the architecture builds a model of the same structure from a configuration with these counts."""
+    config = copy.deepcopy(model.config)
+    try:
+        set_counts(config, counts)
+        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
+        with torch.device("meta"):
+            candidate = type(model)(config)
+    except Exception:  # of whatever kind: the numbers do not go together, or the class is built in another way
+        return False
+    return _structure(candidate) == _structure(model)
+
+
+def _structure(model: nn.Module) -> dict[str, Any]:
+    """Returns the shapes of a model's tensors, and the numbers that its modules compute with, such as a scale."""
+    found: dict[str, Any] = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for site, module in model.named_modules():
+        used = names_used_by(module) - {"training"}
+        values = {name: value for name, value in vars(module).items() if name in used and name[0] != "_"}
+        found |= {f"{site}.{name}": one for name, one in values.items() if type(one) in (bool, int, float)}
+    return found
+
+
+def _refuse_continuous_batching(*args: Any, **options: Any) -> None:
+    raise HiesError(
+        "Continuous batching keeps as many key/value heads for every layer as the configuration says, and that of this "
+        "model cannot say what is left; use model.generate, or remove the same number of whole groups in every layer."
+    )
