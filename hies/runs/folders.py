@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -61,8 +61,8 @@ def unread(folder: Path) -> int:
     return len([*_row_files(folder)]) if is_packed(folder) else 0
 
 
-def texts(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yields the row file of every run and what is in it: one row a line, in the order of the run ids.
+def texts(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[Path, str]]:
+    """Yields the row file of every run, or of the run ids `only`, and what is in it: one row a line, in their order.
 
     A file that cannot be read, and a packed run with a name that is no run id, are left out with a RowsWarning. Bytes
     that are no UTF-8 become replacement characters.
@@ -70,11 +70,15 @@ def texts(folder: Path) -> Iterator[tuple[Path, str]]:
     Raises:
         BadFile: a packed folder whose rows cannot be read.
     """
+    if only is not None and not only:
+        return
     if is_packed(folder):
-        yield from _packed_texts(folder)
+        yield from ((path, text) for path, text in _packed_texts(folder) if only is None or path.stem in only)
         return
     for name in sorted(_row_files(folder)):
         path = folder / name
+        if only is not None and path.stem not in only:
+            continue
         try:
             yield path, path.read_bytes().decode(errors="replace")
         except OSError as problem:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import FAST, rows_of, without_times
+from command_line import FAST, composing, declared, rows_of, without_times
 from hydra import compose, initialize_config_dir
 
 from experiments.config import schema
@@ -131,6 +131,16 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
     assert declare("one", ["his", "ae"]) == [("one", "ae"), ("one", "his")]
     assert declare("two", ["ad"]) == [("one", "ae"), ("one", "his"), ("two", "ad")]
     assert declare("one", ["l2"]) == [("one", "l2"), ("two", "ad")]
+
+
+def test_other_ratios_are_the_same_curve_and_anything_else_is_another():
+    with composing():
+        (few,), (one,), (layer,), (seed,) = (
+            declared(*FAST, "criterion=his", *words, multirun=False).jobs
+            for words in (["sparsity.ratios=[0.1,0.3]"], ["sparsity.ratio=0.5"], ["sparsity.scope=layer"], ["seed=1"])
+        )
+    assert few.run_id != one.run_id and few.describe()["curve"] == one.describe()["curve"]
+    assert len({job.describe()["curve"] for job in (few, layer, seed)}) == 3
 
 
 def test_the_command_in_a_row_repeats_its_run(call):
