@@ -52,7 +52,8 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
-# Named only where a setting holds several of them, because they rarely differ.
+# Named only where a setting holds several of them, because they rarely differ, and not for the value that most of its
+# runs have: a stray run must not rename the others, whose curves have the same names on other tasks.
 PROTOCOL_WORDS = {
     "split": "{} split",
     "calibration_size": "calibration size {}",
@@ -112,11 +113,11 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     named = [knob for knob in knobs if knob not in tuning]
     # What names a curve is the same in all rows of a run, and there are many more rows than curves.
     kind = rows.groupby([*SETTING, "criterion", *named, *protocol], dropna=False, sort=False).ngroup()
-    kinds = rows[~kind.duplicated()]
-    several = {column: _several(kinds, column) for column in protocol}
+    kinds = rows[~kind.duplicated()].assign(runs=kind.value_counts(sort=False).sort_index().to_numpy())
+    unusual = {column: _unusual(kinds, column) for column in protocol}
     names = []
     for place, row in enumerate(kinds.to_dict("records")):
-        extra = [words.format(_text(row[column])) for column, words in protocol.items() if several[column][place]]
+        extra = [words.format(_text(row[column])) for column, words in protocol.items() if unusual[column][place]]
         names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra]))
     return rows.assign(curve=kind.map(dict(enumerate(names))))
 
@@ -149,13 +150,18 @@ def _part(name: str, value: Any) -> str:
     return words[value] if value in words else f"{SYMBOLS.get(name, name)} = {_text(value)}"
 
 
-def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
-    """For each row: whether its setting holds several values; a tuning knob counts within each way to choose alpha."""
-    counted, within = pd.Series(True, index=kinds.index), SETTING
+def _unusual(kinds: pd.DataFrame, column: str) -> list[bool]:
+    """For each row: whether most runs of its setting have another value.
+
+    A tuning knob counts within each way to choose alpha.
+    """
+    counted, within = kinds, SETTING
     if column in TUNING_WORDS:
-        counted, within = kinds["alpha"].map(lambda alpha: isinstance(alpha, str)), [*SETTING, "alpha"]
-    values = kinds[counted].groupby(within)[column].transform("nunique", dropna=False)
-    return values.reindex(kinds.index, fill_value=0).gt(1).tolist()
+        counted, within = kinds[kinds["alpha"].map(lambda alpha: isinstance(alpha, str))], [*SETTING, "alpha"]
+    settings = counted.groupby(within)
+    alike = counted.groupby([*within, column], dropna=False)["runs"].transform("sum")
+    unusual = (settings[column].transform("nunique", dropna=False) > 1) & (2 * alike <= settings["runs"].transform("sum"))
+    return unusual.reindex(kinds.index, fill_value=False).tolist()
 
 
 def _text(value: Any) -> str:

@@ -65,14 +65,26 @@ def test_knobs_that_differ_make_curves_that_differ_and_missing_alpha_is_kept(tmp
     write_run(tmp_path / "exp", "random", unheard_of=[1, 2])
     rows = load(tmp_path)
     assert ordered_curves(rows.sample(frac=1, random_state=0)) == [
-        f"HIES ({ALPHA} = 0.1), calibration size 32",
-        f"HIES ({ALPHA} = 0.9), calibration size 32",
+        f"HIES ({ALPHA} = 0.1)",
+        f"HIES ({ALPHA} = 0.9)",
         "HIS, calibration size 64",
-        "Random (unheard_of = [1, 2]), calibration size 32",
+        "Random (unheard_of = [1, 2])",
     ]
     assert rows.groupby(["criterion", "alpha"], dropna=False).ngroups == 4
     counts = summarise(rows, "quality", ["criterion", "alpha", "ratio"])
     assert counts["n"].tolist() == [1] * 8
+
+
+def test_a_stray_run_is_named_and_renames_no_other_but_halves_are_both_named(tmp_path: Path) -> None:
+    for task, strays in (("gsm8k", 1), ("mmlu", 2), ("rte", 0)):
+        for seed in range(2 + strays):
+            size = {"calibration_size": 7, "examples": 5} if seed > 1 else {}
+            write_run(tmp_path / "exp", "his", seed, task=task, **size)
+    curves = load(tmp_path).drop_duplicates(["task", "curve"]).groupby("task")["curve"].apply(sorted).to_dict()
+    stray = "HIS, calibration size 7, 5 examples"
+    assert curves == {
+        "gsm8k": ["HIS", stray], "mmlu": ["HIS, calibration size 32, 50 examples", stray], "rte": ["HIS"]
+    }  # fmt: skip
 
 
 def test_words_come_before_numbers_and_what_a_job_found_is_no_knob(tmp_path: Path) -> None:
