@@ -8,6 +8,7 @@ from tqdm import tqdm
 from experiments.sweep.command import run_command
 from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
+from hies.progress import ProgressBar
 from hies.storage import digest
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def main() -> int:
 
 def _finetune_all(declared: Declared) -> int:
     done: set[str] = set()
-    for job in declared.jobs:
+    for job in ProgressBar(declared.jobs, "fine-tuning", unit="job", leave=False):
         name = digest([job.config.model.identity(job.config.task), job.identity["task"]])
         if name not in done:
             done.add(name)

@@ -90,7 +90,7 @@ def _heat(axes: Axes, case: Diagnosis) -> None:
     names = [f"{word} ({len(block)} heads)" for word, block in zip(("kept", "removed"), blocks, strict=True)]
     centers = [start + len(block) / 2 for start, block in zip(starts, blocks, strict=True)]
     axes.set_yticks(centers, names, rotation=90, va="center")
-    axes.set_xticks(np.arange(len(case.tokens)) + 0.5, case.tokens, rotation=90, fontsize=8, parse_math=False)
+    axes.set_xticks(np.arange(len(case.tokens)) + 0.5, case.tokens, rotation=90, fontsize=8)
     style.plain_box(axes)
     bar = axes.figure.colorbar(mesh, ax=axes, location="bottom", aspect=50, shrink=0.7, pad=0.02)
     bar.outline.set_visible(False)

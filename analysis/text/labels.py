@@ -1,11 +1,14 @@
 """The name of a curve: criterion and knobs in words, so that runs which differ in a knob are never averaged."""
 
+import hashlib
 import json
 from collections.abc import Hashable, Iterable
 from functools import partial
 from typing import Any
 
 import pandas as pd
+
+from hies.errors import printable
 
 CRITERION_NAMES = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random",
             "output_norm": "Output norm", "fisher": "Fisher", "greedy": "Greedy", "slicegpt": "SliceGPT",
@@ -52,6 +55,7 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
+LONGEST_CURVE = 200  # characters of the name of a curve, for which a figure makes room
 # Named only where a setting holds several of them, because they rarely differ, and not for the value that most of its
 # runs have: a stray run must not rename the others, whose curves have the same names on other tasks.
 PROTOCOL_WORDS = {
@@ -118,8 +122,17 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     names = []
     for place, row in enumerate(kinds.to_dict("records")):
         extra = [words.format(_text(row[column])) for column, words in protocol.items() if unusual[column][place]]
-        names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra]))
+        name = ", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra])
+        names.append(in_short(name, LONGEST_CURVE))
     return rows.assign(curve=kind.map(dict(enumerate(names))))
+
+
+def in_short(name: str, longest: int) -> str:
+    """Returns a name that can be shown, at most `longest` characters; of one that is changed for it the digest too."""
+    if len(name) <= longest and name.isprintable():
+        return name
+    number = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{printable(name[: longest - 11])}...{number}"
 
 
 def ordered_curves(rows: pd.DataFrame) -> list[str]:

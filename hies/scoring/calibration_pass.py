@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
+from hies.progress import ProgressBar
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
@@ -66,7 +66,7 @@ def collect(
     started = time.perf_counter()
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
     with evaluating(model), requiring_gradients(model), handling(model, collector), recomputing():
-        for batch in tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True):
+        for batch in ProgressBar(batches, "scoring", unit="batch", shown=progress):
             collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient):
                 outputs = model(**inputs_of(model, batch, loss_of))

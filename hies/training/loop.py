@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from tqdm import tqdm
 
 from hies.batching import Encoded
 from hies.errors import ParameterError
 from hies.precision import computing
+from hies.progress import ProgressBar
 from hies.scoring.losses import default_loss
 from hies.training import Finetuning
 
@@ -63,7 +63,7 @@ def _run_epoch(
     device, optimizer = next(model.parameters()).device, schedule.optimizer
     loss_of = default_loss(model)
     model.train()
-    for indices in tqdm(batches, desc=label, unit="batch", disable=None):
+    for indices in ProgressBar(batches, label, unit="batch"):
         batch = {name: tensor.to(device) for name, tensor in train.batch(indices).items()}
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with computing(precision, device):
