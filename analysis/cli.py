@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
 from analysis.registry import Entry, entries
-from hies.errors import HiesError, RowsWarning
+from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
 from hies.runs.schema import Row
 
@@ -151,8 +151,13 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
             written += entry.write(group, out)
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # Rows may come from anywhere: those of one group must not end all others.
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            said = f"error: {entry.name} for {', '.join(map(str, key))} cannot be built from these rows ({what})."
+            print(printable(said), file=sys.stderr)
     for words, keys in refused.items() if explain else ():
-        print(f"not built: {entry.name} for {'; '.join(keys)}: {words}.")
+        print(printable(f"not built: {entry.name} for {'; '.join(keys)}: {words}."))
     return written
 
 

@@ -1,9 +1,9 @@
 """Repeats a finished run and compares: `python -m experiments.rerun RUN_ID [key=value ...]`.
 
-The run's rows are looked for below results_dir; of their command nothing but the options of the result is taken, and what
-is given here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders that are
-removed afterwards; data and checkpoints are those of the cache_dir that is given here. The exit status is 0 where nothing differs but times, revision
-and command, 1 where something does, 2 where the run could not be repeated.
+The run's rows are looked for below results_dir; of their command only the options that make the result are taken, and
+what is given here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders
+that are removed afterwards; data and checkpoints are those of the cache_dir that is given here. The exit status is 0
+where nothing differs but times, revision and command, 1 where something does, 2 where the run could not be repeated.
 """
 
 import difflib

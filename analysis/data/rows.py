@@ -88,7 +88,8 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
     place = ratios["run"].map(runs.groupby(RUN_OF_CURVE).ngroup())
     ratios = ratios.assign(place=place, ratio=ratios["ratio"].astype(float).round(6)).dropna(subset="place")
     ratios = ratios.sort_values(["place", "ratio"], kind="stable", ignore_index=True)
-    rows = ratios.join(runs, on="run").drop(columns=["run", "place"])
+    # A row's own keys of these names are in the name of its curve by now.
+    rows = ratios.join(runs.drop(columns=["run", "place"], errors="ignore"), on="run").drop(columns=["run", "place"])
     return rows.astype(dict.fromkeys(MEASURES, float))
 
 

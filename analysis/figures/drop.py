@@ -21,7 +21,7 @@ PARTS: Any = {"label": ["removed", "kept"], "color": ["#222222", "#B9D3E8"], "ed
 
 @figure(
     "figure1",
-    about="The steepest drop of HIS, attention of kept and removed heads on an example that it loses, HIS and AE of both.",
+    about="The steepest drop of HIS, attention of kept and removed heads on an example it loses, HIS and AE of both.",
     needs="rows and score files of his, and the diagnosis that `python -m experiments.diagnose` writes beside them",
     per=OF_TASK,
 )
@@ -118,9 +118,10 @@ def _histogram(axes: Axes, values: np.ndarray, removed: np.ndarray, name: str) -
 
 
 def _caption(his: pd.DataFrame, case: Diagnosis) -> str:
+    step = _change(his[his["seed"] == case.seed], case)[1]
     return (
-        f"{caption(his)}. Diagnosed: seed {case.seed} at {percent(case.ratio)} removed, the ratio after the "
-        f"{_change(his[his['seed'] == case.seed], case)[1]}. Example {case.example} of the report split: label {case.label}; the unpruned model says "
+        f"{caption(his)}. Diagnosed: seed {case.seed} at {percent(case.ratio)} removed, the ratio after the {step}. "
+        f"Example {case.example} of the report split: label {case.label}; the unpruned model says "
         f"{case.unpruned}, the pruned one {case.pruned}. Attention of the unpruned model, rows sum to 1, the most "
         "focused heads first. Thin lines: other seeds."
     )

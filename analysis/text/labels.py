@@ -55,6 +55,7 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
+RUNS = "runs alike"  # a column: how many there are
 LONGEST_CURVE = 200  # characters of the name of a curve, for which a figure makes room
 # Named only where a setting holds several of them, because they rarely differ, and not for the value that most of its
 # runs have: a stray run must not rename the others, whose curves have the same names on other tasks.
@@ -117,7 +118,7 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     named = [knob for knob in knobs if knob not in tuning]
     # What names a curve is the same in all rows of a run, and there are many more rows than curves.
     kind = rows.groupby([*SETTING, "criterion", *named, *protocol], dropna=False, sort=False).ngroup()
-    kinds = rows[~kind.duplicated()].assign(runs=kind.value_counts(sort=False).sort_index().to_numpy())
+    kinds = rows[~kind.duplicated()].assign(**{RUNS: kind.value_counts().sort_index().to_numpy()})
     unusual = {column: _unusual(kinds, column) for column in protocol}
     names = []
     for place, row in enumerate(kinds.to_dict("records")):
@@ -172,8 +173,8 @@ def _unusual(kinds: pd.DataFrame, column: str) -> list[bool]:
     if column in TUNING_WORDS:
         counted, within = kinds[kinds["alpha"].map(lambda alpha: isinstance(alpha, str))], [*SETTING, "alpha"]
     settings = counted.groupby(within)
-    alike = counted.groupby([*within, column], dropna=False)["runs"].transform("sum")
-    unusual = (settings[column].transform("nunique", dropna=False) > 1) & (2 * alike <= settings["runs"].transform("sum"))
+    alike = counted.groupby([*within, column], dropna=False)[RUNS].transform("sum")
+    unusual = (settings[column].transform("nunique", dropna=False) > 1) & (2 * alike <= settings[RUNS].transform("sum"))
     return unusual.reindex(kinds.index, fill_value=False).tolist()
 
 

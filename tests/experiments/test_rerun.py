@@ -69,7 +69,9 @@ def again(stored, finished, monkeypatch, capsys):
     cache = finished.parents[3] / "cache"
 
     def again(*words, run_id=stored.stem):
-        monkeypatch.setattr("sys.argv", ["rerun", run_id, f"results_dir='{stored.parent.parent}'", f"cache_dir={cache}", *words])
+        monkeypatch.setattr(
+            "sys.argv", ["rerun", run_id, f"results_dir='{stored.parent.parent}'", f"cache_dir={cache}", *words]
+        )
         status = rerun.main()
         captured = capsys.readouterr()
         return status, captured.out, captured.err

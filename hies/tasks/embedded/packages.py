@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-
 from hies.errors import ParameterError
 from hies.progress import ProgressBar
 
