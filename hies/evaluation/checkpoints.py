@@ -18,6 +18,7 @@ from hies.errors import HiesError, ParameterError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
+from hies.evaluation.positions import check_positions
 from hies.storage import cached, check_checksums, digest, safe_filename, write_checksums
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
@@ -187,6 +188,7 @@ class TaskModel:
         """The fine-tuned model on its device, in evaluation mode."""
         network = load_network(self.model, self.checkpoint)
         self.task.check_network(network, self.data_root, self.checkpoint)
+        check_positions(network, self.model.max_length, self._longest)
         if self.model.modality == "text" and network.config.pad_token_id is None:
             network.config.pad_token_id = self.processor.pad_token_id or 0  # as the batches are padded
         return network.to(self.device).eval()  # type: ignore[arg-type]
@@ -238,6 +240,12 @@ class TaskModel:
     def _first(self, split_name: str, examples: int | None) -> Split:
         return getattr(self.splits, split_name).first(examples)
 
+    def _longest(self) -> int:
+        """Tokens of the longest example that is scored or answered."""
+        splits = (self.splits.train, self.splits.selection, self.splits.report)
+        cut = [self.task.encode(split, self.processor, self.model.max_length, self._image_size) for split in splits]
+        return max((encoded.length(place) for encoded in cut for place in range(len(encoded))), default=0)
+
     @property
     def _image_size(self) -> int | None:
         return (self.model.architecture or {}).get("image_size")  # where no image processor knows it
@@ -261,6 +269,7 @@ class TaskModel:
     def _finetuned(self) -> PreTrainedModel:
         start = None if self.task.after is None else self._on(self.task.after).checkpoint
         network = build(self.model, self.task, self.data_root, start, self.processor)
+        check_positions(network, self.model.max_length, self._longest)
         network.to(self.device)  # type: ignore[arg-type]
 
         def validate(trained: torch.nn.Module) -> float:
