@@ -27,8 +27,9 @@ class ProgressBar(tqdm):
         # In a log tqdm counts and never gets to the time of its first drawing.
         super().__init__(items, *options, **named, disable=not shown, delay=float("inf") if self._in_log else 0)
         if self._in_log:
-            work = {"target": _write_lines, "args": (weakref.ref(self), self._closed)}
-            threading.Thread(**work, name="progress", daemon=True).start()
+            lines = threading.Thread(target=_write_lines, args=(weakref.ref(self), self._closed), daemon=True)
+            lines.name = "progress"
+            lines.start()
 
     def line(self) -> str:
         """Returns what a log says: `rte his seed 0: mask 3 of 12, 00:31 so far, 01:33 left`."""

@@ -74,7 +74,7 @@ def _seed(path: Path) -> int:
     return int(digits) if digits.isdigit() else sys.maxsize
 
 
-def _read(arrays: dict[str, np.ndarray]) -> Diagnosis:
+def _read(arrays: dict[str, Any]) -> Diagnosis:
     values = {field.name: arrays[field.name] for field in fields(Diagnosis)}
     plain = {name: value.item() if value.ndim == 0 else value for name, value in values.items()}
     diagnosis = Diagnosis(**{**plain, "tokens": [str(token) for token in values["tokens"]]})

@@ -26,7 +26,7 @@ SCORES, ANSWERS, OWNER = ("scores", "his", "ae"), ("predictions", "labels"), "ru
 ARRAY_KINDS = {**dict.fromkeys(SCORES, "iuf"), "ratios": "iuf", "heads": "iu", "sites": "U", OWNER: "U"}
 # What a file may unpack to: this, and so many times its size. Rows pack to a thirtieth; constant predictions to less,
 # and are small.
-MOST_BYTES, MOST_TIMES = 2**26, 200
+MOST_BYTES, MOST_TIMES = 2**28, 200
 NAME = re.compile(r"\w[\w.-]*")  # of a file, and of nothing outside its folder
 RUN_ID = re.compile(r'"run_id": ?"([^"]*)"')
 
