@@ -69,7 +69,7 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
     if chosen := [word for word in words if word.startswith("hydra/launcher=")]:
         # Hydra would do a single job itself; it stands beside another option, as flags of Hydra may not part options.
         words.insert(words.index(chosen[0]), "hydra.mode=MULTIRUN")
-    sys.argv[1:] = words
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # argparse: not among the options
     command = Command(work)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
     try:

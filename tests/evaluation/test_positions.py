@@ -1,11 +1,17 @@
 """Texts beyond a model's positions are refused with the option's name, where there is a table of positions at all."""
 
+import numpy as np
 import pytest
 import torch
+from small_folders import SIZES, write_folder
 from transformers import AutoConfig, AutoModel
 
 from hies.errors import ParameterError
+from hies.evaluation.checkpoints import TaskModel
+from hies.evaluation.models import Model
 from hies.evaluation.positions import check_positions, positions_of
+from hies.tasks import TASKS
+from hies.tasks.base import Split, Splits
 
 SMALL = {"vocab_size": 23, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
 KINDS = {
@@ -40,3 +46,15 @@ def test_only_a_text_that_is_too_long_is_refused():
     check_positions(network, 20, lambda: 19)
     with pytest.raises(ParameterError, match="max_length is 31; the model has 19 positions and the longest text 20"):
         check_positions(network, 31, lambda: 20)
+
+
+def test_a_model_is_not_trained_on_texts_beyond_its_positions(tmp_path):
+    config = AutoConfig.for_model("bert", **{**SIZES, "max_position_embeddings": 19})
+    write_folder(tmp_path, AutoModel.from_config(config))
+    longer = TaskModel(
+        Model(source=str(tmp_path), max_length=31), TASKS["apidocs"](), None, tmp_path, torch.device("cpu")
+    )
+    split = Split({"text": ["a" * 23, "b"]}, np.array([0, 1]))
+    longer.splits = Splits(split, split, split)
+    with pytest.raises(ParameterError, match="max_length is 31; the model has 19 positions and the longest text 23"):
+        longer._finetuned()

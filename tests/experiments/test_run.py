@@ -213,7 +213,7 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["data_root=/a,b"], ["several values", "'data_root=\"/a,b\"'"]),
         (["sparsity.ratios=[0.1"], ["no whole list", "sparsity.ratios=[1,2]"]),
         (["model=/some/folder"], ["model=any", " model.source=/some/folder."]),
-        (["-m", "seed=glob(*)"], ["seed=glob(*)", "separate them by commas"]),
+        (["criterion=his", "-m", "seed=glob(*)"], ["seed=glob(*)", "separate them by commas"]),
         (["sparsity.ratios=0.3"], ["sparsity.ratios=0.3", "sparsity.ratios=[0.3]"]),
         (["task=nope"], ["task=nope", "apidocs", "digits"]),
         (["model=nope"], ["model=nope", "minilm", "vit_tiny"]),
