@@ -241,9 +241,11 @@ class TaskModel:
         return getattr(self.splits, split_name).first(examples)
 
     def _longest(self) -> int:
-        """Tokens of the longest example that is scored or answered."""
-        splits = (self.splits.train, self.splits.selection, self.splits.report)
-        cut = [self.task.encode(split, self.processor, self.model.max_length, self._image_size) for split in splits]
+        """Tokens of the longest example that the model is given as it was cut."""
+        options = self.processor, self.model.max_length, self._image_size
+        prepared = [self.task.prepare(split, *options) for split in (self.splits.selection, self.splits.report)]
+        cut = [self.task.encode(self.splits.train, *options)]
+        cut += [split for split in prepared if isinstance(split, Encoded)]  # others are cut where they are asked
         return max((encoded.length(place) for encoded in cut for place in range(len(encoded))), default=0)
 
     @property
