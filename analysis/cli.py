@@ -82,8 +82,8 @@ def _build(options: argparse.Namespace) -> int:
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, explain=named) for entry in chosen}
     except OSError as problem:
         raise HiesError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
-    written = [path for paths in made.values() for path in paths]
-    print("\n".join(["Written:", *(f"  {path}" for path in written)]) if written else "Nothing was written.")
+    if not (written := any(made.values())):
+        print("Nothing was written.")
     if not named and (without := [name for name, paths in made.items() if not paths]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
@@ -148,7 +148,9 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
-            written += entry.write(group, out)
+            new = entry.write(group, out)
+            print(*(f"written: {path}" for path in new), sep="\n", flush=True)  # at once: all of them take a while
+            written += new
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
