@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
 from analysis.registry import Entry, entries
-from hies.errors import HiesError, RowsWarning
+from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
 from hies.runs.schema import Row
 
@@ -82,8 +82,8 @@ def _build(options: argparse.Namespace) -> int:
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, explain=named) for entry in chosen}
     except OSError as problem:
         raise HiesError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
-    written = [path for paths in made.values() for path in paths]
-    print("\n".join(["Written:", *(f"  {path}" for path in written)]) if written else "Nothing was written.")
+    if not (written := any(made.values())):
+        print("Nothing was written.")
     if not named and (without := [name for name, paths in made.items() if not paths]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
@@ -148,11 +148,18 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
-            written += entry.write(group, out)
+            new = entry.write(group, out)
+            print(*(f"written: {path}" for path in new), sep="\n", flush=True)  # at once: all of them take a while
+            written += new
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # Rows may come from anywhere: those of one group must not end all others.
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            said = f"error: {entry.name} for {', '.join(map(str, key))} cannot be built from these rows ({what})."
+            print(printable(said), file=sys.stderr)
     for words, keys in refused.items() if explain else ():
-        print(f"not built: {entry.name} for {'; '.join(keys)}: {words}.")
+        print(printable(f"not built: {entry.name} for {'; '.join(keys)}: {words}."))
     return written
 
 

@@ -20,8 +20,12 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.data import rows
-from analysis.text.labels import SETTING
+from analysis.text.labels import SETTING, in_short
+from hies.errors import printable
 
+LONGEST_FILE_NAME = 200  # characters of a file's name; a file system may take no more than 255
+ENTITIES = str.maketrans({"|": "&#124;", "<": "&lt;", ">": "&gt;"})
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins one
 OF_MODEL = ("experiment", "model")
 OF_TASK = tuple(SETTING)
 Load = Callable[[Path, str | None], pd.DataFrame]  # (results folder, experiment or None for all) -> rows
@@ -77,6 +81,7 @@ class Entry:
         folder = out / f"{self.kind}s"
         folder.mkdir(parents=True, exist_ok=True)
         name = "__".join([self.name, *(quote(str(rows[column].iloc[0]), safe="") for column in self.per)])
+        name = in_short(name, LONGEST_FILE_NAME)
         return _save_figure(made, folder / name) if self.kind == "figure" else _save_table(made, folder / name)
 
 
@@ -130,7 +135,22 @@ def _save_figure(axes: list[Axes], stem: Path) -> list[Path]:
 def _save_table(table: Table, stem: Path) -> list[Path]:
     """Markdown for readers, CSV with the numbers."""
     markdown, csv = Path(f"{stem}.md"), Path(f"{stem}.csv")
-    body = table.shown.to_markdown(index=False, disable_numparse=True)
-    markdown.write_text(f"{body}\n\n{table.caption}\n", encoding="utf-8")
-    table.data.to_csv(csv, index=False, lineterminator="\n", float_format="%.6g")
+    body = _texts(table.shown, _as_markdown).to_markdown(index=False, disable_numparse=True)
+    markdown.write_text(f"{body}\n\n{_as_markdown(table.caption)}\n", encoding="utf-8")
+    _texts(table.data, _as_cell).to_csv(csv, index=False, lineterminator="\n", float_format="%.6g")
     return [markdown, csv]
+
+
+def _texts(frame: pd.DataFrame, escaped: Callable[[str], str]) -> pd.DataFrame:
+    """A frame whose texts, column names among them, are escaped; they may come from rows of anywhere."""
+    return frame.map(lambda value: escaped(value) if isinstance(value, str) else value).rename(columns=escaped)
+
+
+def _as_markdown(text: str) -> str:
+    """A text as Markdown shows it: no border of a cell, no HTML, no link and no picture."""
+    return printable(text).translate(ENTITIES).replace("](", "]&#40;")
+
+
+def _as_cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -24,6 +24,7 @@ from hies.evaluation import metrics
 from hies.heads.attention import AttentionCall, evaluating, handling
 from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
+from hies.progress import ProgressBar
 from hies.runs.quality import same_answer
 from hies.storage import digest, replacing, write_arrays
 
@@ -40,7 +41,7 @@ def _diagnose_all(declared: Declared) -> int:
         digest([job.identity["model"], job.identity["task"], job.config.seed]): job.config for job in declared.jobs
     }
     failed = 0
-    for config in configs.values():
+    for config in ProgressBar(configs.values(), "diagnosing", len(configs), unit="model", leave=False):
         try:
             arrays = _diagnose(config)
         except HiesError as error:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 import hies
 from experiments.config.schema import Config
@@ -24,6 +23,7 @@ from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
 from hies.errors import HiesError
 from hies.methods import METHODS
+from hies.progress import ProgressBar
 from hies.runs.quality import stability
 from hies.storage import replacing
 
@@ -52,8 +52,8 @@ def _prune_declared(declared: Declared) -> int:
     folder = _checked_folder(job.config)
     evaluator = evaluator_of(job.config)
     _check_cut(job.config, evaluator)
-    tqdm.write(_before(evaluator))
-    with tqdm(total=job.steps, unit="mask", disable=None) as bar:
+    print(_before(evaluator), flush=True)
+    with ProgressBar(total=job.steps, unit="mask") as bar:
         plan = job.plan(evaluator, bar.update)
         (ratio,) = job.config.sparsity.ratios
         removed = plan.models[ratio].removed

@@ -1,9 +1,9 @@
 """Repeats a finished run and compares: `python -m experiments.rerun RUN_ID [key=value ...]`.
 
-The run's rows are looked for below results_dir; of their command nothing but the overrides is taken, and what is given
-here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders that are removed
-afterwards; data and checkpoints are those of cache_dir. The exit status is 0 where nothing differs but times, revision
-and command, 1 where something does, 2 where the run could not be repeated.
+The run's rows are looked for below results_dir; of their command only the options that make the result are taken, and
+what is given here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders
+that are removed afterwards; data and checkpoints are those of the cache_dir that is given here. The exit status is 0
+where nothing differs but times, revision and command, 1 where something does, 2 where the run could not be repeated.
 """
 
 import difflib
@@ -13,12 +13,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from experiments.compare import ANSWERS, Run, run_differences, version_warnings
-from experiments.config.messages import CONF
+from experiments.config.messages import CONF, choices_of
 from experiments.config.options import translated
 from experiments.sweep.command import report_errors
 from experiments.sweep.job import COMMAND, Job, evaluator_of
@@ -30,7 +33,9 @@ from hies.runs.files import Row, read_arrays, read_run
 from hies.runs.schema import BadRows
 
 COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that a repetition does not share
-PLAIN_OVERRIDE = re.compile(r"\+{0,2}(?!hydra)[a-z][\w./@]*=.*", re.DOTALL)  # sets an option of the job
+PLAIN_OVERRIDE = re.compile(r"\+{0,2}(?!hydra)([a-z][\w.]*)=(.*)", re.DOTALL)  # sets an option of the job
+OF_THIS_CALL = ("results_dir", "cache_dir", "out", "force")  # what a record must not decide
+LONGEST_COMMAND = 10_000  # characters; jobs have some hundreds, and each word takes Hydra a millisecond
 PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
@@ -45,8 +50,9 @@ def main() -> int:
 
 
 def _rerun(run_id: str, further: list[str]) -> int:
-    folders = [word.partition("=")[2] for word in further if word.startswith("results_dir=")]
-    path, before = _find_run(Path(folders[-1] if folders else "results"), run_id)
+    given = {override.key_or_group: override for override in OverridesParser.create().parse_overrides(further)}
+    folder = given["results_dir"].value() if "results_dir" in given else "results"
+    path, before = _find_run(Path(str(folder)), run_id)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         job = _job_of(before.rows, further)
     print(f"Repeating {path}.", file=sys.stderr)
@@ -120,8 +126,10 @@ def recorded_overrides(command: str) -> list[str]:
 
     Raises:
         HiesError: it is no command of experiments.run, or holds more than plain overrides. A record may come from
-            somebody else: it must not read the environment, nor say how Hydra runs.
+            somebody else: it must not read the environment or a file of configuration, nor say how Hydra runs.
     """
+    if len(command) > LONGEST_COMMAND:
+        raise HiesError(f"The command of the rows has {len(command)} characters; at most {LONGEST_COMMAND} are read.")
     try:
         words = shlex.split(command)
     except ValueError:  # a quotation without an end
@@ -129,11 +137,32 @@ def recorded_overrides(command: str) -> list[str]:
     start = COMMAND.split()
     if words[: len(start)] != start:
         raise HiesError(f"The command of the rows is {command!r}; only one that begins with {COMMAND!r} is repeated.")
-    overrides = [word for word in words[len(start) :] if word != PACKED_ROOT]
-    for word in overrides:
-        if "${" in word or not PLAIN_OVERRIDE.fullmatch(word):
-            raise HiesError(f"The command of the rows holds {word!r}; only overrides of the form key=value are taken.")
-    return translated(overrides)
+    overrides = translated([word for word in words[len(start) :] if word != PACKED_ROOT])
+    if (refused := next((word for word in overrides if not _is_plain(word)), None)) is not None:
+        raise HiesError(
+            f"The command of the rows holds {refused!r}; only overrides of the form key=value are taken, whose groups "
+            "have a choice of conf/ and whose values stand for themselves."
+        )
+    return [word for word in overrides if _key(word) not in OF_THIS_CALL]
+
+
+@cache
+def _is_plain(word: str) -> bool:
+    """Whether an override sets one option to a value that is all there, or a group to a choice that is known."""
+    if (match := PLAIN_OVERRIDE.fullmatch(word)) is None:
+        return False
+    key, value = match.groups()
+    if choices := choices_of(key):
+        return value in choices
+    try:
+        override = OverridesParser.create().parse_override(word)
+        return not override.is_sweep_override() and "${" not in f"{override.value()}"  # escapes are resolved here
+    except (HydraException, RecursionError):
+        return False
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
 
 
 def _job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:

@@ -14,6 +14,7 @@ from experiments.sweep.job import Job, pass_counter
 from experiments.sweep.jobs import Declared, leave_grid
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
+from experiments.sweep.summary import print_summary
 from hies.errors import HiesError, ParameterError, printable
 from hies.runs import files as results
 
@@ -37,6 +38,7 @@ def _run_all(declared: Declared) -> int:
     where = f"{jobs[0].config.results_dir}/{jobs[0].config.name}"
     if not todo:
         print(f"All {len(jobs)} jobs are finished, their rows are in {where}; force=true computes them again.")
+        print_summary(jobs)
         return 0
     for job in todo:
         if job.path.exists() and not job.config.force:
@@ -47,6 +49,7 @@ def _run_all(declared: Declared) -> int:
     if not declared.launcher.here:  # what jobs printed came to other terminals, or none
         say(f"{sum(job.finished for job in todo)} of {len(todo)} jobs finished.")
     _print_passes()
+    print_summary(jobs)
     wandb.upload(jobs[0].config)
     return _print_failures(todo)
 

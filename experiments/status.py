@@ -14,6 +14,7 @@ from tabulate import tabulate
 from experiments.sweep.command import run_command
 from experiments.sweep.job import COMMAND, Job
 from experiments.sweep.jobs import Declared
+from experiments.sweep.summary import criterion_of, line_of
 from hies.errors import printable
 from hies.runs import files as results
 from hies.runs.schema import BadRows
@@ -77,28 +78,13 @@ def _state_of(job: Job) -> State:
 
 def _status_table(states: list[State]) -> str:
     """Models and tasks down, criteria across: finished/declared in each cell, and what else is to be said of it."""
-    criteria = list(dict.fromkeys(_criterion_of(state.job) for state in states))
-    lines = list(dict.fromkeys(_line_of(state.job) for state in states))
+    criteria = list(dict.fromkeys(criterion_of(state.job) for state in states))
+    lines = list(dict.fromkeys(line_of(state.job) for state in states))
     cells = defaultdict(list)
     for state in states:
-        cells[_line_of(state.job), _criterion_of(state.job)].append(state)
+        cells[line_of(state.job), criterion_of(state.job)].append(state)
     shown = [[*line, *(_cell(cells[line, criterion]) for criterion in criteria)] for line in lines]
     return tabulate(shown, headers=["model", "task", *criteria], disable_numparse=True)
-
-
-def _line_of(job: Job) -> tuple[str, str]:
-    """Model and task, as the command line chooses them."""
-    return job.config.model.name, _choice(job, "task") or job.config.task.name
-
-
-def _criterion_of(job: Job) -> str:
-    """The criterion as the command line chooses it: two choices may be one criterion with other knobs."""
-    return _choice(job, "criterion") or str(job.config.criterion.name)
-
-
-def _choice(job: Job, group: str) -> str | None:
-    words = [override.removeprefix(f"{group}=") for override in job.overrides if override.startswith(f"{group}=")]
-    return words[-1] if words else None
 
 
 def _cell(states: list[State]) -> str:
@@ -119,7 +105,7 @@ def _status_summary(states: list[State]) -> str:
 
 def _time_left(states: Sequence[State]) -> str:
     """How long the rest takes, in a line; empty where no finished job tells."""
-    kinds = [(*_line_of(state.job), _criterion_of(state.job)) for state in states]
+    kinds = [(*line_of(state.job), criterion_of(state.job)) for state in states]
     done = [(kind, seconds_of(state.rows)) for kind, state in zip(kinds, states, strict=True) if state.rows]
     seconds = expected_seconds([kind for kind, state in zip(kinds, states, strict=True) if not state.rows], done)
     return "" if seconds is None else f"Time left: {in_words(seconds)} of one process.\n"

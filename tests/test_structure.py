@@ -17,7 +17,7 @@ FLOORS = (
     ("storage",),
     ("runs",),
     ("equations",),
-    ("batching", "batch_size", "precision"),
+    ("batching", "batch_size", "precision", "progress"),
     ("heads",),
     ("scoring",),
     ("training",),

@@ -1,7 +1,6 @@
 """The diagnosis beside the rows: attention over the tokens of an example that the pruned model loses."""
 
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.errors import Unavailable
+from hies.runs import folders
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ def load_diagnosis(row: Mapping[Any, Any]) -> Diagnosis:
         raise Unavailable(f"{folder} holds no diagnosis; `{command}` makes it")
     path = min(there, key=_seed)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            diagnosis = _read(arrays)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        diagnosis = _read(folders.read_npz(path))
+    except Exception:  # damaged bytes raise errors of many kinds
         raise Unavailable(f"the diagnosis {path} cannot be read") from None
     if diagnosis.checkpoint != row["checkpoint"]:
         raise Unavailable(f"the diagnosis {path} is of the checkpoint {diagnosis.checkpoint}, the rows of another")
@@ -75,7 +74,7 @@ def _seed(path: Path) -> int:
     return int(digits) if digits.isdigit() else sys.maxsize
 
 
-def _read(arrays: Any) -> Diagnosis:
+def _read(arrays: dict[str, Any]) -> Diagnosis:
     values = {field.name: arrays[field.name] for field in fields(Diagnosis)}
     plain = {name: value.item() if value.ndim == 0 else value for name, value in values.items()}
     diagnosis = Diagnosis(**{**plain, "tokens": [str(token) for token in values["tokens"]]})

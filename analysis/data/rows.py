@@ -38,9 +38,10 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
             runs["precision"] = runs["precision"].fillna("unknown")
         no_knobs = {*REQUIRED, *ADDED, *NO_KNOBS}
         runs = add_labels(runs, [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)])
-        runs = _one_run_a_seed(runs, results_dir)
+        finished = finished_jobs(runs)  # those among them that stand back for a newer run of their curve
+        runs = _one_run_a_seed(runs.assign(ratios=ratios["run"].value_counts()), results_dir).drop(columns="ratios")
         _warn_of_versions(runs)
-        return _joined(_with_completeness(runs, results_dir), ratios)
+        return _joined(_with_completeness(runs, results_dir, finished), ratios)
 
 
 def finished_jobs(rows: pd.DataFrame) -> list[Row]:
@@ -89,7 +90,8 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
     place = ratios["run"].map(runs.groupby(RUN_OF_CURVE).ngroup())
     ratios = ratios.assign(place=place, ratio=ratios["ratio"].astype(float).round(6)).dropna(subset="place")
     ratios = ratios.sort_values(["place", "ratio"], kind="stable", ignore_index=True)
-    rows = ratios.join(runs, on="run").drop(columns=["run", "place"])
+    # A row's own keys of these names are in the name of its curve by now.
+    rows = ratios.join(runs.drop(columns=["run", "place"], errors="ignore"), on="run").drop(columns=["run", "place"])
     return rows.astype(dict.fromkeys(MEASURES, float))
 
 
@@ -112,24 +114,32 @@ def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:
 
 
 def _one_run_a_seed(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
-    """Two runs of one curve and seed must not count as two seeds: keep the declared one, else the first."""
+    """Two runs of one curve and seed must not count as two seeds: keep the one declared last, else of most ratios.
+
+    They are not joined, since what a run finds at one ratio may depend on its others (an alpha that all of them share).
+    """
     dropped: list[int] = []
     repeated = runs[runs.duplicated(RUN_OF_CURVE, keep=False)]
     grids = {name: grid.read_grid(results_dir, name) for name in repeated["experiment"].unique()}
-    declared = {name: {job.run_id for job in jobs} for name, jobs in grids.items()}
+    declared = {(name, job.run_id): place for name, jobs in grids.items() for place, job in enumerate(jobs, start=1)}
+    left_out: dict[str, list[str]] = {}
     for (experiment, *_), group in repeated.groupby(RUN_OF_CURVE):
-        kept = min(group["run_id"], key=lambda run_id: (run_id not in declared[experiment], run_id))
+        place = [declared.get((experiment, run_id), 0) for run_id in group["run_id"]]
+        ordered = group.assign(place=place).sort_values(["place", "ratios", "run_id"], ascending=[False, False, True])
+        kept = ordered["run_id"].iloc[0]
         others = group[group["run_id"] != kept]
         dropped += others.index.tolist()
         if not others.empty:
             names = ", ".join(sorted(set(others["run_id"])))
-            warn_of_rows(f"{experiment}: {names} has the knobs and the seed of {kept} and is left out.")
+            left_out.setdefault(experiment, []).append(f"{names} has the knobs and the seed of {kept}")
+    for experiment, said in left_out.items():
+        more = f" (and {len(said) - 1} more such)" if len(said) > 1 else ""
+        warn_of_rows(f"{experiment}: {said[0]}{more} and is left out: of several the one declared last counts.")
     return runs.drop(index=dropped)
 
 
-def _with_completeness(runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
+def _with_completeness(runs: pd.DataFrame, results_dir: Path, finished: list[Row]) -> pd.DataFrame:
     """Put the counts on the runs, so that every figure of a part of the frame can state them."""
-    finished = finished_jobs(runs)
     jobs = [job for name in runs["experiment"].unique() for job in grid.jobs(results_dir, name, finished)]
     there = {(row["experiment"], row["run_id"]) for row in finished}
     declared = Counter((job.experiment, job.model, job.task) for job in jobs)

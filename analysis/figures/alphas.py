@@ -13,12 +13,13 @@ from analysis.figures.curves import draw_panel
 from analysis.registry import figure
 from analysis.stats.intervals import summarise
 from analysis.text import choice, labels
-from analysis.text.captions import caption, percent
+from analysis.text.captions import caption, lost_tasks, percent
 from analysis.text.labels import ALPHA_SIGN
 from hies.runs.quality import weighted_area
 
 IN_A_ROW = 4
 MARKERS = "osD^v<>"
+FEW = "fewer than three alphas, or no quality"
 COLOR, MARKER = style.LOOKS["hies"]
 RANK_LOOKS: dict[str, dict[str, Any]] = {
     "best": {"color": COLOR, "linestyle": "-", "linewidth": 2.4},
@@ -48,6 +49,7 @@ def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
     text = f"{caption(fixed)}. Line: mean over seeds; band: 95 % bootstrap interval; alphas at equal distances."
     if fixed["quality"].isna().any():
         text += " A gap: quality is undefined for all seeds."
+    text += lost_tasks(rows, tasks, FEW)
     style.headline(canvas, f"{rows['model'].iloc[0]}: quality of HIES against {ALPHA_SIGN}", text)
     return panels
 
@@ -76,6 +78,7 @@ def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
         text += " Undefined quality counts as 0, the worst, and is not drawn."
     if not (rows["criterion"] == "his").any():
         text += " HIS is not among these rows."
+    text += lost_tasks(rows, tasks, FEW)
     style.headline(canvas, f"{model}: the best, the median and the worst alpha of HIES", text)
     return panels
 

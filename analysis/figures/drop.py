@@ -1,4 +1,4 @@
-"""Why HIS alone falls: its sharp drop, what the removed heads attended to, and where they lie (paper's figure 1)."""
+"""Why HIS alone falls: its steepest drop, what the removed heads attended to, and where they lie (paper's figure 1)."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ PARTS: Any = {"label": ["removed", "kept"], "color": ["#222222", "#B9D3E8"], "ed
 
 @figure(
     "figure1",
-    about="The sharp drop of HIS, attention of kept and removed heads on an example that it loses, HIS and AE of both.",
+    about="The steepest drop of HIS, attention of kept and removed heads on an example it loses, HIS and AE of both.",
     needs="rows and score files of his, and the diagnosis that `python -m experiments.diagnose` writes beside them",
     per=OF_TASK,
 )
@@ -57,15 +57,26 @@ def _curve(axes: Axes, his: pd.DataFrame, case: Diagnosis) -> None:
         run, here = run.sort_values("ratio"), seed == case.seed
         look = {"linewidth": 2.4, "marker": marker} if here else {"linewidth": 0.8, "alpha": 0.45}
         axes.plot(100 * run["ratio"], run["quality"], color=color, label=f"HIS, seed {seed}" if here else None, **look)
-    diagnosed = his[his["seed"] == case.seed]
-    ends = (diagnosed[np.isclose(diagnosed["ratio"], ratio)] for ratio in (case.ratio_before, case.ratio))
-    before, after = (rows["quality"].mean() for rows in ends)  # of one row, NaN without
-    drop = f"{percent(case.ratio_before)} to {percent(case.ratio)}:\n{after - before:+.1f} points"
-    drop = drop.replace("-", "\N{MINUS SIGN}")
-    axes.axvspan(100 * case.ratio_before, 100 * case.ratio, color="#F6D8C6", linewidth=0, zorder=0, label=drop)
+    change, step = _change(his[his["seed"] == case.seed], case)
+    label = f"{percent(case.ratio_before)} to {percent(case.ratio)}:\n{change:+.1f} points"
+    label = label.replace("-", "\N{MINUS SIGN}")
+    axes.axvspan(100 * case.ratio_before, 100 * case.ratio, color="#F6D8C6", linewidth=0, zorder=0, label=label)
     axes.grid(axis="y")
     axes.legend(loc="lower left", fontsize=8.5)
-    axes.set(xlabel="heads removed (%)", ylabel="quality (%)", title="Sharp drop")
+    axes.set(xlabel="heads removed (%)", ylabel="quality (%)", title=step.capitalize())
+
+
+def _change(run: pd.DataFrame, case: Diagnosis) -> tuple[float, str]:
+    """Points of quality between the diagnosed ratios, and what the rows of that seed allow to call it."""
+    run = run.sort_values("ratio")
+    steps = run["quality"].diff().to_numpy()  # [ratios], from the ratio before
+    here = np.isclose(run["ratio"], case.ratio) & np.isclose(run["ratio"].shift(), case.ratio_before)
+    if not here.any() or np.isnan(change := float(steps[here][0])):
+        raise Unavailable(
+            f"his of seed {case.seed} has no quality at {percent(case.ratio_before)} and, next to it, at "
+            f"{percent(case.ratio)}, which were diagnosed; diagnose it again"
+        )
+    return change, "steepest drop" if change < 0 and change <= np.nanmin(steps) else "diagnosed step"
 
 
 def _heat(axes: Axes, case: Diagnosis) -> None:
@@ -79,7 +90,7 @@ def _heat(axes: Axes, case: Diagnosis) -> None:
     names = [f"{word} ({len(block)} heads)" for word, block in zip(("kept", "removed"), blocks, strict=True)]
     centers = [start + len(block) / 2 for start, block in zip(starts, blocks, strict=True)]
     axes.set_yticks(centers, names, rotation=90, va="center")
-    axes.set_xticks(np.arange(len(case.tokens)) + 0.5, case.tokens, rotation=90, fontsize=8, parse_math=False)
+    axes.set_xticks(np.arange(len(case.tokens)) + 0.5, case.tokens, rotation=90, fontsize=8)
     style.plain_box(axes)
     bar = axes.figure.colorbar(mesh, ax=axes, location="bottom", aspect=50, shrink=0.7, pad=0.02)
     bar.outline.set_visible(False)
@@ -107,9 +118,10 @@ def _histogram(axes: Axes, values: np.ndarray, removed: np.ndarray, name: str) -
 
 
 def _caption(his: pd.DataFrame, case: Diagnosis) -> str:
+    step = _change(his[his["seed"] == case.seed], case)[1]
     return (
-        f"{caption(his)}. Diagnosed: seed {case.seed} at {percent(case.ratio)} removed, the ratio after the steepest "
-        f"drop. Example {case.example} of the report split: label {case.label}; the unpruned model says "
+        f"{caption(his)}. Diagnosed: seed {case.seed} at {percent(case.ratio)} removed, the ratio after the {step}. "
+        f"Example {case.example} of the report split: label {case.label}; the unpruned model says "
         f"{case.unpruned}, the pruned one {case.pruned}. Attention of the unpruned model, rows sum to 1, the most "
         "focused heads first. Thin lines: other seeds."
     )

@@ -34,13 +34,13 @@ SITE_NOTE = "Site 0 is the first attention module"
 @figure(
     "heatmaps",
     about="HIS, AE and HIES of every head, with the heads that each criterion removes greyed.",
-    needs="rows and score files of his, ae or hies (of several alphas: per ratio, per task, auto, else nearest 0.5)",
+    needs="rows and score files of his, ae or hies (of several alphas one for all ratios: per task, auto, nearest 0.5)",
     per=OF_TASK,
 )
 def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)) -> list[Axes]:
     """Draws all heads in the first line, then one line a ratio; the lowest seed of one model and task."""
     rows = rows[rows["seed"] == rows.loc[rows["criterion"].isin(MAPPED_ARRAYS), "seed"].min()]
-    runs = {name: run for name in MAPPED_ARRAYS if not (run := choice.usual_run(rows, name)).empty}
+    runs = {name: run for name in MAPPED_ARRAYS if not (run := choice.run_of_one_alpha(rows, name)).empty}
     lines = [0.0] + [ratio for ratio in ratios if any(np.isclose(run["ratio"], ratio).any() for run in runs.values())]
     if len(lines) == 1:
         raise Unavailable(f"no rows of his, ae or hies at the ratios {', '.join(map(str, ratios))}")
@@ -57,8 +57,8 @@ def draw_heatmaps(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.1, 0.3, 0.5
     for axes, ratio in zip(grid[:, 0], lines, strict=True):
         axes.set_ylabel(f"{percent(ratio)} removed\nsite" if ratio else "all heads\nsite")
     text = f"{caption(rows)}. {SITE_NOTE}. Hatched grey: removed heads."
-    if any(choice.drawn_alpha(run) is not None for run in runs.values()):
-        text += f" HIES is drawn at the {ALPHA_SIGN} of the ratio nearest to 50 %; each mask has its own."
+    if (alpha := choice.drawn_alpha(runs.get("hies", rows[:0]))) is not None:
+        text += f" HIES: colours and removed heads are those of {ALPHA_SIGN} = {alpha:g}."
     style.headline(canvas, f"Scores and removed heads: {heading(rows)}", text)
     return list(grid.flat)
 
@@ -124,7 +124,7 @@ def _column(column: np.ndarray, criterion: str, run: pd.DataFrame, scores: Score
     norm = PowerNorm(0.5, 0, np.nanmax(values)) if array == "his" else Normalize(np.nanmin(values), np.nanmax(values))
     for axes, ratio in zip(column, lines, strict=True):
         mesh = _map(axes, values, norm=norm, cmap="viridis", linewidth=0.4)
-        _grey(axes, run[np.isclose(run["ratio"], ratio)], scores)
+        _grey(axes, run[np.isclose(run["ratio"], ratio)], scores, choice.drawn_alpha(run))
     column[0].set_title(f"{run['curve'].iloc[0]}\n{end} go first{_drawn_at(run, '; ')}", fontsize=9.5)
     column[-1].set_xlabel("head")
     bar = column[0].figure.colorbar(mesh, ax=list(column), location="bottom", aspect=28, shrink=0.9, pad=0.015)
@@ -146,10 +146,13 @@ def _map(axes: Axes, values: np.ndarray, **look: Any) -> QuadMesh:
     return mesh
 
 
-def _grey(axes: Axes, at_ratio: pd.DataFrame, scores: Scores) -> None:
-    if at_ratio.empty:
+def _grey(axes: Axes, at_ratio: pd.DataFrame, scores: Scores, alpha: float | None) -> None:
+    """Greys the removed heads, unless they were chosen with another alpha than the scores that are drawn."""
+    others = set() if alpha is None else {*at_ratio["alpha_used"].dropna()} - {alpha}  # at ratio 0 there is none
+    if at_ratio.empty or others:
         sites, heads = scores.there.shape
-        axes.text(heads / 2, sites / 2, "no row at this ratio", ha="center", va="center", backgroundcolor="white")
+        why = f"removed with {ALPHA_SIGN} = {min(others):g}" if others else "no row at this ratio"
+        axes.text(heads / 2, sites / 2, why, ha="center", va="center", backgroundcolor="white")
         return
     removed = np.argwhere(scores.removed(at_ratio["mask"].iloc[0]))
     cells = [Rectangle((float(head), float(site)), 1, 1) for site, head in removed]

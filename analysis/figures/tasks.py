@@ -14,7 +14,7 @@ from analysis.errors import Unavailable
 from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, MEASURE_AXES, METRIC_NAMES, draw_panel
 from analysis.registry import figure
 from analysis.text import choice, labels
-from analysis.text.captions import caption, removed_words
+from analysis.text.captions import caption, lost_tasks, removed_words
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
@@ -29,6 +29,7 @@ PAPER_CRITERIA = (*TASK_CRITERIA, "llm_pruner_channel", "llm_pruner_block", "sli
 PRINTED_MODEL = "llama2_7b"  # the model whose numbers table 10 prints; figure 4 itself comes without numbers
 PRINTED_NOTE = " Hollow: the paper's table 10 (LLaMA-2-7B, mean over its seeds)."
 NORM = "output_norm"
+LACKING = "no rows of these methods"
 
 
 @figure(
@@ -41,7 +42,7 @@ def draw_all_tasks(rows: pd.DataFrame) -> list[Axes]:
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
     title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
-    return _draw_tasks(rows[rows["curve"].isin(shown_curves(rows))], title, TASKS_IN_ROW)
+    return _draw_tasks(*_shown_rows(rows), title, TASKS_IN_ROW)
 
 
 def _draw_kind(
@@ -51,8 +52,9 @@ def _draw_kind(
     rows = rows[rows["task"].isin(tasks)]
     if not (rows["ratio"] > 0).any():
         raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
-    rows = rows[rows["curve"].isin(shown_curves(rows, PAPER_CRITERIA))]
-    return _draw_tasks(rows, f"{rows['model'].iloc[0]}: quality (above) and stability (below)", None, printed, note)
+    shown, lost = _shown_rows(rows, PAPER_CRITERIA)
+    title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
+    return _draw_tasks(shown, lost, title, None, printed, note)
 
 
 @figure(
@@ -91,15 +93,22 @@ def draw_figure13(rows: pd.DataFrame) -> list[Axes]:
     if alone is None or together is None or not (rows["ratio"] > 0).any():
         raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
     title = f"{rows['model'].iloc[0]}: norm of the outputs alone and with AE"
-    return _draw_tasks(rows[rows["curve"].isin([alone, together])], title, note=f" With AE: {together}.")
+    shown = rows[rows["curve"].isin([alone, together])]
+    return _draw_tasks(shown, lost_tasks(rows, shown["task"], LACKING), title, note=f" With AE: {together}.")
 
 
 def _draw_tasks(
-    rows: pd.DataFrame, title: str, columns: int | None = None, printed: pd.DataFrame | None = None, note: str = ""
+    rows: pd.DataFrame,
+    lost: str,
+    title: str,
+    columns: int | None = None,
+    printed: pd.DataFrame | None = None,
+    note: str = "",
 ) -> list[Axes]:
     """Two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
 
-    Without `columns` all panels stand in one row, if they fit. `printed` is the paper's quality in percent.
+    Without `columns` all panels stand in one row, if they fit. `printed` is the paper's quality in percent; `lost` and
+    `note` are sentences of the caption.
     """
     tasks = labels.ordered_tasks(rows["task"])
     count = len(tasks) + (len(tasks) > 1)
@@ -122,8 +131,17 @@ def _draw_tasks(
         style.legend_beside(canvas, panels, fontsize=8.5)
     else:
         blocks[0][-1].legend(*style.legend_of(panels), **AFTER_LAST).set_in_layout(False)
-    style.headline(canvas, title, _caption(rows, tasks) + note)
+    style.headline(canvas, title, _caption(rows, tasks) + note + lost)
     return panels
+
+
+def _shown_rows(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) -> tuple[pd.DataFrame, str]:
+    """The rows of `shown_curves`, those of each task chosen for itself, and a sentence about tasks without any."""
+    parts = [part[part["curve"].isin(shown_curves(part, criteria))] for _, part in rows.groupby("task")]
+    shown = pd.concat(parts).sort_index()
+    if shown.empty:
+        raise Unavailable("there are no rows of the methods that it shows")
+    return shown, lost_tasks(rows, shown["task"], LACKING)
 
 
 def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) -> list[str]:

@@ -1,6 +1,6 @@
 """Numbers as tables and captions print them, and what these say about the rows they were made from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,12 @@ def caption(rows: pd.DataFrame) -> str:
     ]
     finished, declared = rows.drop_duplicates(SETTING)[["jobs_finished", "jobs_declared"]].sum()
     return ", ".join(parts) + (f"; incomplete: {finished} of {declared} jobs" if finished < declared else "")
+
+
+def lost_tasks(rows: pd.DataFrame, shown: Collection[str], lack: str) -> str:
+    """Returns a sentence that names the tasks of `rows` that are not shown, and what they `lack`; empty without any."""
+    names = [task_name(task) for task in ordered_tasks(rows["task"]) if task not in set(shown)]
+    return f" Not drawn, since they have {lack}: {', '.join(names)}." if names else ""
 
 
 def heading(rows: pd.DataFrame) -> str:

@@ -47,6 +47,15 @@ def usual_run(rows: pd.DataFrame, criterion: str) -> pd.DataFrame:
     return rows[rows["curve"] == plainest(rows, criterion)]
 
 
+def run_of_one_alpha(rows: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    """Returns as `usual_run`, of the curves whose masks all come from one alpha; of any curve where none is so."""
+    if "alpha_used" not in rows:
+        return usual_run(rows, criterion)
+    single = rows[rows["ratio"] > 0].groupby("curve")["alpha_used"].nunique() < 2
+    one = rows[rows["curve"].isin(single[single].index)]
+    return usual_run(one if (one["criterion"] == criterion).any() else rows, criterion)
+
+
 def common_runs(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the rows of one run of HIS and one of HIES: the plainest curves, the lowest seed that both have.
 
@@ -72,7 +81,7 @@ def fixed_alphas(rows: pd.DataFrame) -> pd.DataFrame:
 
 def drawn_alpha(run: pd.DataFrame) -> float | None:
     """Returns the alpha of the scores in a run's score file: that of the ratio nearest to 1/2; None if it is fixed."""
-    if "alpha_used" not in run or word(run.iloc[0].to_dict()) is None:
+    if run.empty or "alpha_used" not in run or word(run.iloc[0].to_dict()) is None:
         return None
     pruned = run[run["ratio"] > 0]
     return float(pruned.loc[(pruned["ratio"] - 0.5).abs().idxmin(), "alpha_used"]) if len(pruned) else None

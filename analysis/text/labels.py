@@ -1,11 +1,14 @@
 """The name of a curve: criterion and knobs in words, so that runs which differ in a knob are never averaged."""
 
+import hashlib
 import json
 from collections.abc import Hashable, Iterable
 from functools import partial
 from typing import Any
 
 import pandas as pd
+
+from hies.errors import printable
 
 CRITERION_NAMES = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random",
             "output_norm": "Output norm", "fisher": "Fisher", "greedy": "Greedy", "slicegpt": "SliceGPT",
@@ -52,7 +55,10 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
-# Named only where a setting holds several of them, because they rarely differ.
+RUNS = "runs alike"  # a column: how many there are
+LONGEST_CURVE = 200  # characters of the name of a curve, for which a figure makes room
+# Named only where a setting holds several of them, because they rarely differ, and not for the value that most of its
+# runs have: a stray run must not rename the others, whose curves have the same names on other tasks.
 PROTOCOL_WORDS = {
     "split": "{} split",
     "calibration_size": "calibration size {}",
@@ -113,13 +119,22 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
     named = [knob for knob in knobs if knob not in tuning]
     # What names a curve is the same in all rows of a run, and there are many more rows than curves.
     kind = rows.groupby([*SETTING, "criterion", *named, *protocol], dropna=False, sort=False).ngroup()
-    kinds = rows[~kind.duplicated()]
-    several = {column: _several(kinds, column) for column in protocol}
+    kinds = rows[~kind.duplicated()].assign(**{RUNS: kind.value_counts().sort_index().to_numpy()})
+    unusual = {column: _unusual(kinds, column) for column in protocol}
     names = []
     for place, row in enumerate(kinds.to_dict("records")):
-        extra = [words.format(_text(row[column])) for column, words in protocol.items() if several[column][place]]
-        names.append(", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra]))
+        extra = [words.format(_text(row[column])) for column, words in protocol.items() if unusual[column][place]]
+        name = ", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra])
+        names.append(in_short(name, LONGEST_CURVE))
     return rows.assign(curve=kind.map(dict(enumerate(names))))
+
+
+def in_short(name: str, longest: int) -> str:
+    """Returns a name that can be shown, at most `longest` characters; of one that is changed for it the digest too."""
+    if len(name) <= longest and name.isprintable():
+        return name
+    number = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{printable(name[: longest - 11])}...{number}"
 
 
 def ordered_curves(rows: pd.DataFrame) -> list[str]:
@@ -150,13 +165,18 @@ def _part(name: str, value: Any) -> str:
     return words[value] if value in words else f"{SYMBOLS.get(name, name)} = {_text(value)}"
 
 
-def _several(kinds: pd.DataFrame, column: str) -> list[bool]:
-    """For each row: whether its setting holds several values; a tuning knob counts within each way to choose alpha."""
-    counted, within = pd.Series(True, index=kinds.index), SETTING
+def _unusual(kinds: pd.DataFrame, column: str) -> list[bool]:
+    """For each row: whether most runs of its setting have another value.
+
+    A tuning knob counts within each way to choose alpha.
+    """
+    counted, within = kinds, SETTING
     if column in TUNING_WORDS:
-        counted, within = kinds["alpha"].map(lambda alpha: isinstance(alpha, str)), [*SETTING, "alpha"]
-    values = kinds[counted].groupby(within)[column].transform("nunique", dropna=False)
-    return values.reindex(kinds.index, fill_value=0).gt(1).tolist()
+        counted, within = kinds[kinds["alpha"].map(lambda alpha: isinstance(alpha, str))], [*SETTING, "alpha"]
+    settings = counted.groupby(within)
+    alike = counted.groupby([*within, column], dropna=False)[RUNS].transform("sum")
+    unusual = (settings[column].transform("nunique", dropna=False) > 1) & (2 * alike <= settings[RUNS].transform("sum"))
+    return unusual.reindex(kinds.index, fill_value=False).tolist()
 
 
 def _text(value: Any) -> str:

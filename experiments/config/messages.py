@@ -2,9 +2,11 @@
 
 import difflib
 import re
+import shlex
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from experiments.config.schema import Config
@@ -17,14 +19,25 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if match := re.search(r"Could not find '((?:hydra/)?\w+)/([^']+)'", text):
         group, name = match.groups()
+        if group == "model" and ("/" in name or Path(name).exists()):
+            return (
+                f"model={name} is no choice of conf/model; for weights in a folder or on the Hub give model=any (or "
+                f"model=language, for a model that answers prompts) and {quoted('model.source', name)}."
+            )
         return f"{group}={name} is not known; {_choices(group, name)}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = match.group(1) or match.group(2)
         return f"There is no option {key!r}{_closest_key(key)}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{match.group(1)!r} has several values; put -m before the options to run a job for each."
+        again = quoted(*match.group(1).split("=", 1))
+        return (
+            f"{match.group(1)!r} has several values; put -m before the options to run a job for each, or quote a "
+            f"single value that has commas: {again}."
+        )
     if match := re.search(r"Error parsing override '([\w.]+)'", text):
-        return f"{match.group(1)!r} is no option; options are given as NAME=VALUE."
+        return no_option(match.group(1))
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     if match := re.search(
         r"Error merging override ([^=\s]+)=(\S+)[\s\S]*is not a ListConfig", f"{text} {error.__cause__}"
     ):
@@ -33,6 +46,36 @@ def sentence(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     reason = f": {_first_line(str(cause))}" if cause is not None and text.startswith("Error merging") else ""
     return f"{_first_line(text)}{reason}".rstrip(".") + "."
+
+
+def _unreadable(word: str) -> str:
+    """What to do about a word that is none in Hydra's grammar."""
+    key, _, value = word.partition("=")
+    if not re.fullmatch(r"\+{0,2}~?[\w./@:-]+", key, re.ASCII) or quoted(key, value) == word:
+        return no_option(word)
+    if value.startswith(("[", "{")):
+        return (
+            f"{word[:200]} is no whole list or mapping; write {key}=[1,2], its texts in quotes, all of it in quotes of "
+            "the shell."
+        )
+    return (
+        f"{key} is {value!r}, which has characters that mean something else to Hydra; quote it for Hydra and for the "
+        f"shell: {quoted(key, value)}."
+    )
+
+
+def no_option(word: str) -> str:
+    """Returns what to say of a word that names no option."""
+    return f"{word!r} is no option; options are given as NAME=VALUE."
+
+
+def quoted(key: str, value: str) -> str:
+    """Returns an option as one types it, whatever is in its value."""
+    if re.fullmatch(r"[\w./:@%-]+", value, re.ASCII):
+        return f"{key}={value}"
+    inside = re.sub(r'(\\*)"', r'\1\1\\"', value)  # Hydra reads backslashes before a quotation mark, and no others
+    inside += inside[len(inside.rstrip("\\")) :]
+    return shlex.quote(f'{key}="{inside}"')
 
 
 def choices_of(group: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What every command of this package shares: arguments, and errors as one sentence each."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,10 +63,13 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
         print(help_text(description))
         return 0
     words = options.translated(sys.argv[1:])
+    if nameless := [word for word in words if re.match(r"[+~@]*=", word)]:  # Hydra has no sentence for these
+        _print_error(messages.no_option(nameless[0]))
+        return 2
     if chosen := [word for word in words if word.startswith("hydra/launcher=")]:
         # Hydra would do a single job itself; it stands beside another option, as flags of Hydra may not part options.
         words.insert(words.index(chosen[0]), "hydra.mode=MULTIRUN")
-    sys.argv[1:] = words
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # argparse: not among the options
     command = Command(work)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
     try:

@@ -163,7 +163,9 @@ class Job:
     def describe(self) -> dict[str, Any]:
         """Returns what names this job in a grid."""
         names = {key: value for key, value in self._names().items() if key not in ("experiment", "split")}
-        return {**names, "parameters": self._knobs(), "seed": self.config.seed, "command": self.command}
+        identity = {**self.identity, "sparsity": {**self.identity["sparsity"], "ratios": None}}
+        own = {"parameters": self._knobs(), "seed": self.config.seed, "command": self.command}
+        return {**names, **own, "curve": digest(identity)}
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.job import Job
@@ -59,7 +59,7 @@ def _product(overrides: Sequence[Override]) -> list[list[str]]:
         key = override.get_key_element()
         if not override.is_sweep_override():
             choices[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
+        elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise HiesError(f"{override.input_line} is no list of values; separate them by commas.")

@@ -1,4 +1,4 @@
-"""What a person sees of a running sweep: a bar with an estimate, and a line for every curve that is done."""
+"""What a person sees of a running sweep: how far it is, with an estimate, and a line for every curve that is done."""
 
 import sys
 import threading
@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.sweep.job import Job
+from hies.progress import ProgressBar
 from hies.runs.files import Row
 
 LOOK_EVERY = 1.0  # seconds between two looks at the results folder
@@ -27,7 +28,7 @@ class Progress:
             here: whether this process does them.
         """
         total, unit = (sum(job.steps for job in jobs), "mask") if here else (len(jobs), "job")
-        self._bar = tqdm(total=total, unit=unit, disable=None, smoothing=0.05)
+        self._bar = ProgressBar(total=total, unit=unit, smoothing=0.05)
         self._left = threading.Event()
         if not here:
             threading.Thread(target=self._watch, args=(jobs,), daemon=True).start()

@@ -17,6 +17,7 @@ from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
 from hies.evaluation.networks import PROCESSORS, build, load_network, load_weights, save_network, trained_on
+from hies.evaluation.positions import check_positions
 from hies.storage import cached, check_checksums, digest, safe_filename
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
@@ -156,6 +157,7 @@ class TaskModel:
         """The fine-tuned model on its device, in evaluation mode."""
         network = load_network(self.model, self.checkpoint)
         self.task.check_network(network, self.data_root, self.checkpoint)
+        check_positions(network, self.model.max_length, self._longest)
         self._name_padding(network)
         return network.to(self.device).eval()  # type: ignore[arg-type]
 
@@ -212,6 +214,14 @@ class TaskModel:
     def _first(self, split_name: str, examples: int | None) -> Split:
         return getattr(self.splits, split_name).first(examples)
 
+    def _longest(self) -> int:
+        """Tokens of the longest example that the model is given as it was cut."""
+        options = self.processor, self.model.max_length, self._image_size
+        prepared = [self.task.prepare(split, *options) for split in (self.splits.selection, self.splits.report)]
+        cut = [self.task.encode(self.splits.train, *options)]
+        cut += [split for split in prepared if isinstance(split, Encoded)]  # others are cut where they are asked
+        return max((encoded.length(place) for encoded in cut for place in range(len(encoded))), default=0)
+
     @property
     def _image_size(self) -> int | None:
         return (self.model.architecture or {}).get("image_size")  # where no image processor knows it
@@ -235,6 +245,7 @@ class TaskModel:
     def _finetuned(self) -> PreTrainedModel:
         start = None if self.task.after is None else self._on(self.task.after).checkpoint
         network = build(self.model, self.task, self.data_root, start, self.processor)
+        check_positions(network, self.model.max_length, self._longest)
         self._name_padding(network)
         network.to(self.device)  # type: ignore[arg-type]
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from hies.errors import HiesError, ParameterError
 from hies.precision import AUTO, PRECISIONS
+from hies.storage import safe_filename
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 from hies.tasks.embedded.packages import package_folder
@@ -75,7 +76,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", Path(self.source or self.package or "unnamed").name)
+            object.__setattr__(self, "name", safe_filename(Path(self.source or self.package or "unnamed").name))
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ParameterError("name", self.name, "use letters, digits, dots, dashes and underscores")
         for name, values in {"precision": (*PRECISIONS, AUTO), "modality": MODALITIES, "dtype": DTYPES}.items():

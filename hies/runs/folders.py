@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,9 @@ NO_EXPERIMENTS = ("wandb", "figures", "tables", EFFICIENCY)  # folders of result
 SCORES, ANSWERS, OWNER = ("scores", "his", "ae"), ("predictions", "labels"), "run_id"
 # The kinds of values, by numpy's letters, that an array may hold; one of another name may hold any but objects.
 ARRAY_KINDS = {**dict.fromkeys(SCORES, "iuf"), "ratios": "iuf", "heads": "iu", "sites": "U", OWNER: "U"}
+# What a file may unpack to: this, and so many times its size. Rows pack to a thirtieth; constant predictions to less,
+# and are small.
+MOST_BYTES, MOST_TIMES = 2**28, 200
 NAME = re.compile(r"\w[\w.-]*")  # of a file, and of nothing outside its folder
 RUN_ID = re.compile(r'"run_id": ?"([^"]*)"')
 
@@ -61,8 +64,8 @@ def unread(folder: Path) -> int:
     return len([*_row_files(folder)]) if is_packed(folder) else 0
 
 
-def texts(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yields the row file of every run and what is in it: one row a line, in the order of the run ids.
+def texts(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[Path, str]]:
+    """Yields the row file of every run, or of the run ids `only`, and what is in it: one row a line, in their order.
 
     A file that cannot be read, and a packed run with a name that is no run id, are left out with a RowsWarning. Bytes
     that are no UTF-8 become replacement characters.
@@ -70,11 +73,15 @@ def texts(folder: Path) -> Iterator[tuple[Path, str]]:
     Raises:
         BadFile: a packed folder whose rows cannot be read.
     """
+    if only is not None and not only:
+        return
     if is_packed(folder):
-        yield from _packed_texts(folder)
+        yield from ((path, text) for path, text in _packed_texts(folder) if only is None or path.stem in only)
         return
     for name in sorted(_row_files(folder)):
         path = folder / name
+        if only is not None and path.stem not in only:
+            continue
         try:
             yield path, path.read_bytes().decode(errors="replace")
         except OSError as problem:
@@ -99,9 +106,9 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, n
     file = path.parent / PACKED_ARRAYS if packed else path.with_suffix(".npz")
     wanted = None if names is None else (*names, OWNER)
     try:
-        arrays = _read_packed(file, path.stem, wanted) if packed else _read_single(file, wanted)
+        arrays = _read_packed(file, path.stem, wanted) if packed else read_npz(file, wanted)
         arrays = {name: narrowed(name, _checked(name, array)) for name, array in arrays.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, BadFile):
         raise
     except Exception:  # damaged bytes raise errors of many kinds
         raise BadFile(file) from None
@@ -122,9 +129,12 @@ def narrowed(name: str, array: np.ndarray) -> np.ndarray:
 
 def _packed_texts(folder: Path) -> Iterator[tuple[Path, str]]:
     lines: dict[str, list[str]] = {}
+    left = _most_bytes(folder / PACKED_ROWS)
     try:
         with gzip.open(folder / PACKED_ROWS, "rt", encoding="utf-8") as file:
-            for line in file:
+            while line := file.readline(left + 1):
+                if (left := left - len(line)) < 0:
+                    raise _too_large(folder / PACKED_ROWS)
                 # Whoever parses the line sees whether this is what it says; here it need not be parsed.
                 (run_id,) = RUN_ID.search(line).groups()  # type: ignore[union-attr]
                 lines.setdefault(run_id, []).append(line)
@@ -144,9 +154,39 @@ def _row_files(folder: Path) -> Iterator[str]:
             yield from (one.name for one in entries if one.name.endswith(".jsonl") and not one.name.startswith("."))
 
 
-def _read_single(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves a damaged file open
-        return {name: arrays[name] for name in sorted(arrays.files) if names is None or name in names}
+def _most_bytes(file: Path) -> int:
+    """How many bytes a compressed file may unpack to; a file from elsewhere may have been made to fill the memory."""
+    return MOST_BYTES + MOST_TIMES * file.stat().st_size
+
+
+def _too_large(file: Path) -> BadFile:
+    return BadFile(file, f"unpacks to more than {_most_bytes(file) / 2**20:,.0f} MiB, which is more than is read")
+
+
+def read_npz(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """Returns the arrays of an npz by name, or those of `names`; nothing is unpickled.
+
+    Raises:
+        BadFile: it unpacks to more than is read. Damaged bytes raise errors of many kinds.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = {member.removesuffix(".npy"): member for member in archive.namelist()}
+        return _read_members(archive, path, members, names)
+
+
+def _read_members(
+    archive: zipfile.ZipFile, path: Path, members: dict[str, str], names: tuple[str, ...] | None
+) -> dict[str, np.ndarray]:
+    """The arrays of these members of an archive, {name: member}, as far as they are among `names`."""
+    wanted = {name: member for name, member in sorted(members.items()) if names is None or name in names}
+    if sum(archive.getinfo(member).file_size for member in wanted.values()) > _most_bytes(path):
+        raise _too_large(path)
+    arrays = {}
+    for name, member in wanted.items():
+        # numpy's own reader would look through all names of the archive for each of them.
+        with archive.open(member) as file:
+            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
@@ -159,13 +199,7 @@ def _read_packed(path: Path, run_id: str, names: tuple[str, ...] | None) -> dict
     archive, runs = _opened(path, path.stat().st_mtime_ns)
     if run_id not in runs:
         raise FileNotFoundError(path)
-    arrays = {}
-    for name in sorted(runs[run_id]):
-        if names is None or name in names:
-            # numpy's own reader would look through all names of the archive for each of them.
-            with archive.open(f"{run_id}/{name}.npy") as file:
-                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    return arrays
+    return _read_members(archive, path, {name: f"{run_id}/{name}.npy" for name in runs[run_id]}, names)
 
 
 @lru_cache(maxsize=8)

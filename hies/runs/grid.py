@@ -1,5 +1,6 @@
 """Which jobs an experiment declares, which of them have rows, and the command that fills each gap."""
 
+import contextlib
 import json
 import warnings
 from collections.abc import Collection, Iterable
@@ -10,10 +11,10 @@ from typing import Any
 import filelock
 import orjson
 
-from hies.errors import printable
+from hies.errors import RowsWarning, printable
 from hies.runs import folders
-from hies.runs.files import FAILED
-from hies.runs.schema import Row
+from hies.runs.files import FAILED, read_run
+from hies.runs.schema import BadRows, Row
 from hies.storage import remove_partials, replacing
 
 JOB_TEXTS = ("run_id", "model", "task", "criterion", "command")
@@ -60,21 +61,27 @@ def experiments(results_dir: Path) -> list[str]:
 
 
 def write_grid(folder: Path, jobs: Iterable[dict[str, Any]], replaced: Collection[str] = ()) -> None:
-    """Adds jobs to the grid of an experiment, so that analysis can name the missing ones.
+    """Adds jobs to the grid of an experiment, the newest last, so that analysis can name the missing ones.
 
     Args:
         folder: of the experiment's rows.
-        jobs: what each says of itself, with OF_ROWS (without the experiment) and `parameters`.
+        jobs: what each says of itself, with OF_ROWS (without the experiment) and `parameters`; `curve`, where it is
+            there, is all but the ratios: a job takes the place of an older one of its curve.
         replaced: the models whose jobs, as far as the grid has any, these take the place of.
     """
     path = folder / folders.GRID
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-        kept = {job["run_id"]: job for job in _grid_there(path) if job["model"] not in replaced}
+        new = {job["run_id"]: job for job in jobs}
+        curves = {job.get("curve") for job in new.values()} - {None}
+        kept = [
+            job
+            for job in _grid_there(path)
+            if job["model"] not in replaced and job["run_id"] not in new and job.get("curve") not in curves
+        ]
         remove_partials(path)
         with replacing(path) as temporary:
-            every = kept | {job["run_id"]: job for job in jobs}
-            temporary.write_text(json.dumps({"jobs": list(every.values())}, indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps({"jobs": [*kept, *new.values()]}, indent=1), encoding="utf-8")
 
 
 def _grid_there(path: Path) -> list[dict[str, Any]]:
@@ -130,15 +137,18 @@ def unfinished_jobs(results_dir: Path, finished: Collection[Row], experiment: st
 
     Args:
         results_dir: where the experiments are.
-        finished: as for `jobs`.
+        finished: as for `jobs`; rows that stand back for a newer run of their curve need not be among them.
         experiment: the only one to look at; None looks at all.
     """
     there = {(row["experiment"], row["run_id"]) for row in finished}
-    names = [experiment] if experiment else experiments(results_dir)
-    missing = [job for name in names for job in jobs(results_dir, name, finished) if (name, job.run_id) not in there]
-    for place, job in enumerate(missing):
-        if (results_dir / job.experiment / f"{job.run_id}.jsonl").exists():  # but left out: else skipped as finished
-            missing[place] = replace(job, command=f"{job.command} force=true")
+    missing = []
+    for name in [experiment] if experiment else experiments(results_dir):
+        left = [job for job in jobs(results_dir, name, finished) if (name, job.run_id) not in there]
+        whole = _readable(results_dir / name, {job.run_id for job in left})
+        for job in left:
+            if (results_dir / name / f"{job.run_id}.jsonl").exists():  # but damaged: else skipped as finished
+                job = replace(job, command=f"{job.command} force=true")
+            missing += [job] if job.run_id not in whole else []
     return missing
 
 
@@ -146,6 +156,18 @@ def failures(folder: Path) -> set[str]:
     """Returns the run ids that left a record of their failure."""
     run_ids = (path.name.removesuffix(FAILED) for path in folder.glob(f"*{FAILED}"))
     return {run_id for run_id in run_ids if folders.is_name(run_id)}
+
+
+def _readable(folder: Path, run_ids: set[str]) -> set[str]:
+    """Those of the runs that have rows which can be trusted."""
+    readable = set()
+    with warnings.catch_warnings(), contextlib.suppress(folders.BadFile):
+        warnings.simplefilter("ignore", RowsWarning)  # whoever loads the rows says what is wrong with them
+        for path, text in folders.texts(folder, run_ids):
+            with contextlib.suppress(BadRows):
+                read_run(path, text)
+                readable.add(path.stem)
+    return readable
 
 
 def _is_experiment(folder: Path) -> bool:

@@ -28,12 +28,13 @@ SHOWN_KEYS = ("run_id", "experiment", "model", "task", "split", "criterion", "sc
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((*SHOWN_KEYS, "command"), (str,)),
     **dict.fromkeys(("seed", "calibration_size", "heads_total", "heads_removed", "examples"), (int,)),
+    "min_heads_per_layer": (int,),
     **dict.fromkeys(("ratio", "stability", "score_seconds", "eval_seconds"), (int, float)),
-    **dict.fromkeys(("value", "quality"), (int, float, NoneType)),
+    **dict.fromkeys(("value", "quality", "parameters", "flops"), (int, float, NoneType)),
     **dict.fromkeys(("checkpoint", "data", "revision"), (str, NoneType)),
     **dict.fromkeys(("mask", "versions"), (dict,)),
 }
-REQUIRED = (*TYPES, "schema", "min_heads_per_layer", "parameters", "flops")
+REQUIRED = (*TYPES, "schema")
 # What differs from row to row of a run; the last three are in some rows alone.
 PER_RATIO = ("ratio", "heads_removed", "mask", *MEASURES, "score_seconds", "eval_seconds", "parameters", "flops",
              "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
@@ -41,6 +42,7 @@ ROUNDING_ERROR = 1e-6
 RANGES = tuple(
     (key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100))
 )
+OPTIONAL_NUMBERS = ("alpha_used", "quality_norm", "quality_strict")
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
 
 Row = dict[str, Any]
@@ -109,6 +111,9 @@ def _wrong_values(row: Row) -> str:
         value = row[key]
         if value is not None and not low <= value <= high:
             return f"{key} {value:g}, which is not between 0 and {high:.0f},"
+    for key in OPTIONAL_NUMBERS:
+        if type(row.get(key)) not in (float, int, NoneType):
+            return f"{key} that is no number"
     if not 0 <= row["heads_removed"] <= row["heads_total"]:
         return f"{row['heads_removed']} removed heads of {row['heads_total']}"
     return "" if _is_mask(row["mask"]) else "a mask that is no list of heads for each site"

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
@@ -22,6 +21,7 @@ from hies.heads.attention import AttentionCall, evaluating, handling, uncached
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
+from hies.progress import ProgressBar
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
@@ -81,7 +81,7 @@ def collect(
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
     leaving = same_problem_type(model)
     with handling(model, collector), evaluating(model), leaving, requiring_gradients(model), recomputing():
-        bar = tqdm(batches, desc="scoring", unit="batch", disable=None if progress else True)
+        bar = ProgressBar(batches, "scoring", unit="batch", shown=progress)
         for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from tqdm import tqdm
 
 from hies.batching import Encoded
 from hies.errors import ParameterError
 from hies.precision import computing
+from hies.progress import ProgressBar
 from hies.scoring.losses import Loss, inputs_of
 from hies.scoring.own_loss import fitting_loss
 from hies.training import Finetuning
@@ -72,7 +72,7 @@ def _run_epoch(
 ) -> None:
     device, optimizer = next(model.parameters()).device, schedule.optimizer
     model.train()
-    for indices in tqdm(batches, desc=label, unit="batch", disable=None):
+    for indices in ProgressBar(batches, label, unit="batch"):
         batch = {name: tensor.to(device) for name, tensor in train.batch(indices).items()}
         with computing(precision, device):
             outputs = model(**inputs_of(model, batch, loss_of))

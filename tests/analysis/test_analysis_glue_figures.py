@@ -72,7 +72,20 @@ def test_heatmaps_name_the_alpha_of_the_scores_they_draw(tmp_path: Path) -> None
     rows.loc[(rows["alpha"] == "per_ratio") & (rows["ratio"] == 0), "alpha_used"] = np.nan
     axes = heads.draw_heatmaps(rows)
     assert axes[0].get_title(loc="left") == f"HIES ({ALPHA} per ratio)\nlowest go first; drawn at {ALPHA} = 0.7"
-    assert "each mask has its own" in caption_of(axes[0])
+    assert f"colours and removed heads are those of {ALPHA} = 0.7" in caption_of(axes[0])
+
+
+def test_heatmaps_never_grey_with_another_alpha_than_they_colour_with(tmp_path: Path) -> None:
+    hies(tmp_path / "exp", "per_ratio", 0.7, ratios=(0.0, 0.3, 0.5), quality=(9, 8, 7))
+    rows = load(tmp_path)
+    rows["alpha_used"] = [np.nan, 0.2, 0.7]
+    _, other, same = heads.draw_heatmaps(rows)
+    assert [text.get_text() for text in other.texts] == [f"removed with {ALPHA} = 0.2"] and not same.texts
+    assert (len(other.collections), len(same.collections)) == (1, 2)  # the map, and what is greyed
+    one = rows.assign(alpha="auto", alpha_used=[np.nan, 0.3, 0.3], curve="one for all")
+    axes = heads.draw_heatmaps(pd.concat([rows, one], ignore_index=True))
+    assert axes[0].get_title(loc="left") == f"one for all\nlowest go first; drawn at {ALPHA} = 0.3"
+    assert not [text for panel in axes for text in panel.texts]
 
 
 def two_tasks(folder: Path) -> None:
@@ -238,6 +251,20 @@ def test_figure1_shows_the_drop_the_attention_and_the_removed_heads(tmp_path: Pa
         removed, kept = (sum(bar.get_height() for bar in group) for group in axes.containers)
         assert (removed, kept) == (2, 3)
     assert "label yes; the unpruned model says yes, the pruned one no" in caption_of(curve)
+
+
+@pytest.mark.parametrize(
+    ("ends", "title"), [((0.4, 0.8), "Steepest drop"), ((0.0, 0.4), "Diagnosed step"), ((0.8, 0.9), "Diagnosed step")]
+)
+def test_figure1_calls_the_diagnosed_step_what_it_is(tmp_path: Path, ends: tuple[float, float], title: str) -> None:
+    write_run(tmp_path / "exp", "his", quality=(90, 89, 62, 70), ratios=(0.0, 0.4, 0.8, 0.9), scores=[1, 2, 4, 8, 16])
+    write_diagnosis(tmp_path / "exp", ratio_before=ends[0], ratio=ends[1])
+    curve, *_ = drop.draw_figure1(load(tmp_path))
+    assert curve.get_title(loc="left") == title
+    assert f"the ratio after the {title.lower()}." in caption_of(curve)
+    write_diagnosis(tmp_path / "exp", ratio_before=ends[0], ratio=0.85)
+    with pytest.raises(Unavailable, match="at 85 %, which were diagnosed; diagnose it again"):
+        drop.draw_figure1(load(tmp_path))
 
 
 def test_figure1_names_the_command_that_makes_its_diagnosis(tmp_path: Path) -> None:

@@ -128,6 +128,22 @@ def test_figures_10_and_11_have_their_tasks_alone(tmp_path: Path) -> None:
     assert titles(tasks.draw_figure11(rows)) == ["CIFAR-10", "CIFAR-100", "ImageNet-1k", "Mean over tasks"] * 2
 
 
+def test_no_task_is_dropped_for_its_names_and_one_without_these_methods_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "exp", "his", "mmlu")
+    for size in (32, 64):  # half of the runs each: both names have their size
+        write(tmp_path / "exp", "his", "gsm8k", calibration_size=size)
+    rows = load(tmp_path)
+    panels = tasks.draw_figure10(rows)
+    assert titles(panels) == ["GSM8K", "MMLU", "Mean over tasks"] * 2
+    assert [set(lines(axes)) - {"unpruned"} for axes in panels[:2]] == [{"HIS, calibration size 32"}, {"HIS"}]
+    rows.loc[rows["task"] == "gsm8k", "criterion"] = "fisher"
+    (above, _) = tasks.draw_figure10(rows)
+    assert titles([above]) == ["MMLU"]
+    assert "Not drawn, since they have no rows of these methods: GSM8K." in caption_of(above)
+    with pytest.raises(Unavailable, match="no rows of the methods"):
+        tasks.draw_figure10(rows[rows["criterion"] == "fisher"])
+
+
 def test_figure13_sets_the_norm_against_norm_and_entropy(tmp_path: Path) -> None:
     write(tmp_path / "exp", "output_norm", "arc_easy", (90, 60, 50))
     write(tmp_path / "exp", "output_norm", "arc_easy", (90, 70, 50), seed=1)

@@ -14,6 +14,7 @@ from analysis.stats.pairing import paired
 from analysis.text.captions import caption
 from analysis.text.labels import label, ordered_curves, ordered_tasks, task_name
 from hies.errors import RowsWarning
+from hies.runs.pack import pack
 from hies.runs.schema import REQUIRED
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -64,14 +65,26 @@ def test_knobs_that_differ_make_curves_that_differ_and_missing_alpha_is_kept(tmp
     write_run(tmp_path / "exp", "random", unheard_of=[1, 2])
     rows = load(tmp_path)
     assert ordered_curves(rows.sample(frac=1, random_state=0)) == [
-        f"HIES ({ALPHA} = 0.1), calibration size 32",
-        f"HIES ({ALPHA} = 0.9), calibration size 32",
+        f"HIES ({ALPHA} = 0.1)",
+        f"HIES ({ALPHA} = 0.9)",
         "HIS, calibration size 64",
-        "Random (unheard_of = [1, 2]), calibration size 32",
+        "Random (unheard_of = [1, 2])",
     ]
     assert rows.groupby(["criterion", "alpha"], dropna=False).ngroups == 4
     counts = summarise(rows, "quality", ["criterion", "alpha", "ratio"])
     assert counts["n"].tolist() == [1] * 8
+
+
+def test_a_stray_run_is_named_and_renames_no_other_but_halves_are_both_named(tmp_path: Path) -> None:
+    for task, strays in (("gsm8k", 1), ("mmlu", 2), ("rte", 0)):
+        for seed in range(2 + strays):
+            size = {"calibration_size": 7, "examples": 5} if seed > 1 else {}
+            write_run(tmp_path / "exp", "his", seed, task=task, **size)
+    curves = load(tmp_path).drop_duplicates(["task", "curve"]).groupby("task")["curve"].apply(sorted).to_dict()
+    stray = "HIS, calibration size 7, 5 examples"
+    assert curves == {
+        "gsm8k": ["HIS", stray], "mmlu": ["HIS, calibration size 32, 50 examples", stray], "rte": ["HIS"]
+    }  # fmt: skip
 
 
 def test_words_come_before_numbers_and_what_a_job_found_is_no_knob(tmp_path: Path) -> None:
@@ -229,6 +242,29 @@ def test_two_runs_of_one_seed_count_once_and_the_declared_one_stays(tmp_path: Pa
     write_grid(tmp_path / "exp", ("his", 0))
     with pytest.warns(RowsWarning, match="a-stale-run has the knobs"):
         assert load(tmp_path)["quality"].tolist() == [90, 70]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_runs_with_other_ratios_the_one_declared_last_counts_and_neither_is_missing(
+    tmp_path: Path, packed: bool
+) -> None:
+    exp = tmp_path / "results" / "exp"
+    for name, ratios in (("a-few", (0.0, 0.3)), ("b-more", (0.0, 0.3, 0.7)), ("c-other", (0.0, 0.1))):
+        write_run(exp, "his", name=name, ratios=ratios, quality=(90,) * len(ratios))
+    with pytest.warns(RowsWarning, match="a-few, c-other has the knobs and the seed of b-more"):
+        assert load(tmp_path / "results")["ratio"].tolist() == [0, 0.3, 0.7]  # none is declared: the most ratios
+    declared = {"model": "tiny", "task": "toy", "criterion": "his", "parameters": {}, "seed": 0, "command": "c"}
+    jobs = [{**declared, "run_id": name} for name in ("b-more", "never-run", "a-few", "c-other")]
+    (exp / "grid.json").write_text(json.dumps({"jobs": jobs}))
+    folder = tmp_path / "results"
+    if packed:
+        pack(exp, tmp_path / "packed" / "exp")
+        folder = tmp_path / "packed"
+    with pytest.warns(RowsWarning, match="a-few, b-more has the knobs .* of c-other"):
+        rows = load(folder)
+    assert rows["ratio"].tolist() == [0, 0.1]
+    assert [job.run_id for job in missing_jobs(folder, rows)] == ["never-run"]
+    assert set(rows["jobs_finished"]) == {3} and set(rows["jobs_declared"]) == {4}
 
 
 def test_null_quality_is_undefined_not_zero(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
 """What a person meets before any work: help, the composed configuration, older names, and how soon it is there."""
 
+import shlex
 import subprocess
 import sys
 
 import pytest
 import yaml
+from command_line import composing, declared
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 
 from experiments import prune, run
-from experiments.config.messages import CONF
+from experiments.config.messages import CONF, quoted, sentence
 from experiments.config.options import translated, with_option
+from experiments.sweep.job import Job
 from hies.errors import HiesError, ParameterError
 
 HEAVY = ("torch", "transformers", "sklearn", "pandas", "wandb", "datasets", "matplotlib", "joblib")
@@ -57,6 +63,37 @@ def test_names_of_older_commands_are_translated():
     assert translated(words) == [
         "-m", "criterion=his,hies/rank,ae/renyi", "task=rte/after_mnli", "+model.pretrain_task=docs", "seed=0",
     ]  # fmt: skip
+
+
+def parse(word):
+    return OverridesParser.create().parse_overrides([word])[0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/a=b", "/ü", "/a#b", "/it's", '/a"b', '/a\\"b', "/a\\", "/a[1]", "a{x}", "(1)", "/a,b", " a", "~a", "a&b!", "/a"],
+)
+def test_what_it_says_how_to_quote_is_the_value(value):
+    word = f"model.source={value}"
+    try:
+        parse(word)
+    except OverrideParseException as error:
+        said = sentence(error)
+        assert said.startswith(f"model.source is {value!r}, which") and "\n" not in said
+        (word,) = shlex.split(said.rpartition("shell: ")[2].rstrip("."))
+    else:
+        (word,) = shlex.split(quoted("model.source", value))
+    assert (parse(word).value(), parse(word).is_sweep_override()) == (value, False)
+
+
+def test_a_quoted_path_goes_through_a_sweep_and_its_recorded_command():
+    path = 'results_dir="/it\'s [1] ü=#,b"'
+    with composing():
+        jobs = declared("model=any", 'model.source="/models/ü=#,b"', path, "seed=0,1").jobs
+        again = Job.of(compose("config", shlex.split(jobs[1].command)[3:]), ())
+    assert [job.config.results_dir for job in (*jobs, again)] == ["/it's [1] ü=#,b"] * 3
+    assert again.config.model.source == "/models/ü=#,b" and again.config.model.name == "ü___b"
+    assert again.run_id == jobs[1].run_id != jobs[0].run_id
 
 
 def test_an_error_of_the_library_names_the_option():

@@ -65,11 +65,14 @@ def rewrite(path, **changes):
 
 
 @pytest.fixture
-def again(stored, monkeypatch, capsys):
+def again(stored, finished, monkeypatch, capsys):
     """Repeat the run; gives (exit status, standard output, standard error)."""
+    cache = finished.parents[3] / "cache"
 
     def again(*words, run_id=stored.stem):
-        monkeypatch.setattr("sys.argv", ["rerun", run_id, f"results_dir={stored.parent.parent}", *words])
+        monkeypatch.setattr(
+            "sys.argv", ["rerun", run_id, f"results_dir='{stored.parent.parent}'", f"cache_dir={cache}", *words]
+        )
         status = rerun.main()
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -188,6 +191,15 @@ def test_another_run_is_refused_with_what_makes_it_another(again, change, words)
         "python -m experiments.run model.source='${oc.env:HOME}'",
         "python -m experiments.run ~criterion",
         "python -m experiments.run 'seed=0",
+        "python -m experiments.run model=../../../tmp/model",
+        "python -m experiments.run model=[any,../../tmp/model]",
+        "python -m experiments.run +experiment=/tmp/own",
+        "python -m experiments.run model@task=any",
+        r"python -m experiments.run 'model.source=$\{oc.env:HOME\}'",
+        "python -m experiments.run 'model.checkpoint={rte: \"${oc.env:HOME}\"}'",
+        "python -m experiments.run seed=0,1",
+        f"python -m experiments.run 'sparsity.ratios={'[' * 4000}0{']' * 4000}'",
+        f"python -m experiments.run {'seed=0 ' * 100_000}",
     ],
 )
 def test_of_a_record_nothing_but_plain_overrides_is_taken(command):
@@ -198,7 +210,13 @@ def test_of_a_record_nothing_but_plain_overrides_is_taken(command):
 def test_the_overrides_of_a_packed_command_leave_out_the_place_of_the_data(finished):
     command = json.loads(finished.read_text().splitlines()[0])["command"]
     overrides = rerun.recorded_overrides(f"{command} 'data_root=$HIES_DATA'")
-    assert [*job_module.COMMAND.split(), *overrides] == shlex.split(command)
+    kept = [word for word in shlex.split(command) if not word.startswith(("results_dir=", "cache_dir="))]
+    assert [*job_module.COMMAND.split(), *overrides] == kept and len(kept) == len(shlex.split(command)) - 2
+
+
+def test_a_record_does_not_say_where_files_lie():
+    words = ("++cache_dir=/tmp/a", "+results_dir=b", "out=c", "force=true", "seed=3")
+    assert rerun.recorded_overrides(f"{job_module.COMMAND} {' '.join(words)}") == ["seed=3"]
 
 
 def test_ratios_arrays_and_shapes_that_are_not_on_both_sides_are_named():

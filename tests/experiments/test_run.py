@@ -133,6 +133,16 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
     assert declare("one", ["l2"]) == [("one", "l2"), ("two", "ad")]
 
 
+def test_other_ratios_are_the_same_curve_and_anything_else_is_another():
+    with composing():
+        (few,), (one,), (layer,), (seed,) = (
+            declared(*FAST, "criterion=his", *words, multirun=False).jobs
+            for words in (["sparsity.ratios=[0.1,0.3]"], ["sparsity.ratio=0.5"], ["sparsity.scope=layer"], ["seed=1"])
+        )
+    assert few.run_id != one.run_id and few.describe()["curve"] == one.describe()["curve"]
+    assert len({job.describe()["curve"] for job in (few, layer, seed)}) == 3
+
+
 def test_the_command_in_a_row_repeats_its_run(call):
     call("-m", "criterion=his,ae", "seed=0", "sparsity.ratios=[0.5]")
     rows = rows_of(call.results)
@@ -198,6 +208,12 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["criterion=his", "criterion.alpha=0.5"], ["no option 'criterion.alpha' here", "criterion=hies has it"]),
         (["criterion=his,hies"], ["'criterion=his,hies' has several values", "-m"]),
         (["criterion"], ["'criterion' is no option", "NAME=VALUE"]),
+        (["=1"], ["'=1' is no option", "NAME=VALUE"]),
+        (["model.source=/a=b"], ["model.source is '/a=b'", "'model.source=\"/a=b\"'"]),
+        (["data_root=/a,b"], ["several values", "'data_root=\"/a,b\"'"]),
+        (["sparsity.ratios=[0.1"], ["no whole list", "sparsity.ratios=[1,2]"]),
+        (["model=/some/folder"], ["model=any", " model.source=/some/folder."]),
+        (["criterion=his", "-m", "seed=glob(*)"], ["seed=glob(*)", "separate them by commas"]),
         (["sparsity.ratios=0.3"], ["sparsity.ratios=0.3", "sparsity.ratios=[0.3]"]),
         (["task=nope"], ["task=nope", "apidocs", "digits"]),
         (["model=nope"], ["model=nope", "minilm", "vit_tiny"]),

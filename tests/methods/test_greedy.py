@@ -176,13 +176,13 @@ def test_one_head_needs_no_pass(noted):
 def test_every_head_that_is_left_is_tried_and_the_bar_counts_them(noted, monkeypatch):
     bars = []
 
-    class Bar(greedy_module.tqdm):
+    class Bar(greedy_module.ProgressBar):
         def __init__(self, **options):
-            self.shown = not options.pop("disable", False)
-            super().__init__(**options, disable=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+            self.shown = options.pop("shown")
+            super().__init__(**options, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
             bars.append(self)
 
-    monkeypatch.setattr(greedy_module, "tqdm", Bar)
+    monkeypatch.setattr(greedy_module, "ProgressBar", Bar)
     for progress in (False, True):
         removal_order(built("albert"), [make_batch("albert")], default_loss(make("albert")), progress)
     assert [len(search.noted) for search in noted] == [5 + 4 + 3 + 2] * 2

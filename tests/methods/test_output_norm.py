@@ -23,6 +23,7 @@ from hies.heads.attention import handling
 from hies.methods.fisher import Fisher
 from hies.methods.hies import HIES
 from hies.methods.output_norm import OutputNorm
+from hies.scoring.losses import default_loss
 
 VALUES = {"bert": "value", "vit": "v_proj", "llama": "v_proj", "llama_grouped": "v_proj", "t5": "v", "albert": "value"}
 NEED = ("output_norm",)

@@ -8,7 +8,7 @@ from hies.runs.files import read_run, write_run
 from hies.runs.schema import REQUIRED, SCHEMA, BadRows, sealed
 
 ROW = {
-    "schema": SCHEMA, **dict.fromkeys(REQUIRED[:-4], ""), "seed": 0, "calibration_size": 32, "heads_total": 4,
+    "schema": SCHEMA, **dict.fromkeys(REQUIRED[:-1], ""), "seed": 0, "calibration_size": 32, "heads_total": 4,
     "heads_removed": 0, "ratio": 0,
     "examples": 5, "value": 0.5, "quality": 50.0, "stability": 100.0, "score_seconds": 1.0, "eval_seconds": 1.0,
     "mask": {}, "versions": {}, "parameters": 10, "flops": 10, "min_heads_per_layer": 0, "run_id": "run",

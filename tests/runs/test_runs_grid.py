@@ -52,3 +52,10 @@ def test_without_a_grid_the_jobs_are_those_that_finished_or_failed(tmp_path):
         jobs = grid.jobs(tmp_path, "glue", finished)
     assert [(job.run_id, job.failed) for job in jobs] == [("a", False), ("b", True)]
     assert json.dumps(grid.experiments(tmp_path)) == '["glue"]'
+
+
+def test_a_newer_declaration_of_a_curve_takes_the_place_of_the_older_one_and_stands_last(tmp_path):
+    folder = tmp_path / "glue"
+    grid.write_grid(folder, [{**declaration(name), "curve": name[0]} for name in ("a-few", "b-few", "c-few")])
+    grid.write_grid(folder, [{**declaration(name), "curve": name[0]} for name in ("b-more", "a-few")])
+    assert declared(folder) == ["c-few", "b-more", "a-few"]

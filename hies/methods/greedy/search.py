@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -22,6 +21,7 @@ from hies.heads.attention import AttentionCall, evaluating, find_sites, handling
 from hies.heads.forwards import intercepted
 from hies.heads.sites import SiteHead, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
+from hies.progress import ProgressBar
 from hies.scoring.losses import Loss, inputs_of
 
 
@@ -50,7 +50,7 @@ def removal_order(
     candidates = [(site, head) for site, heads in passes.heads.items() for head in range(heads)]
     order: list[SiteHead] = []
     total = greedy_passes(len(candidates))
-    bar = tqdm(total=total, desc="greedy removal", unit="head", disable=None if progress else True)
+    bar = ProgressBar(total=total, desc="greedy removal", unit="head", shown=progress)
     with bar, passes.opened():
         while len(candidates) > 1:
             passes.settle()

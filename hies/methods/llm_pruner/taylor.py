@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from hies import equations
@@ -20,6 +19,7 @@ from hies.heads.projections import HeadRows, Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
+from hies.progress import ProgressBar
 from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import Loss, check_losses, inputs_of
@@ -130,7 +130,7 @@ def _moments(
     dtypes = [torch.promote_types(weight.dtype, torch.float32) for weight in owners]
     sums, squares = ([torch.zeros_like(w, dtype=d) for w, d in zip(owners, dtypes, strict=True)] for _ in range(2))
     is_half = any(weight.dtype == torch.float16 for weight in owners)
-    bar = tqdm(examples, "taylor", unit="example", disable=None if progress else True)
+    bar = ProgressBar(examples, "taylor", unit="example", shown=progress)
     with evaluating(model), requiring_gradients(model, list(owners)), torch.enable_grad():
         for count, example in enumerate(bar):
             with uncached(model, example):

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from hies.errors import ParameterError
+from hies.progress import ProgressBar
 
 Piece = TypeVar("Piece")
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # import name -> name on the package index, where they differ
@@ -57,7 +56,7 @@ def read_packages(libraries: Sequence[str], read: Callable[[Path], list[Piece]])
         raise ParameterError("libraries", library, "it takes names of installed packages")
     with ProcessPoolExecutor(min(2, len(folders))) as pool:
         parsed = pool.map(read, folders)
-        bar = tqdm(parsed, desc="reading docstrings", total=len(folders), unit="library", disable=None)
+        bar = ProgressBar(parsed, "reading docstrings", len(folders), unit="package")
         return dict(zip(libraries, bar, strict=True))
 
 

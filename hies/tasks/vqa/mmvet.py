@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
+from hies.progress import ProgressBar
 from hies.storage import digest
 from hies.tasks import hub
 from hies.tasks.base import Split, Splits
@@ -57,7 +57,7 @@ class MMVet(VisualTask):
         if judge is None:
             return np.full(len(answers), np.nan)
         cases = list(zip(examples.inputs["question"], examples.labels.tolist(), answers.tolist(), strict=True))
-        bar = tqdm(cases, "grading", unit="answer", leave=False, disable=None)
+        bar = ProgressBar(cases, "grading", unit="answer", leave=False)
         grades = [judge.grade(question, truth, answer, cache_dir) for question, truth, answer in bar]
         return np.array(grades, dtype=np.float64)
 

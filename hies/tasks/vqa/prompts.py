@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from hies.batching import Batch
 from hies.errors import HiesError, ParameterError
 from hies.heads.attention import evaluating
 from hies.precision import computing
+from hies.progress import ProgressBar
 from hies.scoring.losses import IGNORED
 from hies.tasks.base import Split
 from hies.tasks.classifier import UNDECODABLE, open_rgb
@@ -30,7 +30,7 @@ def generate_answers(
     order = np.argsort(lengths, kind="stable")  # similar lengths together: little padding
     texts = [""] * len(examples)
     with evaluating(network), computing(precision, network.device):
-        for start in tqdm(range(0, len(order), batch_size), "answering", leave=False, disable=None):
+        for start in ProgressBar(range(0, len(order), batch_size), "answering", leave=False):
             chosen = order[start : start + batch_size]
             written = _generate_batch(network, processor, examples.take(chosen), new_tokens)
             for place, text in zip(chosen, written, strict=True):

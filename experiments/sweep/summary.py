@@ -1,0 +1,90 @@
+"""What a sweep came to: a table of quality by method and ratio, and the command that draws its rows."""
+
+import shlex
+from collections.abc import Sequence
+from math import isnan
+from statistics import fmean
+
+from tabulate import tabulate
+
+from experiments.sweep.job import Job
+from hies.errors import printable
+from hies.runs.files import Row
+from hies.runs.schema import BadRows
+
+MOST_LINES = 40
+OF_A_LINE = ("model", "task", "criterion", "seed", "sparsity.ratios", "sparsity.ratio")  # have a column, or several
+
+
+def print_summary(jobs: Sequence[Job]) -> None:
+    """Prints the table of those jobs that have rows, and the command; nothing where none has."""
+    finished = [(job, rows) for job in jobs if (rows := _rows_of(job))]
+    if not finished:
+        return
+    lines = quality_lines(finished)
+    ratios = sorted({ratio for cells in lines.values() for ratio in cells})
+    shown = [
+        [*names, len({seed for cell in cells.values() for seed in cell}), *(_cell(cells, ratio) for ratio in ratios)]
+        for names, cells in [*lines.items()][:MOST_LINES]
+    ]
+    headers = ["model", "task", "method", "draws", *(f"{100 * ratio:g} %" for ratio in ratios)]
+    print(f"Quality in percent by the share removed, mean over the draws:\n{_table(shown, headers)}")
+    if len(lines) > MOST_LINES:
+        print(f"and {len(lines) - MOST_LINES} more lines.")
+    config = jobs[0].config
+    folder = shlex.quote(config.results_dir)
+    print(f"To draw it: python -m analysis --experiment {config.name} --results {folder} --out {folder}")
+
+
+def quality_lines(finished: Sequence[tuple[Job, list[Row]]]) -> dict[tuple[str, ...], dict[float, dict[int, float]]]:
+    """Returns a line for each model, task and method, and whatever else the jobs differ in but seed and ratios.
+
+    Returns:
+        (model, task, method) -> ratio -> seed -> quality in percent, NaN where it is undefined.
+    """
+    words = [dict(word.split("=", 1) for word in job.overrides if "=" in word) for job, _ in finished]
+    keys = dict.fromkeys(key for given in words for key in given if key not in OF_A_LINE)
+    varied = [key for key in keys if len({given.get(key) for given in words}) > 1]
+    lines: dict[tuple[str, ...], dict[float, dict[int, float]]] = {}
+    for (job, rows), given in zip(finished, words, strict=True):
+        extra = [f"{key}={given[key]}" for key in varied if key in given]
+        line = lines.setdefault((*line_of(job), ", ".join([criterion_of(job), *extra])), {})
+        for row in rows:
+            quality = float("nan") if row["quality"] is None else row["quality"]
+            line.setdefault(row["ratio"], {})[job.config.seed] = quality
+    return lines
+
+
+def line_of(job: Job) -> tuple[str, str]:
+    """Returns model and task, as the command line chooses them."""
+    return job.config.model.name, _choice(job, "task") or job.config.task.name
+
+
+def criterion_of(job: Job) -> str:
+    """Returns the criterion as the command line chooses it: two choices may be one criterion with other knobs."""
+    return _choice(job, "criterion") or str(job.config.criterion.name)
+
+
+def _choice(job: Job, group: str) -> str | None:
+    words = [override.removeprefix(f"{group}=") for override in job.overrides if override.startswith(f"{group}=")]
+    return words[-1] if words else None
+
+
+def _rows_of(job: Job) -> list[Row]:
+    try:
+        return job.rows()
+    except (FileNotFoundError, BadRows):
+        return []
+
+
+def _cell(cells: dict[float, dict[int, float]], ratio: float) -> str:
+    """The mean over the draws that have a number, and how many these are where some have none."""
+    draws = {seed for cell in cells.values() for seed in cell}
+    values = [value for value in cells.get(ratio, {}).values() if not isnan(value)]
+    if not values:
+        return "undefined" if ratio in cells else ""
+    return f"{fmean(values):.1f}" + (f" ({len(values)})" if len(values) < len(draws) else "")
+
+
+def _table(lines: list[list[object]], headers: list[str]) -> str:
+    return "\n".join(map(printable, tabulate(lines, headers=headers, disable_numparse=True).splitlines()))
