@@ -11,6 +11,7 @@ STARTED = time.monotonic()  # before torch is imported, which counts
 
 import argparse  # noqa: E402
 import importlib  # noqa: E402
+import logging  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
@@ -20,7 +21,7 @@ from pathlib import Path  # noqa: E402
 # Name -> share of the time; what one leaves over is for those after it.
 SHARES = {"core": 2, "entropy": 3, "scoring": 5, "pruned": 5, "classifiers": 5, "digits": 1}
 PATIENCE = 60  # seconds that a measurement may go on after the limit of its part
-LAST = 5  # seconds for the end
+MARGIN = 0.05  # share of the time between the last limit and the end, for the measurement in hand
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from benchmarks.gpu.machine import Machine
     from benchmarks.gpu.report import Report
+    from hies.scoring import fused
 
     torch.manual_seed(0)
     machine = Machine(torch.device(options.device), options.shapes == "tiny")
     setting = {"command": " ".join(("python -m benchmarks.gpu", *(sys.argv[1:] if arguments is None else arguments)))}
     report = Report(options.out, setting | {"shapes": options.shapes} | machine.describe())
-    end = STARTED + 60 * options.minutes - LAST if arguments is None else time.monotonic() + 60 * options.minutes
-    failed = run(machine, report, options.only, end)
+    torch.backends.cudnn.allow_tf32 = False  # what is compared in float32 is computed in float32
+    handler = logging.Handler()
+    handler.emit = lambda record: report.trials.append(record.getMessage())  # type: ignore[method-assign]
+    fused.logger.addHandler(handler)
+    fused.logger.setLevel(logging.INFO)
+    started = STARTED if arguments is None else time.monotonic()
+    failed = run(machine, report, options.only, started + 60 * options.minutes)
     print(f"Written: {options.out / 'gpu.md'}, {options.out / 'gpu.jsonl'}")
     return int(failed)
 
@@ -77,14 +84,17 @@ def run(machine, report, names: Iterable[str], end: float, leave: Callable[[int]
         end: when all must be done.
         leave: ends the process where a part does not end.
     """
-    from benchmarks.gpu.report import Part
+    from benchmarks.gpu.report import Part, first_line
 
-    names, failed = list(names), False
+    names, failed, last = list(names), False, end - MARGIN * (end - time.monotonic())
     for place, name in enumerate(names):
         part, started = Part(name), time.monotonic()
-        share = SHARES[name] / sum(SHARES[other] for other in names[place:])
-        until = started + (end - started) * share
         report.parts.append(part)
+        if started >= last:
+            part.state = "left out, no time"
+            continue
+        share = SHARES[name] / sum(SHARES[other] for other in names[place:])
+        until = started + (last - started) * share
         watch = threading.Timer(min(until + PATIENCE, end) - started, _give_up, (report, part, started, leave))
         watch.daemon = True
         watch.start()
@@ -92,21 +102,20 @@ def run(machine, report, names: Iterable[str], end: float, leave: Callable[[int]
             part.module = importlib.import_module(f"benchmarks.gpu.{name}")
             part.state = _measured(part, machine, until, report, started)
         except Exception as error:  # whatever it is, the other parts go on
-            failed, part.state = True, f"failed, {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            failed, part.state = True, f"failed, {type(error).__name__}: {first_line(error)}"
         finally:
             watch.cancel()
         part.seconds = time.monotonic() - started
         report.write()
         print(f"{name}: {part.state}, {part.seconds:.0f} s", flush=True)
         machine.release()
+    report.write()
     return failed
 
 
 def _measured(part, machine, until: float, report, started: float) -> str:
     """Takes the rows of a part until its time is over; returns its state."""
     rows = part.module.measure(machine)
-    if time.monotonic() >= until:
-        return "left out, no time"
     for row in rows:
         part.rows.append({"kind": "measured", **row})
         part.seconds = time.monotonic() - started

@@ -19,7 +19,7 @@ FULL: dict[str, tuple[dict[str, Any], int]] = {  # sizes of the model, examples 
     "bert": ({}, 64),  # transformers' defaults are BERT-base's
     "vit": ({"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}, 64),
 }
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
 TINY: dict[str, tuple[dict[str, Any], int]] = {"bert": (SMALL, 2), "vit": (SMALL | {"image_size": 32}, 2)}
 TOKENS = 128  # of a text
 
@@ -43,7 +43,7 @@ def measure(machine: Machine) -> Iterator[Row]:
 
 
 def _models(machine: Machine, name: str, chosen: dict, size: int) -> tuple[dict, Batch, dict[str, float]]:
-    """Returns a dense model and pruned ones by the share that is removed, a batch, and the speedup that FLOPs promise."""
+    """Returns a dense model and pruned ones by the share removed, a batch, and the speedup that FLOPs promise."""
     dtype = torch.bfloat16 if machine.cuda else torch.float32
     torch.manual_seed(0)
     with torch.device(machine.device):

@@ -1,23 +1,23 @@
 """Core: what scores, masks, prunes and saves, checked on the device against other ways to the same numbers.
 
-Each check is a plain function (device, dtype, ...) -> (error, limit); tests call them on the CPU.
+Each check is a plain function that returns errors and their limits; tests call them on the CPU.
 """
 
 import copy
 import importlib.util
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import PreTrainedModel
 
 import hies
 from benchmarks.gpu.eager import classical
 from benchmarks.gpu.machine import Machine, Row
-from benchmarks.gpu.report import limit
+from benchmarks.gpu.report import first_line, limit
 from hies.batching import Batch
 from hies.heads.sites import SiteTensors
 from hies.scoring import fused
@@ -101,12 +101,12 @@ def his_and_ae(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Che
     return (his, HIS_LIMITS[dtype]), (difference(found["ae"], expected["ae"]), AE_LIMITS[dtype])
 
 
-def computed_again(name: str, device: torch.device, dtype: torch.dtype) -> Checked:
+def computed_again(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Checked]:
     """Compares activations that are kept with activations that are computed again."""
     model, batch = model_of(name, device, dtype), batch_of(name, device, dtype)
     kept, again = (hies.collect(model, [batch], checkpoint=checkpoint) for checkpoint in (False, True))
     largest = max(float(values.max()) for values in kept.his.values())
-    return difference(kept["his"], again["his"]) / largest, HIS_LIMITS[dtype] / 10
+    return ((difference(kept["his"], again["his"]) / largest, HIS_LIMITS[dtype] / 10),)
 
 
 def masked_pruned_reloaded(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Checked, Checked]:
@@ -129,7 +129,7 @@ def masked_pruned_reloaded(name: str, device: torch.device, dtype: torch.dtype) 
     return (errors[0] / scale, LOGIT_LIMITS[dtype]), (errors[1] / scale, LOGIT_LIMITS[dtype] / 10)
 
 
-def kernel(device: torch.device, dtype: torch.dtype, causal: bool, masked: bool, width: int = 64) -> Checked:
+def kernel(device: torch.device, dtype: torch.dtype, causal: bool, masked: bool, width: int = 64) -> tuple[Checked]:
     """Compares the entropy of attention, whichever way it takes, with a softmax in float64."""
     generator = torch.Generator().manual_seed(3)
     query = torch.randn(2, 8, 211, width, generator=generator).to(device, dtype)
@@ -142,10 +142,10 @@ def kernel(device: torch.device, dtype: torch.dtype, causal: bool, masked: bool,
     mask = torch.ones(211, 211, dtype=torch.bool, device=device).tril() if causal else mask
     scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
     expected = torch.special.entr(scores.softmax(dim=-1)).sum(dim=-1)
-    return float((found - expected).abs().max()), fused.LIMITS[dtype]
+    return ((float((found - expected).abs().max()), fused.LIMITS[dtype]),)
 
 
-def under_another_attention(name: str, device: torch.device, dtype: torch.dtype, attention: str) -> Checked:
+def under_another_attention(name: str, device: torch.device, dtype: torch.dtype, attention: str) -> tuple[Checked]:
     """Compares HIS of a model that runs another attention implementation with that under sdpa."""
     model, batch = model_of(name, device, dtype), batch_of(name, device, dtype)
     expected = hies.collect(model, [batch])
@@ -153,10 +153,10 @@ def under_another_attention(name: str, device: torch.device, dtype: torch.dtype,
     found = hies.collect(model, [batch])
     assert model.config._attn_implementation == attention, "the model was not left as it was"
     largest = max(float(values.max()) for values in expected.his.values())
-    return difference(found["his"], expected["his"]) / largest, HIS_LIMITS[dtype]
+    return ((difference(found["his"], expected["his"]) / largest, HIS_LIMITS[dtype]),)
 
 
-def sharded(devices: Sequence[torch.device], dtype: torch.dtype) -> Checked:
+def sharded(devices: Sequence[torch.device], dtype: torch.dtype) -> tuple[Checked]:
     """Compares HIS of a model whose layers lie on several devices, as accelerate spreads them, with that on one."""
     from accelerate import dispatch_model
 
@@ -167,7 +167,7 @@ def sharded(devices: Sequence[torch.device], dtype: torch.dtype) -> Checked:
     spread = dispatch_model(copy.deepcopy(model), places, main_device=str(devices[0]), force_hooks=True)
     found = hies.collect(spread, [batch])
     largest = max(float(values.max()) for values in expected.his.values())
-    return difference(found["his"], expected["his"]) / largest, HIS_LIMITS[dtype]
+    return ((difference(found["his"], expected["his"]) / largest, HIS_LIMITS[dtype]),)
 
 
 def difference(one: SiteTensors, other: SiteTensors) -> float:
@@ -183,15 +183,17 @@ def difference(one: SiteTensors, other: SiteTensors) -> float:
 def measure(machine: Machine) -> Iterator[Row]:
     """Yields the error of each check and its limit."""
     device = machine.device
-    types = TYPES[:2] if machine.tiny else TYPES
-    for dtype in types:
+    for dtype in TYPES[:2] if machine.tiny else TYPES:
         for causal, masked in ((True, False), (False, False), (False, True)):
             kind = "causal" if causal else "mask" if masked else "all keys"
-            yield _row("entropy", f"heads of 64, {kind}", dtype, partial(kernel, device, dtype, causal, masked))
+            yield from _rows(
+                ("entropy",), f"heads of 64, {kind}", dtype, partial(kernel, device, dtype, causal, masked)
+            )
         for name in MODELS:
-            yield from _rows(("HIS", "AE"), name, dtype, his_and_ae)(device)
-            yield from _rows(("masked, pruned", "pruned, reloaded"), name, dtype, masked_pruned_reloaded)(device)
-            yield _row("computed again", name, dtype, partial(computed_again, name, device, dtype))
+            yield from _rows(("HIS", "AE"), name, dtype, partial(his_and_ae, name, device, dtype))
+            checks = ("masked, pruned", "pruned, reloaded")
+            yield from _rows(checks, name, dtype, partial(masked_pruned_reloaded, name, device, dtype))
+            yield from _rows(("computed again",), name, dtype, partial(computed_again, name, device, dtype))
     yield from _with_packages(machine)
 
 
@@ -203,29 +205,31 @@ def _with_packages(machine: Machine) -> Iterator[Row]:
             yield {"check": f"HIS under {attention}", "holds": f"left out, {package} is not installed"}
         else:
             run = partial(under_another_attention, "bert", machine.device, dtype, attention)
-            yield _row(f"HIS under {attention}", "bert", dtype, run)
+            yield from _rows((f"HIS under {attention}",), "bert", dtype, run)
     if importlib.util.find_spec("accelerate") is None:
         yield {"check": "HIS over devices", "holds": "left out, accelerate is not installed"}
     else:
         count = torch.cuda.device_count() if machine.cuda else 0
         devices = [torch.device("cuda", place) for place in range(count)][:2] or [machine.device]
-        yield _row(f"HIS over {len(devices)} devices", "llama", dtype, partial(sharded, devices, dtype))
+        yield from _rows((f"HIS, devices: {len(devices)}",), "llama", dtype, partial(sharded, devices, dtype))
 
 
-def _rows(checks: tuple[str, ...], name: str, dtype: torch.dtype, run: Callable) -> Callable[..., list[Row]]:
-    return lambda device: [
-        _row(check, name, dtype, lambda outcome=outcome: outcome)
-        for check, outcome in zip(checks, run(name, device, dtype), strict=True)
-    ]
-
-
-def _row(check: str, what: str, dtype: torch.dtype, run: Callable[[], Checked]) -> Row:
-    row: Row = {"check": check, "of": what, "dtype": str(dtype).removeprefix("torch.")}
-    error, most = run()
-    return row | {"error": error, "limit": most, "holds": "yes" if error <= most else "**no**"}
+def _rows(
+    checks: Sequence[str], what: str, dtype: torch.dtype, run: Callable[[], tuple[Checked, ...]]
+) -> Iterator[Row]:
+    """Yields a row for each outcome of `run`; where it raises, every check has failed, and others go on."""
+    row: Row = {"of": what, "dtype": str(dtype).removeprefix("torch.")}
+    try:
+        outcomes = run()
+    except Exception as error:
+        words = f"failed, {type(error).__name__}: {first_line(error)}"
+        yield from ({"check": check, **row, "error": math.inf, "limit": 0.0, "holds": words} for check in checks)
+        return
+    for check, (error, most) in zip(checks, outcomes, strict=True):
+        yield {"check": check, **row, "error": error, "limit": most, "holds": "yes" if error <= most else "**no**"}
 
 
 def limits(rows: Sequence[Row]) -> Iterator[Row]:
     """Yields that every error is within its limit."""
-    shares = [row["error"] / row["limit"] for row in rows if "error" in row]
+    shares = [row["error"] / row["limit"] if row["limit"] else row["error"] for row in rows if "error" in row]
     yield limit(f"errors of {len(shares)} checks of the core, in units of their limits", shares, most=1.0)

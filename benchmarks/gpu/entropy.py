@@ -1,5 +1,6 @@
 """Entropy alone: the way that is taken and the chunked one against one call of scaled_dot_product_attention."""
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _row(machine: Machine, setting: Heads, tokens: int) -> Row:
         "entropy / SDPA": ratio(seconds[ENTROPY], seconds[SDPA]),
         "chunked / SDPA": ratio(seconds[CHUNKED], seconds[SDPA]),
         **{f"{name}_bytes": peak for name, peak in peaks.items()},
-        "error": _error(ways),
+        **_errors(ways, tokens),
     }
 
 
@@ -102,11 +103,13 @@ def _kernel(machine: Machine, setting: Heads) -> str:
     return "none" if choice is None else f"{choice.kernel}, loses {choice.loss:.1f}"
 
 
-def _error(ways: Ways) -> float:
-    """Returns the largest difference of the two ways, in nats."""
+def _errors(ways: Ways, tokens: int) -> Row:
+    """Returns how far the two ways are apart: a query in nats, and the mean of a head over log n, as AE is."""
     one, other = ways[ENTROPY](), ways[CHUNKED]()
     assert isinstance(one, Tensor) and isinstance(other, Tensor)
-    return float((one - other).abs().max())
+    apart = one - other
+    of_heads = apart.mean(dim=-1).abs().max() / math.log(tokens)
+    return {"a query's error": float(apart.abs().max()), "AE's error": float(of_heads)}
 
 
 def limits(rows: Sequence[Row]) -> Iterator[Row]:
@@ -115,6 +118,12 @@ def limits(rows: Sequence[Row]) -> Iterator[Row]:
     for dtype in ("bfloat16", "float32"):
         times = [row["entropy / SDPA"] for row in long if row["dtype"] == dtype]
         yield limit(f"entropy from {FROM} tokens on, {dtype}, in calls of SDPA", times, most=LIMIT)
+        of_type = [row for row in rows if row["dtype"] == dtype]
+        worst = fused.LIMITS[getattr(torch, dtype)]
+        yield limit(
+            f"error of a query's entropy, {dtype}, in nats", [r["a query's error"] for r in of_type], most=worst
+        )
+        yield limit(f"error of AE, {dtype}", [row["AE's error"] for row in of_type], most=fused.AE_LIMIT)
     growths = []
     for kind in dict.fromkeys((row["heads"], row["sees"], row["dtype"]) for row in long):
         of_kind = [row for row in long if (row["heads"], row["sees"], row["dtype"]) == kind]

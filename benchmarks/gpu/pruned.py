@@ -11,7 +11,8 @@ from benchmarks.gpu import llama
 from benchmarks.gpu.machine import Machine, Row
 from benchmarks.gpu.report import limit
 from hies.batching import Batch
-from hies.efficiency.measure import cache_bytes, measure as measure_efficiency
+from hies.efficiency.measure import cache_bytes
+from hies.efficiency.measure import measure as measure_efficiency
 from hies.pruning.selection import group_sizes
 
 RATIOS = (0.25, 0.5)
@@ -34,7 +35,7 @@ def _of_shape(machine: Machine, chosen: dict) -> Iterator[Row]:
     scores = {name: torch.rand(site.heads, generator=generator) for name, site in sites.items()}
     grouped = chosen["num_key_value_heads"] < chosen["num_attention_heads"]
     dense = _decoding(machine, model, batch)
-    for ratio in RATIOS:
+    for ratio in RATIOS[1:] if machine.tiny else RATIOS:
         for unit in ("head", "kv_group") if grouped else ("head",):
             removed = hies.select(scores, ratio, groups=group_sizes(sites) if unit == "kv_group" else None)
             small = hies.prune(model, removed, unit)

@@ -35,11 +35,19 @@ class Part:
 
 
 class Report:
-    """Keeps rows, and writes both files; also from the thread that ends a stuck run."""
+    """Keeps rows, and writes both files; also from the thread that ends a stuck run.
+
+    Attributes:
+        folder: of the files.
+        setting: of the machine and of the command.
+        parts: in order.
+        trials: which kernels of attention were taken for entropy, and why others were not.
+    """
 
     def __init__(self, folder: Path, setting: Row) -> None:
         self.folder, self.setting = folder, setting
         self.parts: list[Part] = []
+        self.trials: list[str] = []
         self._lock = threading.Lock()
 
     def write(self) -> None:
@@ -53,9 +61,9 @@ class Report:
             temporary.write_text(text, encoding="utf-8")
 
     def _rows(self) -> Iterator[Row]:
-        yield {"part": "machine", **self.setting}
+        yield {"part": "machine", **self.setting, "trials": self.trials}
         for part in self.parts:
-            yield from ({"part": part.name, **row} for row in part.rows)
+            yield from ({"part": part.name, **{k: _plain(v) for k, v in row.items()}} for row in list(part.rows))
             yield {"part": part.name, "state": part.state, "part_seconds": round(part.seconds, 1)}
 
     def _page(self) -> str:
@@ -65,6 +73,7 @@ class Report:
         lines += ["Measured, where a line does not say *estimated* (counted from shapes, nothing computed).", ""]
         lines += [*_table([{"what": key, "value": value} for key, value in self.setting.items()]), ""]
         lines += ["## What must hold", "", *_table(list(self.limits())), ""]
+        lines += ["## Kernels that entropy takes", "", *(f"- {trial}" for trial in self.trials or ["none tried"]), ""]
         for part in self.parts:
             about = ((part.module and part.module.__doc__) or part.name).split("\n")[0]
             lines += [f"## {about}", "", f"`{part.name}`: {part.state}, {part.seconds:.0f} s.", ""]
@@ -79,6 +88,16 @@ class Report:
         for part in self.parts:
             if part.module is not None:
                 yield from part.module.limits(part.rows)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON knows it."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def limit(text: str, values: Iterable[float | None], most: float | None = None, least: float | None = None) -> Row:

@@ -30,7 +30,8 @@ def measure(machine: Machine) -> Iterator[Row]:
     model = llama.build(machine.device, **chosen)
     for tokens in lengths:
         yield from _measured(machine, model, llama.text(machine.device, chosen["vocab_size"], tokens))
-    yield from _estimates(chosen, lengths[1])
+    if not machine.tiny:
+        yield from _estimates(chosen, lengths[1])
     batch = llama.text(machine.device, chosen["vocab_size"], lengths[0])
     yield _classical(machine, model, batch)
 
@@ -74,7 +75,9 @@ def _classical(machine: Machine, model: PreTrainedModel, batch: Batch) -> Row:
     times: list[float] = []
     peak = _peak(machine, model, batch, lambda: times.append(machine.once(lambda: classical(model, batch, sites))))
     row: Row = {"tokens": batch["input_ids"].shape[1], "way": CLASSICAL, "peak_bytes": peak}
-    return row | ({"note": "does not fit this card"} if peak is None else {"median_seconds": times[0]})
+    if peak is None:
+        return row | {"note": "does not fit this card"}
+    return row | {"median_seconds": times[0], "forward passes": times[0] / machine.once(lambda: _forward(model, batch))}
 
 
 def _estimates(chosen: dict, tokens: int) -> Iterator[Row]:

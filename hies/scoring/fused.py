@@ -170,13 +170,15 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Matrix products of float32 keep their digits inside the block, where TF32 or its like would cost 1e-3 of them."""
-    backends = [module.matmul for module in (torch.backends.cuda, torch.backends.mkldnn)]
+    """Matrix products of float32 keep their digits inside the block, where autocast or TF32 would cost most of them."""
+    matmuls = [getattr(module, "matmul", None) for module in (torch.backends.cuda, torch.backends.mkldnn)]
+    backends = [matmul for matmul in matmuls if hasattr(matmul, "fp32_precision")]  # torch 2.9 and later
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
             backend.fp32_precision = "ieee"
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast(DEVICE, enabled=False):
+            yield
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
@@ -238,8 +240,9 @@ def _trial_tensors(
 def _order(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> list[str]:
     """Returns the names of the kernels, first the one that torch itself would take."""
     added = None if mask is None else _added(mask, query.dtype).expand(-1, query.shape[1], -1, -1)
+    grouped = query.shape[1] != key.shape[1]
     try:
-        own = torch._fused_sdp_choice(query, key, key, added, 0.0, causal, scale=None, enable_gqa=True)
+        own = torch._fused_sdp_choice(query, key, key, added, 0.0, causal, scale=None, enable_gqa=grouped)
         preferred = SDPBackend(own).name
     except (AttributeError, TypeError, ValueError, RuntimeError):
         preferred = ""

@@ -1,6 +1,7 @@
 """The choice of a GPU's kernel by trial, with kernels that are simulated on the CPU."""
 
 import logging
+import math
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def exact(query, key, mask=None, scale=WIDTH**-0.5):
 def close(found, expected, dtype):
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=fused.LIMITS[dtype], rtol=0)
-    assert (found - expected).mean(-1).abs().max() <= 1e-3 * torch.log(torch.tensor(TOKENS))
+    assert (found - expected).mean(-1).abs().max() <= 1e-3 * math.log(TOKENS)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -219,3 +220,42 @@ def test_coarse_matrix_products_are_turned_off_for_entropy_alone(generator, monk
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == [["ieee", "ieee"]]
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_autocast_costs_entropy_no_digits(generator, order):
+    query, key = tensors(generator)
+    expected = attention_entropy(query, key, order=order)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention_entropy(query, key, order=order), expected)
+        assert (query @ key.repeat_interleave(2, 1).mT).dtype == torch.bfloat16  # it is on again
+
+
+KINDS = {
+    "plain": lambda query, key, way: (query, key),
+    "keys far from the origin": lambda query, key, way: (query, key + 10 * way),
+    "queries alike": lambda query, key, way: (query[:, :, :1] + 0.05 * query, key),
+    "a sink": lambda query, key, way: (
+        query + way,
+        torch.cat([3 * way.expand_as(key[:, :, :1]), 0.3 * key[:, :, 1:]], 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", TYPES[1:])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kernel_in_sixteen_bits_knows_what_it_loses(generator, kind, dtype):
+    """The error of a query, and of AE, over 512 keys of width 128, rounded where flash attention rounds."""
+    plain = torch.randn(2, 1, 2, 512, 128, generator=generator)
+    way, taken = torch.randn(128, generator=generator), 0
+    for size in (0.3, 1, 2, 4):
+        query, key = KINDS[kind](size * plain[0], plain[1], way)
+        query, key = query.to(dtype), key.to(dtype)
+        found, unit = fused._run(Simulated(), query, key, None, 128**-0.5, False)
+        expected = fused._exact(query, key, None, 128**-0.5, False)
+        error = (found - expected).abs().amax()
+        assert error <= fused.LEAST_LOSS * unit
+        if fused.LEAST_LOSS * unit <= fused.LIMITS[dtype]:
+            taken += 1
+            assert (found - expected).mean(-1).abs().amax() <= fused.AE_LIMIT * math.log(512)
+    assert taken or dtype == torch.bfloat16
