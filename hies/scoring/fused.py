@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,7 +172,7 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
     """Matrix products of float32 keep their digits inside the block, where autocast or TF32 would cost most of them."""
-    matmuls = [getattr(module, "matmul", None) for module in (torch.backends.cuda, torch.backends.mkldnn)]
+    matmuls: list[Any] = [getattr(module, "matmul", None) for module in (torch.backends.cuda, torch.backends.mkldnn)]
     backends = [matmul for matmul in matmuls if hasattr(matmul, "fp32_precision")]  # torch 2.9 and later
     before = [backend.fp32_precision for backend in backends]
     try:
