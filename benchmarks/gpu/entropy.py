@@ -15,7 +15,7 @@ from benchmarks.rounds import Ways, ratio
 from hies import attention_entropy
 from hies.scoring import fused
 
-SDPA, ENTROPY, CHUNKED = "SDPA", "entropy", "chunked"
+SDPA, ENTROPY, KERNEL, CHUNKED = "SDPA", "entropy", "its kernel alone", "chunked"
 LENGTHS = (2048, 4096, 16384, 512, 8192, 1024)  # in order of value
 LIMIT, FROM = 1.3, 2048  # of SDPA's time, and from how many tokens on
 ALIKE = 1.25  # memory over tokens, of the longest input against that of the shortest that counts
@@ -60,7 +60,10 @@ def measure(machine: Machine) -> Iterator[Row]:
 
 def _row(machine: Machine, setting: Heads, tokens: int) -> Row:
     query, key, value = _tensors(machine, setting, tokens)
-    ways = _ways(setting, query, key, value)
+    ways, choice = dict(_ways(setting, query, key, value)), _choice(machine, setting, tokens)
+    if choice is not None:  # what is beside the kernel is what entropy takes besides
+        kernel = fused.KERNELS[choice.kernel]
+        ways[KERNEL] = lambda: kernel(query, key, None, setting.causal, setting.width**-0.5)
     seconds = machine.in_turn(ways, rounds=5)
     peaks = {name: machine.peak(ways[name], [query, key, value]) for name in (ENTROPY, CHUNKED)}
     return {
@@ -68,9 +71,10 @@ def _row(machine: Machine, setting: Heads, tokens: int) -> Row:
         "heads": f"{setting.heads} on {setting.key_heads} of {setting.width}",
         "sees": "the keys before" if setting.causal else "all keys",
         "dtype": str(setting.dtype).removeprefix("torch."),
-        "kernel": _kernel(machine, setting),
+        "kernel": None if choice is None else choice.kernel,
         "SDPA_seconds": statistics.median(seconds[SDPA]),
         "entropy / SDPA": ratio(seconds[ENTROPY], seconds[SDPA]),
+        "kernel / SDPA": ratio(seconds[KERNEL], seconds[SDPA]) if KERNEL in seconds else None,
         "chunked / SDPA": ratio(seconds[CHUNKED], seconds[SDPA]),
         **{f"{name}_bytes": peak for name, peak in peaks.items()},
         **_errors(ways, tokens),
@@ -95,12 +99,13 @@ def _ways(setting: Heads, query: Tensor, key: Tensor, value: Tensor) -> Ways:
     }
 
 
-def _kernel(machine: Machine, setting: Heads) -> str:
+def _choice(machine: Machine, setting: Heads, tokens: int) -> fused.Choice | None:
+    """Returns the kernel that entropy takes first, None on a CPU."""
     if not machine.cuda:
-        return "the CPU's"
+        return None
+    dtype = setting.dtype if tokens >= fused.SHORT else torch.float32
     group = setting.heads // setting.key_heads
-    choice = fused.choose_kernel(machine.device, setting.dtype, setting.width, group, setting.causal, False)
-    return "none" if choice is None else f"{choice.kernel}, loses {choice.loss:.1f}"
+    return fused.choose_kernel(machine.device, dtype, setting.width, group, setting.causal, False)
 
 
 def _errors(ways: Ways, tokens: int) -> Row:

@@ -25,9 +25,8 @@ DEVICE = "cuda"  # the type of device that the kernels are for
 # Nats that rounding may cost a query; in 16 bits that leaves AE of a head within AE_LIMIT of what float32 gives.
 LIMITS = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.1}
 AE_LIMIT = 1e-3  # a share of log n
-LEAST_LOSS = (
-    4  # units in the last place (see `_run`) that a kernel is taken to lose at the least; up to 2 were simulated
-)
+SHORT = 512  # fewer queries are computed in float32: it costs little, and few errors do not average out in AE
+LEAST_LOSS = 4  # units of `_run` that a kernel is taken to lose at the least; up to 2 were simulated
 MASK_SCORES = 1 << 24  # what is added to the scores in the place of a mask, for some queries at a time: 64 MB at most
 TRIAL_TOKENS = 193  # no multiple of any tile
 TRIAL_SIZES = (0.3, 1.0, 2.0)  # factors on the queries: nearly uniform weights, and peaked ones
@@ -80,8 +79,8 @@ KERNELS: dict[str, FusedKernel] = {
 def kernel_entropy(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor | None:
     """Returns the entropy of each query by a kernel, float32 [batch, heads, queries]; None where none is known to fit.
 
-    16-bit tensors are tried as they are, then in float32. Each result bounds its own rounding, and one that may be off
-    by more than its limit is not returned.
+    16-bit tensors are tried as they are where queries are many, then in float32. Each result bounds its own rounding,
+    and one that may be off by more than its limit is not returned.
 
     Args:
         query: [batch, heads, queries, width].
@@ -97,7 +96,7 @@ def kernel_entropy(query: Tensor, key: Tensor, mask: Tensor | None, scale: float
         key = key[:, :, : query.shape[2]]  # kernels differ in what causal means where keys are not as many as queries
     if (causal and key.shape[2] < query.shape[2]) or scale <= 0 or not query.numel() or not key.numel():
         return None
-    for dtype in dict.fromkeys((wider, torch.float32)):
+    for dtype in dict.fromkeys((wider, torch.float32) if query.shape[2] >= SHORT else (torch.float32,)):
         choice = choose_kernel(
             query.device, dtype, query.shape[-1], query.shape[1] // key.shape[1], causal, mask is not None
         )

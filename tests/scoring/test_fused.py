@@ -44,6 +44,7 @@ class Simulated:
 def kernels(monkeypatch):
     """Puts simulated kernels in the place of a GPU's, and the CPU in the place of the GPU."""
     monkeypatch.setattr(fused, "DEVICE", "cpu")
+    monkeypatch.setattr(fused, "SHORT", TOKENS)
     fused.choose_kernel.cache_clear()
     yield lambda **chosen: monkeypatch.setattr(fused, "KERNELS", chosen)
     fused.choose_kernel.cache_clear()
@@ -189,6 +190,15 @@ def test_what_a_kernel_does_not_compute_is_not_asked_of_it(generator, kernels, o
     kernels(FLASH_ATTENTION=kernel)
     attention_entropy(*tensors(generator), **options)
     assert not kernel.calls
+
+
+def test_few_queries_are_computed_in_float32(generator, monkeypatch, kernels):
+    monkeypatch.setattr(fused, "SHORT", TOKENS + 1)
+    kernel = Simulated()
+    kernels(FLASH_ATTENTION=kernel)
+    query, key = tensors(generator, torch.bfloat16)
+    close(attention_entropy(query, key), exact(query, key), torch.float32)
+    assert {dtype for dtype, _ in kernel.calls} == {torch.float32}
 
 
 def test_tensors_of_two_types_are_computed_in_the_wider_one(generator, kernels):
