@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import checks
 import pytest
 import torch
+from tiny_models import make, some_heads
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import hies
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import core
 from benchmarks.gpu.report import Report, limit
@@ -104,6 +108,31 @@ def test_a_wrong_score_is_seen_and_a_check_that_raises_is_a_failed_one(monkeypat
     assert [row["check"] for row in rows] == ["one", "other"]
     (line,) = core.limits(rows)
     assert line["holds"] == "**no**" and "ZeroDivisionError" in rows[0]["holds"]
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Operations on tensors without data, which fail where a tensor of the CPU comes in; what is read off them is 0."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return False
+        if func is torch.ops.aten._to_copy.default and args[0].is_meta and "device" in kwargs:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped", "gemma2", "t5", "vit", "whisper"])
+def test_no_tensor_is_made_on_another_device_than_the_models(name):
+    model, batch = make(name).eval(), checks.inputs_of(name, dtype=torch.float32)
+    removed = some_heads(hies.find_sites(model, batch), "a layer")
+    model, batch = model.to("meta"), {key: tensor.to("meta") for key, tensor in batch.items()}
+    with OnOneDevice():
+        need = ("his", "ae", "ae:min", "output_norm")
+        hies.collect(model, [batch], need, lambda outputs, batch: checks.answers(outputs, batch).flatten(1).mean(1))
+        with hies.masked(model, removed):
+            model(**batch)
+        assert checks.answers(hies.prune(model, removed)(**batch), batch).is_meta
 
 
 # --- time, failures, files ---
