@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hies
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import core
+from benchmarks.gpu import core, llama, scoring
+from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.report import Report, limit
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +209,22 @@ def test_a_measurement_that_does_not_end_is_cut_after_what_there_is_is_written(s
     assert cut.is_set() and left == [2]
     states = [json.loads(line).get("state") for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert any(states)
+
+
+def test_what_does_not_fit_the_card_is_said_and_the_rest_is_measured(monkeypatch):
+    original = hies.collect
+
+    def collect(model, batches, checkpoint=False):
+        if not checkpoint:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, batches, checkpoint=True)
+
+    monkeypatch.setattr(scoring.hies, "collect", collect)
+    model, batch = llama.build("cpu", **llama.TINY), llama.text("cpu", 97, 5)
+    rows = [{"kind": "measured", **row} for row in scoring._measured(Machine(CPU, True), model, batch)]
+    assert [row.get("note") for row in rows] == [None, None, "does not fit this card"]
+    holds = {line["what"]: line["holds"] for line in scoring.limits(rows)}
+    assert holds["HIS and AE, in forward passes"] == "not measured"
 
 
 def test_parts_for_which_no_time_is_left_say_so(stage):

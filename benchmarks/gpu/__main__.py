@@ -28,11 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts; the exit status is 0 if all of them ran, 1 if one failed, 2 if one did not end."""
     options = _options(arguments)
     import torch
+    import transformers
 
     from benchmarks.gpu.machine import Machine
     from benchmarks.gpu.report import Report
     from hies.scoring import fused
 
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     machine = Machine(torch.device(options.device), options.shapes == "tiny")
     setting = {"command": " ".join(("python -m benchmarks.gpu", *(sys.argv[1:] if arguments is None else arguments)))}
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fused.logger.setLevel(logging.INFO)
     started = STARTED if arguments is None else time.monotonic()
     failed = run(machine, report, options.only, started + 60 * options.minutes)
+    for line in report.limits():
+        print("{what}: {measured}, limit {limit}, holds: {holds}".format(**line))
     print(f"Written: {options.out / 'gpu.md'}, {options.out / 'gpu.jsonl'}")
     return int(failed)
 

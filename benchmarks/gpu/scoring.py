@@ -104,7 +104,7 @@ def limits(rows: Sequence[Row]) -> Iterator[Row]:
     """Yields that scoring takes so many forward passes, and fits a card of 24 GB."""
     measured = [row for row in rows if row["kind"] == "measured"]
     for way, most in LIMITS.items():
-        passes = [row["forward passes"] for row in measured if row["way"] == way]
+        passes = [row.get("forward passes") for row in measured if row["way"] == way]
         yield limit(f"{way}, in forward passes", passes, most=most)
     peaks = [row["peak_bytes"] for row in measured if row["way"] == AGAIN and row["tokens"] <= 2048]
     yield limit(f"{AGAIN}, at 2,048 tokens, in bytes", peaks, most=CARD)
