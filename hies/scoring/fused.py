@@ -228,9 +228,10 @@ def _trial_tensors(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns query, key and mask, which lie in memory as those of a model do."""
     generator = torch.Generator().manual_seed(0)  # of its own, and the same everywhere
-    query = torch.randn(2, TRIAL_TOKENS, 2 * group, width, generator=generator)
-    key = torch.randn(2, TRIAL_TOKENS, 2, width, generator=generator) + torch.randn(width, generator=generator)
-    mask = torch.rand(2, 1, TRIAL_TOKENS, TRIAL_TOKENS, generator=generator) < 0.7
+    with torch.device("cpu"):  # whatever torch.set_default_device says: the generator is there
+        query = torch.randn(2, TRIAL_TOKENS, 2 * group, width, generator=generator)
+        key = torch.randn(2, TRIAL_TOKENS, 2, width, generator=generator) + torch.randn(width, generator=generator)
+        mask = torch.rand(2, 1, TRIAL_TOKENS, TRIAL_TOKENS, generator=generator) < 0.7
     mask[:, :, 3] = False  # a query that sees no key
     mask[0, :, :, 100:] = False
     query, key = (tensor.to(device, dtype).transpose(1, 2) for tensor in (query, key))

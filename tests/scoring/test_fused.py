@@ -207,6 +207,16 @@ def test_tensors_of_two_types_are_computed_in_the_wider_one(generator, kernels):
     close(attention_entropy(query.bfloat16(), key), exact(query.bfloat16(), key), torch.float32)
 
 
+def test_a_default_device_changes_nothing(generator, kernels, chunks):
+    kernels(EFFICIENT_ATTENTION=Simulated())
+    query, key = tensors(generator)
+    mask = torch.rand(BATCH, 1, TOKENS, TOKENS, generator=generator) < 0.6
+    with torch.device("meta"):
+        found = attention_entropy(query, key, mask)
+    close(found, exact(query, key, mask), torch.float32)
+    assert not chunks
+
+
 def test_float64_is_no_matter_for_kernels(generator, kernels):
     kernel = Simulated()
     kernels(FLASH_ATTENTION=kernel)
