@@ -13,6 +13,7 @@ VIT ?= vit_large#               the model of those on ViT
 LLAVA ?= llava_1_5_7b#          the model of those on LLaVA
 WORKERS ?= 2#                   how many processes `make test` uses
 SHAPE ?= minilm#                what `make efficiency` measures: minilm, tinybert, bert_base, llama or vit
+OUT ?= reports/gpu#             where `make gpu` leaves what it measured
 
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
@@ -35,7 +36,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sync glue figures efficiency test test-all test-install lint benchmark clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup run sync glue figures efficiency test test-all test-install lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -173,6 +174,9 @@ efficiency: setup ## size, FLOPs, latency and memory of really pruned models (SH
 
 benchmark: setup ## time scoring against a forward pass
 	$(BIN)/python -m benchmarks.scoring
+
+gpu: setup ## what only a GPU can show, six minutes at most (OUT)
+	$(BIN)/python -m benchmarks.gpu --out $(OUT) $(ARGS)
 
 clean: ## remove results and caches (not the virtual environment)
 	rm -rf $(RESULTS) cache outputs wandb .pytest_cache .ruff_cache .mypy_cache

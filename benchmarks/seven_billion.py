@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,7 +94,7 @@ def scoring_memory(model: PreTrainedModel, batch: Batch, checkpoint: bool) -> Me
     """What `hies.collect` takes for HIS and AE of one batch, real or inside a FakeTensorMode."""
     known = [*model.parameters(), *model.buffers(), *batch.values()]
     loss = default_loss(model)  # tensors without numbers cannot be compared with the model's own loss
-    return _memory_of(lambda: hies.collect(model, [batch], loss=loss, checkpoint=checkpoint), known)
+    return memory_of(lambda: hies.collect(model, [batch], loss=loss, checkpoint=checkpoint), known)
 
 
 def _layer_bytes(batch: Batch) -> int:
@@ -113,7 +112,7 @@ def _loss_bytes(model: LlamaForCausalLM, batch: Batch) -> int:
         outputs = SimpleNamespace(logits=hidden @ weight.T)
         torch.autograd.grad(default_loss(model)(outputs, batch).sum(), hidden)
 
-    found = _memory_of(run, [hidden, weight, *batch.values()])
+    found = memory_of(run, [hidden, weight, *batch.values()])
     return found.peak - found.saved
 
 
@@ -122,10 +121,11 @@ def _entropy_bytes(model: LlamaForCausalLM, batch: Batch) -> int:
     heads = model.config.num_attention_heads
     query = torch.zeros(size, heads, tokens, model.config.hidden_size // heads, dtype=model.dtype)
     bias = torch.zeros(1, 1, 1, 1)  # keeps the fused kernel away
-    return _memory_of(lambda: hies.attention_entropy(query, query, causal=True, bias=bias), [query, bias]).peak
+    return memory_of(lambda: hies.attention_entropy(query, query, causal=True, bias=bias), [query, bias]).peak
 
 
-def _memory_of(run: Callable[[], object], known: Iterable[Tensor]) -> Memory:
+def memory_of(run: Callable[[], object], known: Iterable[Tensor]) -> Memory:
+    """What a call takes beside the known tensors, real or inside a FakeTensorMode."""
     known = list(known)
     saved = _Storages(known)
     with _Operations(known) as made, torch.autograd.graph.saved_tensors_hooks(saved.note, lambda tensor: tensor):
@@ -173,6 +173,8 @@ class _Operations(TorchDispatchMode):
 
 
 def _table(parts: dict[str, tuple[int, ...]], ways: Sequence[Memory]) -> str:
+    from tabulate import tabulate  # benchmarks.gpu runs where it is not installed
+
     sums = [sum(column) for column in zip(*parts.values(), strict=True)]
     live = [weights + way.peak for weights, way in zip(parts["weights"], ways, strict=True)]
     rows = [[name, *(size / 1e9 for size in sizes)] for name, sizes in parts.items()]
