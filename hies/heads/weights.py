@@ -10,17 +10,21 @@ from hies.errors import UnsupportedModelError
 from hies.heads.projections import Projections, is_quantised
 
 
-def check_weights_are_here(model: nn.Module, doing: str, hooked_will_do: bool = False) -> None:
+def check_weights_are_here(
+    model: nn.Module, doing: str, hooked_will_do: bool = False, shapes_will_do: bool = False
+) -> None:
     """Raises UnsupportedModelError where weights are on the meta device: offloaded, or never loaded.
 
     Args:
         model: any.
         doing: what is refused, for the message.
         hooked_will_do: accept those that hooks of accelerate bring in while the model runs.
+        shapes_will_do: accept a model of shapes alone, which no hook will fill.
     """
     missing = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
-    hooked = hooked_will_do and any(hasattr(module, "_hf_hook") for module in model.modules())
-    if missing and not hooked:
+    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
+    shapes_alone = not hooked and all(weight.is_meta for weight in model.parameters())
+    if missing and not ((hooked_will_do and hooked) or (shapes_will_do and shapes_alone)):
         raise UnsupportedModelError(
             f"{doing} needs all weights in memory, and {missing!r} of this {type(model).__name__} is on the meta "
             "device (offloaded to a disk or the CPU, or never loaded); load the model without offloading."

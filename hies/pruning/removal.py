@@ -44,7 +44,7 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     """
     check_not_handled(model, "hies.prune")
     check_no_adapters(model)
-    check_weights_are_here(model, "hies.prune")
+    check_weights_are_here(model, "hies.prune", shapes_will_do=True)
     check_choice("unit", unit, UNITS)
     removed = normalize_removed(removed)
     for site, site_cut in _cuts(model, removed).items():

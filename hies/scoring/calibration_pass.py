@@ -164,7 +164,7 @@ class StatisticsCollector:
         }
 
     def _of_all(self, site: str, parts: list[tuple[int, Tensor]], missing: float) -> Tensor:
-        values = torch.full((self.examples, self.heads[site]), missing, dtype=torch.float64)
+        values = parts[0][1].new_full((self.examples, self.heads[site]), missing)
         for first, part in parts:
             values[first : first + len(part)] = part
         return values
