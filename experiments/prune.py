@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,8 @@ def _check_cut(config: Config, evaluator: Evaluator) -> None:
 def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:
     """Writes the model and what prepares its inputs; a new folder appears when it is complete.
 
+    In a folder with an earlier model nothing changes before the new one is saved.
+
     Returns:
         True if plain `from_pretrained` loads it.
     """
@@ -125,9 +128,16 @@ def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:
     fresh = not (folder / RECORD).exists()
     try:
         with replacing(folder) if fresh else contextlib.nullcontext(folder) as place:
-            if (processor := _processor(evaluator)) is not None:
-                processor.save_pretrained(place)
-            return hies.save_pruned(small, place)
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".processor-", dir=place) as aside:
+                if (processor := _processor(evaluator)) is not None:
+                    processor.save_pretrained(aside)
+                plain = hies.save_pruned(small, place)
+                for file in [path for path in Path(aside).rglob("*") if path.is_file()]:
+                    target = place / file.relative_to(aside)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(target)
+            return plain
     except OSError as error:
         raise HiesError(f"out is {str(folder)!r}, which cannot be written ({error.strerror or error}).") from None
 

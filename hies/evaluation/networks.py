@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hies.errors import HiesError, ParameterError
 from hies.evaluation.models import Model, check_fit
 from hies.precision import machine
+from hies.pruning.counts import settle_counts
 from hies.pruning.files import RECORD, load_pruned, save_pruned
 from hies.pruning.removal import pruned_heads
 from hies.storage import save_weights, write_checksums
@@ -156,4 +157,5 @@ def _pruned_with_classifier(kind: Any, source: str, options: dict[str, Any]) -> 
     network = kind.from_config(copy.deepcopy(pruned.config), attn_implementation="eager")  # the body of it goes
     setattr(network, network.base_model_prefix, pruned.base_model)
     network.config = pruned.config
+    settle_counts(network)
     return network

@@ -228,7 +228,7 @@ def _opened(block: _Block) -> Iterator[None]:
     global _active
     with _lock:
         if any(block.meets(other) for other in _active if other not in _own.get()):
-            raise HiesError(_OF_ANOTHER + "wait until its block ends, or give each a copy.deepcopy(model).")
+            raise HiesError(_OF_ANOTHER + "wait until its block ends, or give each a copy that is made before.")
         _active = (*_active, block)
     _own.set((*_own.get(), block))
     try:
@@ -244,8 +244,8 @@ def _check_own(block: _Block, module: nn.Module) -> None:
     # Backward passes compute checkpointed layers again, maybe in a thread of autograd, which belongs to nobody.
     if block not in _own.get() and torch._C._current_graph_task_id() == -1:
         raise HiesError(
-            _OF_ANOTHER + "give each a copy.deepcopy(model), or start the thread with contextvars.copy_context().run "
-            "inside the block if it is to see the mask."
+            f"{_OF_ANOTHER}give each a copy.deepcopy(model) that is made before the block, or start the thread with "
+            "contextvars.copy_context().run inside the block if it is to see the mask."
         )
 
 

@@ -1,6 +1,7 @@
 """Masked heads: their output is zero inside a block, and no weight is touched."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -62,12 +63,16 @@ class _LateBackward:
     """Refuses backward passes after the block through layers that are then computed again, without the mask."""
 
     def __init__(self) -> None:
-        self._again = False  # an attention call of this forward pass recorded no graph
+        self._again = False  # an attention call of this forward pass was inside torch.utils.checkpoint
         self._open = True
 
     def note_call(self) -> None:
-        """Notes an attention call: one without a graph in a pass with one is computed again (or has no gradient)."""
-        self._again |= not torch.is_grad_enabled()
+        """Notes an attention call: one inside torch.utils.checkpoint is computed again by a backward pass."""
+        compiled = torch.compiler.is_compiling()  # what is computed again then, the graph holds with its mask
+        frame = None if self._again or compiled else sys._getframe()
+        while frame is not None and not self._again:
+            self._again = frame.f_globals.get("__name__") == "torch.utils.checkpoint"
+            frame = frame.f_back
 
     @contextlib.contextmanager
     def refused(self, model: nn.Module) -> Iterator[None]:

@@ -61,6 +61,11 @@ def _text(model: nn.Module, plain: bool, metrics: Mapping[str, object]) -> str:
     lines = [f"| `{site}` | {one.dense_heads} | {', '.join(map(str, one.removed))} |" for site, one in pruned.items()]
     text = HEAD.format(name=name, removed=removed, loads=PLAIN[plain]) + "\n".join(lines) + "\n"
     if metrics:
-        rows = "".join(f"| {key} | {value} |\n" for key, value in metrics.items())
+        rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in metrics.items())
         text += f"\n| metric | value |\n|---|---|\n{rows}"
     return f"{text}\n{MARK}\n"
+
+
+def _cell(value: object) -> str:
+    """Returns a value as one cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|")

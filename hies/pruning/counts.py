@@ -14,7 +14,7 @@ from hies.heads.forwards import names_used_by
 from hies.heads.pruned import PrunedHeads
 
 COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim")
-DENSE = "hies_dense_counts"  # attribute of a model whose configuration says other counts than the dense one's
+DENSE = "hies_dense_counts"  # attribute of a pruned module whose configuration says other counts than the dense one's
 Counts = dict[str, int | None]  # setting, after those that its configuration lies in ("text_config.head_dim") -> value
 
 
@@ -25,19 +25,24 @@ def settle_counts(model: nn.Module) -> None:
     """
     if not isinstance(model, PreTrainedModel):
         return
-    _write(model, vars(model).pop(DENSE, {}))
+    _write(model, dense_counts(model))
+    for _, config, _, module in _pruned(model):
+        set_counts(config, vars(module).pop(DENSE, {}))
     vars(model).pop("init_continuous_batching", None)
     left = _counts_left(model)
     if left and not requires_hies_attention(model) and _builds(model, left):
-        vars(model)[DENSE] = {key: getattr(_owner(model.config, key), key.split(".")[-1]) for key in left}
+        dense = {key: getattr(_owner(model.config, key), key.split(".")[-1]) for key in left}
+        for path, _, _, module in _pruned(model):  # which keep them in a body that is taken out, and in another model
+            vars(module)[DENSE] = _within(path, dense)
         _write(model, left)
-    elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, _, record in _pruned(model)):
+    elif any(record.groups or len(record.key_heads) != record.dense_key_heads for _, _, record, _ in _pruned(model)):
         vars(model)["init_continuous_batching"] = _refuse_continuous_batching
 
 
-def dense_counts(model: nn.Module) -> Counts:
+def dense_counts(model: PreTrainedModel) -> Counts:
     """Returns what the dense model's configuration said in place of the counts that are left; {} where it says so."""
-    return vars(model).get(DENSE, {})
+    own = [(path, vars(module).get(DENSE, {})) for path, _, _, module in _pruned(model) if path is not None]
+    return {path + name: value for path, counts in own for name, value in counts.items()}
 
 
 def set_counts(config: PreTrainedConfig, counts: Mapping[str, int | None]) -> None:
@@ -61,12 +66,20 @@ def _owner(config: PreTrainedConfig, setting: str) -> PreTrainedConfig:
 def _write(model: PreTrainedModel, counts: Counts) -> None:
     """Writes counts into the configuration, and into copies of it that modules have (the encoder of T5)."""
     set_counts(model.config, counts)
-    for path, config, _ in _pruned(model):
-        set_counts(config, {name: counts[path + name] for name in COUNTS if path is not None and path + name in counts})
+    for path, config, _, _ in _pruned(model):
+        set_counts(config, _within(path, counts))
 
 
-def _pruned(model: PreTrainedModel) -> Iterator[tuple[str | None, PreTrainedConfig, PrunedHeads]]:
-    """Yields where the configuration of each pruned module lies in the model's, that configuration, and the record."""
+def _within(path: str | None, counts: Counts) -> Counts:
+    """Returns the counts that lie in one configuration, by their names there."""
+    return {name: counts[path + name] for name in COUNTS if path is not None and path + name in counts}
+
+
+def _pruned(model: PreTrainedModel) -> Iterator[tuple[str | None, PreTrainedConfig, PrunedHeads, nn.Module]]:
+    """Yields where each pruned module's configuration lies in the model's, that configuration, the record, the module.
+
+    The place is None where it is not certain.
+    """
     places = list(_configurations(model.config))
     for module in model.modules():
         if record := PrunedHeads.of(module):
@@ -74,13 +87,13 @@ def _pruned(model: PreTrainedModel) -> Iterator[tuple[str | None, PreTrainedConf
             config = site.config if isinstance(site, SiteConfig) else site
             alike = [(path, one) for path, one in places if type(one) is type(config)]
             same = [path for path, one in alike if one is config] or [path for path, _ in alike]
-            yield same[0] if len(same) == 1 else None, config, record
+            yield same[0] if len(same) == 1 else None, config, record, module
 
 
 def _counts_left(model: PreTrainedModel) -> Counts:
     """Returns the counts of a model whose sites of one configuration are alike; nothing where they differ."""
     counts: Counts = {}
-    for path, config, record in _pruned(model):
+    for path, config, record, _ in _pruned(model):
         if path is None or not record.heads or not hasattr(config, "head_dim"):
             return {}
         width = config.head_dim or config.hidden_size // config.num_attention_heads

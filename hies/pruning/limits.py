@@ -25,8 +25,8 @@ LONGEST_HEADER = 32 << 20  # bytes
 LARGEST_COUNT = 100_000  # of layers, labels and the like, whatever the weights
 LARGEST_LISTED = 1 << 20  # in lists, which hold tokens besides
 LARGEST_DEPTH = 1000  # of layers: some configurations list them all for each
-LAYER_NAMES = re.compile(r"(^|_)(layers?|depths?)(_|$)")
-COUNT_NAMES = re.compile(r"(^|_)(num|n|layers?|depths?|blocks?|labels?)(_|$)")  # names of such counts
+LAYER_NAMES = re.compile(r"^(?!.*size).*(?<![^_])(layers?|depths?)(_|$)")  # a size for each layer is no count of them
+COUNT_NAMES = re.compile(r"^n_|(^|_)(num|layers?|depths?|blocks?|labels?)(_|$)")  # names of such counts
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What `save_pretrained` never writes, or what is decided here: other files, and code that takes the place of modules.
 FOREIGN = (
@@ -127,7 +127,9 @@ def building_at_most(weights: Weights) -> Iterator[None]:
 
 def check_size(model: nn.Module, weights: Weights) -> None:
     """Raises HiesError for a model that is much larger than its weights, or they than it."""
-    saved = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
+    tied: Any = getattr(model, "all_tied_weights_keys", None) or {}  # not tied yet, but saved once
+    named = model.state_dict(keep_vars=True).items()
+    saved = {id(tensor): tensor.numel() for name, tensor in named if name in weights or name not in tied}
     every = {id(tensor): tensor.numel() for tensor in model.buffers()}
     besides = sum(size for key, size in every.items() if key not in saved)
     if weights.elements > 1.2 * sum(saved.values()) + (1 << 20):

@@ -39,10 +39,9 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
         HiesError: the model's loss is not known, or not one of single examples.
     """
     first = next(iterator := iter(batches), None)
-    if iterator is batches:  # a generator gives each batch once
-        batches = batches if first is None else itertools.chain([first], iterator)
     if first is None:
-        return batches, default_loss(model)
+        return [], default_loss(model)
+    batches = itertools.chain([first], iterator)  # what gives each batch once gives the first no second time
     loss = fitting_loss(model, first)
     if isinstance(loss, DefaultLoss):
         return batches, loss
@@ -52,7 +51,15 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
 
 def own_loss(outputs: Any, batch: _Batch) -> Tensor:
     """Returns the loss that a model has computed of a batch, [1]: that of the example, if there is one."""
-    return value_of(outputs, "loss").reshape(1)
+    loss = value_of(outputs, "loss")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise HiesError("The model computes no loss of a calibration example; give each what the loss needs.")
+    if not loss.isfinite():
+        raise HiesError(
+            f"The model's own loss of a calibration example is {float(loss)}: its labels leave nothing to compute it "
+            f"of (an answer that was cut away, say); leave it out, or {LOSS_REMEDY}."
+        )
+    return loss.reshape(1)
 
 
 def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:

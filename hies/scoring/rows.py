@@ -61,10 +61,17 @@ def rows_per_example(tensor: Tensor, examples: int, site: str) -> int:
 
 
 def _has_several_kinds(inputs: Mapping[str, Any]) -> bool:
-    """Returns True for fractions beside whole numbers, masks and labels left out."""
-    items = [value for name, value in inputs.items() if name != "labels" and "mask" not in name]
-    leaves = tree_leaves([value for value in items if isinstance(value, Tensor | list | tuple)])
-    return len({leaf.is_floating_point() for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}) > 1
+    """Returns True for fractions (pictures, sound) beside tokens or whole numbers, masks and labels left out."""
+    items = {name: value for name, value in inputs.items() if name != "labels" and "mask" not in name}
+    leaves = [
+        (name, leaf)
+        for name, value in items.items()
+        if isinstance(value, Tensor | list | tuple)
+        for leaf in tree_leaves(value)
+        if isinstance(leaf, Tensor) and leaf.dim()
+    ]
+    kinds = {"token" if name in WRITTEN else leaf.is_floating_point() for name, leaf in leaves}
+    return True in kinds and len(kinds) > 1
 
 
 def _uneven(reason: str) -> HiesError:

@@ -19,7 +19,7 @@ def check_columns(inputs: Mapping[str, Any], rows: int, where: str, kinds: tuple
     for name, column in inputs.items():
         if len(column) != rows:
             raise HiesError(f"The column {name!r} of {where} has {len(column)} rows, but there are {rows} labels.")
-        if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
+        if isinstance(column, np.ndarray) and column.dtype.kind in "biuf" and (column.ndim > 1 or Real in kinds):
             finite = np.isfinite(column).all(axis=tuple(range(1, column.ndim)))
             if not finite.all():
                 raise HiesError(f"Row {int(np.argmin(finite))} of {where} has values in {name!r} that are no numbers.")
@@ -63,18 +63,31 @@ def option_labels(labels: Any, options: Sequence[Sequence[Any]], where: str) -> 
 
 def text_labels(labels: Any, where: str) -> np.ndarray:
     """Returns labels that are texts with something in them, [examples]; refuses any other."""
+    if not isinstance(labels, list | tuple | np.ndarray):
+        raise HiesError(f"The labels of {where} are {_shown(labels)}, not one for each example.")
     _check(labels, np.array([isinstance(one, str) and one != "" for one in labels], bool), where, "answers are texts")
     return np.asarray(labels, dtype=str)
 
 
 def _numbers(labels: Any, where: str) -> np.ndarray:
     """Returns labels as float64 [examples], NaN for what is no number."""
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # lists that are not equally long
+        row = next(row for row, one in enumerate(labels) if isinstance(one, list | tuple | np.ndarray))
+        raise HiesError(f"Row {row} of {where} has the label {_shown(labels[row])}, not one number.") from None
     if values.ndim != 1:
         raise HiesError(f"The labels of {where} have the shape {values.shape}, not one for each example.")
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
-    return np.array([value if isinstance(value, Real) else np.nan for value in values], np.float64)
+    return np.array([_number(value) for value in values], np.float64)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value) if isinstance(value, Real) else np.nan
+    except OverflowError:
+        return np.inf
 
 
 def _check(labels: Any, fits: np.ndarray, where: str, expected: str) -> None:

@@ -224,6 +224,24 @@ def test_a_full_disk_leaves_no_half_written_folder(call, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_failed_save_leaves_an_earlier_model_with_its_own_tokenizer(call, bert, tmp_path, monkeypatch):
+    words, folder = [*bert, "criterion=his", "sparsity.ratio=0.5", f"out={tmp_path}/small"], tmp_path / "small"
+    assert call(*words)[0] == 0
+    (folder / "tokenizer_config.json").write_text("of the earlier model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(model, place):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hies, "save_pruned", full)
+        assert call(*words)[0] == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert call(*words)[0] == 0
+    assert {path.name for path in folder.iterdir()} == before.keys()
+    assert (folder / "tokenizer_config.json").read_text() != "of the earlier model"
+
+
 def test_the_help_says_how_to_call_it(call):
     status, text, _ = call("--help")
     assert status == 0 and "sparsity.ratio=0.3 out=DIR" in text

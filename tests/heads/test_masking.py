@@ -187,3 +187,12 @@ def test_a_layer_that_a_caller_computes_again_is_noticed_and_an_evaluation_is_no
         logits_of(model, batch)  # records no graph, and says nothing of the next pass
         loss = model(**batch).loss
     loss.backward()
+
+
+def test_a_part_called_without_gradients_is_not_computed_again(masks):
+    model, batch, site, _ = masks
+    layer = model.model.layers[0]
+    layer.forward = torch.no_grad()(layer.forward)
+    with masked(model, {site: [1]}):
+        loss = model(**batch).loss
+    loss.backward()

@@ -6,6 +6,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import transformers as tf
 from hostile_folders import seal
 from safetensors.torch import load_file, save_file
 from tiny_models import make, make_batch, some_heads
@@ -13,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 import hies
 from hies.pruning.folder import RECORD
+from hies.pruning.limits import check_config
 
 DECODERS = ["llama", "llama_grouped"]
 
@@ -264,3 +266,33 @@ def test_a_custom_class_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(hies.HiesError, match="MyModel"):
         hies.save_pruned(small, tmp_path / "new")
     assert not Path(tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma3n"])
+def test_tables_of_an_ordinary_vocabulary_are_no_larger_model(kind, tmp_path):
+    if kind == "gpt2":  # the embedding, which the head shares, is nearly all of it
+        model = tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=40_009, n_embd=40, n_layer=1, n_head=5, n_positions=13))
+        removed = {"transformer.h.0.attn": [3]}
+    else:
+        config = tf.Gemma3nTextConfig(
+            vocab_size=53, vocab_size_per_layer_input=2003, hidden_size=32, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8, hidden_size_per_layer_input=8, laurel_rank=4,
+            num_kv_shared_layers=0, activation_sparsity_pattern=[0.0], layer_types=["full_attention"],
+        )  # fmt: skip
+        model, removed = tf.Gemma3nForCausalLM(config), {"model.layers.0.self_attn": [0]}
+    small, tokens = hies.prune(model.eval(), removed), torch.arange(1, 8)[None]
+    hies.save_pruned(small, tmp_path)
+    assert torch.equal(hies.load_pruned(tmp_path)(tokens).logits, small(tokens).logits)
+
+
+class OneTable(dict):
+    largest = 262_144
+
+
+def test_every_default_configuration_has_a_place_in_weights_of_its_vocabulary():
+    for name in tf.CONFIG_MAPPING:
+        try:
+            config = tf.CONFIG_MAPPING[name]().to_dict()
+        except Exception:  # needs parts that its class does not make itself
+            continue
+        check_config(config, OneTable())

@@ -1,16 +1,19 @@
 """What `hies.prune` promises besides equal logits: composition, units, statistics of a pruned model, refusals."""
 
 import copy
+import pickle
 
 import numpy as np
 import peft
 import pytest
 import torch
+import transformers as tf
 from text_models import FAMILIES
 from tiny_models import make, make_batch, some_heads
 
 import hies
 from hies import HiesError, UnsupportedModelError
+from hies.evaluation.networks import _with_new_classifier
 from hies.heads.configuration import requires_hies_attention
 from hies.heads.pruned import groups_of
 
@@ -245,3 +248,29 @@ def test_nothing_removed_is_a_copy():
 )
 def test_groups_are_written_down_where_their_sizes_differ(heads, key_heads, expected):
     assert groups_of(heads, key_heads, {0: 0, 1: 0, 2: 1, 3: 1}) == expected
+
+
+@pytest.mark.parametrize("way", ["body", "body pruned again", "copied", "other classifier"])
+def test_the_dense_counts_go_with_the_body_of_a_model(tmp_path, way):
+    kind, config = tf.LlamaForSequenceClassification, make("llama_grouped").config
+    model = kind(config).eval()
+    sites = [f"model.layers.{layer}.self_attn" for layer in range(config.num_hidden_layers)]
+    small = hies.prune(model, {site: [0, 1, 2] for site in sites})
+    body, words = small.base_model, {"input_ids": make_batch("llama_grouped")["input_ids"]}
+    if way == "body pruned again":
+        body = hies.prune(body, {sites[0].removeprefix("model."): [0]})
+    elif way == "copied":
+        body = pickle.loads(pickle.dumps(copy.deepcopy(body)))
+    elif way == "other classifier":
+        hies.save_pruned(small, tmp_path / "first")
+        options = {"num_labels": 7}
+        body = _with_new_classifier(tf.AutoModelForSequenceClassification, str(tmp_path / "first"), options).eval()
+    assert "hies" not in body.config.to_json_string()
+    assert hies.save_pruned(body, tmp_path) == (way != "body pruned again")
+    again = hies.load_pruned(tmp_path)
+    assert hies.pruned_heads(again) == hies.pruned_heads(body)
+    assert again.config.num_attention_heads == (6 if way == "body pruned again" else 3)
+    with torch.no_grad():
+        assert torch.equal(again(**words)[0], body(**words)[0])
+        if way != "body pruned again":
+            assert torch.equal(type(body).from_pretrained(tmp_path)(**words)[0], body(**words)[0])

@@ -314,3 +314,9 @@ def test_a_scale_of_the_number_of_heads_is_seen(tmp_path, monkeypatch):
     small = hies.prune(model, {site: [0, 3] for site in hies.find_sites(model, make_batch("llama"))})
     assert not hies.save_pruned(small, tmp_path)
     assert same(hies.load_pruned(tmp_path), small)
+
+
+def test_a_cell_of_a_card_stays_one_cell():
+    from hies.pruning.card import _cell
+
+    assert _cell("a|b\nc") == "a\\|b c"

@@ -11,6 +11,7 @@ import transformers as tf
 from architectures import CLASSES, WORDS
 from tiny_models import BATCH, TOKENS, make, make_batch
 from torch import nn
+from tqdm import tqdm
 
 from hies import HiesError, collect
 from hies.batching import Encoded
@@ -451,3 +452,20 @@ def test_batches_without_examples_are_named(batch, message):
     for need in ("his", "ae"):
         with pytest.raises(HiesError, match=message):
             collect(make("bert"), [batch], need=(need,))
+
+
+@pytest.mark.parametrize("wrapped", [tqdm, lambda batches, **options: map(dict, batches)])
+def test_batches_that_are_given_once_are_all_read(wrapped):
+    batches = (make_batch("bert") for _ in range(3))
+    assert collect(make("bert"), wrapped(batches, disable=True)).examples == 3 * len(make_batch("bert")["labels"])
+
+
+@pytest.mark.parametrize(("later", "sentence"), [("cut away", "is nan"), ("unlabelled", "computes no loss")])
+def test_a_later_example_without_a_loss_of_its_own_is_refused(later, sentence):
+    config = copy.deepcopy(make("bert").config)
+    config.num_labels = 2  # where an answer starts, and where it ends
+    model, batch = tf.BertForQuestionAnswering(config).eval(), {"input_ids": torch.randint(1, 30, (3, 7))}
+    spans = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([2, 5, 3])}
+    last = {name: torch.where(torch.tensor([False, False, True]), 99, span) for name, span in spans.items()}
+    with pytest.raises(HiesError, match=sentence):
+        collect(model, [{**batch, **spans}, {**batch, **(last if later == "cut away" else {})}])

@@ -85,6 +85,14 @@ def test_rows_that_cannot_be_told_apart_are_refused(generator, name, pictures, n
     assert "\n" not in str(error.value)
 
 
+def test_pictures_beside_tokens_that_are_embedded_already_are_no_less_checked(generator):
+    model = make("llava", torch.float64).eval()
+    batch = together("llava", [example("llava", count, generator) for count in (3, 1)])
+    batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids")).detach()
+    with pytest.raises(HiesError, match="give each example a batch of its own"):
+        collect(model, [batch])
+
+
 def test_a_share_of_the_right_size_that_is_another_example_s_is_noticed(generator, monkeypatch):
     def swapped(batch):
         one, two = right(batch)

@@ -11,6 +11,7 @@ from language_copy import copy_of, made_up, mmlu_tables, write
 
 from hies.errors import HiesError
 from hies.tasks import TASKS, Digits, Split, hub
+from hies.tasks.checks import check_columns, class_labels, score_labels, text_labels
 from hies.tasks.classifier import encode
 from hies.tasks.embedded.digits import DigitQuestions
 
@@ -178,3 +179,17 @@ def test_labels_that_may_only_be_read_are_copied_without_a_warning(recwarn):
     labels.flags.writeable = pixels.flags.writeable = False
     encoded = encode(Split({"pixel_values": pixels}, labels), None, 5)
     assert not recwarn.list and encoded.batch([0, 2])["labels"].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (lambda: class_labels([[1], [1, 2]], 2, "train"), r"Row 0 of train has the label \[1\]"),
+        (lambda: score_labels([10**400], (0, 5), "train"), "Row 0 of train has the label 1000"),
+        (lambda: text_labels(None, "train"), "The labels of train are None"),
+        (lambda: check_columns({"a": np.array([1.0, 2.0])}, 2, "train", (str,)), "Row 0 of train has 1.0 in 'a'"),
+    ],
+)
+def test_odd_labels_and_columns_are_refused_in_words(check, said):
+    with pytest.raises(HiesError, match=said):
+        check()
