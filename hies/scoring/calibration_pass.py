@@ -27,8 +27,8 @@ from hies.scoring.entropy import attention_entropy
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, inputs_of, reads_encoder
-from hies.scoring.own_loss import same_problem_type, with_loss
+from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, reads_encoder
+from hies.scoring.own_loss import answer, same_problem_type, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
 from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
@@ -85,7 +85,7 @@ def collect(
         for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):
-                outputs = model(**inputs_of(model, batch, loss_of))
+                outputs = answer(model, batch, loss_of)
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
     if not collector.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
@@ -104,6 +104,8 @@ def collect(
 
 
 def _check(batches: Any, need: Collection[str]) -> None:
+    if not isinstance(batches, Iterable):
+        raise ParameterError("batches", batches, "give an iterable of dicts that the model accepts")
     if isinstance(batches, Mapping):
         raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
     if isinstance(need, str):

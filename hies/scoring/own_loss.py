@@ -62,6 +62,20 @@ def own_loss(outputs: Any, batch: _Batch) -> Tensor:
     return loss.reshape(1)
 
 
+def answer(model: nn.Module, batch: _Batch, loss: Loss) -> Any:
+    """Returns what a model gives for a batch; raises HiesError for labels that its own loss cannot read."""
+    inputs = inputs_of(model, batch, loss)
+    try:
+        return model(**inputs)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        if loss is not own_loss or isinstance(error, HiesError):
+            raise
+        raise HiesError(
+            f"{type(model).__name__} cannot read a calibration example ({type(error).__name__}: {error}); mend its "
+            f"labels, or {LOSS_REMEDY}."
+        ) from error
+
+
 def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
     """Returns `default_loss` where it is the model's own loss of the first example of a batch, else `own_loss`.
 

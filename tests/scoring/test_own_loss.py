@@ -460,12 +460,25 @@ def test_batches_that_are_given_once_are_all_read(wrapped):
     assert collect(make("bert"), wrapped(batches, disable=True)).examples == 3 * len(make_batch("bert")["labels"])
 
 
-@pytest.mark.parametrize(("later", "sentence"), [("cut away", "is nan"), ("unlabelled", "computes no loss")])
+@pytest.mark.parametrize(
+    ("later", "sentence"),
+    [
+        ({"start_positions": torch.tensor([1, 2, 99]), "end_positions": torch.tensor([2, 5, 99])}, "is nan"),
+        ({}, "computes no loss"),
+    ],
+)
 def test_a_later_example_without_a_loss_of_its_own_is_refused(later, sentence):
     config = copy.deepcopy(make("bert").config)
     config.num_labels = 2  # where an answer starts, and where it ends
     model, batch = tf.BertForQuestionAnswering(config).eval(), {"input_ids": torch.randint(1, 30, (3, 7))}
     spans = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([2, 5, 3])}
-    last = {name: torch.where(torch.tensor([False, False, True]), 99, span) for name, span in spans.items()}
     with pytest.raises(HiesError, match=sentence):
-        collect(model, [{**batch, **spans}, {**batch, **(last if later == "cut away" else {})}])
+        collect(model, [{**batch, **spans}, {**batch, **later}])
+
+
+def test_a_label_that_the_models_own_loss_cannot_read_is_named():
+    model, words = tf.BertForPreTraining(make("bert").config).eval(), torch.randint(1, 30, (3, 7))
+    good = {"input_ids": words, "labels": words, "next_sentence_label": torch.tensor([0, 1, 1])}
+    assert collect(model, [good, good]).examples == 6
+    with pytest.raises(HiesError, match=r"cannot read a calibration example \(IndexError: Target 7"):
+        collect(model, [good, {**good, "next_sentence_label": torch.tensor([0, 1, 7])}])
