@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from hies.batch_size import is_out_of_memory
 from hies.errors import HiesError, ParameterError
 from hies.evaluation.models import Model, check_fit
 from hies.precision import machine
@@ -127,7 +128,13 @@ def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel
         close = difflib.get_close_matches(str(kind), transformers.CONFIG_MAPPING.keys(), 1)
         expected = f"did you mean {close[0]}?" if close else "it must be a type that transformers knows"
         raise ParameterError("architecture.model_type", kind, expected)
-    return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
+    try:
+        return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
+    except Exception as error:  # each architecture has its own way to say that its numbers do not go together
+        if is_out_of_memory(error):
+            raise
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ParameterError("architecture", architecture, f"no {kind} can be built of it ({cause})") from error
 
 
 def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:

@@ -370,6 +370,7 @@ def test_a_failed_job_leaves_a_record_that_success_takes_away(call):
         ("model.finetune.seed=-1", "model.finetune.seed is -1"),
         ("model.precision=float16", "bfloat16"),
         ("model.architecture.model_type=vitt", "vit"),
+        ("model.architecture.num_attention_heads=0", "model.architecture is"),
         ("criterion.alpha=often", "per_ratio"),
         ("results_dir=/proc/none", "results_dir"),
         ("cache_dir=/proc/none", "cache_dir"),
