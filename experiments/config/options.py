@@ -13,7 +13,10 @@ OPTION_OF = {
     "size": "calibration.size",
     **{name: f"criterion.{name}" for name in ("alpha", "tune_learning_rate", "tune_batch_size")},
     **{name: f"model.{name}" for name in ("batch_size", "sites", "max_length", "label_order", "pretrain_task")},
-    **{name: f"model.{name}" for name in ("architecture.model_type", "architecture.text_config.vocab_size")},
+    **{
+        name: f"model.{name}"
+        for name in ("architecture", "architecture.model_type", "architecture.text_config.vocab_size")
+    },
     "learning_rate": "model.finetune.learning_rate",
     **{name: f"task.{name}" for name in ("finetune", "max_examples", "libraries", "shots", "new_tokens")},
 }
