@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from transformers import BertPreTrainedModel
 
+from benchmarks.gpu.eager import eager_attention
+
 
 def collect(model: BertPreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
     """HIS per batch and AE, each [layers, heads]; the model is left in evaluation mode, without gradients."""
     importance, entropy, examples, count = 0.0, 0.0, 0, 0
     model.eval()
-    with _eager(model):
+    with eager_attention(model):
         for batch in batches:
             gates = torch.ones(model.config.num_hidden_layers, model.config.num_attention_heads, requires_grad=True)
             with _gated(model, gates):
@@ -36,16 +38,6 @@ def _entropy(weights: Tensor, real: Tensor) -> Tensor:
     relative = -products.sum(dim=-1) * real[:, None]
     visible = real.sum(dim=-1, keepdim=True)
     return (relative.sum(dim=-1) / (visible.log() * visible)).sum(dim=0)
-
-
-@contextlib.contextmanager
-def _eager(model: BertPreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 @contextlib.contextmanager
