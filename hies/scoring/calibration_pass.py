@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
-from hies.heads.attention import AttentionCall, evaluating, handling, uncached
+from hies.heads.attention import evaluating, handling, no_heads, uncached
+from hies.heads.calls import Call
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
 from hies.scoring.checkpointing import checkpointed
-from hies.scoring.entropy import attention_entropy
+from hies.scoring.entropy import entropy_of_call
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
@@ -90,7 +91,7 @@ def collect(
     if not collector.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
     if not collector.heads:
-        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
+        raise UnsupportedModelError(no_heads(model))
     tensors = collector.tensors()
     if "his" in tensors and all((values == 0).all() for values in tensors["his"].values()):
         raise HiesError("The loss depends on no head: all gradients of all examples are zero, so they rank nothing.")
@@ -177,17 +178,23 @@ class StatisticsCollector:
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
+        self._last: dict[str, Call] = {}
         self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
 
-    def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def __call__(self, site: str, call: Call, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
         if not self._is_open:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
-            self._measure_entropies(site, call)
+            if is_first := self._last.get(site) is not call:  # weights in parts have several products
+                self._measure_entropies(site, call)
+            if (self.wants_norm or self.wants_tokens) and not is_first:
+                parts = f"Site {site!r} adds up the output of a head in parts"
+                raise UnsupportedModelError(f"{parts}, so it has neither output_norm nor his_token.")
             if self.wants_norm:  # [rows, tokens, heads] -> [rows, heads, tokens]
                 self._note("output_norm", site, call, equations.token_output_norm(output.detach()).transpose(1, 2))
+        self._last[site] = call
         return self._gated(site, output) if self.wants_gradient else output
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
@@ -209,20 +216,17 @@ class StatisticsCollector:
         return (output * gate[..., None]).to(output.dtype)
 
     @torch.no_grad()
-    def _measure_entropies(self, site: str, call: AttentionCall) -> None:
+    def _measure_entropies(self, site: str, call: Call) -> None:
         """Notes H_t / log n_t (and its like) of one call, NaN where the query does not count."""
         by_order: dict[float, Tensor] = {}
         for name, kind in self.entropies.items():
             if kind.renyi_order not in by_order:
-                by_order[kind.renyi_order] = attention_entropy(
-                    call.query, call.key, call.mask, call.scale, call.causal, kind.renyi_order,
-                    bias=call.bias, softcap=call.softcap, sinks=call.sinks,
-                )  # fmt: skip
+                by_order[kind.renyi_order] = entropy_of_call(call, kind.renyi_order)
             visible = visible_keys(call)  # a query that sees one key has no relative entropy
             relative = kind.relative(by_order[kind.renyi_order], visible)
             self._note(name, site, call, relative, visible > 1)
 
-    def _note(self, name: str, site: str, call: AttentionCall, values: Tensor, defined: Tensor | None = None) -> None:
+    def _note(self, name: str, site: str, call: Call, values: Tensor, defined: Tensor | None = None) -> None:
         """Keeps values of queries, [rows, heads, queries], as those of an example's tokens, NaN at padding.
 
         `defined` is True where a value has to be a number, broadcastable to the values; None: everywhere.
