@@ -180,7 +180,24 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     block = _Block({module: name for name, module in model.named_modules()}, list(configs), handler)
     with _opened(block), _restored(configs), _watching(own):
         _switch(configs)
-        yield
+        try:
+            yield
+        except HiesError:
+            _check_not_replaced(block, model)
+            raise
+        _check_not_replaced(block, model)
+
+
+class ModulesReplacedError(HiesError):
+    """A model put new modules in the place of its own while it ran."""
+
+
+def _check_not_replaced(block: _Block, model: nn.Module) -> None:
+    if any(module not in block.names for module in model.modules()):
+        raise ModulesReplacedError(
+            f"{type(model).__name__} replaced modules of its own in this pass (BigBird does where texts are too short "
+            "for sparse attention), so their heads were not handled; do it once more."
+        )
 
 
 @contextlib.contextmanager
@@ -293,8 +310,13 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
 
     if not any(isinstance(value, Tensor) and value.is_meta for value in batch.values()):  # shapes alone will do
         check_weights_are_here(model, "hies.find_sites", hooked_will_do=True)
-    with handling(model, note), evaluating(model):  # refused before any flag is touched
-        model(**batch)
+    try:
+        with handling(model, note), evaluating(model):  # refused before any flag is touched
+            model(**batch)
+    except ModulesReplacedError:
+        sites.clear()
+        with handling(model, note), evaluating(model):
+            model(**batch)
     if not sites:
         raise UnsupportedModelError(no_heads(model))
     return sites

@@ -29,8 +29,9 @@ def _reached_by(kind: Any) -> frozenset[str]:
     names, new = frozenset[str](), _used_by(kind)[0]
     while new:
         names |= new
-        functions = (inspect.unwrap(source[name]) for name in new if inspect.isfunction(source.get(name)))
-        codes = [inner for function in functions for inner in _with_inner(function.__code__)]
+        functions = [inspect.unwrap(source[name]) for name in new if inspect.isfunction(source.get(name))]
+        own = [function for function in functions if function.__module__ == kind.__module__]
+        codes = [inner for function in own for inner in _with_inner(function.__code__)]
         new = frozenset(name for code in codes for name in code.co_names) - names
     return names
 

@@ -56,7 +56,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
         for name in by_site:  # parts of a model may stay unused, such as a vision tower without a picture
             hooks.enter_context(modules[name].register_forward_pre_hook(lambda *_, name=name: called.add(name)))
         yield
-    if visited and (others := sorted(called - visited)):
+    if others := sorted(called - visited):
         raise HiesError(f"{others[0]!r} computes no attention, so none of its heads was masked.")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import evaluating, handling, no_heads, uncached
-from hies.heads.calls import Call
+from hies.heads.calls import Call, SoftmaxCall
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
@@ -32,7 +32,7 @@ from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, r
 from hies.scoring.own_loss import answer, same_problem_type, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
-from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
+from hies.scoring.tokens import decoder_tokens, is_windowed, real_queries, visible_keys
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -233,6 +233,8 @@ class StatisticsCollector:
         """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
+        if real is None and isinstance(call, SoftmaxCall):
+            self._check_parts(site, call)
         per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:
@@ -243,6 +245,13 @@ class StatisticsCollector:
         # [batch * rows of an example, heads, queries] -> [batch, heads, rows of an example * queries]
         of_examples = values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
         self._per_token.setdefault((name, site), []).append(of_examples)
+
+    def _check_parts(self, site: str, call: SoftmaxCall) -> None:
+        """Refuses sparse attention in parts of which nothing tells the padding (BigBird)."""
+        mask = self._batch.get("attention_mask")
+        if is_windowed(call, mask) and self._last.get(site, call) is not call and not mask.all():
+            several = f"Site {site!r} attends in parts, and nothing tells which of them are padding"
+            raise UnsupportedModelError(f"{several}; give examples of one length a batch.")
 
     def finish(self, losses: Tensor | None) -> None:
         """Takes the statistics of the batch after its forward pass; losses [batch], None if no gradient is needed."""

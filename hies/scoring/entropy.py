@@ -95,7 +95,9 @@ def entropy_of_call(call: Call, order: float) -> Tensor:
         order: as in `attention_entropy`.
     """
     if isinstance(call, SoftmaxCall):
-        return _entropy_of_scores(call.scores.to(torch.promote_types(call.scores.dtype, torch.float32), copy=True), order)
+        return _entropy_of_scores(
+            call.scores.to(torch.promote_types(call.scores.dtype, torch.float32), copy=True), order
+        )
     return attention_entropy(
         call.query, call.key, call.mask, call.scale, call.causal, order,
         bias=call.bias, softcap=call.softcap, sinks=call.sinks,

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from hies.heads.calls import Call
+from hies.heads.calls import Call, SoftmaxCall
 from hies.scoring.losses import IGNORED
 
 
@@ -30,12 +31,22 @@ def real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
     if call.mask is None:
         return None
     mask = batch.get("attention_mask")
+    if isinstance(call, SoftmaxCall) and is_windowed(call, mask):  # Longformer adds padding up to whole windows
+        mask = functional.pad(mask, (0, max(0, call.queries - mask.shape[1])))
     fits = mask is not None and mask.shape == (call.rows, call.queries)
     real = mask.bool()[:, None] if mask is not None and fits else None
     if call.mask.shape[-1] != call.queries:
         return real
-    seen = call.mask.any(dim=-2)
+    visible = call.mask
+    if isinstance(call, SoftmaxCall) and fits:  # in XLNet padding sees itself
+        visible = visible & ~torch.eye(call.queries, dtype=torch.bool, device=visible.device)
+    seen = visible.any(dim=-2)
     return seen if real is None else seen | real
+
+
+def is_windowed(call: SoftmaxCall, mask: Tensor | None) -> bool:
+    """Returns True where the queries that `mask` [batch, tokens] is of see fewer keys than there are tokens."""
+    return mask is not None and mask.dim() == 2 and len(mask) == call.rows and call.keys < mask.shape[1]
 
 
 def decoder_tokens(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
