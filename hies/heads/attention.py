@@ -101,7 +101,7 @@ def _attention(
     call = None
     for block in _active:
         if module in block.names:
-            call = call or describe(module, query, key, attention_mask, kwargs)
+            call = call or describe(module, query, key, attention_mask, kwargs, base == "eager")
         output = block.handled(module, call, output)
     return output, weights
 
