@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ import numpy as np
 import hies
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
-from experiments.sweep.job import evaluator_of
+from experiments.sweep.job import Job, evaluator_of, sites_that_stay
 from experiments.sweep.jobs import Declared
 from hies.errors import HiesError
+from hies.evaluation.models import PRUNABLE
 from hies.methods import METHODS
 from hies.progress import ProgressBar
 from hies.runs.quality import stability
+from hies.scoring.statistics import searches
 from hies.storage import replacing
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when the options are known to be right
@@ -51,6 +54,7 @@ def _prune_declared(declared: Declared) -> int:
         )
     (job,) = declared.jobs
     folder = _checked_folder(job.config)
+    job = _where_heads_can_go(job)
     evaluator = evaluator_of(job.config)
     _check_cut(job.config, evaluator)
     print(_before(evaluator), flush=True)
@@ -96,6 +100,18 @@ def _checked_folder(config: Config) -> Path:
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise HiesError(f"out is {config.out!r}, where no folder can be written; name another one.")
     return folder
+
+
+def _where_heads_can_go(job: Job) -> Job:
+    """Returns the job, with `model.sites=prunable` where that says which sites of a model are meant; prints why."""
+    config = job.config
+    if config.model.sites is not None or not config.criterion.removes_heads or searches(config.criterion.need):
+        return job
+    sites = evaluator_of(config).prunable
+    if not sites or not sites.refused:
+        return job
+    print(sites_that_stay(sites), flush=True)
+    return replace(job, config=replace(config, model=replace(config.model, sites=PRUNABLE)))
 
 
 def _check_cut(config: Config, evaluator: Evaluator) -> None:

@@ -28,12 +28,12 @@ def real_queries(call: AttentionCall, batch: Mapping[str, Any]) -> Tensor | None
     In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
     is a token. In attention to something else (a picture) the batch's mask alone says it.
     """
-    if call.mask is None:
+    if call.mask is None and call.key.shape[2] == call.query.shape[2]:
         return None
     mask = batch.get("attention_mask")
     fits = mask is not None and mask.shape == (call.query.shape[0], call.query.shape[2])
     real = mask.bool()[:, None] if mask is not None and fits else None
-    if call.mask.shape[-1] != call.query.shape[2]:
+    if call.mask is None or call.mask.shape[-1] != call.query.shape[2]:
         return real
     seen = call.mask.any(dim=-2)
     return seen if real is None else seen | real
