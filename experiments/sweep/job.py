@@ -228,7 +228,7 @@ class Job:
                 why = f"but {names[1]} cannot be cut; use sparsity.mode=mask"
                 some = ", or model.sites=prunable for the sites that can" if evaluator.prunable else ""
                 raise HiesError(f"sparsity.mode is 'remove', {why}{some}: {error}") from None
-        if self.config.model.sites == PRUNABLE and evaluator.prunable.refused:
+        if self.config.model.sites == PRUNABLE and evaluator.prunable and evaluator.prunable.refused:
             warnings.warn(sites_that_stay(evaluator.prunable), stacklevel=2)
 
     def _constant(self, evaluator: "Evaluator") -> results.Row:
@@ -289,7 +289,9 @@ def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", 
 
 def sites_that_stay(sites: "PrunableSites") -> str:
     """Returns a sentence that names the sites whose heads cannot be cut out, and why."""
-    names = {reason: [site for site, why in sites.refused.items() if why == reason] for reason in sites.refused.values()}
+    names: dict[str, list[str]] = {}
+    for site, reason in sites.refused.items():
+        names.setdefault(reason, []).append(site)
     listed = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' * (len(of) > 3)} ({why})" for why, of in names.items()]
     every = len(sites) + len(sites.refused)
     return f"Heads are removed from {len(sites)} of {every} sites; the others stay whole: {'; '.join(listed)}."

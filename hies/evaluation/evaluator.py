@@ -130,7 +130,7 @@ class Evaluator(TaskModel):
 
     @cached_property
     def prunable(self) -> PrunableSites:
-        """The sites whose heads can be cut out, whatever `model.sites` says; known before a missing checkpoint is made."""
+        """All sites whose heads can be cut out, and why those of others cannot; needs no checkpoint to be made."""
         network = self.structure()
         return prunable(network, self._example_for(network))
 
@@ -156,8 +156,10 @@ class Evaluator(TaskModel):
         matches = (lambda name: name in self.prunable) if pattern == PRUNABLE else partial(re.search, pattern or "")
         chosen = {name: value for name, value in by_site.items() if matches(name)}
         if not chosen:
-            why = f": {next(iter(self.prunable.refused.values()))}" if pattern == PRUNABLE else ""
-            raise ParameterError("sites", pattern, f"it matches no site; there are {', '.join(by_site)}{why}")
+            if pattern == PRUNABLE:
+                reasons = dict.fromkeys(self.prunable.refused.values())
+                raise ParameterError("sites", pattern, f"no head can be cut out: {'; '.join(reasons)}")
+            raise ParameterError("sites", pattern, f"it matches no site; there are {', '.join(by_site)}")
         return chosen
 
     @cached_property

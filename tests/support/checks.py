@@ -283,7 +283,8 @@ def check_partly(name, folder):
         hies.save_pruned(small, folder)
         back = hies.load_pruned(folder)
         assert hies.pruned_heads(back) == removed
-        torch.testing.assert_close(run(back, batch), expected, atol=1e-9, rtol=1e-9)
+        # What no file holds, such as frequencies of positions, is made anew, in float32 as ever.
+        torch.testing.assert_close(run(back, batch), expected, atol=1e-5, rtol=0)
 
 
 def check_plain(name, folder):
