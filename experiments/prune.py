@@ -28,7 +28,7 @@ from hies.evaluation.models import PRUNABLE
 from hies.methods import METHODS
 from hies.progress import ProgressBar
 from hies.runs.quality import stability
-from hies.scoring.statistics import searches
+from hies.scoring.statistics import METHOD_STATISTICS
 from hies.storage import replacing
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when the options are known to be right
@@ -58,6 +58,8 @@ def _prune_declared(declared: Declared) -> int:
     evaluator = evaluator_of(job.config)
     _check_cut(job.config, evaluator)
     print(_before(evaluator), flush=True)
+    if evaluator.model.sites == PRUNABLE and evaluator.prunable.refused:
+        print(sites_that_stay(evaluator.prunable), flush=True)
     with ProgressBar(total=job.steps, unit="mask") as bar:
         plan = job.plan(evaluator, bar.update)
         (ratio,) = job.config.sparsity.ratios
@@ -103,14 +105,17 @@ def _checked_folder(config: Config) -> Path:
 
 
 def _where_heads_can_go(job: Job) -> Job:
-    """Returns the job, with `model.sites=prunable` where that says which sites of a model are meant; prints why."""
+    """Returns the job, with `model.sites=prunable` where only some heads can be cut out and no sites are named.
+
+    A criterion that reads the weights of all heads, or searches among all of them, takes no part of a model.
+    """
     config = job.config
-    if config.model.sites is not None or not config.criterion.removes_heads or searches(config.criterion.need):
+    among_all = not config.criterion.need.isdisjoint({"l2", *METHOD_STATISTICS})
+    if config.model.sites is not None or not config.criterion.removes_heads or among_all:
         return job
     sites = evaluator_of(config).prunable
     if not sites or not sites.refused:
         return job
-    print(sites_that_stay(sites), flush=True)
     return replace(job, config=replace(config, model=replace(config.model, sites=PRUNABLE)))
 
 

@@ -153,10 +153,10 @@ def test_what_can_be_cut_is_cut_and_one_line_says_what_stays(call, rows_of, llam
     removed = hies.pruned_heads(hies.load_pruned(tmp_path / "small"))
     assert status == 0 and sum(map(len, removed.values())) == 6, errors
     assert removed == rows_of(*words, "model.sites=prunable")[1]["mask"]
-    assert text.startswith("Heads are removed from 2 of 3 sites; the others stay whole: model.layers.1.self_attn (it")
+    assert "\nHeads are removed from 2 of 3 sites; the others stay whole: model.layers.1.self_attn (it is sewn" in text
     assert "6 of 12 heads cut out" in text and table_of(text)["heads"] == ("12", "6")
-    for words_of_one in (["model.sites=layers"], ["criterion=greedy"]):  # all that they name, or search among
-        status, _, (error,) = call(*words, *words_of_one, f"out={tmp_path}/other")
+    for all_heads in ("model.sites=layers", "criterion=greedy", "criterion=l2"):
+        status, _, (error,) = call(*words, all_heads, f"out={tmp_path}/other")
         assert status == 2 and "site 'model.layers.1.self_attn' cannot be cut out: it is sewn together" in error
 
 

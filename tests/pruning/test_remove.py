@@ -139,7 +139,7 @@ def test_heads_of_sites_that_can_be_cut_go_where_these_are_chosen(call, grouped,
     assert err.count(said) == 1
     monkeypatch.setitem(conventions.REFUSED, "LlamaAttention", "it is glued")
     _, status, err = call("none", *chosen, "sparsity.mode=mask")
-    assert status == 1 and "error: model.sites is 'prunable'; no head can be cut out: it is glued; it is sewn together." in err
+    assert status == 1 and "model.sites is 'prunable'; no head can be cut out: it is glued; it is sewn together." in err
 
 
 @pytest.mark.parametrize("mode", ["mask", "remove"])
