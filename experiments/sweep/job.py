@@ -226,7 +226,7 @@ class Job:
                 evaluator.prunable_sites()
             except UnsupportedModelError as error:
                 why = f"but {names[1]} cannot be cut; use sparsity.mode=mask"
-                some = ", or model.sites=prunable for the sites that can" if evaluator.prunable else ""
+                some = ", or model.sites=prunable for the sites that can" if vars(evaluator).get("prunable") else ""
                 raise HiesError(f"sparsity.mode is 'remove', {why}{some}: {error}") from None
         if self.config.model.sites == PRUNABLE and evaluator.prunable and evaluator.prunable.refused:
             warnings.warn(sites_that_stay(evaluator.prunable), stacklevel=2)

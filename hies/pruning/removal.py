@@ -38,7 +38,7 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
-            adapters wrap them; nothing was changed.
+            adapters wrap them; nothing was changed. `prunable` names the sites that can be cut.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
