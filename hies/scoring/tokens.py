@@ -34,10 +34,10 @@ def real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
         mask = _in_blocks(mask if mask is not None else batch.get("input_ids"), mask is not None, call)
     fits = mask is not None and mask.shape == (call.rows, call.queries)
     real = mask.bool()[:, None] if mask is not None and fits else None
-    if call.keys != call.queries:
-        return real
     if call.mask is None:
-        return None
+        return None if call.keys == call.queries else real
+    if call.mask.shape[-1] != call.queries:
+        return real
     visible = call.mask
     if isinstance(call, SoftmaxCall) and fits:  # in XLNet padding sees itself
         visible = visible & ~torch.eye(call.queries, dtype=torch.bool, device=visible.device)

@@ -297,6 +297,24 @@ def check_saved(name, folder):
     torch.testing.assert_close(run(back, batch), run(small, batch), atol=1e-5, rtol=0)
 
 
+def check_partly(name, folder):
+    """What can be cut of a model of which something cannot: its logits, cut, and saved and loaded, are masked ones."""
+    with Double():
+        model, batch = make(name, torch.float64).eval(), inputs_of(name)
+        sites = hies.prunable(model, batch)
+        for case in CASES:
+            small = hies.prune(model, removed := some_heads(sites, case))
+            with hies.masked(model, removed):
+                expected = run(model, batch)
+            torch.testing.assert_close(run(small, batch), expected, atol=1e-9, rtol=1e-9)
+            assert (expected - run(model, batch)).abs().max() > 1e-4
+        hies.save_pruned(small, folder)
+        back = hies.load_pruned(folder)
+        assert hies.pruned_heads(back) == removed
+        # What no file holds, such as frequencies of positions, is made anew, in float32 as ever.
+        torch.testing.assert_close(run(back, batch), expected, atol=1e-5, rtol=0)
+
+
 def check_plain(name, folder):
     """The same whole groups gone from every layer: plain `from_pretrained` loads what `save_pruned` wrote."""
     model, batch = make(name).eval(), inputs_of(name, dtype=torch.float32)
