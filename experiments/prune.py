@@ -171,7 +171,7 @@ def _before(evaluator: Evaluator) -> str:
     if not evaluator.is_trained_here:
         return f"{model.name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
     when = "was trained on" if evaluator.checkpoint_is_made else "is trained first on"
-    source = "random weights" if model.architecture else model.weights_source()
+    source = "random weights" if model.architecture else evaluator.pretrained
     return (
         f"{model.name} {when} {evaluator.training_name}, from {source}; "
         f"a model that is fine-tuned already is given as +model.checkpoint.{task}=NAME_OR_FOLDER."
