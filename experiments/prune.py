@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # torch and transformers, which are imported when the options
     from hies.evaluation.evaluator import Evaluator
     from hies.heads.sites import Removed
 
+Line = tuple[str, str, str]  # name, of the dense model, of the pruned one
+TEXTS, LONGEST, NEW_TOKENS = 4, 128, 24  # that speed is measured with: texts of so many tokens at most, and answers
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -76,11 +78,14 @@ def _prune_declared(declared: Declared) -> int:
         f"{'' if alpha is None else f' (alpha {alpha:g})'} on {config.calibration.size} calibration examples, "
         f"seed {config.seed}: {sum(map(len, removed.values()))} of {evaluator.heads_total} heads cut out\n"
     )
-    lines = _comparison(evaluator, removed, dense, pruned)
-    print("".join(f"{name:<22}{before:>12}{after:>12}\n" for name, before, after in lines))
+    speeds, notes = _speeds(evaluator, small)
+    lines = [*_comparison(evaluator, removed, dense, pruned), *speeds]
+    print("".join(f"{name:<26}{before:>12}{after:>12}\n" for name, before, after in lines))
     how = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "was not trained here"
     print(f"The {_name(evaluator)} model {how}: {evaluator.checkpoint}\n")
-    _write_card(folder, small, plain, config.task.name, lines)
+    notes |= {name: text for name, text in evaluator.trained_on().items() if name == "weights"}
+    print("".join(f"{name}: {text}\n" for name, text in notes.items()))
+    _write_card(folder, small, plain, config.task.name, lines, notes)
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -164,13 +169,13 @@ def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:
 
 
 def _write_card(
-    folder: Path, small: PreTrainedModel, plain: bool, task: str, lines: list[tuple[str, str, str]]
+    folder: Path, small: PreTrainedModel, plain: bool, task: str, lines: list[Line], notes: dict[str, str]
 ) -> None:
     """Adds to the model card what was measured, and says whether plain `from_pretrained` loads the folder."""
     from hies.pruning.card import PLAIN, write_card
 
     metrics = {name: f"{after} (before: {before})" for name, before, after in lines if name}
-    write_card(folder, small, plain, {"measured on": f"{task}, report split", **metrics})
+    write_card(folder, small, plain, {"measured on": f"{task}, report split", **metrics, **notes})
     print(f"Plain from_pretrained {PLAIN[plain]}.")
 
 
@@ -192,7 +197,7 @@ def _before(evaluator: Evaluator) -> str:
     if not evaluator.is_trained_here:
         return f"{model.name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
     when = "was trained on" if evaluator.checkpoint_is_made else "is trained first on"
-    source = "random weights" if model.architecture else model.weights_source()
+    source = "random weights" if model.architecture else evaluator.pretrained
     return (
         f"{model.name} {when} {evaluator.training_name}, from {source}; "
         f"a model that is fine-tuned already is given as +model.checkpoint.{task}=NAME_OR_FOLDER."
@@ -203,9 +208,7 @@ def _name(evaluator: Evaluator) -> str:
     return "given" if hies.pruned_heads(evaluator.network) else "dense"
 
 
-def _comparison(
-    evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray
-) -> list[tuple[str, str, str]]:
+def _comparison(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> list[Line]:
     """What the dense and the pruned model are, (name, dense, pruned).
 
     Args:
@@ -223,6 +226,36 @@ def _comparison(
     )
     names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({evaluator.task.metric})", "stability")
     return list(zip(names, *columns, strict=True))
+
+
+def _speeds(evaluator: Evaluator, small: PreTrainedModel) -> tuple[list[Line], dict[str, str]]:
+    """Tokens a second of language models, as lines of the table, and how they were measured; nothing of others."""
+    if evaluator.task.modality != "language":
+        return [], {}
+    from hies.efficiency.measure import measure_speed
+    from hies.precision import machine
+
+    dense, device = evaluator.network, evaluator.device
+    example = evaluator.encoded("train", 1).batch([0] * TEXTS)
+    texts = {name: values[:, :LONGEST].to(device) for name, values in example.items() if name != "labels"}
+    one = {name: values[:1] for name, values in texts.items()}
+    length = one["input_ids"].numel()
+    ways = {
+        f"{TEXTS} texts of {length} tokens in one forward pass": ("read", measure_speed(dense, small, texts)),
+        f"{NEW_TOKENS} after one text of {length} tokens, which is read in that time too": (
+            "generated",
+            measure_speed(dense, small, one, NEW_TOKENS),
+        ),
+    }
+    lines, notes = [], {}
+    for way, (what, speed) in ways.items():
+        lines.append((f"tokens {what} a second", f"{speed.dense.median:.3g}", f"{speed.small.median:.3g}"))
+        low, median, high = (f"{100 * (gain - 1):+.1f}" for gain in astuple(speed.gain))
+        notes[f"gain in tokens {what}"] = f"{median} %, quartiles {low} and {high} %: {way}"
+    where = ", ".join(f"{name} {value}" for name, value in machine(device).items())
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    notes["speed"] = f"medians over rounds of both models in turn; {str(dense.dtype)[6:]}, {where}, {load}"
+    return lines, notes
 
 
 def _column(heads: int, cost: Cost, evaluator: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:

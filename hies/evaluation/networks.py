@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hies.batch_size import is_out_of_memory
 from hies.errors import HiesError, ParameterError
 from hies.evaluation.models import Model, check_fit
+from hies.evaluation.weights import NOTE
 from hies.precision import machine
 from hies.pruning.counts import settle_counts
 from hies.pruning.files import RECORD, load_pruned, save_pruned
@@ -36,7 +37,7 @@ TRAINED_ON = "trained_on.txt"  # of a checkpoint that is fine-tuned here; no par
 
 
 def build(
-    model: Model, task: Task, data_root: Path | None = None, start: str | None = None, processor: Any = None
+    model: Model, task: Task, data_root: Path | None = None, start: str = "", processor: Any = None
 ) -> PreTrainedModel:
     """Returns a model before fine-tuning, with the outputs that the task needs, and the rest from its weights.
 
@@ -44,20 +45,20 @@ def build(
         model: where the weights come from.
         task: the task.
         data_root: the folder of local copies of data sets, which may name the classes.
-        start: a checkpoint of another task; its classifier is replaced.
+        start: Hub name or folder of the weights, or of a checkpoint of another task, whose classifier is replaced;
+            the model's source by default.
         processor: what a model that is built from an architecture reads its tokens with.
     """
     check_fit(model, task)
+    start = start or ("" if model.architecture else model.source or "")
     if model.asks_as_it_stands(task):
-        return load_network(model, model.weights_source())
+        return load_network(model, start)
     options = task.network_options(data_root, model.architecture or {}, processor)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.finetuning(task).seed)  # what is new is drawn at random
-        if start is not None:
+        if start:
             return _with_new_classifier(NETWORKS[model.modality], start, options)
-        if model.architecture is not None:
-            return _from_architecture(model, options)
-        return _with_new_classifier(NETWORKS[model.modality], model.weights_source(), options)
+        return _from_architecture(model, options)
 
 
 def load_network(model: Model, source: str) -> PreTrainedModel:
@@ -90,12 +91,16 @@ def save_network(folder: Path, network: PreTrainedModel, processor: Any, device:
 
 
 def trained_on(checkpoint: str) -> dict[str, str]:
-    """Returns the machine that a checkpoint was fine-tuned on, as an entry of a row's versions; {} if unknown."""
-    file = Path(checkpoint) / TRAINED_ON
-    if not file.is_file():
-        return {}
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        return {"trained on": stream.readline(200).strip()}
+    """Returns the machine that a checkpoint was fine-tuned on, and what weights made here were before, where known.
+
+    They are entries of a row's versions.
+    """
+    found = {}
+    for name, file in {"trained on": TRAINED_ON, "weights": NOTE}.items():
+        if (Path(checkpoint) / file).is_file():
+            with (Path(checkpoint) / file).open(encoding="utf-8", errors="replace") as stream:
+                found[name] = stream.readline(200).strip()
+    return found
 
 
 def _is_pruned(source: str) -> bool:

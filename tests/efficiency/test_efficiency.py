@@ -35,6 +35,22 @@ def test_quartiles_of_five_rounds():
     assert Quartiles.of([5.0, 1.0, 4.0, 2.0, 3.0]) == Quartiles(low=2, median=3, high=4)
 
 
+@pytest.mark.parametrize(("new_tokens", "counted"), [(0, BATCH * TOKENS), (7, BATCH * 7)])
+def test_tokens_a_second_are_those_that_are_read_or_generated(monkeypatch, new_tokens, counted):
+    dense, small, batch = dense_and_small("llama_grouped")
+    given = {}
+
+    def timed(runs, batch, rounds):
+        outputs = [run(**batch) for run in runs]
+        given["shapes"] = [(output if new_tokens else output.logits).shape[:2] for output in outputs]
+        return [[1.0, 2.0, 4.0], [0.5, 2.0, 1.0]]
+
+    monkeypatch.setattr(efficiency, "_timed", timed)
+    speed = efficiency.measure_speed(dense, small, batch, new_tokens)
+    assert given["shapes"] == [(BATCH, TOKENS + new_tokens)] * 2
+    assert (speed.dense.median, speed.small.median, speed.gain.median) == (counted / 2, counted, 2)
+
+
 @pytest.mark.parametrize("name", ["bert", "albert", "llama_grouped", "vit"])
 @pytest.mark.parametrize("case", ["some", "all"])
 def test_parameters_and_flops_are_those_of_each_model(name, case):

@@ -85,7 +85,7 @@ def fitting(task):
 
 @pytest.mark.parametrize("name", sorted({*names("model")} - {"any", "language"}))
 def test_every_model_is_named_after_its_file(name):
-    tasks = {"vit": "digits", "llava": "digit_questions", "llama": "docs"}
+    tasks = {"vit": "digits", "llava": "digit_questions", "llama": "docs", "smollm": "docs"}
     task = next((task for start, task in tasks.items() if name.startswith(start)), "apidocs")
     assert config_of(f"model={name}", f"task={task}").model.name == name
 

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import transformers as tf
+from language_copy import copy_of
 from small_folders import GROUPED, SIZES, keep_middle_layer_whole, write_folder
 
 import hies
@@ -158,6 +160,31 @@ def test_what_can_be_cut_is_cut_and_one_line_says_what_stays(call, rows_of, llam
     for all_heads in ("model.sites=layers", "criterion=greedy", "criterion=l2"):
         status, _, (error,) = call(*words, all_heads, f"out={tmp_path}/other")
         assert status == 2 and "site 'model.layers.1.self_attn' cannot be cut out: it is sewn together" in error
+
+
+def test_a_language_model_loses_a_group_of_every_layer_and_its_card_has_tokens_a_second(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(prune, "NEW_TOKENS", 3)
+    dense, data = tmp_path / "dense", copy_of(tmp_path / "data", "hellaswag")
+    write_folder(dense, tf.LlamaForCausalLM(tf.LlamaConfig(**GROUPED)))
+    tf.AutoTokenizer.from_pretrained(dense, eos_token="[SEP]").save_pretrained(dense)
+    (dense / "weights.txt").write_text("4-bit weights, dequantised\n")
+    words = ["model=language", f"model.source={dense}", "model.max_length=512", "task=hellaswag",
+             "task.max_examples=3", "calibration.size=2", "criterion=his", f"data_root={data}",
+             "sparsity.ratio=0.5", "sparsity.scope=layer", "sparsity.unit=kv_group"]  # fmt: skip
+    status, text, errors = call(*words, f"out={tmp_path}/small")
+    assert status == 0, errors
+    plain = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "small")  # not by way of the library
+    assert (plain.config.num_attention_heads, plain.config.num_key_value_heads) == (3, 1)
+    tokens = tf.AutoTokenizer.from_pretrained(tmp_path / "small")("sun", return_tensors="pt")["input_ids"]
+    small = hies.load_pruned(tmp_path / "small").eval()
+    torch.testing.assert_close(plain(tokens).logits, small(tokens).logits)
+    card = (tmp_path / "small" / "README.md").read_text()
+    for what in ("read", "generated"):
+        before, after = table_of(text)[f"tokens {what} a second"]
+        assert f"| tokens {what} a second | {after} (before: {before}) |" in card
+        assert re.search(rf"\| gain in tokens {what} \| [+-][\d.]+ %, quartiles .* texts? of \d+ tokens", card)
+    assert "| weights | 4-bit weights, dequantised |" in card and "weights: 4-bit weights, dequantised\n" in text
+    assert re.search(r"\| speed \| medians over rounds of both models in turn; float32, cpu .* load", card)
 
 
 def test_an_image_processor_comes_along(call, tmp_path):
