@@ -18,8 +18,8 @@ from hies.methods.planning import Draw, Plan, Tick
 from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
-from hies.runs.quality import stability
-from hies.runs.schema import BadRows
+from hies.runs.quality import mean_loss, stability
+from hies.runs.schema import LOSSES, BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
@@ -188,13 +188,16 @@ class Job:
         """
         self._check(evaluator)
         plan = self.plan(evaluator, tick)
-        constant, answers, rows = self._constant(evaluator), [], []
+        constant, rows = self._constant(evaluator), []
+        answers: list[np.ndarray] = []
+        losses: list[np.ndarray | None] = []
         for ratio, pruned in plan.models.items():
             if ratio:  # scored, unpruned answers, pruned answers
                 passes = evaluator.scoring_passes(self.config.criterion.need, self.config.calibration.size)
                 evaluator.counter.naive += passes + 2 * len(evaluator.labels("report"))
             result = pruned.evaluated(evaluator)
             answers.append(result.answers)
+            losses.append(result.losses.get("losses"))
             scored = plan.seconds if np.isnan(result.prune_seconds) else result.prune_seconds
             times = {"score_seconds": round(scored, 4), "eval_seconds": round(result.eval_seconds, 4)}
             measured = _measured(evaluator, pruned.removed, result, answers[0])
@@ -204,6 +207,7 @@ class Job:
             "ratios": np.array(list(plan.models)),
             "predictions": np.stack(answers),  # [ratios, examples]
             "labels": evaluator.labels("report"),
+            **_loss_array(losses, len(answers[0])),
         }
         results.write_run(self.path, rows, plan.arrays | arrays)
         with replacing(self.path.with_suffix(".yaml")) as temporary:
@@ -278,7 +282,16 @@ def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", 
         "parameters": result.cost and result.cost.parameters,
         "flops": result.cost and result.cost.flops,
         **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
+        "loss": None,
+        **{LOSSES[name]: mean_loss(losses) for name, losses in result.losses.items()},
     }
+
+
+def _loss_array(losses: list[np.ndarray | None], examples: int) -> dict[str, np.ndarray]:
+    """Returns the losses of a run, [ratios, examples]; NaN at ratios without any, and no array where none has any."""
+    missing = np.full(examples, np.nan, dtype=np.float32)
+    known = [missing if one is None else one for one in losses]
+    return {"losses": np.stack(known)} if any(one is not None for one in losses) else {}
 
 
 _evaluators: dict[str, "Evaluator"] = {}

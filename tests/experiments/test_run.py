@@ -44,6 +44,8 @@ def test_a_job_writes_complete_rows_and_arrays(call):
     arrays = np.load(next(call.results.rglob("*.npz")), allow_pickle=False)
     assert arrays["predictions"].shape == (4, 101)
     assert arrays["scores"].shape == arrays["his"].shape == arrays["ae"].shape == (total,)
+    assert arrays["losses"].shape == (4, 101) and arrays["losses"].dtype == np.float32
+    np.testing.assert_allclose([row["loss"] for row in rows], arrays["losses"].mean(axis=1), rtol=1e-5)
     agreement = (arrays["predictions"] == arrays["predictions"][0]).mean(axis=1)
     np.testing.assert_allclose([row["stability"] for row in rows], 100 * agreement)
     np.testing.assert_allclose([row["value"] for row in rows], (arrays["predictions"] == arrays["labels"]).mean(axis=1))
