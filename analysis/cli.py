@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
 from analysis.registry import Entry, entries
-from analysis.text.measures import MEASURES
+from analysis.text.measures import MEASURE_OF
 from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
 from hies.runs.schema import Row
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--project", metavar="ENTITY/NAME", help="for --from wandb: its runs are added to --results")
     parser.add_argument(
-        "--measure", metavar="NAMES", help=f"what to show, with commas: {', '.join(MEASURES)} (default: the first two)"
+        "--measure",
+        metavar="NAMES",
+        help=f"what to show, with commas: {', '.join(MEASURE_OF)} (default: the first two)",
     )
     parser.add_argument("--list", action="store_true", help="name all figures and tables")
     return exit_code(_build, parser, arguments)
@@ -114,8 +116,8 @@ def _measures(given: str | None) -> tuple[str, ...]:
     """Returns the measures that an option names; none without it."""
     names = () if given is None else tuple(dict.fromkeys(given.split(",")))
     for name in names:
-        if name not in MEASURES:
-            raise HiesError(f"--measure={given} names {name!r}, which is no measure; {_there_are(MEASURES, name)}.")
+        if name not in MEASURE_OF:
+            raise HiesError(f"--measure={given} names {name!r}, which is no measure; {_there_are(MEASURE_OF, name)}.")
     return names
 
 

@@ -23,7 +23,7 @@ from analysis import style
 from analysis.data import rows
 from analysis.errors import Unavailable
 from analysis.text.labels import SETTING, in_short
-from analysis.text.measures import MEASURES, is_loss
+from analysis.text.measures import MEASURE_OF, is_loss
 from hies.errors import printable
 
 LONGEST_FILE_NAME = 200  # characters of a file's name; a file system may take no more than 255
@@ -123,7 +123,7 @@ def check_measured(frame: pd.DataFrame, measure: str) -> None:
     """Raises Unavailable where no row of a pruned model has a number in a measure."""
     if frame.loc[frame["ratio"] > 0, measure].isna().all():
         lacking = " (generated answers have none, nor have runs of before it was measured)" if is_loss(measure) else ""
-        raise Unavailable(f"no row of a pruned ratio has a {MEASURES[measure].words}{lacking}")
+        raise Unavailable(f"no row of a pruned ratio has a {MEASURE_OF[measure].words}{lacking}")
 
 
 figure = partial(_registered, "figure")  # decorates a function of a frame that returns its axes

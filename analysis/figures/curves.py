@@ -11,7 +11,7 @@ from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
 from analysis.stats.intervals import summarise
 from analysis.text.captions import caption, heading, removed_words
-from analysis.text.measures import IN_PERCENT, MEASURES, axis_label, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
 CORRELATIONS = ("matthews", "pearson")
@@ -33,7 +33,7 @@ def draw_curves(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> lis
     for axes, measure in zip(panels, measures, strict=True):
         draw_panel(axes, rows, measure, style.looks(rows))
         axes.set(xlabel=removed_words(rows), ylabel=axis_label(measure, rows))
-        axes.set_title(f"{MEASURES[measure].words.capitalize()}: {_meaning(measure, rows)}")
+        axes.set_title(f"{MEASURE_OF[measure].words.capitalize()}: {_meaning(measure, rows)}")
     style.legend_beside(canvas, panels[-1:])  # stability is defined where quality is not
     style.headline(canvas, heading(rows), _caption(rows, measures))
     return panels

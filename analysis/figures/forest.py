@@ -12,7 +12,7 @@ from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
 from analysis.tables.differences import missing_note
 from analysis.text.captions import caption
-from analysis.text.measures import IN_PERCENT, MEASURES, difference_units, is_loss, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 
 COMPARISON_HEIGHT, BLOCK_GAP = 0.25, 0.22  # inches of a comparison and between blocks
 TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the intervals take
@@ -37,7 +37,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
             _panel(axes, curves, lines[lines["against"] == against])
         _scales(dict(zip(blocks, grid[:, place], strict=True)), lines)
-        grid[0, place].set_title(f"{MEASURES[measure].words},\n{removed}")
+        grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
     names = f"{rows['model'].iloc[0]}, {rows['experiment'].iloc[0]}"

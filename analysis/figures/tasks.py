@@ -15,7 +15,7 @@ from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, METRIC_NAMES, dra
 from analysis.registry import figure
 from analysis.text import choice, labels
 from analysis.text.captions import caption, lost_tasks, removed_words
-from analysis.text.measures import IN_PERCENT, MEASURES, averaged, axis_label, is_loss, notes, unit
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
@@ -47,7 +47,7 @@ def draw_all_tasks(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> 
 
 def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
     """Of which model, and in which block which measure is."""
-    words = [MEASURES[measure].words for measure in measures]
+    words = [MEASURE_OF[measure].words for measure in measures]
     places = {1: [""], 2: [" (above)", " (below)"]}.get(len(words), ["", *[" (below)"] * (len(words) - 1)])
     return f"{rows['model'].iloc[0]}: {' and '.join(map(str.__add__, words, places))}"
 

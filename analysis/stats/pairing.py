@@ -5,7 +5,7 @@ import pandas as pd
 from analysis.errors import Unavailable
 from analysis.text import choice
 from analysis.text.labels import ordered_curves
-from analysis.text.measures import MEASURES
+from analysis.text.measures import MEASURE_OF
 
 # What a HIES job and a HIS job must share to be compared.
 PROTOCOL_KEYS = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
@@ -37,10 +37,10 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     hies, his = rows[rows["criterion"] == "hies"], rows[rows["criterion"] == "his"]
     if his.duplicated(keys).any():
         raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(ordered_curves(his))}")
-    pairs = hies.merge(his[[*keys, *MEASURES, "path"]], on=keys, suffixes=("", "_his"))
+    pairs = hies.merge(his[[*keys, *MEASURE_OF, "path"]], on=keys, suffixes=("", "_his"))
     if pairs.empty:
         raise Unavailable("no row of hies has a row of his with the same seed and protocol")
-    for measure in MEASURES:
+    for measure in MEASURE_OF:
         pairs[f"{measure}_gain"] = pairs[measure] - pairs[f"{measure}_his"]
     return pairs
 

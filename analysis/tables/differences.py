@@ -29,7 +29,7 @@ from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
 from analysis.tables.beside import side_by_side
 from analysis.text.captions import caption, number, percent, signed_interval
 from analysis.text.labels import ordered_curves, task_name
-from analysis.text.measures import IN_PERCENT, MEASURES, difference_units, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, notes
 
 EXCLUDES_ZERO = "Ahead or behind: the interval excludes 0."
 OF_CHOSEN_ALPHA = (
@@ -137,7 +137,7 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str
     first = [
         "criterion",
         "against",
-        *(column for column in shown if column.startswith(f"{MEASURES[measures[0]].words},")),
+        *(column for column in shown if column.startswith(f"{MEASURE_OF[measures[0]].words},")),
     ]
     return Table(shown[[*first, *(column for column in shown if column not in first)]], data, text)
 
@@ -153,7 +153,7 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
     most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
     named = first.assign(task=_tasks_and_means(first["task"], most["tasks"]), seeds=most["seeds"].astype(str))
-    cells = {measure: MEASURES[measure].words for measure in measures}
+    cells = {measure: MEASURE_OF[measure].words for measure in measures}
     shown = side_by_side(
         named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["seeds"]
     )
@@ -250,17 +250,17 @@ def _verdict(row: dict) -> str:
 
 def _signed(row: dict) -> str:
     """The difference, with the digits of its measure; evenness has those of quality."""
-    return signed_interval(row, MEASURES.get(row.get("measure", ""), MEASURES["quality"]).digits)
+    return signed_interval(row, MEASURE_OF.get(row.get("measure", ""), MEASURE_OF["quality"]).digits)
 
 
 def _bold_if_decided(row: dict) -> dict[str, str]:
-    text, words = _signed(row), MEASURES[row["measure"]].words
+    text, words = _signed(row), MEASURE_OF[row["measure"]].words
     bold = text and row["verdict"] in ("ahead", "behind")
     return {f"{words}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
 
 
 def _his_and_hies(row: dict) -> dict[str, str]:
-    measure = MEASURES[row["measure"]]
+    measure = MEASURE_OF[row["measure"]]
     cells = {"HIS": number(row["his"], f".{measure.digits}f"), "HIES": number(row["hies"], f".{measure.digits}f")}
     cells |= {"difference": _signed(row), "HIES is": row["verdict"]}
     return {f"{measure.words}: {name}": text for name, text in cells.items()}

@@ -11,7 +11,7 @@ from analysis.stats.intervals import Interval, mean_interval, side_of_zero, summ
 from analysis.stats.pairing import paired
 from analysis.text.captions import caption, percent, signed_interval
 from analysis.text.labels import in_order, ordered_curves, task_name
-from analysis.text.measures import IN_PERCENT, MEASURES, axis_label, better, difference_units, is_loss, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 UNDEFINED = "undefined"  # in the place of a number that no seed has
@@ -44,14 +44,14 @@ def _loss_table(rows: pd.DataFrame, measure: str) -> Table:
     """Returns a loss, in its unit; less is better."""
     check_measured(rows, measure)
     title = axis_label(measure, rows)
-    return _measure(rows, measure, f"{title[0].upper()}{title[1:]}; lower is better", MEASURES[measure].digits)
+    return _measure(rows, measure, f"{title[0].upper()}{title[1:]}; lower is better", MEASURE_OF[measure].digits)
 
 
-for _name in filter(is_loss, MEASURES):
+for _name in filter(is_loss, MEASURE_OF):
     table(
         _name,
-        about=f"Mean {MEASURES[_name].words} of each criterion at each ratio: mean over seeds and 95 % interval.",
-        needs=f"rows with a {MEASURES[_name].words}",
+        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over seeds and 95 % interval.",
+        needs=f"rows with a {MEASURE_OF[_name].words}",
         per=OF_TASK,
     )(partial(_loss_table, measure=_name))
 
@@ -153,7 +153,7 @@ def _shown(data: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     columns = {"model": data["model"], "task": data["task"].map(task_name), "criterion": data["curve"]}
     columns["removed"] = data["ratio"].map(percent)
     for measure in measures:
-        words, digits = MEASURES[measure].words, MEASURES[measure].digits
+        words, digits = MEASURE_OF[measure].words, MEASURE_OF[measure].digits
         ends = data[[f"{measure}_{name}" for name in ("mean", "low", "high")]].set_axis(["mean", "low", "high"], axis=1)
         known = data[f"{measure}_n"] > 0
         columns[words] = ends.apply(signed_interval, axis=1, digits=digits).where(known, UNDEFINED)

@@ -28,7 +28,7 @@ class Measure:
     digits: int = 2
 
 
-MEASURES = {
+MEASURE_OF = {
     "quality": Measure("quality"),
     "stability": Measure("stability"),
     "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
@@ -41,7 +41,7 @@ IN_PERCENT = ("quality", "stability")  # the paper's, and what is shown unless a
 
 def is_loss(measure: str) -> bool:
     """Returns whether less of a measure is better."""
-    return measure in MEASURES and MEASURES[measure].better < 0
+    return measure in MEASURE_OF and MEASURE_OF[measure].better < 0
 
 
 def better(measure: str) -> int:
@@ -58,7 +58,7 @@ def unit(measure: str, metric: str) -> str:
 
 def axis_label(measure: str, rows: pd.DataFrame) -> str:
     """Returns a measure with its unit on these rows."""
-    return f"{MEASURES[measure].words} ({_units(measure, rows) if is_loss(measure) else '%'})"
+    return f"{MEASURE_OF[measure].words} ({_units(measure, rows) if is_loss(measure) else '%'})"
 
 
 def difference_units(measures: Sequence[str], rows: pd.DataFrame) -> str:
@@ -77,7 +77,7 @@ def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False
             squared = _squared(rows) if measure == "loss" else []
             some = f"; of {named_tasks(squared)} the mean squared error" if squared else ""
             lone = ", and no part of means over tasks" if squared and len(squared) < rows["task"].nunique() else ""
-            text += f" {MEASURES[measure].note}{some}{lone}. Lower is better{', so ahead is lower' * differences}."
+            text += f" {MEASURE_OF[measure].note}{some}{lone}. Lower is better{', so ahead is lower' * differences}."
     return text
 
 

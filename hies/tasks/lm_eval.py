@@ -135,11 +135,10 @@ def choose(
         [_request("loglikelihood", contexts[i % len(contexts)], text) for i, text in enumerate(continuations)]
         for contexts, continuations in zip(columns["contexts"], columns["continuations"], strict=True)
     ]
-    flat = [request for options in requests for request in options]
     with _wrapped(network, tokenizer, batch_size, precision) as model:
-        flat_scores, flat_tokens = _log_likelihoods(model, flat)
-    ends = np.cumsum([len(options) for options in requests])[:-1]
-    scores, tokens = (np.split(values, ends) if requests else [] for values in (flat_scores, flat_tokens))
+        found = iter(_log_likelihoods(model, [request for options in requests for request in options]))
+    by_document = [np.array([next(found) for _ in options]).T for options in requests]  # each [2, options]
+    scores, tokens = [pair[0] for pair in by_document], [pair[1] for pair in by_document]
     answers = chosen_options(scores, columns.get("sizes"))
     return answers if right is None else answers | option_losses(scores, tokens, right)
 
@@ -200,18 +199,15 @@ def _definitions() -> Path:
     return folder / "tasks"
 
 
-def _log_likelihoods(model: Any, requests: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the log-likelihood of each continuation and the number of its tokens, both [requests]."""
-    counts: list[int] = []
+def _log_likelihoods(model: Any, requests: list[Any]) -> list[tuple[float, int]]:
+    """Returns the log-likelihood of each continuation and the number of its tokens."""
     answer = model._loglikelihood_tokens
 
     def counted(encoded: list[tuple[Any, list[int], list[int]]], **options: Any) -> Any:
-        counts.extend(len(continuation) for _, _, continuation in encoded)
-        return answer(encoded, **options)
+        return [(found[0], len(tokens[2])) for found, tokens in zip(answer(encoded, **options), encoded, strict=True)]
 
     model._loglikelihood_tokens = counted  # of this wrapper, which is made for one call
-    found = model.loglikelihood(list(requests), disable_tqdm=_no_bar()) if requests else []
-    return np.array([score for score, _ in found]), np.array(counts)
+    return model.loglikelihood(requests, disable_tqdm=_no_bar()) if requests else []
 
 
 def _request(kind: str, *arguments: Any, **options: Any) -> Any:
