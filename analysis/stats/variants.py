@@ -54,7 +54,8 @@ def compare(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN
     if pairs.empty:
         lacking = "; ".join(f"{curve} needs {against}" for curve, against in wanted)
         raise Unavailable(f"no curve has its reference on the same seeds: {lacking}")
-    gains = of_measures(curve_differences(rows, pairs, draws), measures)
+    gains = curve_differences(rows, pairs, draws)
+    of_measures(gains, measures)  # there are some; the others tell which comparisons lack their reference
     lines = [line for curve, against in wanted for line in _lines(curve, against, jobs, gains, measures)]
     return pd.DataFrame(lines, columns=COMPARISON)
 

@@ -29,7 +29,7 @@ from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
 from analysis.tables.beside import side_by_side
 from analysis.text.captions import caption, number, percent, signed_interval
 from analysis.text.labels import ordered_curves, task_name
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 
 EXCLUDES_ZERO = "Ahead or behind: the interval excludes 0."
 OF_CHOSEN_ALPHA = (
@@ -200,9 +200,14 @@ def _undefined_note(data: pd.DataFrame) -> str:
     lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
     if lost.empty:
         return "No draw was undefined."
-    worst = lost.groupby("task")["undefined_draws"].max()
-    parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
-    return f"Draws left out because the metric is undefined (constant predictions): {', '.join(parts)}."
+    by_loss = lost["measure"].map(is_loss) if "measure" in lost else pd.Series(False, index=lost.index)
+    whys = {"the metric is undefined (constant predictions)": lost[~by_loss], "runs have no finite loss": lost[by_loss]}
+    sentences = []
+    for why, part in whys.items():
+        worst = part.groupby("task")["undefined_draws"].max()
+        parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
+        sentences += [f"Draws left out because {why}: {', '.join(parts)}."] if parts else []
+    return " ".join(sentences)
 
 
 def _used(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -102,6 +102,9 @@ def test_forms_are_compared_by_loss_and_the_better_side_is_named(tmp_path: Path)
         write(tmp_path, "his", seed, 0.5)
         write(tmp_path, "his", seed, 1.0, reduction="batch", reduction_batch=32)
     rows = load(tmp_path)
+    write(tmp_path, "his", 0, None, task="rte")  # of before losses, and with its reference
+    write(tmp_path, "his", 0, None, task="rte", reduction="batch", reduction_batch=32)
+    assert set(compare(load(tmp_path), 10, LOSS)["task"]) == {"toy"}
     data = compare(rows, 100, LOSS)
     assert set(data["measure"]) == {"loss"} and set(data["verdict"]) == {"behind"} and (data["mean"] > 0).all()
     table = variants_table(rows, draws=100, measures=LOSS)
@@ -161,6 +164,7 @@ def test_what_was_not_measured_is_missing_and_no_zero(tmp_path: Path) -> None:
     pair(tmp_path / "half", 1.0, None)
     table = significance_table(load(tmp_path / "half"), draws=20, measures=LOSS)
     assert table.data["mean"].isna().all() and set(table.data["verdict"]) == {""}
+    assert "because runs have no finite loss: toy up to 20." in table.caption and "constant" not in table.caption
     assert set(summary_table(load(tmp_path / "half"), measures=LOSS).shown["loss"]) == {"undefined"}
 
 
