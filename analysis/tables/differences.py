@@ -1,6 +1,6 @@
 """Curve minus curve, with intervals over seeds and examples: HIES against HIS, all against HIES, forms of a score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from analysis.tables.beside import side_by_side
 from analysis.text.captions import caption, number, percent, signed_interval
 from analysis.text.labels import ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
+from hies.runs.schema import LOSSES
 
 EXCLUDES_ZERO = "Ahead or behind: the interval excludes 0."
 OF_CHOSEN_ALPHA = (
@@ -43,8 +44,8 @@ class Claim:
     """What the paper says of HIES minus HIS in one measure.
 
     Attributes:
-        words: for readers.
-        measure: quality, stability or evenness.
+        words: for readers; what is before the colon names it.
+        measure: quality, stability, evenness or a loss.
         sign: of the difference.
         at: at which ratios.
     """
@@ -68,6 +69,14 @@ CLAIMS = (
     Claim("3: HIS ahead in quality up to 10 %", "quality", -1, REDUNDANT),
     Claim("4: removed heads spread more evenly over the sites at 30 % and more", EVENNESS, -1, SPECIALISED),
 )
+BY_LOSS = tuple(  # our reading of claims 1 and 3
+    claim
+    for loss in LOSSES.values()
+    for claim in (
+        Claim(f"1 by {MEASURE_OF[loss].words}: lower at 30 % and more", loss, -1, SPECIALISED),
+        Claim(f"3 by {MEASURE_OF[loss].words}: HIS lower up to 10 %", loss, 1, REDUNDANT),
+    )
+)
 
 
 @table(
@@ -75,25 +84,37 @@ CLAIMS = (
     about="The paper's four claims about HIES against HIS: holds, does not hold or undecided, with intervals.",
     needs=OF_CHOSEN_ALPHA,
 )
-def claims_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
-    """Returns a line for each HIES curve and task and their mean, a column for each claim."""
+def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
+    """Returns a line for each HIES curve and task and their mean, a column for each claim in these measures."""
     gains = gains_over_his(one_calibration_size(rows), draws)
     curves = dict.fromkeys(gain.curve for gain in gains)
+    claims = {claim.words: claim for claim in (*CLAIMS, *BY_LOSS) if claim.measure in (*measures, EVENNESS)}
     data = pd.DataFrame(
-        [line for curve in curves for claim in CLAIMS for line in _of_claim(claim, curve, gains)],
+        [line for curve in curves for claim in claims.values() for line in _of_claim(claim, curve, gains)],
         columns=["criterion", "task", "claim", "ratios", *ESTIMATE],
     )
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
-        f"HIES minus HIS in percentage points, mean over the claim's ratios (of {_ratios_of(used)}): {caption(used)}. "
-        "Claims 1 and 2 put it above 0, claims 3 and 4 below; evenness is the standard deviation over the sites of "
-        "the share of their heads that is removed. Holds, or does not hold: the whole interval is on that side. "
+        f"HIES minus HIS in {difference_units([EVENNESS, *measures], used)}, mean over the claim's ratios (of "
+        f"{_ratios_of(used)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
+        "sites of the share of their heads that is removed. Holds, or does not hold: the whole interval is on that "
+        "side. "
     )
     tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
     named = data.assign(task=_tasks_and_means(data["task"], data["criterion"].map(tasks)))
-    shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
-    shown = shown.reindex(columns=["criterion", "task", *(claim.words for claim in CLAIMS)], fill_value="")
-    return Table(shown, data, f"{text}{_bootstrap_note(draws)} {_undefined_note(data)}")
+
+    def cell(row: dict) -> dict[str, str]:
+        return {row["claim"]: _verdict({**row, "measure": claims[row["claim"]].measure})}
+
+    shown = side_by_side(named, ["criterion", "task"], cell)
+    shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
+    return Table(shown, data, f"{text}{_bootstrap_note(draws)} {_undefined_note(data)}{notes(measures, used)}")
+
+
+def _sides(claims: Collection[Claim]) -> str:
+    """On which side of 0 each claim puts the difference, in words."""
+    above, below = ([claim.words.partition(":")[0] for claim in claims if claim.sign == sign] for sign in (1, -1))
+    return f"Claims {' and '.join(above)} put it above 0, claims {' and '.join(below)} below"
 
 
 @table(

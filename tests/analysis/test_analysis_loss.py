@@ -18,7 +18,7 @@ from analysis.figures.tasks import draw_all_tasks, mean_of_tasks
 from analysis.stats.resampling import example_counts, seed_counts
 from analysis.stats.significance import MEAN, gains_over_his, samples_at
 from analysis.stats.variants import compare
-from analysis.tables.differences import against_table, significance_table, variants_table
+from analysis.tables.differences import CLAIMS, against_table, claims_table, significance_table, variants_table
 from analysis.tables.measures import summary_table
 
 RATIOS = (0.0, 0.3, 0.5)
@@ -116,6 +116,20 @@ def test_forms_are_compared_by_loss_and_the_better_side_is_named(tmp_path: Path)
     assert "Right of the line: better" in caption_of(draw_forest(rows, draws=100)[0])
 
 
+@pytest.mark.parametrize(("his", "hies", "verdict"), [(1.0, 0.5, "holds"), (0.5, 1.0, "does not hold")])
+def test_the_claim_of_quality_by_loss_puts_the_difference_below_0(
+    tmp_path: Path, his: float, hies: float, verdict: str
+) -> None:
+    written = pair(tmp_path, his, hies)
+    table = claims_table(load(tmp_path), draws=100, measures=LOSS)
+    gain = np.mean([two[1:].mean() - one[1:].mean() for one, two in written])
+    name = "1 by loss: lower at 30 % and more"
+    assert table.shown[name].tolist()[0].startswith(f"{verdict}: {gain:+.3f} [")
+    assert [*table.shown][2:] == [CLAIMS[3].words, name, "3 by loss: HIS lower up to 10 %"]
+    assert "Claims 3 by loss put it above 0, claims 4 and 1 by loss below" in table.caption
+    assert "percentage points and of losses in nats" in table.caption
+
+
 def test_squared_errors_are_no_part_of_means_over_tasks(tmp_path: Path) -> None:
     for seed in range(3):
         for task, level, metric in (("sst2", 1.0, "accuracy"), ("rte", 0.6, "accuracy"), ("stsb", 9.0, "pearson")):
@@ -198,6 +212,6 @@ def test_the_measure_is_an_option_and_part_of_the_names_of_files(tmp_path: Path,
     capsys.readouterr()
     assert main(["summary", "--measure", "los", *where]) == 2
     assert "--measure=los names 'los', which is no measure; did you mean loss?" in capsys.readouterr().err
-    assert main(["claims", "--measure", "loss", *where]) == 2
-    assert "--measure cannot be chosen for NAME=claims" in capsys.readouterr().err
+    assert main(["heatmaps", "--measure", "loss", *where]) == 2
+    assert "--measure cannot be chosen for NAME=heatmaps" in capsys.readouterr().err
     assert line(summary_table(load(tmp_path / "results"), measures=LOSS).shown, removed="30 %")
