@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
 from analysis.registry import Entry, entries
+from analysis.text.measures import MEASURE_OF
 from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
 from hies.runs.schema import Row
@@ -60,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--from", dest="source", choices=("local", "wandb"), default="local", help="where rows come from"
     )
     parser.add_argument("--project", metavar="ENTITY/NAME", help="for --from wandb: its runs are added to --results")
+    parser.add_argument(
+        "--measure",
+        metavar="NAMES",
+        help=f"what to show, with commas: {', '.join(MEASURE_OF)} (default: the first two)",
+    )
     parser.add_argument("--list", action="store_true", help="name all figures and tables")
     return exit_code(_build, parser, arguments)
 
@@ -68,7 +74,8 @@ def _build(options: argparse.Namespace) -> int:
     if options.list:
         print(*(f"{one.name:<14}{one.kind}: {one.about} Needs {one.needs}." for one in entries().values()), sep="\n")
         return 0
-    chosen = _chosen(options.names)
+    measures = _measures(options.measure)
+    chosen = _chosen(options.names, bool(measures))
     with rows_warnings():
         _fetch(options)
         check_experiment(options.results, options.experiment)
@@ -79,7 +86,7 @@ def _build(options: argparse.Namespace) -> int:
         raise HiesError(_nothing(options, chosen))
     named = bool(options.names)
     try:
-        made = {entry.name: _write_groups(entry, frames[entry.load], options.out, explain=named) for entry in chosen}
+        made = {entry.name: _write_groups(entry, frames[entry.load], options.out, measures, named) for entry in chosen}
     except OSError as problem:
         raise HiesError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
     if not (written := any(made.values())):
@@ -105,12 +112,25 @@ def _fetch(options: argparse.Namespace) -> None:
     print(f"{new} runs of --project={options.project} were not in {options.results} yet and are written there.")
 
 
-def _chosen(names: list[str]) -> list[Entry]:
+def _measures(given: str | None) -> tuple[str, ...]:
+    """Returns the measures that an option names; none without it."""
+    names = () if given is None else tuple(dict.fromkeys(given.split(",")))
+    for name in names:
+        if name not in MEASURE_OF:
+            raise HiesError(f"--measure={given} names {name!r}, which is no measure; {_there_are(MEASURE_OF, name)}.")
+    return names
+
+
+def _chosen(names: list[str], with_measures: bool) -> list[Entry]:
+    """Returns the figures and tables of these names, or all; `with_measures`: of those that show any measure."""
     known = entries()
+    fitting = {name: one for name, one in known.items() if one.takes_measures or not with_measures}
     for name in names:
         if name not in known:
             raise HiesError(f"NAME={name} is no figure or table; {_there_are(known, name)}.")
-    return [known[name] for name in dict.fromkeys(names)] or list(known.values())
+        if name not in fitting:
+            raise HiesError(f"--measure cannot be chosen for NAME={name}; {_there_are(fitting, name)}.")
+    return [fitting[name] for name in dict.fromkeys(names)] or list(fitting.values())
 
 
 def _there_are(known: Iterable[str], name: str) -> str:
@@ -140,7 +160,7 @@ def _nothing(options: argparse.Namespace, chosen: list[Entry]) -> str:
     return f"--results={options.results} has nothing for NAME={chosen[0].name}, which needs {chosen[0].needs}."
 
 
-def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) -> list[Path]:
+def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[str, ...], explain: bool) -> list[Path]:
     """One output for each group; the groups whose rows do not allow it are named with the reason (if `explain`)."""
     written: list[Path] = []
     refused: dict[str, list[str]] = {}
@@ -148,7 +168,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, explain: bool) ->
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)):
         try:
-            new = entry.write(group, out)
+            new = entry.write(group, out, measures)
             print(*(f"written: {path}" for path in new), sep="\n", flush=True)  # at once: all of them take a while
             written += new
         except Unavailable as reason:

@@ -5,8 +5,9 @@ decorator that gives name and description. It needs no entry in a list.
 """
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -20,7 +21,9 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.data import rows
+from analysis.errors import Unavailable
 from analysis.text.labels import SETTING, in_short
+from analysis.text.measures import MEASURE_OF, is_loss
 from hies.errors import printable
 
 LONGEST_FILE_NAME = 200  # characters of a file's name; a file system may take no more than 255
@@ -69,18 +72,25 @@ class Entry:
     make: Make
     load: Load = rows.load
 
-    def write(self, rows: pd.DataFrame, out: Path) -> list[Path]:
+    @property
+    def takes_measures(self) -> bool:
+        """Whether it can show other measures than quality and stability."""
+        return "measures" in inspect.signature(self.make).parameters
+
+    def write(self, rows: pd.DataFrame, out: Path, measures: Sequence[str] = ()) -> list[Path]:
         """Builds it from the rows of one group and writes it in its two formats; returns the files.
 
-        The same rows give the same bytes.
+        The same rows give the same bytes. Other `measures` than those it shows otherwise are part of the files' names.
 
         Raises:
             Unavailable: the rows do not allow it.
         """
-        made = self.make(rows)
+        made = self.make(rows, **({"measures": measures} if measures else {}))
         folder = out / f"{self.kind}s"
         folder.mkdir(parents=True, exist_ok=True)
-        name = "__".join([self.name, *(quote(str(rows[column].iloc[0]), safe="") for column in self.per)])
+        name = "__".join(
+            ["_".join([self.name, *measures]), *(quote(str(rows[column].iloc[0]), safe="") for column in self.per)]
+        )
         name = in_short(name, LONGEST_FILE_NAME)
         return _save_figure(made, folder / name) if self.kind == "figure" else _save_table(made, folder / name)
 
@@ -96,6 +106,8 @@ def _registered(
     def register(make: Make) -> Make:
         @wraps(make)
         def styled(frame: pd.DataFrame, **options: Any) -> Any:
+            for measure in options.get("measures", ()):
+                check_measured(frame, measure)
             with mpl.rc_context(style.RC):
                 return make(frame, **options)
 
@@ -105,6 +117,13 @@ def _registered(
         return styled
 
     return register
+
+
+def check_measured(frame: pd.DataFrame, measure: str) -> None:
+    """Raises Unavailable where no row of a pruned model has a number in a measure."""
+    if frame.loc[frame["ratio"] > 0, measure].isna().all():
+        lacking = " (generated answers have none, nor have runs of before it was measured)" if is_loss(measure) else ""
+        raise Unavailable(f"no row of a pruned ratio has a {MEASURE_OF[measure].words}{lacking}")
 
 
 figure = partial(_registered, "figure")  # decorates a function of a frame that returns its axes

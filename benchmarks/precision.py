@@ -39,8 +39,9 @@ def _compare(declared: Declared) -> int:
             for precision in PRECISIONS:
                 with masked(bench.network, removed):
                     started = time.perf_counter()
-                    answers[precision] = predict(bench.network, tokens, bench.model.batch_size, precision)
+                    found = predict(bench.network, tokens, bench.model.batch_size, precision)
                     seconds[precision] = time.perf_counter() - started
+                answers[precision] = found["predictions"]
                 unpruned.setdefault(precision, answers[precision])
             qualities = [metrics.quality(bench.task.metric, labels, answers[one])[1] for one in PRECISIONS]
             stabilities = [metrics.stability(answers[one], unpruned[one]) for one in PRECISIONS]

@@ -1,4 +1,7 @@
-"""What differs between two computations of one run: masks, measures, answers and scores; times do not count."""
+"""What differs between two computations of one run: masks, measures, answers and scores; times do not count.
+
+Losses that the one before has not got, as rows of before they were measured, are none that differ.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hies.runs.files import Row
+from hies.runs.schema import LOSSES
 
 # Not results of a run: when and where it was computed, by what, and how its file is kept.
 ASIDE = ("score_seconds", "eval_seconds", "revision", "versions", "command", "rows", "digest", "path", "experiment")
@@ -61,7 +65,8 @@ def _of_rows(before: Row, now: Row) -> list[str]:
         for mask in (before["mask"], now.get("mask", {}))
     )
     said = [f"{len(one ^ other)} heads are in one mask and not in the other"] if one != other else []
-    keys = [key for key in before if key not in (*ASIDE, "mask", "ratio") and before[key] != now.get(key)]
+    aside = (*ASIDE, "mask", "ratio", *(key for key in LOSSES.values() if before.get(key) is None))
+    keys = [key for key in before if key not in aside and before[key] != now.get(key)]
     return said + [f"{key} {before[key]} before, {now.get(key)} now" for key in keys]
 
 
@@ -77,19 +82,26 @@ def _of_answers(before: Arrays, now: Arrays, place: int, again: int) -> list[str
 
 def _of_arrays(before: Arrays, now: Arrays) -> list[str]:
     found = []
-    for name in sorted({*before, *now} - {ANSWERS, "ratios"} if before else ()):
+    lacking = {*LOSSES} - {*before}
+    for name in sorted({*before, *now} - {ANSWERS, "ratios"} - lacking if before else ()):
         if name not in before or name not in now:
             found.append(f"{name}: only there {'before' if name in before else 'now'}")
         elif before[name].shape != now[name].shape:
             found.append(f"{name}: shape {before[name].shape} before, {now[name].shape} now")
-        elif _unequal(before[name], now[name]).any():
-            found.append(f"{name}: {_largest(before[name], now[name]) if name in SCORES else 'not the same'}")
+        elif (_unequal(before[name], now[name]) & _known(name, before[name])).any():
+            measured = name in (*SCORES, *LOSSES)
+            found.append(f"{name}: {_largest(before[name], now[name]) if measured else 'not the same'}")
     return found
 
 
 def _largest(before: np.ndarray, now: np.ndarray) -> str:
-    difference = np.abs(before.astype(np.float64) - now.astype(np.float64)).max()
-    return f"largest difference {difference:.2g}, where the largest is {np.abs(before).max():.2g}"
+    difference = np.nanmax(np.abs(before.astype(np.float64) - now.astype(np.float64)))
+    return f"largest difference {difference:.2g}, where the largest is {np.nanmax(np.abs(before)):.2g}"
+
+
+def _known(name: str, before: np.ndarray) -> Any:
+    """What can differ: of losses those of ratios that have any."""
+    return ~np.isnan(before).all(axis=-1, keepdims=True) if name in LOSSES else True
 
 
 def _unequal(one: np.ndarray, other: np.ndarray) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 import hies
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
-from experiments.sweep.job import Job, evaluator_of, sites_that_stay
+from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
 from hies.errors import HiesError
 from hies.evaluation.models import PRUNABLE
@@ -61,7 +61,7 @@ def _prune_declared(declared: Declared) -> int:
     _check_cut(job.config, evaluator)
     print(_before(evaluator), flush=True)
     if evaluator.model.sites == PRUNABLE and evaluator.prunable.refused:
-        print(sites_that_stay(evaluator.prunable), flush=True)
+        print(evaluator.prunable.note, flush=True)
     with ProgressBar(total=job.steps, unit="mask") as bar:
         plan = job.plan(evaluator, bar.update)
         (ratio,) = job.config.sparsity.ratios

@@ -21,6 +21,7 @@ from experiments.config.schema import Config
 from experiments.sweep.job import Job
 from experiments.sweep.progress import say
 from hies.runs.files import Row
+from hies.runs.schema import LOSSES
 from hies.runs.wandb import ARTIFACT, ROW_FILE
 from hies.storage import digest, read_arrays
 
@@ -28,7 +29,7 @@ INIT_TIMEOUT = 15  # seconds to wait for W&B's own process, which writes the fil
 LAST = 10.0  # seconds that a command waits at its end for the upload, which then goes on by itself
 SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST_SECRET = 6  # characters; a shorter value would hide ordinary words
-CURVE = ("ratio", "quality", "stability", "value", "parameters", "flops")
+CURVE = ("ratio", "quality", "stability", *LOSSES.values(), "value", "parameters", "flops")
 QUIET = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
@@ -118,7 +119,7 @@ def _write_offline(job: Job, rows: list[Row], folder: str) -> Path:
     ) as run:
         run.define_metric("*", step_metric="ratio")
         for row in rows:
-            run.log({key: row[key] for key in CURVE})
+            run.log({key: row[key] for key in CURVE if key in row})
         run.log({"ratio": rows[-1]["ratio"], **_heat_maps(job.path, wandb.Image)})
         artifact = wandb.Artifact(job.run_id, type=ARTIFACT)
         for file in (job.path, job.path.with_suffix(".npz")):

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.text.labels import SETTING, add_labels
 from hies.runs import folders, grid
 from hies.runs.files import read_run
 from hies.runs.folders import warn_of_rows
-from hies.runs.schema import MEASURES, PER_RATIO, REQUIRED, BadRows, Row
+from hies.runs.schema import LOSSES, MEASURES, PER_RATIO, REQUIRED, BadRows, Row
 
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
@@ -26,7 +27,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
 
     A file with a garbled or changed line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
     Columns beyond the row's keys: path (of the row file), curve (its name), jobs_finished and jobs_declared
-    (of the row's experiment, model and task).
+    (of the row's experiment, model and task). The losses of older rows are NaN.
     """
     results_dir = Path(results_dir)
     names = [experiment] if experiment else grid.experiments(results_dir)
@@ -92,7 +93,8 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
     ratios = ratios.sort_values(["place", "ratio"], kind="stable", ignore_index=True)
     # A row's own keys of these names are in the name of its curve by now.
     rows = ratios.join(runs.drop(columns=["run", "place"], errors="ignore"), on="run").drop(columns=["run", "place"])
-    return rows.astype(dict.fromkeys(MEASURES, float))
+    known = {key: rows.get(key, np.nan) for key in LOSSES.values()}  # older rows have none
+    return rows.assign(**known).astype(dict.fromkeys((*MEASURES, *known), float))
 
 
 def _runs(results_dir: Path, name: str) -> Iterator[list[Row]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.errors import Unavailable
 from hies.runs import folders
+from hies.runs.schema import LOSSES
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def load_scores(row: Mapping[str, Any]) -> Scores:
 def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns all arrays of a row's job: `predictions` [ratios, examples], `labels` [examples], `ratios` and others.
 
-    Predictions are classes, or scores of a regression task; the line of a ratio is its place in `ratios`.
+    Predictions are classes, or scores of a regression task; the line of a ratio is its place in `ratios`. Newer runs
+    have `losses`, and those of multiple choice `token_losses`, in the shape of the predictions.
 
     Raises:
         Unavailable: the file is not there, cannot be read, or its predictions do not fit its ratios and labels.
@@ -76,6 +78,8 @@ def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
         raise Unavailable(f"the score file of {row['path']} has no {' and no '.join(lacking)}")
     if arrays["predictions"].shape != (len(arrays["ratios"]), len(arrays["labels"])):
         raise Unavailable(f"the score file of {row['path']} does not hold one prediction for each ratio and example")
+    if any(arrays[name].shape != arrays["predictions"].shape for name in LOSSES if name in arrays):
+        raise Unavailable(f"the score file of {row['path']} does not hold one loss for each ratio and example")
     return arrays
 
 

@@ -1,5 +1,6 @@
 """Quality and stability against ratio, one line a curve (figures 4, 10 and 11 of the paper)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,11 +11,11 @@ from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
 from analysis.stats.intervals import summarise
 from analysis.text.captions import caption, heading, removed_words
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
 CORRELATIONS = ("matthews", "pearson")
 MAPPED_NOTE = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
-MEASURE_AXES = {"quality": "quality (%)", "stability": "stability (%)"}
 
 
 @figure(
@@ -23,21 +24,26 @@ MEASURE_AXES = {"quality": "quality (%)", "stability": "stability (%)"}
     needs="rows of at least one pruned ratio",
     per=OF_TASK,
 )
-def draw_curves(rows: pd.DataFrame) -> list[Axes]:
-    """Draws both panels for one model and task; a point that some seeds leave undefined is hollow."""
+def draw_curves(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
+    """Draws a panel a measure for one model and task; a point that some seeds leave undefined is hollow."""
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only rows of the unpruned model")
-    canvas = style.new_figure(10, 4.4)
-    panels = list(canvas.subplots(1, 2, sharex=True))
-    for axes, (column, words) in zip(panels, MEASURE_AXES.items(), strict=True):
-        draw_panel(axes, rows, column, style.looks(rows))
-        axes.set(xlabel=removed_words(rows), ylabel=words)
-    metrics = (METRIC_NAMES.get(name, name) for name in sorted(rows["metric"].unique()))
-    panels[0].set_title(f"Quality: {', '.join(metrics)}")
-    panels[1].set_title("Stability: agreement with the unpruned model")
-    style.legend_beside(canvas, panels[1:])  # stability is defined where quality is not
-    style.headline(canvas, heading(rows), _caption(rows))
+    canvas = style.new_figure(2 + 4 * len(measures), 4.4)
+    panels = list(canvas.subplots(1, len(measures), sharex=True, squeeze=False).flat)
+    for axes, measure in zip(panels, measures, strict=True):
+        draw_panel(axes, rows, measure, style.looks(rows))
+        axes.set(xlabel=removed_words(rows), ylabel=axis_label(measure, rows))
+        axes.set_title(f"{MEASURE_OF[measure].words.capitalize()}: {_meaning(measure, rows)}")
+    style.legend_beside(canvas, panels[-1:])  # stability is defined where quality is not
+    style.headline(canvas, heading(rows), _caption(rows, measures))
     return panels
+
+
+def _meaning(measure: str, rows: pd.DataFrame) -> str:
+    """What a measure is, for the title of its panel."""
+    if measure == "quality":
+        return ", ".join(METRIC_NAMES.get(name, name) for name in sorted(rows["metric"].unique()))
+    return "agreement with the unpruned model" if measure == "stability" else "lower is better"
 
 
 def draw_panel(axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]]) -> None:
@@ -67,12 +73,12 @@ def _line(axes: Axes, points: pd.DataFrame, curve: str, look: dict[str, Any]) ->
     axes.plot(100 * partial["ratio"], partial["mean"], markerfacecolor="white", **hollow)
 
 
-def _caption(rows: pd.DataFrame) -> str:
+def _caption(rows: pd.DataFrame, measures: Sequence[str]) -> str:
     text = caption(rows)
     if rows["seed"].nunique() > 1:
         text += ". Line: mean; band: 95 % bootstrap interval over seeds"
-    if rows[list(MEASURE_AXES)].isna().to_numpy().any():
+    if rows[[*measures]].isna().to_numpy().any():
         text += ". Hollow or absent marker: undefined for some or all seeds"
-    if rows["metric"].isin(CORRELATIONS).any():
+    if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f". {MAPPED_NOTE}"
-    return text + "."
+    return f"{text}.{notes(measures, rows)}"

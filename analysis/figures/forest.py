@@ -1,16 +1,18 @@
 """Other forms of HIS, AE and HIES against the paper's, as a forest plot."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.registry import figure
-from analysis.stats.pairing import COMPARED_MEASURES
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
 from analysis.tables.differences import missing_note
 from analysis.text.captions import caption
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 
 COMPARISON_HEIGHT, BLOCK_GAP = 0.25, 0.22  # inches of a comparison and between blocks
 TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the intervals take
@@ -21,14 +23,12 @@ TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the int
     about="Reductions of HIS, entropies and combinations of HIES against the paper's, a line for each comparison.",
     needs="rows and predictions of another form of his, ae or hies and of the paper's form, on the same seeds",
 )
-def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
+def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
     """Draws a block of lines for each reference; a column for each range of ratios and measure."""
-    data = compare(rows, draws)
+    data = compare(rows, draws, measures)
     drawn = _marked(data[data["tasks"] > 0], rows)
     blocks = {str(name): list(block["criterion"].unique()) for name, block in drawn.groupby("against", sort=False)}
-    columns = [
-        (removed, measure) for removed in WINDOWS for measure in COMPARED_MEASURES if removed in set(drawn["removed"])
-    ]
+    columns = [(removed, measure) for removed in WINDOWS for measure in measures if removed in set(drawn["removed"])]
     heights = [len(curves) + 1 for curves in blocks.values()]
     canvas = style.new_figure(style.FIGURE_WIDTH, COMPARISON_HEIGHT * sum(heights) + BLOCK_GAP * len(blocks) + 2)
     grid = canvas.subplots(len(blocks), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
@@ -37,11 +37,12 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS) -> list[Axes]:
         for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
             _panel(axes, curves, lines[lines["against"] == against])
         _scales(dict(zip(blocks, grid[:, place], strict=True)), lines)
-        grid[0, place].set_title(f"{measure},\n{removed}")
+        grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
-    title = f"{rows['model'].iloc[0]}, {rows['experiment'].iloc[0]}: each form minus its reference, percentage points"
-    style.headline(canvas, title, _caption(data, rows))
+    names = f"{rows['model'].iloc[0]}, {rows['experiment'].iloc[0]}"
+    title = f"{names}: each form minus its reference, {difference_units(measures, rows)}"
+    style.headline(canvas, title, _caption(data, rows, measures))
     return list(grid.flat)
 
 
@@ -104,8 +105,11 @@ def _names(axes: Axes, against: str, curves: list[str], drawn: pd.DataFrame) -> 
     axes.tick_params(axis="y", length=0)
 
 
-def _caption(data: pd.DataFrame, rows: pd.DataFrame) -> str:
+def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) -> str:
     used = rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
-    text = f"{caption(used)}. Right of the line: better than the reference. Circle and bar: mean over seeds, ratios "
+    losses = [is_loss(measure) for measure in measures]
+    side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
+    text = f"{caption(used)}. {side} of the line: better than the reference. Circle and bar: mean over seeds, ratios "
     text += "and tasks with 95 % interval of a paired bootstrap over seeds and examples, filled where it excludes 0; "
-    return f"{text}light tick: a single task (one that is far off may lie outside).{missing_note(data)}"
+    text += f"light tick: a single task (one that is far off may lie outside).{missing_note(data)}"
+    return text + notes(measures, used)

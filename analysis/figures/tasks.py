@@ -1,7 +1,7 @@
 """Quality and stability of every task and their mean against the ratio (figures 4, 10, 11 and 13 of the paper)."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from analysis import paper, style
 from analysis.errors import Unavailable
-from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, MEASURE_AXES, METRIC_NAMES, draw_panel
+from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, METRIC_NAMES, draw_panel
 from analysis.registry import figure
 from analysis.text import choice, labels
 from analysis.text.captions import caption, lost_tasks, removed_words
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
@@ -37,24 +38,33 @@ LACKING = "no rows of these methods"
     about="Quality and stability against the ratio, a panel for every task and one for their mean.",
     needs="rows of at least two tasks at a pruned ratio",
 )
-def draw_all_tasks(rows: pd.DataFrame) -> list[Axes]:
-    """Draws two blocks of panels, quality above stability, each ending with the mean over tasks."""
+def draw_all_tasks(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
+    """Draws a block of panels for each measure, one above the other, each ending with the mean over tasks."""
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
-    title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
-    return _draw_tasks(*_shown_rows(rows), title, TASKS_IN_ROW)
+    return _draw_tasks(*_shown_rows(rows), _title(rows, measures), measures, TASKS_IN_ROW)
+
+
+def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
+    """Of which model, and in which block which measure is."""
+    words = [MEASURE_OF[measure].words for measure in measures]
+    places = {1: [""], 2: [" (above)", " (below)"]}.get(len(words), ["", *[" (below)"] * (len(words) - 1)])
+    return f"{rows['model'].iloc[0]}: {' and '.join(map(str.__add__, words, places))}"
 
 
 def _draw_kind(
-    rows: pd.DataFrame, tasks: Iterable[str], printed: pd.DataFrame | None = None, note: str = ""
+    rows: pd.DataFrame,
+    tasks: Iterable[str],
+    printed: pd.DataFrame | None = None,
+    note: str = "",
+    measures: Sequence[str] = IN_PERCENT,
 ) -> list[Axes]:
     """The paper's methods on these tasks."""
     rows = rows[rows["task"].isin(tasks)]
     if not (rows["ratio"] > 0).any():
         raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
     shown, lost = _shown_rows(rows, PAPER_CRITERIA)
-    title = f"{rows['model'].iloc[0]}: quality (above) and stability (below)"
-    return _draw_tasks(shown, lost, title, None, printed, note)
+    return _draw_tasks(shown, lost, _title(rows, measures), measures, None, printed, note)
 
 
 @figure(
@@ -62,11 +72,12 @@ def _draw_kind(
     about="Quality above stability against the ratio for language tasks, a column for each and one for their mean.",
     needs="rows of a language task (HellaSwag, WinoGrande, ARC, OBQA, PIQA, docs) at a pruned ratio",
 )
-def draw_figure4(rows: pd.DataFrame) -> list[Axes]:
+def draw_figure4(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
     """Draws the paper's methods; beside LLaMA-2-7B the paper's HIS and HIES where its table 10 has them."""
     printed = printed_language()
-    printed = printed[printed["task"].isin(rows.loc[rows["model"] == PRINTED_MODEL, "task"])]
-    return _draw_kind(rows, labels.LANGUAGE_NAMES, printed, "" if printed.empty else PRINTED_NOTE)
+    beside = rows.loc[(rows["model"] == PRINTED_MODEL) & ("quality" in measures), "task"]
+    printed = printed[printed["task"].isin(beside)]
+    return _draw_kind(rows, labels.LANGUAGE_NAMES, printed, "" if printed.empty else PRINTED_NOTE, measures)
 
 
 draw_figure10 = figure(
@@ -86,7 +97,7 @@ draw_figure11 = figure(
     about="Quality above stability against the ratio: the norm of the outputs alone, and with AE, a column a task.",
     needs="rows of output_norm and of hies with importance output_norm, at a pruned ratio",
 )
-def draw_figure13(rows: pd.DataFrame) -> list[Axes]:
+def draw_figure13(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
     """Draws two lines a panel; of several alphas the preferred one."""
     mixed = rows[rows["importance"] == NORM] if "importance" in rows else rows[:0]
     alone, together = choice.plainest(rows, NORM), choice.plainest(mixed, "hies")
@@ -94,18 +105,20 @@ def draw_figure13(rows: pd.DataFrame) -> list[Axes]:
         raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
     title = f"{rows['model'].iloc[0]}: norm of the outputs alone and with AE"
     shown = rows[rows["curve"].isin([alone, together])]
-    return _draw_tasks(shown, lost_tasks(rows, shown["task"], LACKING), title, note=f" With AE: {together}.")
+    lost = lost_tasks(rows, shown["task"], LACKING)
+    return _draw_tasks(shown, lost, title, measures, note=f" With AE: {together}.")
 
 
 def _draw_tasks(
     rows: pd.DataFrame,
     lost: str,
     title: str,
+    measures: Sequence[str],
     columns: int | None = None,
     printed: pd.DataFrame | None = None,
     note: str = "",
 ) -> list[Axes]:
-    """Two blocks of panels, quality above stability: a panel for each task and, of several, one for their mean.
+    """A block for each measure, one above the other: a panel for each task and, of several, one for their mean.
 
     Without `columns` all panels stand in one row, if they fit. `printed` is the paper's quality in percent; `lost` and
     `note` are sentences of the caption.
@@ -117,21 +130,21 @@ def _draw_tasks(
         columns, width = count, max(LEAST_WIDTH, count * PANEL_WIDTH + LEGEND_WIDTH)
     columns = min(columns or TASKS_IN_ROW, count)
     full = count % columns == 0  # no free place for the legend
-    canvas, blocks = style.small_multiples(count, columns, height=1.95, lines=len(MEASURE_AXES), width=width)
+    canvas, blocks = style.small_multiples(count, columns, height=1.95, lines=len(measures), width=width)
     room = int(TITLE_CHARACTERS * (width - LEGEND_WIDTH * full) / columns)
     below = textwrap.fill(removed_words(rows), room)
-    for block, column in zip(blocks, MEASURE_AXES, strict=True):
-        _block(block, rows, tasks, column)
-        style.outer_labels(block, columns, below, MEASURE_AXES[column])
-    _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room)
-    if printed is not None:
-        _beside(dict(zip(tasks, blocks[0], strict=False)), printed)
+    for block, measure in zip(blocks, measures, strict=True):
+        _block(block, rows, tasks, measure)
+        style.outer_labels(block, columns, below, axis_label(measure, rows))
+    _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room, measures[0])
+    if printed is not None and "quality" in measures:
+        _beside(dict(zip(tasks, blocks[measures.index("quality")], strict=False)), printed)
     panels = [axes for block in blocks for axes in block]
     if full:
         style.legend_beside(canvas, panels, fontsize=8.5)
     else:
         blocks[0][-1].legend(*style.legend_of(panels), **AFTER_LAST).set_in_layout(False)
-    style.headline(canvas, title, _caption(rows, tasks) + note + lost)
+    style.headline(canvas, title, _caption(rows, tasks, measures) + note + lost)
     return panels
 
 
@@ -158,7 +171,11 @@ def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) ->
 
 
 def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number."""
+    """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number.
+
+    Of a loss it is over the tasks of one unit, see `averaged`.
+    """
+    rows = averaged(rows, column)
     wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
     whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
     return whole.mean(axis=1).rename(column).reset_index()
@@ -182,17 +199,18 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
         axes.tick_params(labelsize=8.5, labelbottom=True)
         axes.set_xlim(-0.05 * last, 1.05 * last)
         axes.xaxis.set_major_locator(MultipleLocator(20))
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=not is_loss(column)))
 
 
-def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int) -> None:
-    """Metric and number of examples at the right above each task's panel.
+def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int, measure: str) -> None:
+    """Metric, or unit of a loss, and number of examples at the right above each task's panel.
 
     `first` holds a row of each task; where one has more characters than there is `room`, all stand below the names.
     """
-    metrics = [
-        f"{METRIC_NAMES.get(row.metric, row.metric)}, n = {row.examples:,}" for row in first.loc[tasks].itertuples()
-    ]
+    units = {
+        name: unit(measure, name) if is_loss(measure) else METRIC_NAMES.get(name, name) for name in first["metric"]
+    }
+    metrics = [f"{units[row.metric]}, n = {row.examples:,}" for row in first.loc[tasks].itertuples()]
     names = map(labels.task_name, tasks)
     if any(len(name) + len(words) > room for name, words in zip(names, metrics, strict=True)):
         for axes in block:
@@ -211,9 +229,11 @@ def _beside(panels: dict[str, Axes], printed: pd.DataFrame) -> None:
             axes.plot(100 * part["ratio"], part["percent"], label=name, **look)
 
 
-def _caption(rows: pd.DataFrame, tasks: list[str]) -> str:
+def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> str:
     text = f"{caption(rows)}. n: examples of the report split."
     if len(tasks) > 1:
         text += f" The mean is over all {len(tasks)} tasks, and absent where one of them has no number."
     text += " Line: mean over seeds; band: 95 % bootstrap interval."
-    return text + (f" {MAPPED_NOTE}." if rows["metric"].isin(CORRELATIONS).any() else "")
+    if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
+        text += f" {MAPPED_NOTE}."
+    return text + notes(measures, rows)

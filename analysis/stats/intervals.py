@@ -47,11 +47,14 @@ def percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]
     return float(low), float(high)
 
 
-def side_of_zero(low: float, high: float) -> str:
-    """Returns `ahead` or `behind` if the interval excludes 0, else `undecided` (always so for a single seed)."""
-    if low > 0:
-        return "ahead"
-    return "behind" if high < 0 else "undecided"
+def side_of_zero(low: float, high: float, better: int = 1) -> str:
+    """Returns `ahead` or `behind` if the interval excludes 0, else `undecided` (always so for a single seed).
+
+    `better` is the sign of what is ahead: -1 for a loss.
+    """
+    if low > 0 or high < 0:
+        return "ahead" if (low > 0) == (better > 0) else "behind"
+    return "undecided"
 
 
 def summarise(rows: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:

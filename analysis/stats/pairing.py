@@ -5,11 +5,11 @@ import pandas as pd
 from analysis.errors import Unavailable
 from analysis.text import choice
 from analysis.text.labels import ordered_curves
+from analysis.text.measures import MEASURE_OF
 
 # What a HIES job and a HIS job must share to be compared.
 PROTOCOL_KEYS = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
                  "sites", "precision", "calibration_size", "examples", "seed"]  # fmt: skip
-COMPARED_MEASURES = ("quality", "stability")
 
 
 def one_calibration_size(rows: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def one_calibration_size(rows: pd.DataFrame) -> pd.DataFrame:
 def paired(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns HIES rows of the pruned models with the difference to the HIS row of the same seed and protocol.
 
-    Columns beyond the row's: quality_his, stability_his, path_his, quality_gain, stability_gain.
+    Columns beyond the row's: path_his, and of each measure that of HIS and the difference (quality_his, quality_gain).
 
     Raises:
         Unavailable: no HIES row has a partner, or some have several.
@@ -37,10 +37,10 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     hies, his = rows[rows["criterion"] == "hies"], rows[rows["criterion"] == "his"]
     if his.duplicated(keys).any():
         raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(ordered_curves(his))}")
-    pairs = hies.merge(his[[*keys, *COMPARED_MEASURES, "path"]], on=keys, suffixes=("", "_his"))
+    pairs = hies.merge(his[[*keys, *MEASURE_OF, "path"]], on=keys, suffixes=("", "_his"))
     if pairs.empty:
         raise Unavailable("no row of hies has a row of his with the same seed and protocol")
-    for measure in COMPARED_MEASURES:
+    for measure in MEASURE_OF:
         pairs[f"{measure}_gain"] = pairs[measure] - pairs[f"{measure}_his"]
     return pairs
 

@@ -5,7 +5,7 @@ counts with a matrix of indicators or moments. Shapes: runs K, ratios R, example
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.data.scores import load_arrays
 from analysis.errors import Unavailable
 from hies.runs.quality import PERCENT, same_answer
+from hies.runs.schema import LOSSES
 
 EVENNESS = "evenness"
 COUNTS_AT_ONCE = 5_000_000  # of the matrix of counts [draws, examples] that is held at once
@@ -26,8 +27,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     """Measures all runs of these rows of one task, on their examples and on resamples of them.
 
     Returns:
-        the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability and
-        evenness the values, [K, R], and those on the resampled examples, [D, K, R].
+        the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability,
+        evenness and the losses that any run has the values, [K, R], and those on the resampled examples, [D, K, R].
 
     Raises:
         Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
@@ -44,7 +45,9 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     for path, run in arrays.items():
         if not np.array_equal(labels, run["labels"]):
             raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
-    measure = partial(_measure, metric, labels, np.array([_answers(run, [0.0, *ratios]) for run in arrays.values()]))
+    answers = np.array([_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
+    losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in LOSSES if _any(arrays.values(), name)}
+    measure = partial(_measure, metric, labels, answers, losses)
     whole = measure(np.ones((1, len(labels))))
     parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
     values = {name: (whole[name][0], np.concatenate([part[name] for part in parts])) for name in whole}
@@ -74,20 +77,38 @@ def seed_counts(task: str, seeds: int, draws: int) -> np.ndarray:
     return (chosen[:, :, None] == np.arange(seeds)).sum(axis=1)
 
 
-def _measure(metric: str, labels: np.ndarray, answers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Quality and stability, [D, K, R]; answers are those of the unpruned model, then by ratio, [K, 1 + R, N]."""
+def _measure(
+    metric: str, labels: np.ndarray, answers: np.ndarray, losses: dict[str, np.ndarray], counts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Quality, stability and mean losses, [D, K, R].
+
+    Answers are those of the unpruned model, then by ratio, [K, 1 + R, N]; losses [K R, N].
+    """
     runs, ratios = len(answers), answers.shape[1] - 1
     flat = answers[:, 1:].reshape(runs * ratios, -1)  # [K, R, N] -> [K R, N]
     unpruned = np.repeat(answers[:, 0], ratios, axis=0)  # [K, N] -> [K R, N]
     quality = weighted_quality(metric, labels, flat, counts)
     stability = weighted_stability(flat, unpruned, counts)
+    means = {name: _sums(each, counts) / _total(counts) for name, each in losses.items()}
     # [D, K R] -> [D, K, R]
-    return {"quality": quality.reshape(-1, runs, ratios), "stability": stability.reshape(-1, runs, ratios)}
+    found = {"quality": quality, "stability": stability, **means}
+    return {name: values.reshape(-1, runs, ratios) for name, values in found.items()}
 
 
-def _answers(run: dict[str, np.ndarray], ratios: list[float]) -> np.ndarray:
+def _at(run: dict[str, np.ndarray], name: str, ratios: list[float]) -> np.ndarray:
     places = np.abs(run["ratios"][:, None] - ratios).argmin(axis=0)  # [ratios of the run, 1] - [R] -> [R]
-    return run["predictions"][places]
+    return run[name][places]
+
+
+def _any(runs: Iterable[dict[str, np.ndarray]], name: str) -> bool:
+    return any(name in run for run in runs)
+
+
+def _losses(runs: Iterable[dict[str, np.ndarray]], name: str, ratios: list[float]) -> np.ndarray:
+    """Losses of single examples, [K R, N]; NaN for a run without."""
+    return np.concatenate([
+        _at(run, name, ratios) if name in run else np.full((len(ratios), len(run["labels"])), np.nan) for run in runs
+    ])  # fmt: skip
 
 
 def _unevenness(arrays: dict[str, np.ndarray], mask: dict[str, list[int]]) -> float:

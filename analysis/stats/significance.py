@@ -1,7 +1,7 @@
 """Curve minus curve with intervals over calibration seeds AND evaluation examples: a paired bootstrap.
 
 One draw takes the seeds of a task with replacement, and its examples with replacement, the same for both curves, for
-every ratio and for both measures; so any mean over ratios has its interval too. Tasks are drawn independently.
+every ratio and for all measures; so any mean over ratios has its interval too. Tasks are drawn independently.
 Shapes: draws D, seeds S, ratios R.
 """
 
@@ -18,6 +18,7 @@ from analysis.stats.pairing import paired
 from analysis.stats.resampling import measured_runs, seed_counts
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
+from analysis.text.measures import NATS, better, unit
 
 DRAWS = 1_000
 MEAN = "mean"  # in the place of a task: the mean over tasks
@@ -39,18 +40,22 @@ class Sample:
         draws: [D], NaN where undefined.
         seeds: how many there are.
         undefined_seeds: how many of them have no number.
+        better: the sign of what is ahead, see `analysis.text.measures`.
+        tasks: how many the mean is over.
     """
 
     mean: float
     draws: np.ndarray
     seeds: int
     undefined_seeds: int
+    better: int = 1
+    tasks: int = 1
 
     def estimate(self) -> dict[str, Any]:
         """Returns mean, percentile interval and verdict: the columns ESTIMATE."""
         defined = self.draws[~np.isnan(self.draws)]
         low, high = percentiles(defined)
-        verdict = "" if np.isnan(self.mean) else side_of_zero(low, high)
+        verdict = "" if np.isnan(self.mean) else side_of_zero(low, high, self.better)
         count = len(self.draws)
         numbers = (self.mean, low, high, self.seeds, self.undefined_seeds, count, count - len(defined))
         return dict(zip(ESTIMATE, (*numbers, verdict), strict=True))
@@ -58,13 +63,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Gain:
-    """One curve minus its reference in one measure, in percentage points, for one task.
+    """One curve minus its reference in one measure, in its unit, for one task.
 
     Attributes:
         task: the task.
         curve: the curve.
         against: the curve of the reference.
-        measure: quality, stability or evenness.
+        measure: quality, stability, evenness or a loss.
+        unit: of the measure on this task.
         ratios: [R].
         reference: the measure of the reference, [S, R].
         values: the measure of the curve, [S, R].
@@ -76,6 +82,7 @@ class Gain:
     curve: str
     against: str
     measure: str
+    unit: str
     ratios: np.ndarray
     reference: np.ndarray
     values: np.ndarray
@@ -97,7 +104,7 @@ class Gain:
             taken = np.where(self.counts > 0, self.counts * by_draw, 0)  # an undefined seed counts only where drawn
             draws = taken.sum(axis=1) / self.counts.sum(axis=1)
         mean = float(by_seed[defined].mean()) if defined.any() else np.nan
-        return Sample(mean, draws, len(by_seed), int((~defined).sum()))
+        return Sample(mean, draws, len(by_seed), int((~defined).sum()), better(self.measure))
 
 
 def mean_over_tasks(samples: Collection[Sample]) -> Sample:
@@ -107,13 +114,34 @@ def mean_over_tasks(samples: Collection[Sample]) -> Sample:
         np.mean([sample.draws for sample in samples], axis=0),
         min(sample.seeds for sample in samples),
         sum(sample.undefined_seeds for sample in samples),
+        next(iter(samples)).better,
+        len(samples),
     )
+
+
+def averaged_gains(gains: Sequence[Gain]) -> list[Gain]:
+    """Returns those of one measure that a mean over tasks is over: of losses in several units those in nats."""
+    several = len({gain.unit for gain in gains}) > 1
+    return [gain for gain in gains if not several or gain.unit == NATS]
+
+
+def of_measures(gains: Sequence[Gain], measures: Collection[str]) -> list[Gain]:
+    """Returns the gains in these measures.
+
+    Raises:
+        Unavailable: there are none; losses of single examples stand beside the rows, which older runs lack.
+    """
+    kept = [gain for gain in gains if gain.measure in measures]
+    if not kept:
+        raise Unavailable(f"no run has the {' or '.join(measures)} of single examples")
+    return kept
 
 
 def samples_at(gains: Sequence[Gain], at: ChosenRatios) -> dict[str, Sample]:
     """Returns the mean over the ratios `at` for each task that has any, and under MEAN that of several tasks."""
     samples = {gain.task: gain.over(chosen) for gain in gains if (chosen := at(gain.ratios)).any()}
-    return {**samples, MEAN: mean_over_tasks(samples.values())} if len(samples) > 1 else samples
+    together = [samples[gain.task] for gain in averaged_gains(gains) if gain.task in samples]
+    return {**samples, MEAN: mean_over_tasks(together)} if len(together) > 1 else samples
 
 
 def ratios_at(gains: Sequence[Gain], at: ChosenRatios) -> str:
@@ -123,7 +151,7 @@ def ratios_at(gains: Sequence[Gain], at: ChosenRatios) -> str:
 
 
 def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
-    """Returns quality, stability and evenness of each task and each HIES curve whose alpha was chosen, against HIS.
+    """Returns every measure of each task and each HIES curve whose alpha was chosen, against HIS.
 
     Raises:
         Unavailable: no such curve, no partner of HIS, or as `curve_differences`.
@@ -137,7 +165,7 @@ def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
 
 
 def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
-    """Returns quality, stability and evenness of each task and each pair of a curve and its reference.
+    """Returns quality, stability, evenness and losses of each task and each pair of a curve and its reference.
 
     Args:
         rows: of both.
@@ -156,6 +184,7 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
 
 def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> Iterator[Gain]:
     paths, ratios, measured = measured_runs(rows, draws)
+    metric = rows["metric"].iloc[0]
     place = {path: i for i, path in enumerate(paths)}
     for curve in ordered_curves(pairs):
         for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
@@ -165,4 +194,4 @@ def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> 
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]
                 pair = (values[other], values[own], gained)
-                yield Gain(task, curve, str(against), measure, ratios, *pair, counts)
+                yield Gain(task, curve, str(against), measure, unit(measure, metric), ratios, *pair, counts)

@@ -1,12 +1,12 @@
 """Which reduction of HIS, which entropy, which scale and combination of HIES wins: each curve minus its references."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import Unavailable
-from analysis.stats.pairing import COMPARED_MEASURES, PROTOCOL_KEYS, one_calibration_size, with_references
+from analysis.stats.pairing import PROTOCOL_KEYS, one_calibration_size, with_references
 from analysis.stats.significance import (
     DRAWS,
     ESTIMATE,
@@ -14,10 +14,12 @@ from analysis.stats.significance import (
     ChosenRatios,
     Gain,
     curve_differences,
+    of_measures,
     ratios_at,
     samples_at,
 )
 from analysis.text import labels
+from analysis.text.measures import IN_PERCENT
 
 # The knobs whose defaults are the definitions of the paper.
 VARIED = ("reduction", "entropy", "normalize", "combination")
@@ -31,8 +33,8 @@ NO_REFERENCE = "no reference"
 COMPARISON = ["criterion", "against", "task", "tasks", "measure", "removed", "ratios", *ESTIMATE]
 
 
-def compare(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
-    """Returns each curve minus its references in percentage points, for every task and the mean over tasks.
+def compare(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> pd.DataFrame:
+    """Returns each curve minus its references in these measures, for every task and the mean over tasks.
 
     The reference of a curve is the paper's form of its criterion with the same alpha; HIES is also compared with every
     curve of HIS. The comparisons with the paper's HIS come first, then those with HIES, with other forms of HIS, and
@@ -53,7 +55,8 @@ def compare(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
         lacking = "; ".join(f"{curve} needs {against}" for curve, against in wanted)
         raise Unavailable(f"no curve has its reference on the same seeds: {lacking}")
     gains = curve_differences(rows, pairs, draws)
-    lines = [line for curve, against in wanted for line in _lines(curve, against, jobs, gains)]
+    of_measures(gains, measures)  # there are some; the others tell which comparisons lack their reference
+    lines = [line for curve, against in wanted for line in _lines(curve, against, jobs, gains, measures)]
     return pd.DataFrame(lines, columns=COMPARISON)
 
 
@@ -97,13 +100,15 @@ def _paper_name(criterion: str, row: dict[str, object]) -> str:
     return labels.label(criterion, {knob: row[knob] for knob in knobs if knob in row})
 
 
-def _lines(curve: str, against: str, jobs: pd.DataFrame, gains: list[Gain]) -> Iterator[dict[str, object]]:
-    """One comparison in both measures and all windows: every task that has the curve, then their mean."""
+def _lines(
+    curve: str, against: str, jobs: pd.DataFrame, gains: list[Gain], measures: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    """One comparison in these measures and all windows: every task that has the curve, then their mean."""
     of_pair = [gain for gain in gains if (gain.curve, gain.against) == (curve, against)]
     lacking = [task for task in labels.ordered_tasks(jobs.loc[jobs["curve"] == curve, "task"])
                if task not in {gain.task for gain in of_pair}]  # fmt: skip
     windows = {removed: at for removed, at in WINDOWS.items() if any(at(gain.ratios).any() for gain in gains)}
-    for measure in COMPARED_MEASURES:
+    for measure in measures:
         parts = [gain for gain in of_pair if gain.measure == measure]
         for removed, at in windows.items():
             line = {"criterion": curve, "against": against, "measure": measure, "removed": removed, "tasks": 1}
@@ -113,4 +118,4 @@ def _lines(curve: str, against: str, jobs: pd.DataFrame, gains: list[Gain]) -> I
             yield from ({**line, "task": task, **one.estimate()} for task, one in samples.items())
             yield from ({**line, "task": task, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE} for task in lacking)
             if mean:
-                yield {**line, "task": MEAN, "tasks": len(samples), **mean.estimate()}
+                yield {**line, "task": MEAN, "tasks": mean.tasks, **mean.estimate()}

@@ -1,6 +1,6 @@
 """Curve minus curve, with intervals over seeds and examples: HIES against HIS, all against HIES, forms of a score."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.registry import Table, table
 from analysis.stats.intervals import side_of_zero
-from analysis.stats.pairing import COMPARED_MEASURES, against_hies, one_calibration_size
+from analysis.stats.pairing import against_hies, one_calibration_size
 from analysis.stats.resampling import EVENNESS
 from analysis.stats.significance import (
     DRAWS,
@@ -17,9 +17,11 @@ from analysis.stats.significance import (
     MEAN,
     ChosenRatios,
     Gain,
+    averaged_gains,
     curve_differences,
     gains_over_his,
     mean_over_tasks,
+    of_measures,
     ratios_at,
     samples_at,
 )  # fmt: skip
@@ -27,6 +29,8 @@ from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
 from analysis.tables.beside import side_by_side
 from analysis.text.captions import caption, number, percent, signed_interval
 from analysis.text.labels import ordered_curves, task_name
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
+from hies.runs.schema import LOSSES
 
 EXCLUDES_ZERO = "Ahead or behind: the interval excludes 0."
 OF_CHOSEN_ALPHA = (
@@ -40,8 +44,8 @@ class Claim:
     """What the paper says of HIES minus HIS in one measure.
 
     Attributes:
-        words: for readers.
-        measure: quality, stability or evenness.
+        words: for readers; what is before the colon names it.
+        measure: quality, stability, evenness or a loss.
         sign: of the difference.
         at: at which ratios.
     """
@@ -65,6 +69,14 @@ CLAIMS = (
     Claim("3: HIS ahead in quality up to 10 %", "quality", -1, REDUNDANT),
     Claim("4: removed heads spread more evenly over the sites at 30 % and more", EVENNESS, -1, SPECIALISED),
 )
+BY_LOSS = tuple(  # our reading of claims 1 and 3
+    claim
+    for loss in LOSSES.values()
+    for claim in (
+        Claim(f"1 by {MEASURE_OF[loss].words}: lower at 30 % and more", loss, -1, SPECIALISED),
+        Claim(f"3 by {MEASURE_OF[loss].words}: HIS lower up to 10 %", loss, 1, REDUNDANT),
+    )
+)
 
 
 @table(
@@ -72,25 +84,37 @@ CLAIMS = (
     about="The paper's four claims about HIES against HIS: holds, does not hold or undecided, with intervals.",
     needs=OF_CHOSEN_ALPHA,
 )
-def claims_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
-    """Returns a line for each HIES curve and task and their mean, a column for each claim."""
+def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
+    """Returns a line for each HIES curve and task and their mean, a column for each claim in these measures."""
     gains = gains_over_his(one_calibration_size(rows), draws)
     curves = dict.fromkeys(gain.curve for gain in gains)
+    claims = {claim.words: claim for claim in (*CLAIMS, *BY_LOSS) if claim.measure in (*measures, EVENNESS)}
     data = pd.DataFrame(
-        [line for curve in curves for claim in CLAIMS for line in _of_claim(claim, curve, gains)],
+        [line for curve in curves for claim in claims.values() for line in _of_claim(claim, curve, gains)],
         columns=["criterion", "task", "claim", "ratios", *ESTIMATE],
     )
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
-        f"HIES minus HIS in percentage points, mean over the claim's ratios (of {_ratios_of(used)}): {caption(used)}. "
-        "Claims 1 and 2 put it above 0, claims 3 and 4 below; evenness is the standard deviation over the sites of "
-        "the share of their heads that is removed. Holds, or does not hold: the whole interval is on that side. "
+        f"HIES minus HIS in {difference_units([EVENNESS, *measures], used)}, mean over the claim's ratios (of "
+        f"{_ratios_of(used)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
+        "sites of the share of their heads that is removed. Holds, or does not hold: the whole interval is on that "
+        "side. "
     )
     tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
     named = data.assign(task=_tasks_and_means(data["task"], data["criterion"].map(tasks)))
-    shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
-    shown = shown.reindex(columns=["criterion", "task", *(claim.words for claim in CLAIMS)], fill_value="")
-    return Table(shown, data, f"{text}{_bootstrap_note(draws)} {_undefined_note(data)}")
+
+    def cell(row: dict) -> dict[str, str]:
+        return {row["claim"]: _verdict({**row, "measure": claims[row["claim"]].measure})}
+
+    shown = side_by_side(named, ["criterion", "task"], cell)
+    shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
+    return Table(shown, data, f"{text}{_bootstrap_note(draws)} {_undefined_note(data)}{notes(measures, used)}")
+
+
+def _sides(claims: Collection[Claim]) -> str:
+    """On which side of 0 each claim puts the difference, in words."""
+    above, below = ([claim.words.partition(":")[0] for claim in claims if claim.sign == sign] for sign in (1, -1))
+    return f"Claims {' and '.join(above)} put it above 0, claims {' and '.join(below)} below"
 
 
 @table(
@@ -98,15 +122,16 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     about="HIES minus HIS for each task and ratio, bootstrapped over seeds and examples together.",
     needs=OF_CHOSEN_ALPHA,
 )
-def significance_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
+def significance_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
     """Returns a line for each task, HIES curve and ratio; ahead or behind only if the interval excludes 0."""
-    gains = [gain for gain in gains_over_his(one_calibration_size(rows), draws) if gain.measure in COMPARED_MEASURES]
+    gains = of_measures(gains_over_his(one_calibration_size(rows), draws), measures)
     data = pd.DataFrame([_of_his(gain, place) for gain in gains for place in range(len(gain.ratios))])
     named = data.assign(task=data["task"].map(task_name), removed=data["ratio"].map(percent))
     shown = side_by_side(named, ["task", "criterion", "removed"], _his_and_hies)
     used = rows[rows["curve"].isin(data["criterion"].unique()) | (rows["criterion"] == "his")]
-    text = f"HIES minus HIS in percentage points: {caption(used)}. {_bootstrap_note(draws)} {_undefined_note(data)} "
-    return Table(shown, data, text + EXCLUDES_ZERO)
+    text = f"HIES minus HIS in {difference_units(measures, used)}: {caption(used)}. {_bootstrap_note(draws)} "
+    text += f"{_undefined_note(data)} {EXCLUDES_ZERO}{notes(measures, used, differences=True)}"
+    return Table(shown, data, text)
 
 
 @table(
@@ -114,21 +139,27 @@ def significance_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     about="Every criterion minus HIES in quality and stability at each ratio, mean over tasks, with paired intervals.",
     needs="rows and predictions of hies and of another criterion on the same seeds",
 )
-def against_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
+def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
     """Returns a line for each criterion and reference; only tasks and seeds that both have."""
     rows = one_calibration_size(rows)
     pairs = against_hies(rows)
-    gains = curve_differences(rows, pairs, draws)
+    gains = of_measures(curve_differences(rows, pairs, draws), measures)
     order = ordered_curves(rows)
     curves = sorted(set(zip(pairs["against"], pairs["curve"], strict=True)), key=lambda pair: [*map(order.index, pair)])
-    data = pd.DataFrame([line for reference, curve in curves for line in _of_pair(curve, reference, gains)])
+    data = pd.DataFrame([line for reference, curve in curves for line in _of_pair(curve, reference, gains, measures)])
+    used = _used(data, rows)
     text = (
-        f"Criterion minus the one it stands against in percentage points, mean over the tasks that both have: "
-        f"{caption(_used(data, rows))}. {_bootstrap_note(draws)} Bold: the interval excludes 0. One seed: no interval."
+        f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the tasks that "
+        f"both have: {caption(used)}. {_bootstrap_note(draws)} Bold: the interval excludes 0. One seed: no interval."
+        f"{notes(measures, used)}"
     )
     least = data.groupby(["criterion", "against"])[["tasks", "seeds"]].transform("min").astype(str)
     shown = side_by_side(data.assign(**least), ["criterion", "against"], _bold_if_decided, after=["tasks", "seeds"])
-    first = ["criterion", "against", *(column for column in shown if column.startswith("quality"))]
+    first = [
+        "criterion",
+        "against",
+        *(column for column in shown if column.startswith(f"{MEASURE_OF[measures[0]].words},")),
+    ]
     return Table(shown[[*first, *(column for column in shown if column not in first)]], data, text)
 
 
@@ -137,18 +168,21 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     about="Reductions of HIS, entropies and combinations of HIES against the paper's, with intervals.",
     needs="rows and predictions of another form of his, ae or hies and of the paper's form, on the same seeds",
 )
-def variants_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
+def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
     """Returns a line for each curve, reference and task, those of the mean over tasks before those of single tasks."""
-    data, keys = compare(rows, draws), ["criterion", "against", "task"]
+    data, keys = compare(rows, draws, measures), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
     most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
     named = first.assign(task=_tasks_and_means(first["task"], most["tasks"]), seeds=most["seeds"].astype(str))
-    shown = side_by_side(named, keys, lambda row: {f"{row['measure']}, {row['removed']}": _verdict(row)}, ["seeds"])
+    cells = {measure: MEASURE_OF[measure].words for measure in measures}
+    shown = side_by_side(
+        named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["seeds"]
+    )
     used = _used(data, rows)
     text = (
-        "Criterion minus the one it stands against in percentage points, mean over the ratios "
+        f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the ratios "
         f"(of {_ratios_of(used)}): {caption(used)}. {_bootstrap_note(draws)} {_undefined_note(data)}"
-        f"{missing_note(data)} {EXCLUDES_ZERO} Blank: undefined."
+        f"{missing_note(data)} {EXCLUDES_ZERO}{notes(measures, used, differences=True)} Blank: undefined."
     )
     return Table(shown, data, text)
 
@@ -187,9 +221,14 @@ def _undefined_note(data: pd.DataFrame) -> str:
     lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
     if lost.empty:
         return "No draw was undefined."
-    worst = lost.groupby("task")["undefined_draws"].max()
-    parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
-    return f"Draws left out because the metric is undefined (constant predictions): {', '.join(parts)}."
+    by_loss = lost["measure"].map(is_loss) if "measure" in lost else pd.Series(False, index=lost.index)
+    whys = {"the metric is undefined (constant predictions)": lost[~by_loss], "runs have no finite loss": lost[by_loss]}
+    sentences = []
+    for why, part in whys.items():
+        worst = part.groupby("task")["undefined_draws"].max()
+        parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
+        sentences += [f"Draws left out because {why}: {', '.join(parts)}."] if parts else []
+    return " ".join(sentences)
 
 
 def _used(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -213,31 +252,41 @@ def _of_his(gain: Gain, place: int) -> dict[str, object]:
     return {**line, "his": his, "hies": hies, **estimate}
 
 
-def _of_pair(curve: str, reference: str, gains: list[Gain]) -> list[dict[str, object]]:
+def _of_pair(curve: str, reference: str, gains: list[Gain], measures: Sequence[str]) -> list[dict[str, object]]:
     """One curve minus its reference: a line for each ratio and measure, means over tasks."""
     of_pair = [gain for gain in gains if (gain.curve, gain.against) == (curve, reference)]
     lines = []
     for ratio in sorted({ratio for gain in of_pair for ratio in gain.ratios.tolist() if ratio > 0}):
-        for measure in COMPARED_MEASURES:
-            samples = [gain.over(gain.ratios == ratio) for gain in of_pair if gain.measure == measure]
-            estimate = mean_over_tasks(samples).estimate()
-            key = {"criterion": curve, "against": reference, "ratio": ratio, "measure": measure, "tasks": len(samples)}
-            lines.append({**key, **estimate, "verdict": side_of_zero(estimate["low"], estimate["high"])})
+        for measure in measures:
+            averaged = averaged_gains([gain for gain in of_pair if gain.measure == measure])
+            if not averaged:
+                continue
+            sample = mean_over_tasks([gain.over(gain.ratios == ratio) for gain in averaged])
+            estimate = sample.estimate()
+            key = {"criterion": curve, "against": reference, "ratio": ratio, "measure": measure, "tasks": sample.tasks}
+            verdict = side_of_zero(estimate["low"], estimate["high"], sample.better)
+            lines.append({**key, **estimate, "verdict": verdict})
     return lines
 
 
 def _verdict(row: dict) -> str:
     """Verdict and difference; the verdict alone, which may be empty, where the difference is undefined."""
-    return row["verdict"] if np.isnan(row["mean"]) else f"{row['verdict']}: {signed_interval(row)}"
+    return row["verdict"] if np.isnan(row["mean"]) else f"{row['verdict']}: {_signed(row)}"
+
+
+def _signed(row: dict) -> str:
+    """The difference, with the digits of its measure; evenness has those of quality."""
+    return signed_interval(row, MEASURE_OF.get(row.get("measure", ""), MEASURE_OF["quality"]).digits)
 
 
 def _bold_if_decided(row: dict) -> dict[str, str]:
-    text = signed_interval(row)
+    text, words = _signed(row), MEASURE_OF[row["measure"]].words
     bold = text and row["verdict"] in ("ahead", "behind")
-    return {f"{row['measure']}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
+    return {f"{words}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
 
 
 def _his_and_hies(row: dict) -> dict[str, str]:
-    cells = {"HIS": number(row["his"]), "HIES": number(row["hies"])}
-    cells |= {"difference": signed_interval(row), "HIES is": row["verdict"]}
-    return {f"{row['measure']}: {name}": text for name, text in cells.items()}
+    measure = MEASURE_OF[row["measure"]]
+    cells = {"HIS": number(row["his"], f".{measure.digits}f"), "HIES": number(row["hies"], f".{measure.digits}f")}
+    cells |= {"difference": _signed(row), "HIES is": row["verdict"]}
+    return {f"{measure.words}: {name}": text for name, text in cells.items()}

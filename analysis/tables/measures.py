@@ -1,13 +1,17 @@
-"""What each curve keeps and removes: quality and stability with intervals over seeds, HIES against HIS, costs."""
+"""What each curve keeps and removes: each measure with intervals over seeds, HIES against HIS, costs."""
+
+from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 
 from analysis.errors import Unavailable
-from analysis.registry import OF_TASK, Table, table
+from analysis.registry import OF_TASK, Table, check_measured, table
 from analysis.stats.intervals import Interval, mean_interval, side_of_zero, summarise
-from analysis.stats.pairing import COMPARED_MEASURES, paired
+from analysis.stats.pairing import paired
 from analysis.text.captions import caption, percent, signed_interval
 from analysis.text.labels import in_order, ordered_curves, task_name
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 UNDEFINED = "undefined"  # in the place of a number that no seed has
@@ -36,23 +40,40 @@ def stability_table(rows: pd.DataFrame) -> Table:
     return _measure(rows, "stability", "Stability (%, agreement with the unpruned model)")
 
 
+def _loss_table(rows: pd.DataFrame, measure: str) -> Table:
+    """Returns a loss, in its unit; less is better."""
+    check_measured(rows, measure)
+    title = axis_label(measure, rows)
+    return _measure(rows, measure, f"{title[0].upper()}{title[1:]}; lower is better", MEASURE_OF[measure].digits)
+
+
+for _name in filter(is_loss, MEASURE_OF):
+    table(
+        _name,
+        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over seeds and 95 % interval.",
+        needs=f"rows with a {MEASURE_OF[_name].words}",
+        per=OF_TASK,
+    )(partial(_loss_table, measure=_name))
+
+
 @table(
     "summary",
     about="HIES minus HIS in quality and stability, paired by seed, with a verdict for each ratio.",
     needs="rows of his and hies with the same seeds",
     per=("experiment",),
 )
-def summary_table(rows: pd.DataFrame) -> Table:
+def summary_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> Table:
     """Returns a line for each model, task, HIES curve and ratio; ahead or behind only if the interval excludes 0."""
     pairs = paired(rows)
     keys = ["model", "task", "curve", "ratio"]
-    lines = [_line(dict(zip(keys, key, strict=True)), group) for key, group in pairs.groupby(keys, dropna=False)]
+    groups = pairs.groupby(keys, dropna=False)
+    lines = [_line(dict(zip(keys, key, strict=True)), group, measures) for key, group in groups]
     data = in_order(pd.DataFrame(lines), pairs, keys)
     used = rows[rows["criterion"].isin(["his", "hies"])]
-    text = f"HIES minus HIS in percentage points, paired by seed: {caption(used)}. "
+    text = f"HIES minus HIS in {difference_units(measures, used)}, paired by seed: {caption(used)}. "
     text += f"{_seeds_note(int(data['seeds'].max()))} Ahead or behind: the interval excludes 0."
     text += " The interval covers the choice of the seeds, not that of the evaluation examples."
-    return Table(_shown(data), data, text)
+    return Table(_shown(data, measures), data, text + notes(measures, used, differences=True))
 
 
 @table(
@@ -100,40 +121,42 @@ def _seeds_note(seeds: int) -> str:
     return note + (", which for two or three seeds is their range." if seeds < 4 else ".")
 
 
-def _measure(rows: pd.DataFrame, column: str, title: str) -> Table:
+def _measure(rows: pd.DataFrame, column: str, title: str, digits: int = 2) -> Table:
     points = in_order(summarise(rows, column, ["curve", "ratio"]), rows, ["curve", "ratio"])
     seeds = rows["seed"].nunique()
-    texts = [_text(Interval(*point), seeds) for point in points[[*Interval._fields]].itertuples(index=False)]
+    texts = [_text(Interval(*point), seeds, digits) for point in points[[*Interval._fields]].itertuples(index=False)]
     wide = points.assign(text=texts).pivot(index="curve", columns="ratio", values="text")
     wide = wide.reindex(ordered_curves(rows)).fillna("")
     wide.columns = [percent(ratio) for ratio in wide.columns]
     return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(seeds)}")
 
 
-def _text(point: Interval, seeds: int) -> str:
+def _text(point: Interval, seeds: int, digits: int) -> str:
     """`mean [low, high]`, or that it is undefined, and n where some seeds are undefined or missing."""
     if point.n == 0:
         return UNDEFINED
-    bounds = f" [{point.low:.2f}, {point.high:.2f}]" if point.n > 1 else ""
-    return f"{point.mean:.2f}{bounds}" + (f" (n = {point.n})" if point.n < seeds else "")
+    mean, low, high = (f"{value:.{digits}f}" for value in point[:3])
+    return mean + (f" [{low}, {high}]" if point.n > 1 else "") + (f" (n = {point.n})" if point.n < seeds else "")
 
 
-def _line(line: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
+def _line(line: dict[str, object], group: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:
     line["seeds"] = len(group)
-    for measure in COMPARED_MEASURES:
+    for measure in measures:
         interval = mean_interval(group[f"{measure}_gain"].to_numpy())
         line |= {f"{measure}_{name}": value for name, value in interval._asdict().items()}
-        line[f"{measure}_verdict"] = side_of_zero(interval.low, interval.high) if interval.n else UNDEFINED
+        verdict = side_of_zero(interval.low, interval.high, better(measure))
+        line[f"{measure}_verdict"] = verdict if interval.n else UNDEFINED
     return line
 
 
-def _shown(data: pd.DataFrame) -> pd.DataFrame:
+def _shown(data: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     columns = {"model": data["model"], "task": data["task"].map(task_name), "criterion": data["curve"]}
     columns["removed"] = data["ratio"].map(percent)
-    for measure in COMPARED_MEASURES:
+    for measure in measures:
+        words, digits = MEASURE_OF[measure].words, MEASURE_OF[measure].digits
         ends = data[[f"{measure}_{name}" for name in ("mean", "low", "high")]].set_axis(["mean", "low", "high"], axis=1)
         known = data[f"{measure}_n"] > 0
-        columns[measure] = ends.apply(signed_interval, axis=1).where(known, UNDEFINED)
-        columns[f"{measure}: HIES is"] = data[f"{measure}_verdict"].where(known, "")
+        columns[words] = ends.apply(signed_interval, axis=1, digits=digits).where(known, UNDEFINED)
+        columns[f"{words}: HIES is"] = data[f"{measure}_verdict"].where(known, "")
     columns["seeds"] = data["seeds"].map(str)
     return pd.DataFrame(columns)

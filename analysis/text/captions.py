@@ -19,10 +19,10 @@ def number(value: Any, style: str = ".2f") -> str:
     return "" if np.isnan(value) else format(value, style)
 
 
-def signed_interval(estimate: Mapping[Any, Any]) -> str:
+def signed_interval(estimate: Mapping[Any, Any], digits: int = 2) -> str:
     """Returns `mean [low, high]` of the keys mean, low and high; the mean alone, or nothing, where that is all."""
-    # No sign on zero.
-    mean, low, high = (number(estimate[name], "+z.2f").replace("+0.00", "0.00") for name in ("mean", "low", "high"))
+    texts = (number(estimate[name], f"+z.{digits}f") for name in ("mean", "low", "high"))
+    mean, low, high = (text if text.strip("+0.") else text.lstrip("+") for text in texts)  # no sign on zero
     return f"{mean} [{low}, {high}]" if low else mean
 
 

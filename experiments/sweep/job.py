@@ -2,7 +2,7 @@
 
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,14 +20,13 @@ from hies.methods.planning import Draw, Plan, Tick
 from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
-from hies.runs.quality import stability
-from hies.runs.schema import BadRows
+from hies.runs.quality import mean_loss, stability
+from hies.runs.schema import LOSSES, BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
     from hies.evaluation.evaluator import Evaluation, Evaluator, PassCounter
     from hies.heads.sites import Removed
-    from hies.pruning.removal import PrunableSites
 
 COMMAND = "python -m experiments.run"
 
@@ -191,13 +190,16 @@ class Job:
         """
         self._check(evaluator)
         plan = self.plan(evaluator, tick)
-        constant, answers, rows = self._constant(evaluator), [], []
+        constant, rows = self._constant(evaluator), []
+        answers: list[np.ndarray] = []
+        losses: list[Mapping[str, np.ndarray]] = []
         for ratio, pruned in plan.models.items():
             if ratio:  # scored, unpruned answers, pruned answers
                 passes = evaluator.scoring_passes(self.config.criterion.need, self.config.calibration.size)
                 evaluator.counter.naive += passes + 2 * len(evaluator.labels("report"))
             result = pruned.evaluated(evaluator)
             answers.append(result.answers)
+            losses.append(result.losses)
             scored = plan.seconds if np.isnan(result.prune_seconds) else result.prune_seconds
             times = {"score_seconds": round(scored, 4), "eval_seconds": round(result.eval_seconds, 4)}
             measured = _measured(evaluator, pruned.removed, result, answers[0])
@@ -207,6 +209,7 @@ class Job:
             "ratios": np.array(list(plan.models)),
             "predictions": np.stack(answers),  # [ratios, examples]
             "labels": evaluator.labels("report"),
+            **_loss_arrays(losses, len(answers[0])),
         }
         results.write_run(self.path, rows, plan.arrays | arrays)
         with replacing(self.path.with_suffix(".yaml")) as temporary:
@@ -229,7 +232,7 @@ class Job:
                 some = ", or model.sites=prunable for the sites that can" if vars(evaluator).get("prunable") else ""
                 raise HiesError(f"sparsity.mode is 'remove', {why}{some}: {error}") from None
         if self.config.model.sites == PRUNABLE and evaluator.prunable and evaluator.prunable.refused:
-            warnings.warn(sites_that_stay(evaluator.prunable), stacklevel=2)
+            warnings.warn(evaluator.prunable.note, stacklevel=2)
 
     def _constant(self, evaluator: "Evaluator") -> results.Row:
         """What is the same in every row of the run."""
@@ -284,17 +287,16 @@ def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", 
         "parameters": result.cost and result.cost.parameters,
         "flops": result.cost and result.cost.flops,
         **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
+        "loss": None,
+        **{LOSSES[name]: mean_loss(losses) for name, losses in result.losses.items()},
     }
 
 
-def sites_that_stay(sites: "PrunableSites") -> str:
-    """Returns a sentence that names the sites whose heads cannot be cut out, and why."""
-    names: dict[str, list[str]] = {}
-    for site, reason in sites.refused.items():
-        names.setdefault(reason, []).append(site)
-    listed = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' * (len(of) > 3)} ({why})" for why, of in names.items()]
-    every = len(sites) + len(sites.refused)
-    return f"Heads are removed from {len(sites)} of {every} sites; the others stay whole: {'; '.join(listed)}."
+def _loss_arrays(losses: Sequence[Mapping[str, np.ndarray]], examples: int) -> dict[str, np.ndarray]:
+    """Returns the losses of a run, [ratios, examples] by name; NaN at ratios without any, none that no ratio has."""
+    missing = np.full(examples, np.nan, dtype=np.float32)
+    known = [name for name in LOSSES if any(name in one for one in losses)]
+    return {name: np.stack([one.get(name, missing) for one in losses]) for name in known}
 
 
 _evaluators: dict[str, "Evaluator"] = {}

@@ -156,7 +156,7 @@ class TaskModel:
         configured, labels = self.model.label_order.get(self.task.name), self.labels("selection")
 
         def outputs() -> np.ndarray:
-            return self._ask(self.network, self.prepared("selection"))["predictions"]
+            return self._ask(self.network, self._prepare(self.splits.selection))["predictions"]
 
         return find_label_order(self.task, self.network, outputs, labels, configured, self.data_root)
 
@@ -184,9 +184,8 @@ class TaskModel:
 
     def encode(self, examples: Split) -> Encoded:
         """Returns examples as the model takes them, labels in the order of its outputs."""
-        if self.label_order is not None:
-            examples = replace(examples, labels=np.array(self.label_order)[examples.labels])
-        return self.task.encode(examples, self.processor, self.model.max_length, self._image_size)
+        options = self.processor, self.model.max_length, self._image_size
+        return self.task.encode(self._in_order_of_outputs(examples), *options)
 
     def answers(self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None) -> np.ndarray:
         """Returns what a network with these outputs answers on (the first `examples` of) a split, [examples]."""
@@ -203,9 +202,17 @@ class TaskModel:
         """Returns what the task's answers are read from, prepared once."""
         key = (split_name, examples)
         if key not in self._prepared:
-            chosen, longest = self._first(split_name, examples), self.model.max_length
-            self._prepared[key] = self.task.prepare(chosen, self.processor, longest, self._image_size)
+            self._prepared[key] = self._prepare(self._in_order_of_outputs(self._first(split_name, examples)))
         return self._prepared[key]
+
+    def _prepare(self, examples: Split) -> Any:
+        return self.task.prepare(examples, self.processor, self.model.max_length, self._image_size)
+
+    def _in_order_of_outputs(self, examples: Split) -> Split:
+        """Returns the examples with the outputs that stand for their labels as labels, as a loss takes them."""
+        if self.label_order is None:
+            return examples
+        return replace(examples, labels=np.array(self.label_order)[examples.labels])
 
     def _name_padding(self, network: PreTrainedModel) -> None:
         """Tells a classifier of texts which token is padding, where its configuration names none that there is."""

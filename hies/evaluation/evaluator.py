@@ -26,6 +26,7 @@ from hies.methods import Calibration, Method
 from hies.precision import computing
 from hies.pruning.removal import PrunableSites, prunable, prune
 from hies.runs import files as results
+from hies.runs.schema import LOSSES
 from hies.scoring.calibration_pass import collect
 from hies.scoring.losses import inputs_of
 from hies.scoring.own_loss import with_loss
@@ -33,7 +34,7 @@ from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
 from hies.tasks.base import Answers
 
-MEASURED = ("predictions", "seconds", "prune_seconds", "parameters", "flops")  # what is kept besides other rules
+MEASURED = ("predictions", *LOSSES, "seconds", "prune_seconds", "parameters", "flops")  # kept besides other rules
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Evaluation:
         eval_seconds: what its answers took.
         prune_seconds: calibration, pruning and tuning, of a method; NaN for masks, which share their calibration pass.
         by_rule: the answers by other rules, see `Task.answers`.
+        losses: a key of `LOSSES` -> the loss of each example, [examples]; answers that were cached before losses were
+            have none.
     """
 
     answers: np.ndarray
@@ -73,13 +76,15 @@ class Evaluation:
     eval_seconds: float
     prune_seconds: float = float("nan")
     by_rule: dict[str, np.ndarray] = field(default_factory=dict)
+    losses: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray], cost: Cost | None) -> "Evaluation":
         """Returns an evaluation from the arrays that the cache keeps of it."""
         by_rule = {name: array for name, array in arrays.items() if name not in MEASURED}
+        losses = {name: arrays[name] for name in LOSSES if name in arrays}
         pruning = float(arrays.get("prune_seconds", np.nan))
-        return cls(arrays["predictions"], cost, float(arrays["seconds"]), pruning, by_rule)
+        return cls(arrays["predictions"], cost, float(arrays["seconds"]), pruning, by_rule, losses)
 
 
 Chosen = TypeVar("Chosen")

@@ -66,6 +66,16 @@ class PrunableSites(dict[str, Site]):
         super().__init__({name: site for name, site in sites.items() if name not in refused})
         self.refused = refused
 
+    @property
+    def note(self) -> str:
+        """A sentence that names the sites whose heads stay, and why."""
+        names: dict[str, list[str]] = {}
+        for site, reason in self.refused.items():
+            names.setdefault(reason, []).append(site)
+        more = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' * (len(of) > 3)} ({why})" for why, of in names.items()]
+        every = len(self) + len(self.refused)
+        return f"Heads are removed from {len(self)} of {every} sites; the others stay whole: {'; '.join(more)}."
+
 
 def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
     """Returns the sites that `prune` can cut heads out of, among those that a forward pass over `batch` reaches.

@@ -1,4 +1,4 @@
-"""Quality and stability in percent, as the paper prints them, and the area under a curve of quality."""
+"""Quality and stability in percent, as the paper prints them, the area under a curve of quality, and the loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,15 @@ PERCENT: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("accuracy", "f1", "vqa", "judged", "exact_match"), lambda share: 100 * share),
     **dict.fromkeys(("matthews", "pearson"), lambda correlation: 50 * (correlation + 1)),
 }
+
+
+SQUARED = ("pearson",)  # metrics of scores, whose loss is a squared error; that of all others is in nats
+
+
+def mean_loss(losses: np.ndarray) -> float | None:
+    """Returns the mean of losses, [examples]; None where one of them is not finite."""
+    mean = float(np.mean(losses, dtype=np.float64))
+    return mean if np.isfinite(mean) else None
 
 
 def same_answer(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:

@@ -8,6 +8,11 @@ parameters, flops (one example of the model's full length), checkpoint and data 
 examples), label_order, precision (of matrix products; older rows lack it), versions (installed ones, the processor's
 instructions and threads, and those that a checkpoint was trained on), revision, command, rows (how many the file has),
 digest (of the text of the line before it); for HIES also alpha_used (what made the mask, where alpha names a protocol).
+
+The third measure is loss: the mean over the examples of the cross-entropy of the right class or option, in nats, or of
+the squared error of a score; for multiple choice also token_loss, the right option's mean negative log-likelihood a
+token, in nats. Both are null where a task has none (texts are generated), where it is not finite, and where the answers
+were cached before it was measured; older rows lack them.
 """
 
 import hashlib
@@ -15,6 +20,7 @@ import json
 from array import array
 from functools import lru_cache
 from itertools import chain
+from math import inf
 from operator import itemgetter
 from types import NoneType
 from typing import Any
@@ -23,6 +29,8 @@ import orjson
 
 SCHEMA = 1
 MEASURES = ("value", "quality", "stability")  # the first two are null where the metric is undefined
+# Losses of single examples, as answers and arrays of runs name them -> their means, as rows do.
+LOSSES = {"losses": "loss", "token_losses": "token_loss"}
 # What figures, tables and messages show as it is.
 SHOWN_KEYS = ("run_id", "experiment", "model", "task", "split", "criterion", "scope", "schedule", "metric")
 TYPES: dict[str, tuple[type, ...]] = {
@@ -35,14 +43,13 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("mask", "versions"), (dict,)),
 }
 REQUIRED = (*TYPES, "schema")
-# What differs from row to row of a run; the last three are in some rows alone.
+# What differs from row to row of a run; the last five are in some rows alone.
 PER_RATIO = ("ratio", "heads_removed", "mask", *MEASURES, "score_seconds", "eval_seconds", "parameters", "flops",
-             "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
+             *LOSSES.values(), "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
 ROUNDING_ERROR = 1e-6
-RANGES = tuple(
-    (key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in (("ratio", 1), ("quality", 100), ("stability", 100))
-)
-OPTIONAL_NUMBERS = ("alpha_used", "quality_norm", "quality_strict")
+HIGHEST = {"ratio": 1, "quality": 100, "stability": 100, **dict.fromkeys(LOSSES.values(), inf)}
+RANGES = tuple((key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in HIGHEST.items())
+OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict")
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
 
 Row = dict[str, Any]
@@ -107,13 +114,13 @@ def _wrong_types(types: tuple[type, ...]) -> str:
 
 def _wrong_values(row: Row) -> str:
     """What is wrong with the values of a row whose types are right, in words."""
-    for key, low, high in RANGES:
-        value = row[key]
-        if value is not None and not low <= value <= high:
-            return f"{key} {value:g}, which is not between 0 and {high:.0f},"
     for key in OPTIONAL_NUMBERS:
         if type(row.get(key)) not in (float, int, NoneType):
             return f"{key} that is no number"
+    for key, low, high in RANGES:
+        value = row.get(key)
+        if value is not None and not low <= value <= high:
+            return f"{key} {value:g}, which is not between 0 and {high:.0f},"
     if not 0 <= row["heads_removed"] <= row["heads_total"]:
         return f"{row['heads_removed']} removed heads of {row['heads_total']}"
     return "" if _is_mask(row["mask"]) else "a mask that is no list of heads for each site"

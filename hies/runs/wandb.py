@@ -9,13 +9,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from hies.errors import HiesError, RowsWarning
 from hies.runs import folders as runs
 from hies.runs.files import read_run
-from hies.runs.schema import BadRows
+from hies.runs.schema import LOSSES, BadRows
 
 ROW_FILE = "row_file"  # in a run's config: the text of its row file
 ARTIFACT = "scores"  # the type of the artifact that holds its arrays
@@ -124,13 +125,21 @@ def _texts(folder: Path) -> dict[str, str]:
 def _differ(path: Path, here: str, there: str) -> bool:
     """Whether two row files of one job differ in what the job came to."""
     try:
-        return here != there and _results(path, here) != _results(path, there)
+        pairs = zip_longest(_results(path, here), _results(path, there), fillvalue=dict[str, Any]())
+        return here != there and any(_known_to(one, other) != _known_to(other, one) for one, other in pairs)
     except BadRows:
         return True
 
 
 def _results(path: Path, text: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in ELSEWHERE} for row in read_run(path, text)]
+
+
+def _known_to(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The row without losses that the other lacks, as rows of before they were measured."""
+    return {
+        key: value for key, value in row.items() if key not in LOSSES.values() or None not in (value, other.get(key))
+    }
 
 
 def _write(run: Any, path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what computes is imported when it is first called: the knob
     from hies.batching import Encoded
 
 _Task = TypeVar("_Task", bound="Task")
-Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, [examples]
+Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, or a loss of LOSSES; all [examples]
 OTHER_KNOBS = ("max_examples", "finetune", "after")  # of every task: each has its own place in an identity
 _READ: dict[tuple[type, str, Path | None], str] = {}  # a task and its data_root -> the digest of its examples
 SEED_LIMIT = 2**32  # numpy takes seeds below this
@@ -238,7 +238,8 @@ class Task(ABC):
         """Returns what a network answers to prepared examples.
 
         `predictions` are of the kind of the labels; further arrays may hold the answers by other rules, such as `norm`
-        (likelihood by the length of the option).
+        (likelihood by the length of the option). `losses` and `token_losses` are those of `hies.runs.schema.LOSSES`,
+        where the answers are made from what gives them: a text that is generated has none.
         """
 
     @property
@@ -286,10 +287,13 @@ class ClassifierTask(Task):
         return self.encode(examples, processor, max_length, image_size)
 
     def answers(self, network: Any, processor: Any, examples: Encoded, batch_size: int, precision: str) -> Answers:
-        """Returns `predictions`: class indices (int64), or scores (float32) where the model has one output."""
+        """Returns `predictions`: class indices (int64), or scores (float32) where the model has one output.
+
+        `losses`, float32: the cross-entropy of the labelled class in nats, or the squared error of the score.
+        """
         from hies.tasks import classifier
 
-        return {"predictions": classifier.predict(network, examples, batch_size, precision)}
+        return classifier.predict(network, examples, batch_size, precision)
 
 
 class PromptTask(Task):

@@ -16,9 +16,11 @@ from hies.batching import Batch, Encoded
 from hies.errors import HiesError
 from hies.heads.attention import evaluating
 from hies.precision import computing
-from hies.tasks.base import Split
+from hies.scoring.losses import DefaultLoss
+from hies.tasks.base import Answers, Split
 
 KEPT = 2**30  # bytes of prepared images that one set of examples may hold on to
+LOSS = DefaultLoss(None, shifted=False)  # cross-entropy of classes, squared error of scores
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -123,16 +125,19 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, examples: Encoded, batch_size: int, precision: str = "float32") -> np.ndarray:
-    """Returns the model's answers, [examples]: class indices (int64), or scores (float32) where it has one output."""
+def predict(model: nn.Module, examples: Encoded, batch_size: int, precision: str = "float32") -> Answers:
+    """Returns the model's answers and their losses, see `hies.tasks.base.ClassifierTask.answers`."""
     device = next(model.parameters()).device
-    answers: np.ndarray | None = None
+    answers: Answers = {"predictions": np.empty(0, dtype=np.int64), "losses": np.empty(0, dtype=np.float32)}
     with evaluating(model), computing(precision, device):
         for indices, batch in examples.padded_for(model).batches(batch_size, device):
-            batch.pop("labels")
-            logits = model(**batch).logits  # [batch, outputs]
-            answer = (logits[:, 0].float() if logits.shape[1] == 1 else logits.argmax(dim=1)).cpu().numpy()
-            if answers is None:
-                answers = np.empty(len(examples), dtype=answer.dtype)
-            answers[indices] = answer
-    return np.empty(0, dtype=np.int64) if answers is None else answers
+            labels = batch.pop("labels")
+            outputs = model(**batch)
+            logits = outputs.logits  # [batch, outputs]
+            answer = logits[:, 0].float() if logits.shape[1] == 1 else logits.argmax(dim=1)
+            for name, values in (("predictions", answer), ("losses", LOSS(outputs, {"labels": labels}))):
+                found = values.cpu().numpy()
+                if not len(answers[name]):
+                    answers[name] = np.empty(len(examples), dtype=found.dtype)
+                answers[name][indices] = found
+    return answers

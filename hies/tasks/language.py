@@ -58,8 +58,11 @@ class ChoiceTask(PromptTask):
         return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0), "labels": IGNORED})
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
-        """Returns the options chosen, int64 [examples]: `predictions` as lm-eval's acc counts, `norm` as acc_norm."""
-        return harness.choose(network, processor, examples.inputs, batch_size, precision)
+        """Returns the options chosen, int64 [examples]: `predictions` as lm-eval's acc counts, `norm` as acc_norm.
+
+        With the losses of the right ones, see `hies.tasks.choices.option_losses`.
+        """
+        return harness.choose(network, processor, examples.inputs, batch_size, precision, examples.labels)
 
     def texts(self, examples: Split) -> Iterator[str]:
         """Yields the whole text of each example, with its right continuation."""
@@ -272,7 +275,7 @@ class GSM8K(Language):
             raise ParameterError("new_tokens", self.new_tokens, "it must be at least 1, or null for lm-eval's 256")
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
-        """Returns the numbers in the generated texts, as strings [examples]."""
+        """Returns the numbers in the generated texts, as strings [examples]; what is generated has no loss."""
         settings = harness.definition(self.definition)["generation_kwargs"]
         settings = settings | ({} if self.new_tokens is None else {"max_gen_toks": self.new_tokens})
         questions = [contexts[0] for contexts in examples.inputs["contexts"]]

@@ -22,6 +22,7 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError
 from hies.tasks.base import Answers
+from hies.tasks.choices import chosen_options, option_losses
 from hies.tasks.embedded.packages import package_folder
 from hies.tasks.hub import no_progress_bars
 
@@ -109,7 +110,12 @@ def prompts(
 
 
 def choose(
-    network: PreTrainedModel, tokenizer: Any, columns: Columns, batch_size: int, precision: str = "float32"
+    network: PreTrainedModel,
+    tokenizer: Any,
+    columns: Columns,
+    batch_size: int,
+    precision: str = "float32",
+    right: Sequence[int] | np.ndarray | None = None,
 ) -> Answers:
     """Returns the option that each document's continuation is most likely to be, as lm-eval's `acc` counts.
 
@@ -119,23 +125,22 @@ def choose(
         columns: `contexts`, `continuations` and perhaps `sizes` as `prompts` gives them.
         batch_size: sequences at a time.
         precision: `float32`, or `bfloat16` for matrix products; log-probabilities are in the dtype of the logits.
+        right: the right option of each document; None: no losses.
 
     Returns:
         `predictions`, int64 [documents]; with `sizes` also `norm`, the option of the highest log-likelihood divided by
-        its characters, as `acc_norm` counts.
+        its characters, as `acc_norm` counts; with `right` also `losses` and `token_losses`, see `option_losses`.
     """
     requests = [
         [_request("loglikelihood", contexts[i % len(contexts)], text) for i, text in enumerate(continuations)]
         for contexts, continuations in zip(columns["contexts"], columns["continuations"], strict=True)
     ]
-    flat = [request for options in requests for request in options]
     with _wrapped(network, tokenizer, batch_size, precision) as model:
-        likelihoods = iter(model.loglikelihood(flat, disable_tqdm=_no_bar()) if flat else [])
-    scores = [np.array([next(likelihoods)[0] for _ in options]) for options in requests]
-    by_rule = {"predictions": scores}
-    if "sizes" in columns:
-        by_rule["norm"] = [each / np.array(size, float) for each, size in zip(scores, columns["sizes"], strict=True)]
-    return {rule: np.array([each.argmax() for each in found], dtype=np.int64) for rule, found in by_rule.items()}
+        found = iter(_log_likelihoods(model, [request for options in requests for request in options]))
+    by_document = [np.array([next(found) for _ in options]).T for options in requests]  # each [2, options]
+    scores, tokens = [pair[0] for pair in by_document], [pair[1] for pair in by_document]
+    answers = chosen_options(scores, columns.get("sizes"))
+    return answers if right is None else answers | option_losses(scores, tokens, right)
 
 
 def generate(
@@ -192,6 +197,17 @@ def _definitions() -> Path:
     folder = package_folder(PACKAGE)
     assert folder is not None
     return folder / "tasks"
+
+
+def _log_likelihoods(model: Any, requests: list[Any]) -> list[tuple[float, int]]:
+    """Returns the log-likelihood of each continuation and the number of its tokens."""
+    answer = model._loglikelihood_tokens
+
+    def counted(encoded: list[tuple[Any, list[int], list[int]]], **options: Any) -> Any:
+        return [(found[0], len(tokens[2])) for found, tokens in zip(answer(encoded, **options), encoded, strict=True)]
+
+    model._loglikelihood_tokens = counted  # of this wrapper, which is made for one call
+    return model.loglikelihood(requests, disable_tqdm=_no_bar()) if requests else []
 
 
 def _request(kind: str, *arguments: Any, **options: Any) -> Any:

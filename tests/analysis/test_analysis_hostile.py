@@ -85,7 +85,17 @@ def test_a_key_of_another_kind_meets_no_column_of_ours(tmp_path: Path, key: str,
 
 @pytest.mark.parametrize(
     "changes",
-    [{"flops": "1"}, {"parameters": [1]}, {"min_heads_per_layer": {}}, {"alpha_used": "x"}, {"quality_norm": [1]}],
+    [
+        {"flops": "1"},
+        {"parameters": [1]},
+        {"min_heads_per_layer": {}},
+        {"alpha_used": "x"},
+        {"quality_norm": [1]},
+        {"loss": "0.1"},
+        {"loss": True},
+        {"loss": -0.5},
+        {"token_loss": []},
+    ],
 )
 def test_a_number_that_is_none_is_told(tmp_path: Path, changes: dict) -> None:
     write_run(tmp_path / "exp", "his", **changes, name="run-x")

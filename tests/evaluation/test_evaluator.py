@@ -13,6 +13,8 @@ from hies.evaluation import metrics
 from hies.evaluation.evaluator import Evaluator, PassCounter
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, identity_of
+from hies.heads.masking import masked
+from hies.storage import read_arrays, write_arrays
 from hies.tasks import TASKS, ApiDocs, Digits
 from hies.tasks.classifier import encode, predict
 from hies.training import Finetuning
@@ -54,8 +56,37 @@ def test_a_mask_does_what_zeroed_output_columns_do(bench):
         weight = zeroed.get_submodule(site).o_proj.weight
         with torch.no_grad():
             weight.view(28, 7, 4)[:, heads] = 0
-    expected = predict(zeroed, bench.encoded("report"), 32)
+    expected = predict(zeroed, bench.encoded("report"), 32)["predictions"]
     assert (found == expected).all() and (found != bench.predictions({})).any()
+
+
+def test_the_loss_of_a_masked_model_is_that_of_its_logits(bench):
+    site = next(iter(bench.sites))
+    found = bench.evaluate({site: [1, 4]}).losses
+    examples = bench.splits.report
+    with masked(bench.network, {site: [1, 4]}), torch.no_grad():
+        pixels = torch.from_numpy(examples.inputs["pixel_values"])
+        logits = bench.network(pixel_values=pixels).logits.double().numpy()
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = -np.log(shares[np.arange(211), examples.labels])
+    assert [*found] == ["losses"] and found["losses"].dtype == np.float32
+    np.testing.assert_allclose(found["losses"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_answers_that_were_cached_without_a_loss_are_read_and_have_none(bench, monkeypatch):
+    site = next(iter(bench.sites))
+    expected = bench.evaluate({site: [3]})
+    for path in (bench.cache_dir / "predictions").glob("*.npz"):
+        arrays = read_arrays(path)
+        arrays.pop("losses", None)
+        write_arrays(path, arrays)
+    computed = bench.counter.evaluated
+    found = bench.evaluate({site: [3]})
+    assert (found.answers == expected.answers).all() and found.losses == {} and found.by_rule == {}
+    assert bench.counter.evaluated == computed
+    monkeypatch.setattr(bench, "fresh", True)
+    bench._renewed.clear()
+    np.testing.assert_array_equal(bench.evaluate({site: [3]}).losses["losses"], expected.losses["losses"])
 
 
 def test_without_any_head_all_answers_change_but_the_model_does_not(bench):
@@ -147,7 +178,7 @@ def test_a_broken_cache_file_is_named_and_made_again(bench, garbage):
 def test_bfloat16_answers_nearly_always_the_same_and_is_another_identity(bench, cache):
     half = workbench(cache, precision="bfloat16")
     assert half.identity != bench.identity
-    same = predict(bench.network, bench.encoded("report"), 32, "bfloat16")
+    same = predict(bench.network, bench.encoded("report"), 32, "bfloat16")["predictions"]
     assert (same == bench.predictions({})).mean() > 0.95
 
 
@@ -174,12 +205,18 @@ def permuted(bench, folder, order, names=None):
     return workbench(bench.cache_dir, checkpoint={"digits": str(folder)})
 
 
+def assert_same_losses(bench, other):
+    (one, two) = (evaluator.evaluate({}).losses["losses"] for evaluator in (bench, other))
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
 def test_a_checkpoint_of_another_label_order_is_mapped(bench, tmp_path):
     order = [3, 0, 1, 2, 4, 5, 6, 7, 9, 8]
     names = [str(order.index(i)) for i in range(10)]
     other = permuted(bench, tmp_path / "named", order, names)
     assert other.label_order == order
     assert (other.predictions({}) == bench.predictions({})).all()
+    assert_same_losses(other, bench)
     for site in other.sites:
         ours, theirs = (b.statistics(frozenset({"his"}), 0, 13).his[site] for b in (bench, other))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
@@ -190,6 +227,7 @@ def test_an_order_that_names_do_not_tell_is_found_from_the_answers(bench, tmp_pa
     other = permuted(bench, tmp_path / "unnamed", order)
     assert other.label_order == order
     assert (other.predictions({}) == bench.predictions({})).all()
+    assert_same_losses(other, bench)
 
 
 class _Network:
@@ -274,7 +312,7 @@ def test_texts_are_tokenised_truncated_padded_and_answered(text_bench):
     assert len(report) == 34 and max(report.length(i) for i in range(34)) == 31
     batch = report.batch([0, 1, 2])
     assert batch["input_ids"].shape == batch["attention_mask"].shape
-    alone = [predict(text_bench.network, encode_one(text_bench, i), 1)[0] for i in range(5)]
+    alone = [predict(text_bench.network, encode_one(text_bench, i), 1)["predictions"][0] for i in range(5)]
     assert alone == text_bench.predictions({})[:5].tolist()
     assert Path(text_bench.checkpoint, "tokenizer.json").exists()
     assert text_bench.cost.dense.parameters == sum(p.numel() for p in text_bench.network.parameters())

@@ -141,7 +141,7 @@ class Bench:
         label = torch.tensor(0)
         rows = [{"input_ids": w, "attention_mask": torch.ones_like(w), "labels": label} for w in words]
         self.examples = Encoded(rows, {"input_ids": 0})
-        self.answers = predict(self.network, self.examples, 8)
+        self.answers = predict(self.network, self.examples, 8)["predictions"]
         self.sites = find_sites(self.network, self.examples.batch([0]))
 
     def encoded(self, split: str) -> Encoded:
@@ -153,7 +153,7 @@ class Bench:
 
     def predictions(self, removed) -> np.ndarray:
         with masked(self.network, removed):
-            return predict(self.network, self.examples, 8)
+            return predict(self.network, self.examples, 8)["predictions"]
 
     def statistics(self, need, seed, size, removed=None):
         with masked(self.network, removed or {}):

@@ -236,6 +236,25 @@ def test_ratios_arrays_and_shapes_that_are_not_on_both_sides_are_named():
     ]
 
 
+def test_losses_that_the_earlier_run_has_not_got_are_no_difference(again, stored):
+    rewrite(stored, losses=lambda losses: np.where(np.arange(3)[:, None] == 1, np.nan, losses),
+            loss=lambda row: None if row["ratio"] == 0.3 else row["loss"])  # fmt: skip
+    assert again()[0] == 0
+    rows, arrays = map(json.loads, stored.read_text().splitlines()), read_arrays(stored.with_suffix(".npz"))
+    del arrays["losses"]
+    results.write_run(stored, [{k: v for k, v in row.items() if k != "loss"} for row in unsealed(rows)], arrays)
+    status, out, _ = again()
+    assert status == 0 and "nothing differs in its 3 rows" in out
+
+
+def test_losses_that_differ_are_named(again, stored):
+    rewrite(stored, losses=lambda losses: losses + np.float32(0.5) * (np.arange(3)[:, None] == 2),
+            loss=lambda row: row["loss"] + (0.5 if row["ratio"] == 0.6 else 0))  # fmt: skip
+    status, out, _ = again()
+    sixth, losses = out.splitlines()
+    assert status == 1 and sixth.startswith("ratio 0.6: loss ") and losses.startswith("losses: largest difference 0.5")
+
+
 def test_a_version_that_only_one_side_knows_is_named():
     before, now = {"versions": {"a": "1"}, "revision": None}, {"versions": {"b": "2"}, "revision": None}
     assert [text.split()[0] for text in version_warnings(before, now)] == ["a", "b"]

@@ -20,6 +20,7 @@ from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.networks import NETWORKS, load_weights
 from hies.methods import METHODS
+from hies.storage import read_arrays, write_arrays
 from hies.tasks import classifier
 
 
@@ -44,6 +45,8 @@ def test_a_job_writes_complete_rows_and_arrays(call):
     arrays = np.load(next(call.results.rglob("*.npz")), allow_pickle=False)
     assert arrays["predictions"].shape == (4, 101)
     assert arrays["scores"].shape == arrays["his"].shape == arrays["ae"].shape == (total,)
+    assert arrays["losses"].shape == (4, 101) and arrays["losses"].dtype == np.float32
+    np.testing.assert_allclose([row["loss"] for row in rows], arrays["losses"].mean(axis=1), rtol=1e-5)
     agreement = (arrays["predictions"] == arrays["predictions"][0]).mean(axis=1)
     np.testing.assert_allclose([row["stability"] for row in rows], 100 * agreement)
     np.testing.assert_allclose([row["value"] for row in rows], (arrays["predictions"] == arrays["labels"]).mean(axis=1))
@@ -179,6 +182,27 @@ def test_force_computes_again_what_a_changed_code_may_have_changed(call, monkeyp
         )
     call("criterion=his", "sparsity.ratios=[0.5]", "force=true")
     assert sorted(computed) == ["collect", "predict", "predict"]
+
+
+def test_a_loss_that_cached_answers_lack_is_missing_until_they_are_computed_again(call, cache):
+    def of(run):
+        (path,) = call.results.rglob(f"*-{run}-*.jsonl")
+        losses = [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+        return losses, read_arrays(path.with_suffix(".npz"))
+
+    call("criterion=random", "sparsity.ratios=[0.5]")
+    job_module._evaluators.clear()
+    whole = of("random-s0")[0]
+    for path in (cache / "predictions").glob("*.npz"):
+        arrays = read_arrays(path)
+        write_arrays(path, {name: array for name, array in arrays.items() if name != "losses"})
+    call("criterion=random", "seed=5", "sparsity.ratios=[0.25]")  # the whole model's answers are in the cache
+    losses, arrays = of("random-s5")
+    assert losses[0] is None and losses[1] > 0
+    assert np.isnan(arrays["losses"]).all(axis=1).tolist() == [True, False]
+    job_module._evaluators.clear()
+    call("criterion=random", "sparsity.ratios=[0.5]", "force=true")
+    assert None not in whole and of("random-s0")[0] == whole
 
 
 @pytest.mark.parametrize("criterion", ["random", "l2", "his", "ae", "ad", "hies"])

@@ -160,6 +160,51 @@ def test_a_run_on_both_sides_counts_once_and_a_difference_is_said(stub, tmp_path
     pd.testing.assert_frame_equal(frame(tmp_path), before)
 
 
+def test_rows_of_before_losses_are_not_other_rows(stub, tmp_path):
+    older, other = (write_run(tmp_path / "exp", "his", seed=seed, losses=(0.25, 0.5)) for seed in (0, 1))
+    texts = {path: path.read_text() for path in (older, other)}
+    stub.add("a", {"row_file": texts[older]})
+    stub.add("b", {"row_file": texts[other].replace('"loss": 0.5', '"loss": 0.75')})
+    older.write_text(texts[older].replace(', "loss": 0.25', "").replace('"loss": 0.5', '"loss": null'))
+    assert [str(other) in message for message in fetched(tmp_path)] == [True]
+
+
+class Mirrored:
+    """A run of W&B that keeps what it is given."""
+
+    dir = "/tmp/offline/files"
+
+    def __init__(self):
+        self.logged = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def define_metric(self, *_, **__):
+        pass
+
+    log_artifact = define_metric
+
+    def log(self, numbers):
+        self.logged.append(numbers)
+
+
+def test_the_curve_of_the_mirror_has_the_losses_that_the_rows_have(tmp_path, monkeypatch):
+    run = Mirrored()
+    monkeypatch.setattr("wandb.init", lambda **_: run)
+    monkeypatch.setattr("wandb.Image", lambda picture: picture)
+    path = write_run(tmp_path / "exp", "his", losses=(0.25, None))
+    names = SimpleNamespace(name="n")
+    config = SimpleNamespace(wandb=SimpleNamespace(project="p"), name="exp", model=names, task=names, criterion=names)
+    job = SimpleNamespace(config=config, run_id=path.stem, path=path)
+    mirrored._write_offline(job, [json.loads(line) for line in path.read_text().splitlines()], str(tmp_path))
+    assert [numbers.get("loss", "nothing") for numbers in run.logged] == [0.25, None, "nothing"]
+    assert all("token_loss" not in numbers for numbers in run.logged) and run.logged[1]["quality"] == 80
+
+
 HOSTILE = {
     "path in the run id": lambda row: row | {"run_id": "../../outside"},
     "path in the experiment": lambda row: row | {"experiment": "../outside"},

@@ -30,6 +30,7 @@ def write_run(
     heads: dict[str, int] = HEADS,
     arrays: dict[str, Any] | None = None,
     name: str | None = None,
+    losses: tuple[float | None, ...] | None = None,
     **keys: Any,
 ) -> Path:
     """One finished job; `keys` are added to every row (knobs, or any key of the contract)."""
@@ -53,6 +54,8 @@ def write_run(
         }
         for ratio, mask, value, agreement in zip(ratios, masks, quality, stability, strict=True)
     ]  # fmt: skip
+    for row, loss in zip(rows, losses or (), strict=bool(losses)):
+        row["loss"] = loss
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

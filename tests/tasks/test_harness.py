@@ -191,8 +191,8 @@ def test_real_documents_give_lm_evals_numbers(name, network, tokenizer, checkpoi
 
 
 def likeliest(network, tokenizer, columns):
-    """The choices, one sequence after the other: (by the sum of log-probabilities, by their sum a character)."""
-    chosen, by_size = [], []
+    """The choices, one sequence after the other: (by the sum of log-probabilities, by their sum a character, sums)."""
+    chosen, by_size, sums = [], [], []
     for contexts, continuations, sizes in zip(
         *(columns[k] for k in ("contexts", "continuations", "sizes")), strict=True
     ):
@@ -206,7 +206,8 @@ def likeliest(network, tokenizer, columns):
             scores.append(logs.gather(1, tokens[0, begin:, None]).sum().item())
         chosen.append(int(np.argmax(scores)))
         by_size.append(int(np.argmax(np.divide(scores, sizes))))
-    return chosen, by_size
+        sums.append(scores)
+    return chosen, by_size, sums
 
 
 def written(network, tokenizer, context, count):
@@ -229,9 +230,18 @@ def test_choices_of_a_masked_and_of_a_pruned_model(network, tokenizer, tmp_path)
     dense = harness.choose(network, tokenizer, report.inputs, 5)
     with masked(network, REMOVED):
         ours = harness.choose(network, tokenizer, report.inputs, 5)
-        expected = likeliest(network, tokenizer, report.inputs)
+        *expected, sums = likeliest(network, tokenizer, report.inputs)
+        losses = TASKS["hellaswag"]().answers(network, tokenizer, report, 5, "float32")
     pruned = harness.choose(prune(network, REMOVED), tokenizer, report.inputs, 3)
-    assert (ours["predictions"].tolist(), ours["norm"].tolist()) == expected
+    assert [ours["predictions"].tolist(), ours["norm"].tolist()] == expected
+    assert {*losses} == {*ours, "losses", "token_losses"}
+    right, shares = report.labels, [np.exp(np.array(each) - max(each)) for each in sums]
+    texts = [options[place] for options, place in zip(report.inputs["continuations"], right, strict=True)]
+    each = [-likelihoods[place] for likelihoods, place in zip(sums, right, strict=True)]
+    tokens = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    by_option = [-np.log(share[place] / share.sum()) for share, place in zip(shares, right, strict=True)]
+    np.testing.assert_allclose(losses["losses"], by_option, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(losses["token_losses"], np.divide(each, tokens), rtol=1e-4)
     assert {name: answers.tolist() for name, answers in pruned.items()} == {k: v.tolist() for k, v in ours.items()}
     assert (ours["predictions"] != dense["predictions"]).any() and (ours["predictions"] != ours["norm"]).any()
 

@@ -285,6 +285,7 @@ def test_a_small_model_learns_to_tell_and_its_accuracy_is_that_of_lm_eval(bench)
     outcome = bench.evaluate({})
     assert found["acc,none"] == np.mean(outcome.answers == report.labels) > 0.6
     assert found["acc_norm,none"] == np.mean(outcome.by_rule["norm"] == report.labels)
+    assert [*outcome.by_rule] == ["norm"] and {*outcome.losses} == {"losses", "token_losses"}
 
 
 def test_the_identity_follows_versions_and_the_knobs_that_change_the_data(installed):

@@ -216,7 +216,7 @@ def test_answers_do_not_depend_on_the_batch_size():
     for processor in (None, ViTImageProcessorPil(size={"height": 8, "width": 8})):
         for size in (1, 4, 11, 99):
             encoded = encode(Split({"image": FILES}, LABELS.numpy()), processor, 128)
-            assert np.array_equal(predict(model, encoded, size), expected)
+            assert np.array_equal(predict(model, encoded, size)["predictions"], expected)
 
 
 def bench_of(model, root, cache, task=None):

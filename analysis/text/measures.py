@@ -1,0 +1,98 @@
+"""What is measured on the report split: its units, and which side of a difference is the better one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.text.labels import named_tasks, ordered_tasks
+from hies.runs.quality import SQUARED
+
+NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of rows.
+
+    Attributes:
+        words: its name for readers.
+        note: a sentence for captions; nothing where the docs say it all.
+        better: 1 where more of it is better, -1 where less is.
+        digits: of a number, after the point.
+    """
+
+    words: str
+    note: str = ""
+    better: int = 1
+    digits: int = 2
+
+
+MEASURE_OF = {
+    "quality": Measure("quality"),
+    "stability": Measure("stability"),
+    "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
+    "token_loss": Measure(
+        "loss a token", "Loss a token: mean negative log-likelihood of the right option a token, in nats", -1, 3
+    ),
+}
+IN_PERCENT = ("quality", "stability")  # the paper's, and what is shown unless another is asked for
+
+
+def is_loss(measure: str) -> bool:
+    """Returns whether less of a measure is better."""
+    return measure in MEASURE_OF and MEASURE_OF[measure].better < 0
+
+
+def better(measure: str) -> int:
+    """Returns which sign of a difference in a measure is the better one; of any other column 1."""
+    return -1 if is_loss(measure) else 1
+
+
+def unit(measure: str, metric: str) -> str:
+    """Returns the unit of a difference in a measure on tasks of this metric."""
+    if not is_loss(measure):
+        return POINTS
+    return SQUARED_ERROR if measure == "loss" and metric in SQUARED else NATS
+
+
+def axis_label(measure: str, rows: pd.DataFrame) -> str:
+    """Returns a measure with its unit on these rows."""
+    return f"{MEASURE_OF[measure].words} ({_units(measure, rows) if is_loss(measure) else '%'})"
+
+
+def difference_units(measures: Sequence[str], rows: pd.DataFrame) -> str:
+    """Returns the units of differences in these measures on these rows, in words."""
+    losses = [measure for measure in measures if is_loss(measure)]
+    parts = [POINTS] if len(losses) < len(measures) else []
+    words = dict.fromkeys(_units(measure, rows) for measure in losses)
+    return " and of losses in ".join([*parts, *([" and ".join(words)] if words else [])])
+
+
+def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False) -> str:
+    """Returns sentences on these measures for a caption, each after a space; `differences`: it shows verdicts."""
+    text = ""
+    for measure in measures:
+        if is_loss(measure):
+            squared = _squared(rows) if measure == "loss" else []
+            some = f"; of {named_tasks(squared)} the mean squared error" if squared else ""
+            lone = ", and no part of means over tasks" if squared and len(squared) < rows["task"].nunique() else ""
+            text += f" {MEASURE_OF[measure].note}{some}{lone}. Lower is better{', so ahead is lower' * differences}."
+    return text
+
+
+def averaged(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Returns the rows of the tasks that a mean of a measure is over: of losses in several units those in nats."""
+    units = rows["metric"].map(lambda metric: unit(measure, metric))
+    return rows if units.nunique() < 2 else rows[units == NATS]
+
+
+def _units(measure: str, rows: pd.DataFrame) -> str:
+    squared = _squared(rows) if measure == "loss" else []
+    if len(squared) == rows["task"].nunique():
+        return SQUARED_ERROR
+    return f"{NATS}; of {named_tasks(squared)} {SQUARED_ERROR}" if squared else NATS
+
+
+def _squared(rows: pd.DataFrame) -> list[str]:
+    return ordered_tasks(rows.loc[rows["metric"].isin(SQUARED), "task"])
