@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
+from hies.heads.branches import branching_mask
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
@@ -128,7 +129,7 @@ def _attention(
 
 for _base in BASES:
     AttentionInterface.register(NAME_PREFIX + _base, partial(_attention, _base))
-    AttentionMaskInterface.register(NAME_PREFIX + _base, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+    AttentionMaskInterface.register(NAME_PREFIX + _base, partial(branching_mask, ALL_MASK_ATTENTION_FUNCTIONS[_base]))
 
 
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -284,15 +284,14 @@ def _prompt(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, 
 @contextlib.contextmanager
 def _wrapped(network: PreTrainedModel, tokenizer: Any, batch_size: int, precision: str) -> Iterator[Any]:
     """Yields lm-eval's wrapper; it gives the tokenizer a padding token where it has none, hence the copy."""
-    from lm_eval.models.huggingface import HFLM
-
     from hies.heads.attention import evaluating
+    from hies.tasks.prefix_model import PrefixLM
 
     if tokenizer.eos_token_id is None:
         raise HiesError("The tokenizer has no end-of-text token (eos_token), which lm-eval needs.")
     with _quiet(), evaluating(network):
         try:
-            yield HFLM(
+            yield PrefixLM(
                 pretrained=network,
                 backend="causal",
                 tokenizer=copy.deepcopy(tokenizer),
