@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,28 +14,15 @@ from transformers import DynamicCache, PreTrainedModel
 from hies.batch_size import is_out_of_memory
 from hies.heads.attention import AttentionCall, handling
 from hies.heads.branches import Branches, branching, predicting_only
-from hies.tasks.prefix_tree import OPEN, Group, Row, Text, grow
+from hies.tasks.base import TOKENS
+from hies.tasks.prefix_tree import OPEN, Group, Text, Tree, grow
 
-TOLERANCE = 1e-3  # nats that log-likelihoods may differ by, besides the rounding of low precision
+TRIED = 8  # texts of a row at most, at even distances, whose answers are compared with the plain way's
+NATS = 1e-3  # nats that log-likelihoods may differ by, besides the rounding of low precision
 Request = tuple[Any, list[int], list[int]]  # the texts, the tokens of the context, and those of the continuation
 Likelihood = tuple[float, bool]  # log-likelihood of a continuation, and whether each token is the likeliest one
 Stem = list[tuple[Tensor, Tensor]]  # keys and values [1, heads, tokens, width] of each layer
 
-
-@dataclass
-class TokenCounter:
-    """Counts tokens that models read for log-likelihoods, without padding.
-
-    Attributes:
-        computed: those that were computed.
-        plain: those that lm-eval computes for the same answers.
-    """
-
-    computed: int = 0
-    plain: int = 0
-
-
-counter = TokenCounter()
 # network -> with a stem or without -> tokens of the longest row whose answers were right; 0: they were wrong
 _proven: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary()
 
@@ -44,26 +30,23 @@ _proven: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary
 class PrefixLM(HFLM):
     """Gives HFLM's log-likelihoods, computed from trees of tokens where that is right for the network.
 
-    It is right where the longest, the shortest and the fullest row have the log-likelihoods of the plain way. It is not
+    It is right where the longest, the fullest and the shortest row have the log-likelihoods of the plain way. It is not
     for recurrent layers, say, or for models that make masks or biases from the places of tokens in a row.
     """
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Likelihood]:
-        groups = grow([self._text(context, continuation) for _, context, continuation in requests])
-        counter.plain += self._plain_tokens(requests)
+        texts = [self._text(context, continuation) for _, context, continuation in requests]
+        groups = grow(texts)
+        TOKENS["plain"] += _distinct_tokens(texts)
         if all(self._is_right(requests, group) for group in groups):
             return self._in_trees(requests, groups)
         return self._plainly(requests, disable_tqdm)
 
     def _plainly(self, requests: Sequence[Request], disable_tqdm: bool = True) -> list[Likelihood]:
-        counter.computed += self._plain_tokens(requests)
+        TOKENS["computed"] += _distinct_tokens(self._text(*tokens) for _, *tokens in requests)
         return super()._loglikelihood_tokens(list(requests), disable_tqdm=disable_tqdm)
-
-    def _plain_tokens(self, requests: Sequence[Request]) -> int:
-        """Returns what lm-eval computes: every text that differs by more than its last token."""
-        return sum(len(tokens) for tokens in {self._text(*tokens).tokens for _, *tokens in requests})
 
     def _text(self, context: list[int], continuation: list[int]) -> Text:
         """Returns what the network reads of a request, cut on the left where it is too long, as HFLM cuts it."""
@@ -82,7 +65,7 @@ class PrefixLM(HFLM):
         return proven[kind] > 0
 
     def _agrees(self, requests: Sequence[Request], group: Group) -> bool:
-        numbers = [number for row in group.rows for number in row.asked]
+        numbers = [number for row in group.rows for number in [*row.asked][:: -(-len(row.asked) // TRIED)]]
         plain = self._plainly([requests[number] for number in numbers])
         try:
             ours = self._in_trees(requests, [group])
@@ -92,7 +75,7 @@ class PrefixLM(HFLM):
             return False
         step = torch.finfo(self.mixed_precision_dtype or self.model.dtype).eps
         pairs = [(ours[number][0], likelihood) for number, (likelihood, _) in zip(numbers, plain, strict=True)]
-        return all(abs(one - other) <= TOLERANCE + 4 * step * abs(other) for one, other in pairs)
+        return all(abs(one - other) <= NATS + 8 * step * abs(other) for one, other in pairs)
 
     def _in_trees(self, requests: Sequence[Request], groups: Iterable[Group]) -> list[Likelihood]:
         """Returns the answers to those requests that are in the groups; others have NaN."""
@@ -109,15 +92,15 @@ class PrefixLM(HFLM):
 
     def _stem(self, tokens: Sequence[int]) -> Stem:
         """Returns keys and values of what all rows of a group begin with."""
-        counter.computed += len(tokens)
+        TOKENS["computed"] += len(tokens)
         ids = torch.tensor([tokens], device=self.device)
         cache = DynamicCache()  # without a window: the mask hides what is too far away
         with predicting_only(self.model.get_output_embeddings(), torch.zeros(1, dtype=torch.int64)):
             self.model(input_ids=ids, past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return [(keys, values) for keys, values, _ in cache]
 
     def _answers(
-        self, requests: Sequence[Request], rows: Sequence[Row], length: int, stem: Stem | None
+        self, requests: Sequence[Request], rows: Sequence[Tree], length: int, stem: Stem | None
     ) -> Iterator[tuple[int, Likelihood]]:
         """Yields the numbers and answers of the requests in a batch of rows behind a stem of `length` tokens."""
         size = len(rows[0].tokens)
@@ -133,14 +116,14 @@ class PrefixLM(HFLM):
         greedy = torch.stack([part.all() for part in (likeliest[where] == said).split(lengths)]).tolist()
         return zip(places, zip(sums, greedy, strict=True), strict=True)
 
-    def _logits(self, rows: Sequence[Row], length: int, stem: Stem | None, places: Sequence[int]) -> Tensor:
+    def _logits(self, rows: Sequence[Tree], length: int, stem: Stem | None, places: Sequence[int]) -> Tensor:
         """Returns logits [places, vocabulary] of some tokens, counted over all rows with their padding."""
-        counter.computed += sum(len(row.tokens) for row in rows)
+        TOKENS["computed"] += sum(len(row.tokens) for row in rows)
         ids, depths = self._padded([row.tokens for row in rows], 0), self._padded([row.depths for row in rows], 0)
         ends = self._padded([row.ends for row in rows], OPEN)
         before = torch.arange(length, device=self.device).expand(len(rows), -1)
         trees = Branches(torch.cat([before, depths], 1), torch.cat([torch.full_like(before, OPEN), ends + length], 1))
-        cache = stem and DynamicCache([(k.expand(len(rows), *k.shape[1:]), v.expand(len(rows), *v.shape[1:])) for k, v in stem])
+        cache = stem and DynamicCache([tuple(one.expand(len(rows), -1, -1, -1) for one in layer) for layer in stem])
         head, chosen = self.model.get_output_embeddings(), torch.tensor(places, device=self.device)
         with branching(trees), predicting_only(head, chosen):
             # With a mask, nobody takes positions that begin again for those of separate texts.
@@ -157,3 +140,8 @@ class PrefixLM(HFLM):
 
 def _as_it_is(name: str, call: AttentionCall, output: Tensor) -> Tensor:
     return output
+
+
+def _distinct_tokens(texts: Iterable[Text]) -> int:
+    """Returns the tokens that HFLM reads: it asks once where texts are the same but for the last, predicted, token."""
+    return sum(map(len, {text.tokens for text in texts}))

@@ -24,7 +24,7 @@ class Text(NamedTuple):
 
 
 @dataclass
-class Row:
+class Tree:
     """A tree of tokens, one branch after the other.
 
     Attributes:
@@ -57,9 +57,9 @@ class Group:
     """Rows behind one stem, which may be empty, from the longest on."""
 
     stem: tuple[int, ...]
-    rows: list[Row]
+    rows: list[Tree]
 
-    def batches(self, tokens: int) -> Iterator[list[Row]]:
+    def batches(self, tokens: int) -> Iterator[list[Tree]]:
         """Yields the rows, so many at a time that with padding and stems they hold at most N tokens."""
         start = 0
         while start < len(self.rows):
@@ -69,7 +69,7 @@ class Group:
 
 
 def grow(texts: Sequence[Text]) -> list[Group]:
-    """Returns the texts as trees; in `Row.asked` they go by their numbers here."""
+    """Returns the texts as trees; in `Tree.asked` they go by their numbers here."""
     runs: list[list[int]] = []  # of texts that share a possible stem
     for number in sorted(range(len(texts)), key=lambda i: texts[i].tokens):
         if runs and _shared(texts[runs[-1][-1]].tokens, texts[number].tokens) >= STEM:
@@ -89,9 +89,9 @@ def grow(texts: Sequence[Text]) -> list[Group]:
     return [Group((), _rows(rest, texts, 0)), *groups] if rest else groups
 
 
-def _rows(order: Sequence[int], texts: Sequence[Text], stem: int) -> list[Row]:
+def _rows(order: Sequence[int], texts: Sequence[Text], stem: int) -> list[Tree]:
     """Returns the texts behind their stem in rows, from the longest on; a text joins one where that takes less time."""
-    rows = [Row()]
+    rows = [Tree()]
     before: tuple[int, ...] = ()
     for number in order:
         tokens = texts[number].tokens[stem:]
@@ -99,7 +99,7 @@ def _rows(order: Sequence[int], texts: Sequence[Text], stem: int) -> list[Row]:
         # Attention compares all pairs of tokens of a row, also those of different branches.
         pays = 2 * size * (len(tokens) - shared) <= PAIRS * shared and size - shared <= LONGEST
         if size and not pays:
-            rows.append(Row())
+            rows.append(Tree())
             shared = 0
         rows[-1].add(number, texts[number], stem, shared)
         before = tokens
@@ -108,5 +108,7 @@ def _rows(order: Sequence[int], texts: Sequence[Text], stem: int) -> list[Row]:
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Returns how many tokens two texts have in common before they differ."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    size = min(len(one), len(other))
+    if one[:size] == other[:size]:
+        return size
+    return next(place for place in range(size) if one[place] != other[place])

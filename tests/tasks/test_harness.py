@@ -17,8 +17,10 @@ from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.tasks import TASKS, hub, language
 from hies.tasks import lm_eval as harness
+from hies.tasks.base import TOKENS
 
 lm_eval = pytest.importorskip("lm_eval")
+prefix_model = pytest.importorskip("hies.tasks.prefix_model")
 
 DEFINITIONS = Path(lm_eval.__file__).parent / "tasks"
 REAL = os.environ.get("HIES_DATA")
@@ -105,7 +107,10 @@ def compare(ours, labels, found, name):
 def test_a_choice_is_the_one_that_lm_eval_counts(name, shots, network, tokenizer, checkpoint, tmp_path):
     task, root = TASKS[name](shots=shots), copy_of(tmp_path / "data", name)
     report = task.load(root, tmp_path).report
+    before = TOKENS.copy()
     ours = task.answers(network, tokenizer, report, 4, "float32")
+    read = TOKENS - before
+    assert all(prefix_model._proven[network].values()) and 0 < read["computed"] < 1.5 * read["plain"]
     found = theirs(tmp_path / "t", checkpoint, name, [of_task(task, root)], num_fewshot=shots)
     assert compare(ours, report.labels, found, name) == SIZES[task.reported]
     assert len(set(ours["predictions"].tolist())) > 1 and 0 < np.mean(ours["predictions"] == report.labels) < 1
