@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
+from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from hies.batch_size import is_out_of_memory
@@ -17,7 +19,7 @@ from hies.heads.branches import Branches, branching, predicting_only
 from hies.tasks.base import TOKENS
 from hies.tasks.prefix_tree import OPEN, Group, Text, Tree, grow
 
-TRIED = 8  # texts of a row at most, at even distances, whose answers are compared with the plain way's
+TRIED = 4  # texts of a row at most, at even distances, whose answers are compared with the plain way's
 NATS = 1e-3  # nats that log-likelihoods may differ by, besides the rounding of low precision
 Request = tuple[Any, list[int], list[int]]  # the texts, the tokens of the context, and those of the continuation
 Likelihood = tuple[float, bool]  # log-likelihood of a continuation, and whether each token is the likeliest one
@@ -30,19 +32,17 @@ _proven: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary
 class PrefixLM(HFLM):
     """Gives HFLM's log-likelihoods, computed from trees of tokens where that is right for the network.
 
-    It is right where the longest, the fullest and the shortest row have the log-likelihoods of the plain way. It is not
-    for recurrent layers, say, or for models that make masks or biases from the places of tokens in a row.
+    It is not for recurrent layers, say, or for models that make masks or biases from the places of tokens in a row. So
+    a network is asked both ways about some texts, and again when rows are longer than before.
     """
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Likelihood]:
         texts = [self._text(context, continuation) for _, context, continuation in requests]
-        groups = grow(texts)
         TOKENS["plain"] += _distinct_tokens(texts)
-        if all(self._is_right(requests, group) for group in groups):
-            return self._in_trees(requests, groups)
-        return self._plainly(requests, disable_tqdm)
+        answers = self._compared(requests, grow(texts), disable_tqdm)
+        return self._plainly(requests, disable_tqdm) if answers is None else answers
 
     def _plainly(self, requests: Sequence[Request], disable_tqdm: bool = True) -> list[Likelihood]:
         TOKENS["computed"] += _distinct_tokens(self._text(*tokens) for _, *tokens in requests)
@@ -54,41 +54,48 @@ class PrefixLM(HFLM):
         whole = (context + continuation)[-(self.max_length + 1) :]
         return Text(tuple(whole[:-1]), len(continuation))
 
-    def _is_right(self, requests: Sequence[Request], group: Group) -> bool:
-        """Returns whether the trees give the plain way's answers, tried on some rows unless longer ones were right."""
-        proven, kind = _proven.setdefault(self.model, {}), bool(group.stem)
-        length = len(group.stem) + len(group.rows[0].tokens)
-        if kind not in proven or 0 < proven[kind] < length:
-            fullest = max(group.rows, key=lambda row: len(row.asked))
-            rows = {id(row): row for row in (group.rows[0], fullest, group.rows[-1])}
-            proven[kind] = length * self._agrees(requests, Group(group.stem, [*rows.values()]))
-        return proven[kind] > 0
-
-    def _agrees(self, requests: Sequence[Request], group: Group) -> bool:
-        numbers = [number for row in group.rows for number in [*row.asked][:: -(-len(row.asked) // TRIED)]]
-        plain = self._plainly([requests[number] for number in numbers])
+    def _compared(
+        self, requests: Sequence[Request], groups: Sequence[Group], disable_tqdm: bool
+    ) -> list[Likelihood] | None:
+        """Returns the answers from trees; None where they are, or were, not those of the plain way."""
+        proven = _proven.setdefault(self.model, {})
+        if any(proven.get(bool(group.stem)) == 0 for group in groups):
+            return None
+        answers = [(math.nan, False)] * len(requests)
         try:
-            ours = self._in_trees(requests, [group])
+            self._answer_in_trees(answers, requests, groups, disable_tqdm)
         except Exception as error:  # each architecture has its own way to say that it cannot read such rows
             if is_out_of_memory(error):
                 raise
-            return False
+        for group in sorted(groups, key=lambda group: -group.longest):
+            if proven.get(bool(group.stem), 0) < group.longest:
+                proven[bool(group.stem)] = group.longest * self._agrees(answers, requests, group)
+        return answers if all(proven[bool(group.stem)] for group in groups) else None
+
+    def _agrees(self, answers: Sequence[Likelihood], requests: Sequence[Request], group: Group) -> bool:
+        """Returns whether some texts of the longest, the fullest and the shortest row have the plain way's answers."""
+        fullest = max(group.rows, key=lambda row: len(row.asked))
+        texts = [[*row.asked] for row in (group.rows[0], fullest, group.rows[-1])]
+        tried = sorted({number for of_row in texts for number in of_row[:: -(-len(of_row) // TRIED)]})
+        plain = self._plainly([requests[number] for number in tried])
         step = torch.finfo(self.mixed_precision_dtype or self.model.dtype).eps
-        pairs = [(ours[number][0], likelihood) for number, (likelihood, _) in zip(numbers, plain, strict=True)]
+        pairs = [(answers[number][0], likelihood) for number, (likelihood, _) in zip(tried, plain, strict=True)]
         return all(abs(one - other) <= NATS + 8 * step * abs(other) for one, other in pairs)
 
-    def _in_trees(self, requests: Sequence[Request], groups: Iterable[Group]) -> list[Likelihood]:
-        """Returns the answers to those requests that are in the groups; others have NaN."""
-        answers = [(float("nan"), False)] * len(requests)
+    def _answer_in_trees(
+        self, answers: list[Likelihood], requests: Sequence[Request], groups: Sequence[Group], disable_tqdm: bool
+    ) -> None:
+        """Puts the answers to all requests in their places."""
         most = self.batch_size * max(len(context) + len(continuation) for _, context, continuation in requests)
         computing = torch.autocast(self.device.type, self.mixed_precision_dtype, self.mixed_precision_dtype is not None)
-        with torch.no_grad(), computing, handling(self.model, _as_it_is):
+        bar = tqdm(total=len(requests), disable=disable_tqdm, desc="log-likelihoods")
+        with bar, torch.no_grad(), computing, handling(self.model, _as_it_is):
             for group in groups:
                 stem = self._stem(group.stem) if group.stem else None
                 for rows in group.batches(most):
                     for number, likelihood in self._answers(requests, rows, len(group.stem), stem):
                         answers[number] = likelihood
-        return answers
+                        bar.update()
 
     def _stem(self, tokens: Sequence[int]) -> Stem:
         """Returns keys and values of what all rows of a group begin with."""

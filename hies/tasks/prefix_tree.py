@@ -59,6 +59,11 @@ class Group:
     stem: tuple[int, ...]
     rows: list[Tree]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row and its stem."""
+        return len(self.stem) + len(self.rows[0].tokens)
+
     def batches(self, tokens: int) -> Iterator[list[Tree]]:
         """Yields the rows, so many at a time that with padding and stems they hold at most N tokens."""
         start = 0
