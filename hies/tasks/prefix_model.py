@@ -86,7 +86,8 @@ class PrefixLM(HFLM):
         self, answers: list[Likelihood], requests: Sequence[Request], groups: Sequence[Group], disable_tqdm: bool
     ) -> None:
         """Puts the answers to all requests in their places."""
-        most = self.batch_size * max(len(context) + len(continuation) for _, context, continuation in requests)
+        longest = max(len(context) + len(continuation) for _, context, continuation in requests)
+        most = self.batch_size * min(longest, self.max_length)  # tokens of lm-eval's largest batch
         computing = torch.autocast(self.device.type, self.mixed_precision_dtype, self.mixed_precision_dtype is not None)
         bar = tqdm(total=len(requests), disable=disable_tqdm, desc="log-likelihoods")
         with bar, torch.no_grad(), computing, handling(self.model, _as_it_is):
@@ -131,7 +132,7 @@ class PrefixLM(HFLM):
         before = torch.arange(length, device=self.device).expand(len(rows), -1)
         trees = Branches(torch.cat([before, depths], 1), torch.cat([torch.full_like(before, OPEN), ends + length], 1))
         cache = stem and DynamicCache([tuple(one.expand(len(rows), -1, -1, -1) for one in layer) for layer in stem])
-        head, chosen = self.model.get_output_embeddings(), torch.tensor(places, device=self.device)
+        head, chosen = self.model.get_output_embeddings(), torch.tensor(places)
         with branching(trees), predicting_only(head, chosen):
             # With a mask, nobody takes positions that begin again for those of separate texts.
             outputs = self.model(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 STEM = 64  # tokens from which on a common beginning may be worth a pass of its own, whose keys and values texts share
 LONGEST = 1024  # tokens that a row grows to, besides its stem and what the next text shares with it
 PAIRS = 2048  # pairs of tokens that attention compares in the time that one token takes in all other layers
+ALIKE = 0.8  # of the longest row's tokens that each row of its batch has, so that there is little padding
 OPEN = 2**31  # the end of a branch that nothing follows
 
 
@@ -65,12 +66,14 @@ class Group:
         return len(self.stem) + len(self.rows[0].tokens)
 
     def batches(self, tokens: int) -> Iterator[list[Tree]]:
-        """Yields the rows, so many at a time that with padding and stems they hold at most N tokens."""
+        """Yields rows of like length, so many at a time that with padding and stems they hold at most N tokens."""
         start = 0
         while start < len(self.rows):
-            count = max(1, tokens // (len(self.stem) + len(self.rows[start].tokens)))
-            yield self.rows[start : start + count]
-            start += count
+            longest = len(self.rows[start].tokens)
+            most = max(1, tokens // (len(self.stem) + longest))
+            batch = [row for row in self.rows[start : start + most] if len(row.tokens) >= ALIKE * longest]
+            yield batch
+            start += len(batch)
 
 
 def grow(texts: Sequence[Text]) -> list[Group]:

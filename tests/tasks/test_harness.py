@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -475,7 +476,11 @@ def test_a_command_ends_in_rows(checkpoint, tmp_path, monkeypatch, capsys):
              "sparsity.ratios=[0.5]", "calibration.size=8", f"results_dir={tmp_path}/results",
              f"cache_dir={tmp_path}/cache", "wandb.mode=disabled", "device=cpu"]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["run", *words])
-    assert run.main() == 0, capsys.readouterr().err
+    status, log = run.main(), capsys.readouterr().err
+    assert status == 0, log
+    said = re.search(r"hellaswag: ([\d,]+) tokens computed for the options, where lm-eval computes ([\d,]+) \(", log)
+    computed, plain = [int(number.replace(",", "")) for number in said.groups()]
+    assert 0 < computed < plain and plain % 2 == 0  # the whole model and the masked one are asked the same
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     dense, half = [json.loads(line) for line in path.read_text().splitlines()]
     assert (dense["stability"], dense["examples"], half["heads_removed"]) == (100, 13, 6)
