@@ -117,7 +117,7 @@ def choose(
         network: a causal language model, masked or pruned or neither, on any device; its mode stays as it is.
         tokenizer: its tokenizer; stays as it is.
         columns: `contexts`, `continuations` and perhaps `sizes` as `prompts` gives them.
-        batch_size: sequences at a time.
+        batch_size: sequences at a time, or as many tokens as that many of the longest have.
         precision: `float32`, or `bfloat16` for matrix products; log-probabilities are in the dtype of the logits.
 
     Returns:
