@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -32,7 +33,7 @@ from hies.scoring.losses import inputs_of
 from hies.scoring.own_loss import with_loss
 from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
-from hies.tasks.base import Answers
+from hies.tasks.base import TOKENS, Answers
 
 MEASURED = ("predictions", *LOSSES, "seconds", "prune_seconds", "parameters", "flops")  # kept besides other rules
 
@@ -48,6 +49,7 @@ class PassCounter:
         needed: what had to be computed at some time -> its forward passes, counted in examples.
         naive: how many passes it would take if every cell of the grid (a ratio of a curve, or an alpha tried for it)
             scored and evaluated on its own.
+        tokens: task -> what its log-likelihoods took now, see `hies.tasks.base.TOKENS`.
     """
 
     asked: int = 0
@@ -55,6 +57,7 @@ class PassCounter:
     evaluated: int = 0
     needed: dict[str, int] = field(default_factory=dict)
     naive: int = 0
+    tokens: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,13 @@ class Evaluator(TaskModel):
             if self.model.sites is not None:
                 raise UnsupportedModelError("it cuts what all layers share; leave model.sites out.")
             method.check(self.structure())
+
+    def _ask(self, network: nn.Module, prepared: Any) -> Answers:
+        before = TOKENS.copy()
+        answers = super()._ask(network, prepared)
+        if read := TOKENS - before:
+            self.counter.tokens.setdefault(self.task.name, Counter()).update(read)
+        return answers
 
     def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         key = [self.identity, split_name, examples, removed]

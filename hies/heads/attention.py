@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
+from hies.heads.branches import branching_mask
 from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.forwards import intercepted
@@ -115,7 +116,7 @@ def _handled(module: nn.Module, call: Call, output: Tensor) -> Tensor:
 
 for _base in BASES:
     AttentionInterface.register(NAME_PREFIX + _base, partial(_attention, _base))
-    AttentionMaskInterface.register(NAME_PREFIX + _base, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+    AttentionMaskInterface.register(NAME_PREFIX + _base, partial(branching_mask, ALL_MASK_ATTENTION_FUNCTIONS[_base]))
 
 
 def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from math import inf
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # what computes is imported when it is first called: the knob
 
 _Task = TypeVar("_Task", bound="Task")
 Answers = dict[str, np.ndarray]  # rule -> what a model answers to each example, or a loss of LOSSES; all [examples]
+# Tokens that models read so far for log-likelihoods, without padding: `computed`, and lm-eval's own number, `plain`.
+TOKENS: Counter[str] = Counter()
 OTHER_KNOBS = ("max_examples", "finetune", "after")  # of every task: each has its own place in an identity
 _READ: dict[tuple[type, str, Path | None], str] = {}  # a task and its data_root -> the digest of its examples
 SEED_LIMIT = 2**32  # numpy takes seeds below this

@@ -123,7 +123,7 @@ def choose(
         network: a causal language model, masked or pruned or neither, on any device; its mode stays as it is.
         tokenizer: its tokenizer; stays as it is.
         columns: `contexts`, `continuations` and perhaps `sizes` as `prompts` gives them.
-        batch_size: sequences at a time.
+        batch_size: sequences at a time, or as many tokens as that many of the longest have.
         precision: `float32`, or `bfloat16` for matrix products; log-probabilities are in the dtype of the logits.
         right: the right option of each document; None: no losses.
 
@@ -300,15 +300,14 @@ def _prompt(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, 
 @contextlib.contextmanager
 def _wrapped(network: PreTrainedModel, tokenizer: Any, batch_size: int, precision: str) -> Iterator[Any]:
     """Yields lm-eval's wrapper; it gives the tokenizer a padding token where it has none, hence the copy."""
-    from lm_eval.models.huggingface import HFLM
-
     from hies.heads.attention import evaluating
+    from hies.tasks.prefix_model import PrefixLM
 
     if tokenizer.eos_token_id is None:
         raise HiesError("The tokenizer has no end-of-text token (eos_token), which lm-eval needs.")
     with _quiet(), evaluating(network):
         try:
-            yield HFLM(
+            yield PrefixLM(
                 pretrained=network,
                 backend="causal",
                 tokenizer=copy.deepcopy(tokenizer),

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.tasks import TASKS, hub, language
 from hies.tasks import lm_eval as harness
+from hies.tasks.base import TOKENS
 
 lm_eval = pytest.importorskip("lm_eval")
+prefix_model = pytest.importorskip("hies.tasks.prefix_model")
 
 DEFINITIONS = Path(lm_eval.__file__).parent / "tasks"
 REAL = os.environ.get("HIES_DATA")
@@ -105,7 +108,10 @@ def compare(ours, labels, found, name):
 def test_a_choice_is_the_one_that_lm_eval_counts(name, shots, network, tokenizer, checkpoint, tmp_path):
     task, root = TASKS[name](shots=shots), copy_of(tmp_path / "data", name)
     report = task.load(root, tmp_path).report
+    before = TOKENS.copy()
     ours = task.answers(network, tokenizer, report, 4, "float32")
+    read = TOKENS - before
+    assert all(prefix_model._proven[network].values()) and 0 < read["computed"] < 1.5 * read["plain"]
     found = theirs(tmp_path / "t", checkpoint, name, [of_task(task, root)], num_fewshot=shots)
     assert compare(ours, report.labels, found, name) == SIZES[task.reported]
     assert len(set(ours["predictions"].tolist())) > 1 and 0 < np.mean(ours["predictions"] == report.labels) < 1
@@ -258,14 +264,15 @@ def test_texts_of_a_masked_and_of_a_pruned_model(network, tokenizer):
 
 
 def test_bfloat16_precision_reaches_the_matrix_products(network, tokenizer):
-    seen = []
-    hook = network.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    seen = {}
+    hook = network.lm_head.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
     columns = {"contexts": [["sun"]], "continuations": [[" moon", " river stone"]]}
     for precision in ("float32", "bfloat16"):
+        found = seen[precision] = set()
         harness.choose(network, tokenizer, columns, 1, precision)
         harness.generate(network, tokenizer, ["sun"], {"until": [], "max_gen_toks": 2}, 1, precision)
     hook.remove()
-    assert seen == [torch.float32] * (len(seen) // 2) + [torch.bfloat16] * (len(seen) // 2) and len(seen) == 8
+    assert seen == {"float32": {torch.float32}, "bfloat16": {torch.bfloat16}}
 
 
 def test_nothing_is_left_changed(network, tokenizer, tmp_path, capfd):
@@ -479,7 +486,11 @@ def test_a_command_ends_in_rows(checkpoint, tmp_path, monkeypatch, capsys):
              "sparsity.ratios=[0.5]", "calibration.size=8", f"results_dir={tmp_path}/results",
              f"cache_dir={tmp_path}/cache", "wandb.mode=disabled", "device=cpu"]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["run", *words])
-    assert run.main() == 0, capsys.readouterr().err
+    status, log = run.main(), capsys.readouterr().err
+    assert status == 0, log
+    said = re.search(r"hellaswag: ([\d,]+) tokens computed for the options, where lm-eval computes ([\d,]+) \(", log)
+    computed, plain = [int(number.replace(",", "")) for number in said.groups()]
+    assert 0 < computed < plain and plain % 2 == 0  # the whole model and the masked one are asked the same
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     dense, half = [json.loads(line) for line in path.read_text().splitlines()]
     assert (dense["stability"], dense["examples"], half["heads_removed"]) == (100, 13, 6)
