@@ -10,18 +10,30 @@ SEPARATE = (
     ("q", "k", "v"),
     ("Wq", "Wk", "Wv"),
     ("linear_q", "linear_k", "linear_v"),
+    ("query_proj", "key_proj", "value_proj"),
 )
-# Three in one matrix: `blocks` holds all queries, then all keys, then all values; `heads` a query, key, value for each.
-FUSED = {"c_attn": "blocks", "Wqkv": "blocks", "qkv_proj": "blocks", "qkv": "blocks", "query_key_value": "heads"}
+# Three in one matrix: `blocks` holds all queries, then all keys, then all values; `heads` a query, key, value for each,
+# or, where one of these attributes is true, the queries of a key head, the key head, its value.
+FUSED = {
+    **dict.fromkeys(("c_attn", "Wqkv", "qkv_proj", "qkv"), "blocks"),
+    **dict.fromkeys(("query_key_value", "in_proj"), "heads"),
+}
+SHARED_KEYS = ("new_decoder_architecture", "multi_query")
+PLAIN = ("FalconLinear",)  # subclasses of torch's Linear that compute the same
 # Latent attention: a key and a value for each head in one matrix, and queries in the first of these that is there.
 LATENT, LATENT_QUERIES = "kv_b_proj", ("q_b_proj", "q_proj")
 OUTPUTS = (
     *("o_proj", "out_proj", "out_lin", "Wo", "c_proj", "dense", "o", "proj", "projection_layer", "output"),
+    "projection",
     "linear_out",
 )
 # Other matrices with rows per head: gates of a head's output, keys made of relative positions.
-BY_HEAD = ("gate_proj", "g_proj", "linear_pos", "relative_k_proj")
-PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v")  # [heads, ...]
+POSITIONS = ("linear_pos", "relative_k_proj", "pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
+BY_HEAD = ("gate_proj", "g_proj", *POSITIONS)
+# [heads, ...] or [heads * width]
+PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v", "q_bias", "v_bias")
+# Arguments that may come for all heads of the dense module, where a module computes its softmax by itself.
+INPUTS = ("alibi", "position_bias", "attention_mask", "rel_pos", "rel_2d_pos")
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 KEY_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")

@@ -8,55 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers.pytorch_utils import Conv1D
+import torch.nn.functional as F
+from torch import nn
 
 from hies.errors import UnsupportedModelError
 from hies.heads import conventions
-from hies.heads.forwards import names_used_by
+from hies.heads.forwards import names_reached_by, names_used_by
+from hies.heads.matrices import (
+    CannotPruneError,
+    HeadParameter,
+    HeadRows,
+    by_head,
+    is_projection,
+    is_quantised,
+    matrix,
+    unpacked,
+    whole,
+)
+from hies.heads.own_softmax import computes_attention
 from hies.heads.pruned import PrunedHeads
-
-
-@dataclass(frozen=True)
-class HeadRows:
-    """The outputs of a projection (its inputs, for the output matrix) that belong to each head.
-
-    Attributes:
-        owner: the module that has the projection.
-        name: of the attribute that is the projection.
-        rows: indices of outputs, int64 [heads, rows of a head].
-    """
-
-    owner: nn.Module
-    name: str
-    rows: Tensor
-
-    @property
-    def module(self) -> nn.Module:
-        """A torch Linear, or the Conv1D of GPT-2."""
-        return getattr(self.owner, self.name)
-
-
-@dataclass(frozen=True)
-class HeadParameter:
-    """A parameter that has a share for every head.
-
-    Attributes:
-        owner: the module that has the parameter.
-        name: of the attribute that is the parameter.
-        dim: the dimension that counts the heads.
-    """
-
-    owner: nn.Module
-    name: str
-    dim: int
-
-    @property
-    def tensor(self) -> nn.Parameter:
-        """The parameter itself."""
-        return getattr(self.owner, self.name)
 
 
 @dataclass(frozen=True)
@@ -116,12 +86,6 @@ class Projections:
         yield from ((gate, False) for gate in self.gates)
 
 
-def matrix(module: nn.Module) -> Tensor:
-    """Returns the weight of a projection, [outputs, inputs] whatever way the module stores it."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
 def find_projections(model: nn.Module, site: str) -> Projections:
     """Returns the projections of an attention module, found by name in it or (BERT) in its parent's `output`.
 
@@ -132,7 +96,7 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     name = f"site {site!r} ({type(module).__name__})"
     outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
-    places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if _is_projection(owner, output)]
+    places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if is_projection(owner, output)]
     try:
         _check_plain(owners)
         _check_kind(module)
@@ -146,10 +110,6 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     )
 
 
-class CannotPruneError(Exception):
-    """A module's heads cannot be cut out; the message ends the sentence that `find_projections` makes of it."""
-
-
 def _check_plain(owners: Sequence[nn.Module]) -> None:
     parts = {name: part for owner in owners for name, part in owner.named_children()}
     if quantised := [name for name, part in parts.items() if is_quantised(part)]:
@@ -161,8 +121,21 @@ def _check_kind(module: nn.Module) -> None:
         raise CannotPruneError(conventions.REFUSED[type(module).__name__])
     if any(getattr(module, name, None) for name in conventions.SHARING):
         raise CannotPruneError("layers share its keys and values")
+    if computes_attention(module):
+        _check_own_softmax(module)
     if getattr(module, "position_embeddings_type", None) == "rotary":
         raise CannotPruneError("it rotates the hidden states by head, before the projections")
+
+
+def _check_own_softmax(module: nn.Module) -> None:
+    """Refuses a module that computes its softmax by itself, out of what nobody can bring to the heads that are left."""
+    if F.multi_head_attention_forward.__name__ in names_reached_by(module):
+        raise CannotPruneError("torch's own attention function takes square matrices of queries alone")
+    if any(isinstance(getattr(module, name, None), nn.Parameter) for names in conventions.SEPARATE for name in names):
+        raise CannotPruneError("its projections are parameters, not matrices")
+    biases = (getattr(module, name, None) for name in conventions.BIASES)
+    if any(bias is not None and bias is not False for bias in biases):
+        raise CannotPruneError("it makes a bias for all heads where it computes its softmax")
 
 
 def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | None:
@@ -194,12 +167,12 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
         heads,
         key_heads,
         width,
-        _by_head(query, dense),
-        _by_head(key, dense_keys),
-        _by_head(value, key_heads),
-        _by_head(_whole(owner, name, 1), heads),
-        tuple(_by_head(_whole(module, gate), heads) for gate in conventions.BY_HEAD if _is_projection(module, gate)),
-        tuple(_parameters(module, heads)),
+        by_head(query, dense),
+        by_head(key, dense_keys),
+        by_head(value, key_heads),
+        by_head(whole(owner, name, 1), heads),
+        tuple(by_head(whole(module, gate), heads) for gate in conventions.BY_HEAD if is_projection(module, gate)),
+        tuple(_parameters(module, heads, width)),
         joint_norms,
         head_norms,
     )
@@ -216,61 +189,31 @@ def _width(module: nn.Module, columns: int) -> int | None:
 def _inputs(module: nn.Module, heads: int, width: int, value_width: int) -> tuple[HeadRows, HeadRows, HeadRows] | None:
     """Returns the rows of queries, keys and values."""
     for query, key, value in conventions.SEPARATE:
-        if all(_is_projection(module, name) for name in (query, key, value)):
-            return _whole(module, query), _whole(module, key), _whole(module, value)
-    if fused := next((name for name in conventions.FUSED if _is_projection(module, name)), None):
-        return _unpacked(module, fused, heads, width)
-    latent = next((name for name in conventions.LATENT_QUERIES if _is_projection(module, name)), None)
-    if latent and _is_projection(module, conventions.LATENT):
+        if all(is_projection(module, name) for name in (query, key, value)):
+            return whole(module, query), whole(module, key), whole(module, value)
+    if fused := next((name for name in conventions.FUSED if is_projection(module, name)), None):
+        return unpacked(module, fused, heads, width)
+    latent = next((name for name in conventions.LATENT_QUERIES if is_projection(module, name)), None)
+    if latent and is_projection(module, conventions.LATENT):
         # [heads, key without its rotated part, then value]
-        pairs = _by_head(_whole(module, conventions.LATENT), heads).rows
+        pairs = by_head(whole(module, conventions.LATENT), heads).rows
         parts = (pairs[:, :-value_width], pairs[:, -value_width:])
         keys, values = (HeadRows(module, conventions.LATENT, part.reshape(-1)) for part in parts)
-        return _whole(module, latent), keys, values
+        return whole(module, latent), keys, values
     return None
 
 
-def _whole(owner: nn.Module, name: str, dim: int = 0) -> HeadRows:
-    return HeadRows(owner, name, torch.arange(matrix(getattr(owner, name)).shape[dim]))
-
-
-def _parameters(module: nn.Module, heads: int) -> Iterator[HeadParameter]:
-    parameters = [
-        HeadParameter(module, name, 0)
-        for name in conventions.PARAMETERS
-        if isinstance(getattr(module, name, None), nn.Parameter)
-    ]
+def _parameters(module: nn.Module, heads: int, width: int) -> Iterator[HeadParameter]:
+    places = [(module, name, 0) for name in conventions.PARAMETERS]
     bias = getattr(module, "relative_attention_bias", None)
     if type(module).__name__ in conventions.OWN_BIAS and isinstance(bias, nn.Module):
-        parameters.append(HeadParameter(bias, "weight", 1))
-    for parameter in parameters:
-        if (count := parameter.tensor.shape[parameter.dim]) != heads:
-            raise CannotPruneError(f"its {parameter.name} is for {count} heads, not {heads}")
-        yield parameter
-
-
-def _by_head(part: HeadRows, heads: int) -> HeadRows:
-    if not heads or len(part.rows) % heads:
-        raise CannotPruneError(f"{part.name} has {len(part.rows)} rows, which {heads} heads cannot share")
-    return HeadRows(part.owner, part.name, part.rows.view(heads, -1))  # [heads, rows of a head]
-
-
-def _unpacked(module: nn.Module, name: str, heads: int, width: int) -> tuple[HeadRows, HeadRows, HeadRows]:
-    """Returns the rows of queries, keys and values in one matrix."""
-    rows = _whole(module, name).rows
-    multi_query = getattr(module, "multi_query", None)  # GPT-BigCode packs either way
-    if conventions.FUSED[name] == "heads" or multi_query is False:
-        if len(rows) != heads * 3 * width:
-            raise CannotPruneError(f"{name} has {len(rows)} rows, not 3 x {heads} heads of {width}")
-        parts = tuple(part.reshape(-1) for part in rows.view(heads, 3, width).unbind(1))  # [heads * width] each
-    else:
-        rest = len(rows) - heads * width
-        if rest <= 0 or rest % (2 * width):
-            wanted = f"{heads} query heads of {width} and their keys"
-            raise CannotPruneError(f"{name} has {len(rows)} rows, which is not {wanted}")
-        parts = rows.split([heads * width, rest // 2, rest // 2])
-    query, key, value = (HeadRows(module, name, part) for part in parts)
-    return query, key, value
+        places.append((bias, "weight", 1))
+    for owner, name, dim in places:
+        if not isinstance(parameter := getattr(owner, name, None), nn.Parameter):
+            continue
+        if (count := parameter.shape[dim]) not in (heads, heads * width):
+            raise CannotPruneError(f"its {name} is for {count} heads, not {heads}")
+        yield HeadParameter(owner, name, dim, count // heads)
 
 
 def _norms(
@@ -305,32 +248,10 @@ def _norms(
 def _check_parts(module: nn.Module, known: set[str]) -> None:
     """Refuses a part with weights whose role is unknown: cutting around it could silently give wrong numbers."""
     known = known.union(conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE)
-    known.update(name for name in conventions.BY_HEAD if _is_projection(module, name))
+    known.update(name for name in conventions.BY_HEAD if is_projection(module, name))
     for name, child in module.named_children():
         if name not in known and any(True for _ in child.parameters()):
             raise CannotPruneError(f"it has a part {name!r} whose share in the heads is not known")
     for name, parameter in module.named_parameters(recurse=False):
         if name not in known and parameter is not None:
             raise CannotPruneError(f"it has a parameter {name!r} whose share in the heads is not known")
-
-
-def _is_projection(module: nn.Module, name: str) -> bool:
-    return is_plain_matrix(getattr(module, name, None))
-
-
-def is_plain_matrix(part: Any) -> bool:
-    """Returns True for a projection, neither quantised nor parametrised nor a subclass that computes something else."""
-    if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters or is_quantised(part):
-        return False
-    return type(part).forward in (nn.Linear.forward, Conv1D.forward)
-
-
-def is_quantised(part: nn.Module) -> bool:
-    """Returns True for a module whose weights are no plain floating-point numbers: quantised, or sharded."""
-    weights = [getattr(part, name, None) for name in conventions.PACKED]
-    packed = [weight for weight in weights if isinstance(weight, Tensor) and not _is_plain(weight)]
-    return bool(packed) or ".quantized." in type(part).__module__  # torch's own, whose weight is a method
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.is_floating_point() and weight.dtype.itemsize > 1 and not is_traceable_wrapper_subclass(weight)

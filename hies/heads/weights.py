@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hies.errors import UnsupportedModelError
-from hies.heads.projections import Projections, is_quantised
+from hies.heads.matrices import is_quantised
+from hies.heads.projections import Projections
 
 
 def check_weights_are_here(
