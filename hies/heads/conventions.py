@@ -59,11 +59,13 @@ WHOLE = (
 PACKED = ("weight", "qweight", "weight_packed", "W_q")  # where a module keeps its weights, quantised ones too
 OWN_BIAS = ("UMT5Attention",)  # whose `relative_attention_bias`, a column for each head, serves no other layer
 
-BY_MODEL_WIDTH = (  # their forwards take the width of the model for that of all heads together
-    *("Blip2Attention", "Florence2VisionWindowAttention", "InstructBlipAttention", "InstructBlipVideoAttention"),
+# Their forwards divide the width of the model by the number of heads, for the width of one.
+DIVIDING = (
+    *("BlipAttention", "Blip2Attention", "InstructBlipAttention", "InstructBlipVideoAttention"),
     *("PPOCRV5MobileRecAttention", "PPOCRV5ServerRecAttention", "PPOCRV6SmallRecAttention"),
-    "VJEPA2PoolerCrossAttention",
 )
+# Their forwards take the width of the model for that of all heads together.
+BY_MODEL_WIDTH = ("Florence2VisionWindowAttention", "VJEPA2PoolerCrossAttention")
 CACHED = ("DiffusionGemmaDecoderTextAttention", "DiffusionGemmaEncoderTextAttention")
 REFUSED = {
     **dict.fromkeys(BY_MODEL_WIDTH, "its forward takes the width of the model for that of all heads together"),

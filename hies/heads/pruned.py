@@ -64,6 +64,28 @@ class PrunedHeads:
         return query, key, value, None if mask is None else _pick(mask, self.dense_heads, self.heads), options
 
 
+class HeadCount(int):
+    """A number of heads that divides the width of all heads of the dense module as their number did.
+
+    Attributes:
+        width: of one head.
+        dense_width: of all heads of the dense module.
+    """
+
+    width: int
+    dense_width: int
+
+    @classmethod
+    def of(cls, heads: int, width: int, dense_heads: int) -> "HeadCount":
+        """Returns the number of heads that are left."""
+        count = cls(heads)
+        count.width, count.dense_width = width, width * dense_heads
+        return count
+
+    def __rfloordiv__(self, total: int) -> int:
+        return self.width if total == self.dense_width else total // int(self)
+
+
 @dataclass(frozen=True)
 class PickInputs:
     """A forward pre-hook of a pruned module that computes its softmax by itself: what comes for all heads is picked.

@@ -14,15 +14,16 @@ from transformers.pytorch_utils import Conv1D
 from hies.errors import HiesError, UnsupportedModelError, check_choice
 from hies.heads.attention import check_not_handled
 from hies.heads.configuration import BASES, SiteConfig
-from hies.heads.conventions import ALL_WIDTHS, BIASES, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
+from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.matrices import matrix
 from hies.heads.projections import Projections, find_projections
 from hies.heads.own_softmax import computes_attention
-from hies.heads.pruned import PickInputs, PrunedHeads, groups_of
+from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
 from hies.heads.sites import Removed, normalize_removed
 from hies.heads.weights import check_unshared, check_weights_are_here
 from hies.pruning.counts import settle_counts
+from hies.pruning.rehearsal import why_not_the_same
 from hies.pruning.selection import UNITS
 
 
@@ -53,6 +54,8 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     for site, site_cut in _cuts(model, removed).items():
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
+        if computes_attention(model.get_submodule(site)):
+            _rehearse(model, site, removed[site])
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
@@ -127,6 +130,24 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     return _Cut(found, stay, key_stay, record)
 
 
+def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> None:
+    """Cuts a copy of a module that computes its softmax by itself, and refuses what does not compute what it did.
+
+    Nothing brings its inputs to the heads that are left, so its code is run with fewer heads before it is trusted.
+    """
+    module, (parent, _, name) = model.get_submodule(site), site.rpartition(".")
+    if PrunedHeads.of(module) or any(weight.is_meta for weight in module.parameters()):
+        return  # it has been tried, or there are shapes alone
+    around = copy.deepcopy(model.get_submodule(parent)).float().eval()
+    dense: Any = copy.deepcopy(around.get_submodule(name))
+    site_cut = _cut_of(around, name, removed)
+    _apply(around.get_submodule(name), site_cut, False)
+    columns = site_cut.projections.output.rows[site_cut.stay].reshape(-1)
+    if reason := why_not_the_same(dense, around.get_submodule(name), removed, columns):
+        kind = type(module).__name__
+        raise UnsupportedModelError(f"The heads of site {site!r} ({kind}) cannot be cut out: {reason}.")
+
+
 def _check_whole_groups(site: str, site_cut: _Cut) -> None:
     whole = {head for head, key_head in enumerate(site_cut.projections.groups) if key_head in site_cut.key_stay}
     if split := sorted(whole - set(site_cut.stay)):
@@ -144,7 +165,10 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
     else:
         _remove_weights(module, found)
     # a layer without heads runs as if it had one
-    counts = _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)
+    heads = len(stay) or 1
+    if type(module).__name__ in DIVIDING:
+        heads = HeadCount.of(heads, found.output.rows.shape[1], site_cut.record.dense_heads)
+    counts = _set_counts(module, found, heads, len(key_stay) or 1)
     if is_own:
         if counts:
             module.config = SiteConfig(module, counts, False, False)
