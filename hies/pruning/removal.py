@@ -17,8 +17,8 @@ from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.matrices import matrix
-from hies.heads.projections import Projections, find_projections
 from hies.heads.own_softmax import computes_attention
+from hies.heads.projections import Projections, find_projections
 from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
 from hies.heads.sites import Removed, normalize_removed
 from hies.heads.weights import check_unshared, check_weights_are_here
@@ -178,7 +178,8 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
     else:
         # A forward that asks for the implementation by name (sparse attention) has to find transformers' own.
         is_routed = not any(name in names for names in tuples_used_by(module) for name in BASES)
-        module.config = SiteConfig(module, counts, is_routed, is_routed and _needs_hies_attention(module, site_cut, biased))
+        is_required = is_routed and _needs_hies_attention(module, site_cut, biased)
+        module.config = SiteConfig(module, counts, is_routed, is_required)
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
     setattr(module, PrunedHeads.NAME, site_cut.record)

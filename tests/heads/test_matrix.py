@@ -13,7 +13,6 @@ import torch
 from architectures import ARCHITECTURES
 from matrix import PAGE
 from tiny_models import EVERY, MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
-from own_softmax_models import OWN_SOFTMAX
 from unsupported_models import UNPRUNABLE
 
 import hies
