@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -297,15 +298,15 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         UnsupportedModelError: no attention module was reached, or the weights are not in memory.
     """
     sites: dict[str, Site] = {}
-    last: dict[str, Call] = {}
+    last: dict[str, ref[Call]] = {}
 
     def note(name: str, call: Call, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
         before = sites.get(name)
         first = Site(name, heads, key_heads_of(call), width, rows, queries, call.keys)
-        if last.get(name) is not call:  # weights in parts have several products
+        if name not in last or last[name]() is not call:  # weights in parts have several products
             sites[name] = replace(before, calls=before.calls + 1) if before else first
-        last[name] = call
+        last[name] = ref(call)
         return output
 
     if not any(isinstance(value, Tensor) and value.is_meta for value in batch.values()):  # shapes alone will do

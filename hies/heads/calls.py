@@ -70,12 +70,14 @@ class SoftmaxCall:
         scores: [rows, heads, queries, keys], any constant a query added; a function that returns them.
         rows: how many there are.
         heads: query heads.
+        block: what texts are filled up to multiples of, where the attention is sparse.
     """
 
     module: nn.Module
     make_scores: Callable[[], Tensor]
     rows: int
     heads: int
+    block: int | None = None
     causal = False
     sinks = None
 

@@ -5,9 +5,9 @@ import copy
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, ENCODER
+from architectures import ARCHITECTURES, TEXT
 from tiny_models import assert_same_state, make, make_batch, output_projection, state_of
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from transformers import FNetConfig, FNetForSequenceClassification
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
 
@@ -53,12 +53,12 @@ def test_sites_come_in_the_order_of_use():
 
 
 @pytest.mark.parametrize("use", [find_sites, lambda model, batch: collect(model, [batch])])
-def test_a_model_without_the_attention_interface_is_refused_by_name(use):
-    model = DebertaV2ForSequenceClassification(DebertaV2Config(**ENCODER))
-    with pytest.raises(UnsupportedModelError, match="DebertaV2ForSequenceClassification"):
+def test_a_model_without_heads_is_refused_by_name(use):
+    model = FNetForSequenceClassification(FNetConfig(**TEXT, hidden_size=35))
+    with pytest.raises(UnsupportedModelError, match="FNetForSequenceClassification"):
         use(model, make_batch("bert"))
-    with pytest.raises(UnsupportedModelError, match="DebertaV2"), masked(model, {}):
-        pass
+    with pytest.raises(HiesError, match="computes no attention"), masked(model, {"fnet.encoder.layer.0": [0]}):
+        model(**make_batch("bert"))
 
 
 # --- masking ----------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def other(model, config, reads, heads, output="out_proj", **options):
 
 SENSES = {
     # --- images ---
-    "aimv2": tower("Aimv2Vision", "out_proj", "Model"),
+    "aimv2": tower("Aimv2Vision", {"head": "output_proj", "": "out_proj"}, "Model", heads=(5, 5, 5)),
     "beit": tower("Beit", use_relative_position_bias=True),
     "beit_shared": tower("Beit", use_shared_relative_position_bias=True),
     "deit": tower("DeiT"),
@@ -197,7 +197,7 @@ SENSES = {
             "iou_head_hidden_dim": 16,
         },
     ),
-    "siglip": tower("SiglipVision", "out_proj", "Model"),
+    "siglip": tower("SiglipVision", "out_proj", "Model", heads=(5, 5, 5)),
     "vit_msn": tower("ViTMSN"),
     "yolos": tower("Yolos", "^.output.dense", "Model", image_size=[12, 12], num_detection_tokens=3),
     # --- videos ---
