@@ -10,7 +10,10 @@ SEPARATE = (
     ("q", "k", "v"),
     ("Wq", "Wk", "Wv"),
     ("linear_q", "linear_k", "linear_v"),
+    ("q_content_proj", "k_content_proj", "v_proj"),
     ("query_proj", "key_proj", "value_proj"),
+    ("project_q", "project_k", "project_v"),
+    ("projection_query", "projection_key", "projection_value"),
 )
 # Three in one matrix: `blocks` holds all queries, then all keys, then all values; `heads` a query, key, value for each,
 # or, where one of these attributes is true, the queries of a key head, the key head, its value.
@@ -20,20 +23,24 @@ FUSED = {
 }
 SHARED_KEYS = ("new_decoder_architecture", "multi_query")
 PLAIN = ("FalconLinear",)  # subclasses of torch's Linear that compute the same
+BESIDE = {"q_attn": "c_attn"}  # queries of their own, and all keys, then all values, in the other matrix
 # Latent attention: a key and a value for each head in one matrix, and queries in the first of these that is there.
 LATENT, LATENT_QUERIES = "kv_b_proj", ("q_b_proj", "q_proj")
 OUTPUTS = (
     *("o_proj", "out_proj", "out_lin", "Wo", "c_proj", "dense", "o", "proj", "projection_layer", "output"),
-    "projection",
-    "linear_out",
+    *("projection", "linear_out", "attention_out"),
 )
-# Other matrices with rows per head: gates of a head's output, keys made of relative positions.
-POSITIONS = ("linear_pos", "relative_k_proj", "pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
+# Other matrices with rows per head: gates of a head's output, and queries or keys made of positions.
+POSITIONS = (
+    *("linear_pos", "relative_k_proj", "q_pos_proj", "k_pos_proj", "q_pos_sine_proj"),
+    *("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj"),
+)
 BY_HEAD = ("gate_proj", "g_proj", *POSITIONS)
 # [heads, ...] or [heads * width]
 PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v", "q_bias", "v_bias")
 # Arguments that may come for all heads of the dense module, where a module computes its softmax by itself.
-INPUTS = ("alibi", "position_bias", "attention_mask", "rel_pos", "rel_2d_pos")
+INPUTS = ("alibi", "position_bias", "relative_position_bias", "attention_mask", "rel_pos", "rel_2d_pos")
+BIAS_TABLE = "relative_position_bias_table"  # [positions, heads], in such a module or a part of it
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 KEY_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")
@@ -53,6 +60,8 @@ NORMS = {
 # Parts with weights that do not depend on which heads there are; biases by head are picked where they are used.
 WHOLE = (
     *("relative_attention_bias", "relative_position_bias", "rotary_emb", "LayerNorm", "scaling"),
+    *("convolution_projection_query", "convolution_projection_key", "convolution_projection_value"),
+    *("rel_pos_h", "rel_pos_w"),
     *("distance_embedding", "rel_pos_emb", "q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm"),
     "indexer",
 )

@@ -92,22 +92,30 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     Raises:
         UnsupportedModelError: none of the naming conventions fits, or the module has a part that is not known here.
     """
+    try:
+        return read_projections(model, site)
+    except CannotPruneError as error:
+        raise cannot_cut(model, site, str(error)) from None
+
+
+def cannot_cut(model: nn.Module, site: str, reason: str) -> UnsupportedModelError:
+    """Returns the error that says why the heads of a site stay."""
+    kind = type(model.get_submodule(site)).__name__
+    return UnsupportedModelError(f"The heads of site {site!r} ({kind}) cannot be cut out: {reason}.")
+
+
+def read_projections(model: nn.Module, site: str) -> Projections:
+    """Returns what `find_projections` does, or raises CannotPruneError, whose message is the bare reason."""
     module = model.get_submodule(site)
-    name = f"site {site!r} ({type(module).__name__})"
     outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
     places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if is_projection(owner, output)]
-    try:
-        _check_plain(owners)
-        _check_kind(module)
-        if places and (found := _describe(module, *places[0])):
-            return found
-    except CannotPruneError as error:
-        raise UnsupportedModelError(f"The heads of {name} cannot be cut out: {error}.") from None
-    raise UnsupportedModelError(
-        f"The weights of {name} follow no naming convention that is known here; the table is in "
-        "hies/heads/conventions.py."
-    )
+    _check_plain(owners)
+    _check_kind(module)
+    if places and (found := _describe(module, *places[0])):
+        return found
+    table = "hies/heads/conventions.py"
+    raise CannotPruneError(f"its weights follow no naming convention that is known here; the table is in {table}")
 
 
 def _check_plain(owners: Sequence[nn.Module]) -> None:
@@ -133,8 +141,9 @@ def _check_own_softmax(module: nn.Module) -> None:
         raise CannotPruneError("torch's own attention function takes square matrices of queries alone")
     if any(isinstance(getattr(module, name, None), nn.Parameter) for names in conventions.SEPARATE for name in names):
         raise CannotPruneError("its projections are parameters, not matrices")
-    biases = (getattr(module, name, None) for name in conventions.BIASES)
-    if any(bias is not None and bias is not False for bias in biases):
+    biases = [getattr(module, name, None) for name in conventions.BIASES]
+    is_biased = any(bias is not None and bias is not False for bias in biases)
+    if is_biased and not any(hasattr(part, conventions.BIAS_TABLE) for part in module.modules()):
         raise CannotPruneError("it makes a bias for all heads where it computes its softmax")
 
 
@@ -154,7 +163,8 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
     dense, dense_keys = (pruned.dense_heads, pruned.dense_key_heads) if pruned else (heads, key_heads)
     counts = {"query": (heads, dense), "key": (key_heads, dense_keys), "value": (key_heads, 0)}
     head_norms, joint_norms = _norms(module, width, counts)
-    _check_parts(module, {*(part.name for part in inputs), name})
+    parameters = tuple(_parameters(module, heads, width))
+    _check_parts(module, {*(part.name for part in (*inputs, *parameters)), name})
     if joint_norms and names_used_by(module).intersection(conventions.HEAD_COUNTS):
         raise CannotPruneError(
             "it takes one number of heads for values and for queries, which its norm over all heads does not allow"
@@ -172,7 +182,7 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
         by_head(value, key_heads),
         by_head(whole(owner, name, 1), heads),
         tuple(by_head(whole(module, gate), heads) for gate in conventions.BY_HEAD if is_projection(module, gate)),
-        tuple(_parameters(module, heads, width)),
+        parameters,
         joint_norms,
         head_norms,
     )
@@ -191,6 +201,10 @@ def _inputs(module: nn.Module, heads: int, width: int, value_width: int) -> tupl
     for query, key, value in conventions.SEPARATE:
         if all(is_projection(module, name) for name in (query, key, value)):
             return whole(module, query), whole(module, key), whole(module, value)
+    for query, pair in conventions.BESIDE.items():
+        if is_projection(module, query) and is_projection(module, pair):
+            keys, values = (HeadRows(module, pair, rows) for rows in whole(module, pair).rows.chunk(2))
+            return whole(module, query), keys, values
     if fused := next((name for name in conventions.FUSED if is_projection(module, name)), None):
         return unpacked(module, fused, heads, width)
     latent = next((name for name in conventions.LATENT_QUERIES if is_projection(module, name)), None)
@@ -208,6 +222,8 @@ def _parameters(module: nn.Module, heads: int, width: int) -> Iterator[HeadParam
     bias = getattr(module, "relative_attention_bias", None)
     if type(module).__name__ in conventions.OWN_BIAS and isinstance(bias, nn.Module):
         places.append((bias, "weight", 1))
+    if computes_attention(module):
+        places += [(part, conventions.BIAS_TABLE, 1) for part in module.modules()]
     for owner, name, dim in places:
         if not isinstance(parameter := getattr(owner, name, None), nn.Parameter):
             continue
@@ -232,7 +248,8 @@ def _norms(
         count, dense = counts[of]
         weights = [*norm.parameters()] if isinstance(norm, nn.Module) else []
         is_list = isinstance(getattr(norm, "norms", None), nn.ModuleList)
-        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm)  # torch's: over all that they have weights for
+        # torch's: over all that they have weights for, unless they say that it is one head (Chameleon)
+        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.normalized_shape != (width,)
         by_head = weights and not is_joint and all(p.shape == (count, width) for p in weights)
         if by_head or (is_list and len(norm.norms) == count):
             head_norms[name] = of != "query"

@@ -12,16 +12,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import HiesError, UnsupportedModelError, check_choice
-from hies.heads.attention import check_not_handled
+from hies.heads.attention import check_not_handled, find_sites
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.matrices import matrix
 from hies.heads.own_softmax import computes_attention
-from hies.heads.projections import Projections, find_projections
+from hies.heads.projections import Projections, cannot_cut, find_projections
 from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
-from hies.heads.sites import Removed, normalize_removed
-from hies.heads.weights import check_unshared, check_weights_are_here
+from hies.heads.sites import Removed, Site, normalize_removed
+from hies.heads.weights import check_unshared, check_weights_are_here, refusals
 from hies.pruning.counts import settle_counts
 from hies.pruning.rehearsal import why_not_the_same
 from hies.pruning.selection import UNITS
@@ -42,7 +42,7 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
-            adapters wrap them; nothing was changed.
+            adapters wrap them; nothing was changed. `prunable` names the sites that can be cut.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
@@ -54,11 +54,44 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     for site, site_cut in _cuts(model, removed).items():
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
-        if computes_attention(model.get_submodule(site)):
-            _rehearse(model, site, removed[site])
+        if reason := _rehearse(model, site, removed[site]):
+            raise cannot_cut(model, site, reason)
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
+
+
+class PrunableSites(dict[str, Site]):
+    """The sites whose heads can be cut out, by name, in order of first use.
+
+    Attributes:
+        refused: every other site -> why its heads cannot be cut out, in words that follow a colon.
+    """
+
+    def __init__(self, sites: Mapping[str, Site], refused: dict[str, str]) -> None:
+        super().__init__({name: site for name, site in sites.items() if name not in refused})
+        self.refused = refused
+
+
+def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
+    """Returns the sites that `prune` can cut heads out of, among those that a forward pass over `batch` reaches.
+
+    `hies.select(scores, ratio, sites=hies.prunable(model, batch))` takes heads of these alone. Nothing is changed. None
+    are left where no site can be cut; `refused` says why of each.
+
+    Raises:
+        UnsupportedModelError: heads are not found, or adapters or weights elsewhere keep all of the model from it.
+    """
+    check_no_adapters(model)
+    check_weights_are_here(model, "hies.prunable", shapes_will_do=True)
+    sites = find_sites(model, batch)
+    refused = refusals(model, sites)
+    for site in sites.keys() - refused.keys():
+        groups = find_projections(model, site).groups
+        first = [head for head, group in enumerate(groups) if group == 0]
+        if reason := _rehearse(model, site, first if len(first) < len(groups) else [0]):
+            refused[site] = reason
+    return PrunableSites(sites, refused)
 
 
 def check_no_adapters(model: nn.Module) -> None:
@@ -130,22 +163,20 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     return _Cut(found, stay, key_stay, record)
 
 
-def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> None:
-    """Cuts a copy of a module that computes its softmax by itself, and refuses what does not compute what it did.
+def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
+    """Returns why a copy of a module, cut, does not compute what the module does without these heads; "" where it does.
 
-    Nothing brings its inputs to the heads that are left, so its code is run with fewer heads before it is trusted.
+    Where it computes its softmax by itself, its own code has to run with fewer heads: that is seen before it is trusted.
     """
     module, (parent, _, name) = model.get_submodule(site), site.rpartition(".")
-    if PrunedHeads.of(module) or any(weight.is_meta for weight in module.parameters()):
-        return  # it has been tried, or there are shapes alone
+    if not computes_attention(module) or PrunedHeads.of(module) or next(module.parameters()).is_meta:
+        return ""  # it has been tried before, or there are shapes alone
     around = copy.deepcopy(model.get_submodule(parent)).float().eval()
     dense: Any = copy.deepcopy(around.get_submodule(name))
     site_cut = _cut_of(around, name, removed)
     _apply(around.get_submodule(name), site_cut, False)
     columns = site_cut.projections.output.rows[site_cut.stay].reshape(-1)
-    if reason := why_not_the_same(dense, around.get_submodule(name), removed, columns):
-        kind = type(module).__name__
-        raise UnsupportedModelError(f"The heads of site {site!r} ({kind}) cannot be cut out: {reason}.")
+    return why_not_the_same(dense, around.get_submodule(name), removed, columns)
 
 
 def _check_whole_groups(site: str, site_cut: _Cut) -> None:

@@ -61,7 +61,7 @@ def real_tokens(site, count, batch):
     if (
         mask is not None
         and "vis" not in site
-        and 0 < -mask.shape[1] % 4
+        and -mask.shape[1] % 4 > 0
         and (count == 4 or 0 < count - mask.shape[1] < 4)
     ):
         mask = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 4))  # Longformer, LongT5: up to whole windows
@@ -298,6 +298,24 @@ def check_saved(name, folder):
     assert not [key for key in state if not torch.equal(state[key], loaded[key])]
     # Sums are rounded by how the memory lies that a file was loaded into: 2e-6 apart was seen, of logits of 4.
     torch.testing.assert_close(run(back, batch), run(small, batch), atol=1e-5, rtol=0)
+
+
+def check_partly(name, folder):
+    """What can be cut of a model of which something cannot: its logits, cut, and saved and loaded, are masked ones."""
+    with Double():
+        model, batch = make(name, torch.float64).eval(), inputs_of(name)
+        sites = hies.prunable(model, batch)
+        for case in CASES:
+            small = hies.prune(model, removed := some_heads(sites, case))
+            with hies.masked(model, removed):
+                expected = run(model, batch)
+            torch.testing.assert_close(run(small, batch), expected, atol=1e-9, rtol=1e-9)
+            assert (expected - run(model, batch)).abs().max() > 1e-4
+        hies.save_pruned(small, folder)
+        back = hies.load_pruned(folder)
+        assert hies.pruned_heads(back) == removed
+        # What no file holds, such as frequencies of positions, is made anew, in float32 as ever.
+        torch.testing.assert_close(run(back, batch), expected, atol=1e-5, rtol=0)
 
 
 def check_plain(name, folder):
