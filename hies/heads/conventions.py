@@ -35,12 +35,13 @@ POSITIONS = (
     *("linear_pos", "relative_k_proj", "q_pos_proj", "k_pos_proj", "q_pos_sine_proj"),
     *("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj"),
 )
-BY_HEAD = ("gate_proj", "g_proj", *POSITIONS)
+BY_HEAD = ("gate_proj", "g_proj", "w2e_query", "e2w_query", "e2e_query", *POSITIONS)
 # [heads, ...] or [heads * width]
-PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v", "q_bias", "v_bias")
+PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v", "q_bias", "v_bias", "logit_scale")
 # Arguments that may come for all heads of the dense module, where a module computes its softmax by itself.
 INPUTS = ("alibi", "position_bias", "relative_position_bias", "attention_mask", "rel_pos", "rel_2d_pos")
-BIAS_TABLE = "relative_position_bias_table"  # [positions, heads], in such a module or a part of it
+# Made in such a module, or in a part of it, for its own heads: [positions, heads], and the last matrix of a sequence.
+BIAS_TABLE, BIAS_MLP = "relative_position_bias_table", "continuous_position_bias_mlp"
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 KEY_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")
@@ -61,7 +62,7 @@ NORMS = {
 WHOLE = (
     *("relative_attention_bias", "relative_position_bias", "rotary_emb", "LayerNorm", "scaling"),
     *("convolution_projection_query", "convolution_projection_key", "convolution_projection_value"),
-    *("rel_pos_h", "rel_pos_w"),
+    *("rel_pos_h", "rel_pos_w", "sequence_reduction", "sr", "layer_norm"),
     *("distance_embedding", "rel_pos_emb", "q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm"),
     "indexer",
 )
@@ -72,14 +73,23 @@ OWN_BIAS = ("UMT5Attention",)  # whose `relative_attention_bias`, a column for e
 DIVIDING = (
     *("BlipAttention", "Blip2Attention", "InstructBlipAttention", "InstructBlipVideoAttention"),
     *("PPOCRV5MobileRecAttention", "PPOCRV5ServerRecAttention", "PPOCRV6SmallRecAttention"),
+    "TimesformerSelfAttention",
 )
 # Their forwards take the width of the model for that of all heads together.
-BY_MODEL_WIDTH = ("Florence2VisionWindowAttention", "VJEPA2PoolerCrossAttention")
+BY_MODEL_WIDTH = (
+    *("Florence2VisionWindowAttention", "GroupViTAttention", "LEDEncoderSelfAttention", "LongformerSelfAttention"),
+    *("PegasusXGlobalLocalAttention", "TrOCRAttention", "VJEPA2PoolerCrossAttention"),
+)
+BIASED = ("LongT5LocalAttention", "LongT5TransientGlobalAttention")
+REPLACED = ("BigBirdBlockSparseAttention", "BigBirdPegasusBlockSparseAttention")
 CACHED = ("DiffusionGemmaDecoderTextAttention", "DiffusionGemmaEncoderTextAttention")
 REFUSED = {
     **dict.fromkeys(BY_MODEL_WIDTH, "its forward takes the width of the model for that of all heads together"),
     **dict.fromkeys(CACHED, "the decoder reads the keys of the encoder's layers"),
+    **dict.fromkeys(BIASED, "it is handed a bias for all heads in blocks"),
+    **dict.fromkeys(REPLACED, "another module takes its place where texts are short"),
     "BitNetAttention": "a norm over all heads comes after them",
+    "CodeGenAttention": "its projection is in four parts of equally many heads",
     "DeepseekV4Attention": "groups of heads share an output matrix",
     "DiffLlamaAttention": "it subtracts the second half of its heads from the first",
     "DogeAttention": "it makes a mask out of the values of all heads",

@@ -2,13 +2,16 @@
 
 import copy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
-_calls: dict[Any, Call] = {}  # kind of module -> numbers as shapes, indices and masks as they were
+# Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
+_calls: WeakKeyDictionary[nn.Module, Call] = WeakKeyDictionary()
+_calls_of_kinds: dict[Any, Call] = {}
 
 
 def is_written(value: Any) -> bool:
@@ -24,14 +27,17 @@ def harmless(value: Any) -> Any:
 
 
 def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Keeps the outline of a call for modules of this class and these shapes."""
-    _calls[_kind(module)] = tree_map(_outline, (args, kwargs), is_leaf=is_written)
+    """Keeps the outline of a call of a module, or of modules of its class and shapes."""
+    _calls[module] = _calls_of_kinds[_kind(module)] = tree_map(_outline, (args, kwargs), is_leaf=is_written)
 
 
-def inputs_like(module: nn.Module) -> Call | None:
-    """Returns random numbers of the shapes of a call, with its indices and masks; None where none is known."""
-    call = _calls.get(_kind(module))
-    weight = next(module.parameters())
+def inputs_like(module: nn.Module, copied: nn.Module) -> Call | None:
+    """Returns random numbers of the shapes of a call of a module, as `copied`, a copy of it, takes them.
+
+    Indices and masks are those of the call. None where no call is known.
+    """
+    call = _calls.get(module) or _calls_of_kinds.get(_kind(module))
+    weight = next(copied.parameters())
     leaves = tree_leaves(call)
     if call is None or any(one.is_meta for one in leaves if isinstance(one, Tensor) and not one.is_floating_point()):
         return None

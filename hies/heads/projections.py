@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from hies.errors import UnsupportedModelError
 from hies.heads import conventions
@@ -19,6 +19,7 @@ from hies.heads.matrices import (
     HeadParameter,
     HeadRows,
     by_head,
+    is_plain_matrix,
     is_projection,
     is_quantised,
     matrix,
@@ -107,9 +108,12 @@ def cannot_cut(model: nn.Module, site: str, reason: str) -> UnsupportedModelErro
 def read_projections(model: nn.Module, site: str) -> Projections:
     """Returns what `find_projections` does, or raises CannotPruneError, whose message is the bare reason."""
     module = model.get_submodule(site)
-    outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
+    around = model.get_submodule(site.rpartition(".")[0])
+    outside = getattr(around, "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
     places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if is_projection(owner, output)]
+    if is_plain_matrix(outside) and "Attention" in type(around).__name__:  # BigBird-Pegasus
+        places.append((around, "output"))
     _check_plain(owners)
     _check_kind(module)
     if places and (found := _describe(module, *places[0])):
@@ -141,8 +145,8 @@ def _check_own_softmax(module: nn.Module) -> None:
         raise CannotPruneError("torch's own attention function takes square matrices of queries alone")
     if any(isinstance(getattr(module, name, None), nn.Parameter) for names in conventions.SEPARATE for name in names):
         raise CannotPruneError("its projections are parameters, not matrices")
-    biases = [getattr(module, name, None) for name in conventions.BIASES]
-    is_biased = any(bias is not None and bias is not False for bias in biases)
+    makers = [getattr(module, name, None) for name in ("relative_attention_bias", *conventions.BIASES)]
+    is_biased = any(isinstance(maker, nn.Module | Tensor) for maker in makers)
     if is_biased and not any(hasattr(part, conventions.BIAS_TABLE) for part in module.modules()):
         raise CannotPruneError("it makes a bias for all heads where it computes its softmax")
 
@@ -224,6 +228,7 @@ def _parameters(module: nn.Module, heads: int, width: int) -> Iterator[HeadParam
         places.append((bias, "weight", 1))
     if computes_attention(module):
         places += [(part, conventions.BIAS_TABLE, 1) for part in module.modules()]
+        places += [(part, "weight", 0) for part in (*getattr(module, conventions.BIAS_MLP, ()),)[-1:]]
     for owner, name, dim in places:
         if not isinstance(parameter := getattr(owner, name, None), nn.Parameter):
             continue
@@ -264,7 +269,7 @@ def _norms(
 
 def _check_parts(module: nn.Module, known: set[str]) -> None:
     """Refuses a part with weights whose role is unknown: cutting around it could silently give wrong numbers."""
-    known = known.union(conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE)
+    known = known.union({conventions.BIAS_MLP}, conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE)
     known.update(name for name in conventions.BY_HEAD if is_projection(module, name))
     for name, child in module.named_children():
         if name not in known and any(True for _ in child.parameters()):

@@ -8,23 +8,25 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hies.errors import HiesError
-from hies.heads.inputs import inputs_like
+from hies.heads.inputs import Call
 from hies.heads.own_softmax import without
 
 TOLERANCE = 1e-3  # of the largest number; a wrong row or head changes all of them
 
 
 @torch.no_grad()
-def why_not_the_same(dense: nn.Module, small: nn.Module, removed: Sequence[int], columns: Tensor) -> str:
+def why_not_the_same(
+    dense: nn.Module, small: nn.Module, inputs: Call | None, removed: Sequence[int], columns: Tensor
+) -> str:
     """Returns why a cut module does not compute what the dense one does without some heads; "" where it does.
 
     Args:
         dense: in evaluation mode and float32, as is the next.
         small: what is left of it; None of its heads may be.
+        inputs: of both; None where none are known.
         removed: the heads that were cut out.
         columns: what is left of the inputs of the output projection, which may lie outside of the module.
     """
-    inputs = inputs_like(dense)
     if inputs is None:
         return "its forward has to be seen with inputs first; call hies.find_sites(model, batch) before"
     args, kwargs = inputs

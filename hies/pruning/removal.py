@@ -16,6 +16,7 @@ from hies.heads.attention import check_not_handled, find_sites
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
+from hies.heads.inputs import inputs_like
 from hies.heads.matrices import matrix
 from hies.heads.own_softmax import computes_attention
 from hies.heads.projections import Projections, cannot_cut, find_projections
@@ -166,7 +167,7 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
 def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
     """Returns why a copy of a module, cut, does not compute what the module does without these heads; "" where it does.
 
-    Where it computes its softmax by itself, its own code has to run with fewer heads: that is seen before it is trusted.
+    Where it computes its softmax by itself, its own code has to run with fewer heads; it is run before it is trusted.
     """
     module, (parent, _, name) = model.get_submodule(site), site.rpartition(".")
     if not computes_attention(module) or PrunedHeads.of(module) or next(module.parameters()).is_meta:
@@ -176,7 +177,7 @@ def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
     site_cut = _cut_of(around, name, removed)
     _apply(around.get_submodule(name), site_cut, False)
     columns = site_cut.projections.output.rows[site_cut.stay].reshape(-1)
-    return why_not_the_same(dense, around.get_submodule(name), removed, columns)
+    return why_not_the_same(dense, around.get_submodule(name), inputs_like(module, dense), removed, columns)
 
 
 def _check_whole_groups(site: str, site_cut: _Cut) -> None:
