@@ -73,12 +73,11 @@ OWN_BIAS = ("UMT5Attention",)  # whose `relative_attention_bias`, a column for e
 DIVIDING = (
     *("BlipAttention", "Blip2Attention", "InstructBlipAttention", "InstructBlipVideoAttention"),
     *("PPOCRV5MobileRecAttention", "PPOCRV5ServerRecAttention", "PPOCRV6SmallRecAttention"),
-    "TimesformerSelfAttention",
 )
 # Their forwards take the width of the model for that of all heads together.
 BY_MODEL_WIDTH = (
     *("Florence2VisionWindowAttention", "GroupViTAttention", "LEDEncoderSelfAttention", "LongformerSelfAttention"),
-    *("PegasusXGlobalLocalAttention", "TrOCRAttention", "VJEPA2PoolerCrossAttention"),
+    *("PegasusXGlobalLocalAttention", "TimesformerSelfAttention", "TrOCRAttention", "VJEPA2PoolerCrossAttention"),
 )
 BIASED = ("LongT5LocalAttention", "LongT5TransientGlobalAttention")
 REPLACED = ("BigBirdBlockSparseAttention", "BigBirdPegasusBlockSparseAttention")

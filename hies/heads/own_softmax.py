@@ -20,14 +20,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from hies.errors import UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall, describe
 from hies.heads.conventions import HEAD_COUNTS
-from hies.heads.forwards import names_reached_by
+from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import harmless, is_written, remember
 from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
 
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
 MIXING = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
-INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 SEEN = {"softmax", "Softmax", F.scaled_dot_product_attention.__name__, F.multi_head_attention_forward.__name__}
 
 Handle = Callable[[nn.Module, Call, Tensor], Tensor]  # (module, call, output [rows, queries, heads, width]) -> output

@@ -168,7 +168,7 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
     counts = {"query": (heads, dense), "key": (key_heads, dense_keys), "value": (key_heads, 0)}
     head_norms, joint_norms = _norms(module, width, counts)
     parameters = tuple(_parameters(module, heads, width))
-    _check_parts(module, {*(part.name for part in (*inputs, *parameters)), name})
+    _check_parts(module, {*(part.name for part in inputs), *(parameter.name for parameter in parameters), name})
     if joint_norms and names_used_by(module).intersection(conventions.HEAD_COUNTS):
         raise CannotPruneError(
             "it takes one number of heads for values and for queries, which its norm over all heads does not allow"

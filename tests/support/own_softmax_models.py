@@ -35,20 +35,27 @@ OWN_SOFTMAX = {
         prompt_length=3, prompt_types=3, segment_types=4, position_bias_num_buckets=8, position_bias_max_distance=16,
     ),
     "cvt": other(
-        "CvtForImageClassification", "Cvt", numbers("pixel_values", 3, 12, 12), (2, 4), "^.output.dense",
-        patch_sizes=[3, 3], patch_stride=[2, 2], patch_padding=[1, 1], embed_dim=[12, 24], num_heads=[2, 4],
-        depth=[1, 1], mlp_ratio=[1.0, 1.0], attention_drop_rate=[0.0, 0.0], drop_rate=[0.0, 0.0],
-        drop_path_rate=[0.0, 0.0], qkv_bias=[True, True], cls_token=[False, True],
-        qkv_projection_method=["dw_bn", "dw_bn"], kernel_qkv=[3, 3], padding_kv=[1, 1], stride_kv=[2, 2],
-        padding_q=[1, 1], stride_q=[1, 1], num_labels=CLASSES,
+        "CvtForImageClassification", "Cvt", numbers("pixel_values", 3, 12, 12), (2, 4, 4), "^.output.dense",
+        embed_dim=[12, 24], num_heads=[2, 4], depth=[1, 2], cls_token=[False, True], patch_sizes=[3, 3],
+        patch_stride=[2, 2], mlp_ratio=[1.0, 1.0], drop_rate=[0.0, 0.0], num_labels=CLASSES,
+    ),
+    "glpn": other(
+        "GLPNModel", "GLPN", numbers("pixel_values", 3, 12, 12), (2, 4), "^.output.dense", num_encoder_blocks=2,
+        depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[12, 24], patch_sizes=[3, 3], strides=[2, 2],
+        num_attention_heads=[2, 4], mlp_ratios=[1, 1],
     ),
     "layoutlmv3": classifier(
-        "LayoutLMv3", "^.output.dense", visual_embed=False, has_relative_attention_bias=True, coordinate_size=5,
+        "LayoutLMv3", hidden_size=30, visual_embed=False, has_relative_attention_bias=True, coordinate_size=5,
         has_spatial_attention_bias=True, rel_pos_bins=8, max_rel_pos=16, shape_size=5, max_2d_position_embeddings=60,
     ),
     "luke": classifier("Luke", entity_vocab_size=7, entity_emb_size=5),
+    "sam_vision": other(
+        "SamVisionModel", "SamVision", numbers("pixel_values", 3, 16, 16), (2, 2), "proj", hidden_size=16,
+        num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4, output_channels=7, mlp_dim=13,
+        global_attn_indexes=[0], window_size=3, num_pos_feats=8,
+    ),
     "swinv2": other(
-        "Swinv2ForImageClassification", "Swinv2", numbers("pixel_values", 3, 12, 12), (2, 2, 4, 4), "^.output.dense",
-        image_size=12, patch_size=1, embed_dim=14, depths=[2, 2], num_heads=[2, 4], window_size=3, num_labels=CLASSES,
+        "Swinv2ForImageClassification", "Swinv2", numbers("pixel_values", 3, 12, 12), (2, 4), "^.output.dense",
+        image_size=12, patch_size=1, embed_dim=14, depths=[1, 1], num_heads=[2, 4], window_size=3, num_labels=CLASSES,
     ),
 }  # fmt: skip

@@ -33,7 +33,7 @@ SAMPLE = (
     *("mllama", "pix2struct", "qwen2_5_vl", "udop"),
     *("patchtst", "timesfm"),  # series
     *("blip", "bloom", "cpmant", "cvt", "deberta", "deberta-v2", "deberta-v3", "falcon_grouped", "layoutlmv3", "luke"),
-    *("mpnet", "mpt", "segformer", "swinv2"),  # softmaxes of their own
+    *("glpn", "mpnet", "mpt", "sam_vision", "segformer", "swinv2"),  # softmaxes of their own
 )
 
 
