@@ -22,7 +22,7 @@ FUSED = {
     **dict.fromkeys(("query_key_value", "in_proj"), "heads"),
 }
 SHARED_KEYS = ("new_decoder_architecture", "multi_query")
-PLAIN = ("FalconLinear",)  # subclasses of torch's Linear that compute the same
+LINEAR = ("FalconLinear",)  # subclasses of torch's Linear that compute the same
 BESIDE = {"q_attn": "c_attn"}  # queries of their own, and all keys, then all values, in the other matrix
 # Latent attention: a key and a value for each head in one matrix, and queries in the first of these that is there.
 LATENT, LATENT_QUERIES = "kv_b_proj", ("q_b_proj", "q_proj")
@@ -39,7 +39,7 @@ BY_HEAD = ("gate_proj", "g_proj", "w2e_query", "e2w_query", "e2e_query", *POSITI
 # [heads, ...] or [heads * width]
 PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v", "q_bias", "v_bias", "logit_scale")
 # Arguments that may come for all heads of the dense module, where a module computes its softmax by itself.
-INPUTS = ("alibi", "position_bias", "relative_position_bias", "attention_mask", "rel_pos", "rel_2d_pos")
+FOR_ALL_HEADS = ("alibi", "position_bias", "relative_position_bias", "attention_mask", "rel_pos", "rel_2d_pos")
 # Made in such a module, or in a part of it, for its own heads: [positions, heads], and the last matrix of a sequence.
 BIAS_TABLE, BIAS_MLP = "relative_position_bias_table", "continuous_position_bias_mlp"
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
 # Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
-_calls: WeakKeyDictionary[nn.Module, Call] = WeakKeyDictionary()
-_calls_of_kinds: dict[Any, Call] = {}
+_calls: WeakKeyDictionary[nn.Module, Inputs] = WeakKeyDictionary()
+_calls_of_kinds: dict[Any, Inputs] = {}
 
 
 def is_written(value: Any) -> bool:
@@ -31,7 +31,7 @@ def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     _calls[module] = _calls_of_kinds[_kind(module)] = tree_map(_outline, (args, kwargs), is_leaf=is_written)
 
 
-def inputs_like(module: nn.Module, copied: nn.Module) -> Call | None:
+def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
     """Returns random numbers of the shapes of a call of a module, as `copied`, a copy of it, takes them.
 
     Indices and masks are those of the call. None where no call is known.

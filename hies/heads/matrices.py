@@ -105,7 +105,7 @@ def is_plain_matrix(part: Any) -> bool:
     """Returns True for a projection, neither quantised nor parametrised nor a subclass that computes something else."""
     if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters or is_quantised(part):
         return False
-    return type(part).forward in (nn.Linear.forward, Conv1D.forward) or type(part).__name__ in conventions.PLAIN
+    return type(part).forward in (nn.Linear.forward, Conv1D.forward) or type(part).__name__ in conventions.LINEAR
 
 
 def is_quantised(part: nn.Module) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from hies.heads.conventions import INPUTS
+from hies.heads.conventions import FOR_ALL_HEADS
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class PickInputs:
 def _picked(record: PrunedHeads, name: str, value: Any) -> Any:
     """Returns an argument for the heads that survive; a layer without heads runs as if it had the first."""
     heads = record.heads or (0,)
-    if name not in INPUTS or not isinstance(value, Tensor):
+    if name not in FOR_ALL_HEADS or not isinstance(value, Tensor):
         return value
     if value.dim() == 4:  # [rows, heads, queries, keys]
         return _pick(value, record.dense_heads, heads)

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hies.errors import HiesError
-from hies.heads.inputs import Call
+from hies.heads.inputs import Inputs
 from hies.heads.own_softmax import without
 
-TOLERANCE = 1e-3  # of the largest number; a wrong row or head changes all of them
+ALLOWED_ERROR = 1e-3  # of the largest number; a wrong row or head changes all of them
 
 
 @torch.no_grad()
 def why_not_the_same(
-    dense: nn.Module, small: nn.Module, inputs: Call | None, removed: Sequence[int], columns: Tensor
+    dense: nn.Module, small: nn.Module, inputs: Inputs | None, removed: Sequence[int], columns: Tensor
 ) -> str:
     """Returns why a cut module does not compute what the dense one does without some heads; "" where it does.
 
@@ -52,7 +52,7 @@ def _compared(found: Tensor, expected: Tensor, columns: Tensor) -> str:
             return ""
         expected = expected[..., columns.to(expected.device)]
     same = found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()), equal_nan=True
+        found, expected, rtol=0, atol=ALLOWED_ERROR * float(expected.abs().max()), equal_nan=True
     )
     return "" if same else "what is left of it computes something else"
 
