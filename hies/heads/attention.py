@@ -101,7 +101,7 @@ def _attention(
     call = None
     for block in _active:
         if module in block.names:
-            call = call or describe(module, query, key, attention_mask, kwargs)
+            call = call or describe(module, query, key, attention_mask, kwargs, base == "eager")
         output = block.handled(module, call, output)
     return output, weights
 
@@ -167,7 +167,7 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
 
     Raises:
         HiesError: another thread or task has such a block open for the model.
-        UnsupportedModelError: the model does not use transformers' attention interface.
+        UnsupportedModelError: the model has no module with heads.
     """
     submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     reachable = [m for m in submodels if m._can_set_attn_implementation()]

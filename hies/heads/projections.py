@@ -133,6 +133,8 @@ def _check_kind(module: nn.Module) -> None:
         raise CannotPruneError(conventions.REFUSED[type(module).__name__])
     if any(getattr(module, name, None) for name in conventions.SHARING):
         raise CannotPruneError("layers share its keys and values")
+    if getattr(module, "v_proj", module) is None:
+        raise CannotPruneError("its values are its keys")
     if computes_attention(module):
         _check_own_softmax(module)
     if getattr(module, "position_embeddings_type", None) == "rotary":
@@ -253,8 +255,7 @@ def _norms(
         count, dense = counts[of]
         weights = [*norm.parameters()] if isinstance(norm, nn.Module) else []
         is_list = isinstance(getattr(norm, "norms", None), nn.ModuleList)
-        # torch's: over all that they have weights for, unless they say that it is one head (Chameleon)
-        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.normalized_shape != (width,)
+        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.normalized_shape != (width,)  # over all heads
         by_head = weights and not is_joint and all(p.shape == (count, width) for p in weights)
         if by_head or (is_list and len(norm.norms) == count):
             head_norms[name] = of != "query"

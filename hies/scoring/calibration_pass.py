@@ -55,7 +55,7 @@ def collect(
     use it.
 
     Args:
-        model: any model that uses transformers' attention interface.
+        model: any model whose heads `hies.find_sites` finds.
         batches: dicts that the model accepts, with `labels` where his is needed.
         need: names of statistics, see `Statistics`; other entropies as `Entropy("renyi", 2).need`.
         loss: (outputs, batch) -> [batch], each example's own; by default the model's, see `hies.scoring.own_loss`.

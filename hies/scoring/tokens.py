@@ -29,14 +29,14 @@ def real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
     In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
     is a token. In attention to something else (a picture) the batch's mask alone says it.
     """
-    if call.mask is None and call.keys == call.queries:
-        return None
     mask = batch.get("attention_mask")
     if isinstance(call, SoftmaxCall) and call.block:
         mask = _in_blocks(mask if mask is not None else batch.get("input_ids"), mask is not None, call)
     fits = mask is not None and mask.shape == (call.rows, call.queries)
     real = mask.bool()[:, None] if mask is not None and fits else None
-    if call.mask is None or call.mask.shape[-1] != call.queries:
+    if call.mask is None:
+        return None if call.keys == call.queries else real
+    if call.mask.shape[-1] != call.queries:
         return real
     visible = call.mask
     if isinstance(call, SoftmaxCall) and fits:  # in XLNet padding sees itself

@@ -10,6 +10,7 @@ from tiny_models import assert_same_state, make, make_batch, output_projection, 
 from transformers import FNetConfig, FNetForSequenceClassification
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
+from hies.heads.calls import describe
 
 
 @torch.no_grad()
@@ -271,3 +272,9 @@ def test_two_models_do_not_see_each_other():
         stack.enter_context(masked(one, mask_of(one, batch)))
         stack.enter_context(masked(two, {}))
         torch.testing.assert_close(logits_of(two, batch), expected)
+
+
+@pytest.mark.parametrize(("is_eager", "causal"), [(True, False), (False, True)])
+def test_without_a_mask_only_the_fused_function_is_causal_by_itself(is_eager, causal):
+    query, key = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 7)
+    assert describe(torch.nn.Module(), query, key, None, {}, is_eager).causal is causal

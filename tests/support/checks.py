@@ -58,15 +58,12 @@ def real_tokens(site, count, batch):
     """Which of `count` tokens of a site are no padding, [batch, tokens], where the batch says so."""
     decodes = "decoder_attention_mask" in batch and "decoder" in site
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
-    if (
-        mask is not None
-        and "vis" not in site
-        and -mask.shape[1] % 4 > 0
-        and (count == 4 or 0 < count - mask.shape[1] < 4)
-    ):
-        mask = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 4))  # Longformer, LongT5: up to whole windows
-        return mask.bool()
-    if mask is None or mask.shape[1] % count or "vis" in site:
+    if mask is None or "vis" in site:
+        return None
+    missing = -mask.shape[1] % 4
+    if missing and count in (4, mask.shape[1] + missing):  # Longformer, LongT5: up to whole windows
+        return torch.nn.functional.pad(mask, (0, missing)).bool()
+    if mask.shape[1] % count:
         return None
     return mask[:, :: mask.shape[1] // count].bool()  # a frame for several of the input
 

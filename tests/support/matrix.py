@@ -113,9 +113,8 @@ def uncut_row(name):
     sites = hies.prunable(model, checks.inputs_of(name, dtype=model.dtype))
     part = f"{len(sites)} of {len(sites) + len(sites.refused)}"
     pruned = part if sites and in_a_folder(checks.check_partly, name) == "yes" else "no"
-    kinds = {type(model.get_submodule(site)).__name__: reason for site, reason in sites.refused.items()}
-    why = "; ".join(f"{kind}: {reason}" for kind, reason in kinds.items())
-    return [f"`{name}`", type(model).__name__, scored, masked, pruned, why]
+    reasons = [f"{type(model.get_submodule(site)).__name__}: {reason}" for site, reason in sites.refused.items()]
+    return [f"`{name}`", type(model).__name__, scored, masked, pruned, "; ".join(dict.fromkeys(reasons))]
 
 
 def table(rows):

@@ -20,8 +20,9 @@ UNPRUNABLE = {
         laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=None, **WINDOW,
     ),
     "gemma4_sharing": language(
-        "Gemma4", config="Gemma4Text", heads=(6,) * 4, num_hidden_layers=4, num_kv_shared_layers=1, global_head_dim=8,
-        layer_types=["sliding_attention"] * 2 + ["full_attention", "sliding_attention"], hidden_size_per_layer_input=8,
+        "Gemma4", config="Gemma4Text", heads=(6,) * 5, num_hidden_layers=5, num_kv_shared_layers=1, global_head_dim=8,
+        attention_k_eq_v=True, num_global_key_value_heads=2, hidden_size_per_layer_input=8,
+        layer_types=["full_attention", "sliding_attention"] * 2 + ["full_attention"],
         vocab_size_per_layer_input=WORDS, **WINDOW,
     ),
     "internvl_norms": two_towers(
