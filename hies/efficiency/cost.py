@@ -1,6 +1,7 @@
 """Parameters and floating-point operations of a model, dense and without some of its heads."""
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,8 @@ from transformers import PreTrainedModel
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
 from hies.heads.attention import Site, evaluating, find_sites, in_eager_attention
-from hies.heads.projections import HeadRows, Projections, find_projections, matrix
+from hies.heads.matrices import HeadRows, matrix
+from hies.heads.projections import Projections, find_projections
 from hies.heads.weights import check_unshared
 
 
@@ -110,9 +112,28 @@ def cost_model(model: PreTrainedModel, batch: Batch, among: Collection[str] | No
 def count(model: PreTrainedModel, batch: Batch) -> Cost:
     """Returns a model's parameters, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
     counter = FlopCounterMode(display=False)
-    with in_eager_attention(model), evaluating(model), torch.no_grad(), counter:  # fused kernels hide their products
+    with (
+        in_eager_attention(model),
+        evaluating(model),
+        _frozen(model),
+        torch.no_grad(),
+        counter,
+    ):  # fused kernels hide their products
         model(**batch)
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Lets no weight require a gradient: the counter looks for the history of those that are passed to modules."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _site_cost(model: nn.Module, site: Site, found: Projections) -> SiteCost:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hies.heads.conventions import KEY_HEAD_COUNTS
+from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.pruned import PrunedHeads
 
 HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
@@ -105,8 +106,7 @@ class SoftmaxCall:
     @property
     def key_heads(self) -> int:
         """The number of key/value heads, by what the module calls it; else each query head has its own."""
-        counts = (getattr(self.module, name, None) for name in KEY_HEAD_COUNTS)
-        return next((count for count in counts if isinstance(count, int)), self.heads)
+        return key_heads_by_name(self.module) or self.heads
 
 
 Call = AttentionCall | SoftmaxCall
@@ -153,4 +153,14 @@ def describe(
 def key_heads_of(call: Call) -> int:
     """Returns the number of key/value heads of a site, of a pruned one those that are left."""
     pruned = PrunedHeads.of(call.module)
-    return len(pruned.key_heads) if pruned else call.key_heads
+    if pruned:
+        return len(pruned.key_heads)
+    # Falcon repeats them before it attends to them
+    is_own = INTERFACE not in names_reached_by(call.module)
+    return (key_heads_by_name(call.module) if is_own else None) or call.key_heads
+
+
+def key_heads_by_name(module: nn.Module) -> int | None:
+    """Returns how many key/value heads a module says it has, None where it says nothing."""
+    counts = (getattr(module, name, None) for name in KEY_HEAD_COUNTS)
+    return next((count for count in counts if isinstance(count, int)), None)

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # named where a module calls the attention function of its configuration
+
 
 def names_used_by(module: nn.Module) -> frozenset[str]:
     """Returns the attributes (of any object) and globals that the methods of a module's class use, save `__init__`."""

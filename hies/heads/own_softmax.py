@@ -5,10 +5,9 @@ of it, and the product with the values, which is the output of the heads. No cla
 only after a trial, once for each module: with the outputs of all heads at zero, zeros must reach its next projection.
 """
 
-import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,13 +20,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from hies.errors import UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall, describe
 from hies.heads.conventions import HEAD_COUNTS
-from hies.heads.forwards import names_reached_by
+from hies.heads.forwards import INTERFACE, names_reached_by
+from hies.heads.inputs import harmless, is_written, remember
 from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
 
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
 MIXING = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
-INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 SEEN = {"softmax", "Softmax", F.scaled_dot_product_attention.__name__, F.multi_head_attention_forward.__name__}
 
 Handle = Callable[[nn.Module, Call, Tensor], Tensor]  # (module, call, output [rows, queries, heads, width]) -> output
@@ -77,6 +76,15 @@ def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *arg
     return _run(_Run(module, handle), forward, args, kwargs)
 
 
+def without(heads: Sequence[int], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Returns what a module that was found to have these heads computes while their outputs are zero."""
+
+    def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+        return output.index_fill(2, torch.tensor(heads, device=output.device), 0)  # [rows, queries, heads, width]
+
+    return _run(_Run(module, silence), module.forward, args, kwargs)
+
+
 def unwatched(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function of another module inside one that is watched."""
     watch = _current.watch
@@ -115,6 +123,7 @@ def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: An
     Its forward runs once more, without what it would write into (a cache), with the outputs of its heads at zero.
     """
     found: list[Call] = []
+    remember(module, args, kwargs)
 
     def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
         found.append(call)
@@ -124,7 +133,7 @@ def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: An
     watch, _current.watch = _current.watch, None
     try:
         with torch.random.fork_rng():  # dropout draws the same numbers as it would have
-            result = _run(run, forward, *(tree_map(_harmless, part, is_leaf=_is_written) for part in (args, kwargs)))
+            result = _run(run, forward, *(tree_map(harmless, part, is_leaf=is_written) for part in (args, kwargs)))
     except torch.OutOfMemoryError:
         raise
     except UnsupportedModelError as error:
@@ -141,16 +150,6 @@ def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: An
     if not ends:
         return "what becomes of the output of its heads is not seen", True
     return ("" if not any(bool(end.any()) for end in ends) else "it hands on more than the output of its heads"), True
-
-
-def _is_written(value: Any) -> bool:
-    return hasattr(value, "update") and not isinstance(value, dict | Tensor)
-
-
-def _harmless(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return None if _is_written(value) else copy.copy(value)
 
 
 class _Watch(TorchFunctionMode):

@@ -8,55 +8,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers.pytorch_utils import Conv1D
 
 from hies.errors import UnsupportedModelError
 from hies.heads import conventions
-from hies.heads.forwards import names_used_by
+from hies.heads.forwards import names_reached_by, names_used_by
+from hies.heads.matrices import (
+    CannotPruneError,
+    HeadParameter,
+    HeadRows,
+    by_head,
+    is_plain_matrix,
+    is_projection,
+    is_quantised,
+    matrix,
+    unpacked,
+    whole,
+)
+from hies.heads.own_softmax import computes_attention
 from hies.heads.pruned import PrunedHeads
-
-
-@dataclass(frozen=True)
-class HeadRows:
-    """The outputs of a projection (its inputs, for the output matrix) that belong to each head.
-
-    Attributes:
-        owner: the module that has the projection.
-        name: of the attribute that is the projection.
-        rows: indices of outputs, int64 [heads, rows of a head].
-    """
-
-    owner: nn.Module
-    name: str
-    rows: Tensor
-
-    @property
-    def module(self) -> nn.Module:
-        """A torch Linear, or the Conv1D of GPT-2."""
-        return getattr(self.owner, self.name)
-
-
-@dataclass(frozen=True)
-class HeadParameter:
-    """A parameter that has a share for every head.
-
-    Attributes:
-        owner: the module that has the parameter.
-        name: of the attribute that is the parameter.
-        dim: the dimension that counts the heads.
-    """
-
-    owner: nn.Module
-    name: str
-    dim: int
-
-    @property
-    def tensor(self) -> nn.Parameter:
-        """The parameter itself."""
-        return getattr(self.owner, self.name)
 
 
 @dataclass(frozen=True)
@@ -116,12 +87,6 @@ class Projections:
         yield from ((gate, False) for gate in self.gates)
 
 
-def matrix(module: nn.Module) -> Tensor:
-    """Returns the weight of a projection, [outputs, inputs] whatever way the module stores it."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
 def find_projections(model: nn.Module, site: str) -> Projections:
     """Returns the projections of an attention module, found by name in it or (BERT) in its parent's `output`.
 
@@ -143,19 +108,18 @@ def cannot_cut(model: nn.Module, site: str, reason: str) -> UnsupportedModelErro
 def read_projections(model: nn.Module, site: str) -> Projections:
     """Returns what `find_projections` does, or raises CannotPruneError, whose message is the bare reason."""
     module = model.get_submodule(site)
-    outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
+    around = model.get_submodule(site.rpartition(".")[0])
+    outside = getattr(around, "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
-    places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if _is_projection(owner, output)]
+    places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if is_projection(owner, output)]
+    if is_plain_matrix(outside) and "Attention" in type(around).__name__:  # BigBird-Pegasus
+        places.append((around, "output"))
     _check_plain(owners)
     _check_kind(module)
     if places and (found := _describe(module, *places[0])):
         return found
     table = "hies/heads/conventions.py"
     raise CannotPruneError(f"its weights follow no naming convention that is known here; the table is in {table}")
-
-
-class CannotPruneError(Exception):
-    """A module's heads cannot be cut out; the message ends the sentence that `find_projections` makes of it."""
 
 
 def _check_plain(owners: Sequence[nn.Module]) -> None:
@@ -171,8 +135,22 @@ def _check_kind(module: nn.Module) -> None:
         raise CannotPruneError("layers share its keys and values")
     if getattr(module, "v_proj", module) is None:
         raise CannotPruneError("its values are its keys")
+    if computes_attention(module):
+        _check_own_softmax(module)
     if getattr(module, "position_embeddings_type", None) == "rotary":
         raise CannotPruneError("it rotates the hidden states by head, before the projections")
+
+
+def _check_own_softmax(module: nn.Module) -> None:
+    """Refuses a module that computes its softmax by itself, out of what nobody can bring to the heads that are left."""
+    if F.multi_head_attention_forward.__name__ in names_reached_by(module):
+        raise CannotPruneError("torch's own attention function takes square matrices of queries alone")
+    if any(isinstance(getattr(module, name, None), nn.Parameter) for names in conventions.SEPARATE for name in names):
+        raise CannotPruneError("its projections are parameters, not matrices")
+    makers = [getattr(module, name, None) for name in ("relative_attention_bias", *conventions.BIASES)]
+    is_biased = any(isinstance(maker, nn.Module | Tensor) for maker in makers)
+    if is_biased and not any(hasattr(part, conventions.BIAS_TABLE) for part in module.modules()):
+        raise CannotPruneError("it makes a bias for all heads where it computes its softmax")
 
 
 def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | None:
@@ -191,7 +169,8 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
     dense, dense_keys = (pruned.dense_heads, pruned.dense_key_heads) if pruned else (heads, key_heads)
     counts = {"query": (heads, dense), "key": (key_heads, dense_keys), "value": (key_heads, 0)}
     head_norms, joint_norms = _norms(module, width, counts)
-    _check_parts(module, {*(part.name for part in inputs), name})
+    parameters = tuple(_parameters(module, heads, width))
+    _check_parts(module, {*(part.name for part in inputs), *(parameter.name for parameter in parameters), name})
     if joint_norms and names_used_by(module).intersection(conventions.HEAD_COUNTS):
         raise CannotPruneError(
             "it takes one number of heads for values and for queries, which its norm over all heads does not allow"
@@ -204,12 +183,12 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
         heads,
         key_heads,
         width,
-        _by_head(query, dense),
-        _by_head(key, dense_keys),
-        _by_head(value, key_heads),
-        _by_head(_whole(owner, name, 1), heads),
-        tuple(_by_head(_whole(module, gate), heads) for gate in conventions.BY_HEAD if _is_projection(module, gate)),
-        tuple(_parameters(module, heads)),
+        by_head(query, dense),
+        by_head(key, dense_keys),
+        by_head(value, key_heads),
+        by_head(whole(owner, name, 1), heads),
+        tuple(by_head(whole(module, gate), heads) for gate in conventions.BY_HEAD if is_projection(module, gate)),
+        parameters,
         joint_norms,
         head_norms,
     )
@@ -226,65 +205,38 @@ def _width(module: nn.Module, columns: int) -> int | None:
 def _inputs(module: nn.Module, heads: int, width: int, value_width: int) -> tuple[HeadRows, HeadRows, HeadRows] | None:
     """Returns the rows of queries, keys and values."""
     for query, key, value in conventions.SEPARATE:
-        if all(_is_projection(module, name) for name in (query, key, value)):
-            return _whole(module, query), _whole(module, key), _whole(module, value)
+        if all(is_projection(module, name) for name in (query, key, value)):
+            return whole(module, query), whole(module, key), whole(module, value)
     for query, pair in conventions.BESIDE.items():
-        if _is_projection(module, query) and _is_projection(module, pair):
-            keys, values = (HeadRows(module, pair, rows) for rows in _whole(module, pair).rows.chunk(2))
-            return _whole(module, query), keys, values
-    if fused := next((name for name in conventions.FUSED if _is_projection(module, name)), None):
-        return _unpacked(module, fused, heads, width)
-    latent = next((name for name in conventions.LATENT_QUERIES if _is_projection(module, name)), None)
-    if latent and _is_projection(module, conventions.LATENT):
+        if is_projection(module, query) and is_projection(module, pair):
+            keys, values = (HeadRows(module, pair, rows) for rows in whole(module, pair).rows.chunk(2))
+            return whole(module, query), keys, values
+    if fused := next((name for name in conventions.FUSED if is_projection(module, name)), None):
+        return unpacked(module, fused, heads, width)
+    latent = next((name for name in conventions.LATENT_QUERIES if is_projection(module, name)), None)
+    if latent and is_projection(module, conventions.LATENT):
         # [heads, key without its rotated part, then value]
-        pairs = _by_head(_whole(module, conventions.LATENT), heads).rows
+        pairs = by_head(whole(module, conventions.LATENT), heads).rows
         parts = (pairs[:, :-value_width], pairs[:, -value_width:])
         keys, values = (HeadRows(module, conventions.LATENT, part.reshape(-1)) for part in parts)
-        return _whole(module, latent), keys, values
+        return whole(module, latent), keys, values
     return None
 
 
-def _whole(owner: nn.Module, name: str, dim: int = 0) -> HeadRows:
-    return HeadRows(owner, name, torch.arange(matrix(getattr(owner, name)).shape[dim]))
-
-
-def _parameters(module: nn.Module, heads: int) -> Iterator[HeadParameter]:
-    parameters = [
-        HeadParameter(module, name, 0)
-        for name in conventions.PARAMETERS
-        if isinstance(getattr(module, name, None), nn.Parameter)
-    ]
+def _parameters(module: nn.Module, heads: int, width: int) -> Iterator[HeadParameter]:
+    places = [(module, name, 0) for name in conventions.PARAMETERS]
     bias = getattr(module, "relative_attention_bias", None)
     if type(module).__name__ in conventions.OWN_BIAS and isinstance(bias, nn.Module):
-        parameters.append(HeadParameter(bias, "weight", 1))
-    for parameter in parameters:
-        if (count := parameter.tensor.shape[parameter.dim]) != heads:
-            raise CannotPruneError(f"its {parameter.name} is for {count} heads, not {heads}")
-        yield parameter
-
-
-def _by_head(part: HeadRows, heads: int) -> HeadRows:
-    if not heads or len(part.rows) % heads:
-        raise CannotPruneError(f"{part.name} has {len(part.rows)} rows, which {heads} heads cannot share")
-    return HeadRows(part.owner, part.name, part.rows.view(heads, -1))  # [heads, rows of a head]
-
-
-def _unpacked(module: nn.Module, name: str, heads: int, width: int) -> tuple[HeadRows, HeadRows, HeadRows]:
-    """Returns the rows of queries, keys and values in one matrix."""
-    rows = _whole(module, name).rows
-    multi_query = getattr(module, "multi_query", None)  # GPT-BigCode packs either way
-    if conventions.FUSED[name] == "heads" or multi_query is False:
-        if len(rows) != heads * 3 * width:
-            raise CannotPruneError(f"{name} has {len(rows)} rows, not 3 x {heads} heads of {width}")
-        parts = tuple(part.reshape(-1) for part in rows.view(heads, 3, width).unbind(1))  # [heads * width] each
-    else:
-        rest = len(rows) - heads * width
-        if rest <= 0 or rest % (2 * width):
-            wanted = f"{heads} query heads of {width} and their keys"
-            raise CannotPruneError(f"{name} has {len(rows)} rows, which is not {wanted}")
-        parts = rows.split([heads * width, rest // 2, rest // 2])
-    query, key, value = (HeadRows(module, name, part) for part in parts)
-    return query, key, value
+        places.append((bias, "weight", 1))
+    if computes_attention(module):
+        places += [(part, conventions.BIAS_TABLE, 1) for part in module.modules()]
+        places += [(part, "weight", 0) for part in (*getattr(module, conventions.BIAS_MLP, ()),)[-1:]]
+    for owner, name, dim in places:
+        if not isinstance(parameter := getattr(owner, name, None), nn.Parameter):
+            continue
+        if (count := parameter.shape[dim]) not in (heads, heads * width):
+            raise CannotPruneError(f"its {name} is for {count} heads, not {heads}")
+        yield HeadParameter(owner, name, dim, count // heads)
 
 
 def _norms(
@@ -318,33 +270,11 @@ def _norms(
 
 def _check_parts(module: nn.Module, known: set[str]) -> None:
     """Refuses a part with weights whose role is unknown: cutting around it could silently give wrong numbers."""
-    known = known.union(conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE)
-    known.update(name for name in conventions.BY_HEAD if _is_projection(module, name))
+    known = known.union({conventions.BIAS_MLP}, conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE)
+    known.update(name for name in conventions.BY_HEAD if is_projection(module, name))
     for name, child in module.named_children():
         if name not in known and any(True for _ in child.parameters()):
             raise CannotPruneError(f"it has a part {name!r} whose share in the heads is not known")
     for name, parameter in module.named_parameters(recurse=False):
         if name not in known and parameter is not None:
             raise CannotPruneError(f"it has a parameter {name!r} whose share in the heads is not known")
-
-
-def _is_projection(module: nn.Module, name: str) -> bool:
-    return is_plain_matrix(getattr(module, name, None))
-
-
-def is_plain_matrix(part: Any) -> bool:
-    """Returns True for a projection, neither quantised nor parametrised nor a subclass that computes something else."""
-    if not isinstance(part, nn.Linear | Conv1D) or "weight" not in part._parameters or is_quantised(part):
-        return False
-    return type(part).forward in (nn.Linear.forward, Conv1D.forward)
-
-
-def is_quantised(part: nn.Module) -> bool:
-    """Returns True for a module whose weights are no plain floating-point numbers: quantised, or sharded."""
-    weights = [getattr(part, name, None) for name in conventions.PACKED]
-    packed = [weight for weight in weights if isinstance(weight, Tensor) and not _is_plain(weight)]
-    return bool(packed) or ".quantized." in type(part).__module__  # torch's own, whose weight is a method
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.is_floating_point() and weight.dtype.itemsize > 1 and not is_traceable_wrapper_subclass(weight)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from hies.heads.conventions import FOR_ALL_HEADS
+
 
 @dataclass(frozen=True)
 class PrunedHeads:
@@ -60,6 +62,60 @@ class PrunedHeads:
         if options.get("position_bias") is not None:
             options["position_bias"] = _pick(options["position_bias"], self.dense_heads, self.heads)
         return query, key, value, None if mask is None else _pick(mask, self.dense_heads, self.heads), options
+
+
+class HeadCount(int):
+    """A number of heads that divides the width of all heads of the dense module as their number did.
+
+    Attributes:
+        width: of one head.
+        dense_width: of all heads of the dense module.
+    """
+
+    width: int
+    dense_width: int
+
+    @classmethod
+    def of(cls, heads: int, width: int, dense_heads: int) -> "HeadCount":
+        """Returns the number of heads that are left."""
+        count = cls(heads)
+        count.width, count.dense_width = width, width * dense_heads
+        return count
+
+    def __rfloordiv__(self, total: int) -> int:
+        return self.width if total == self.dense_width else total // int(self)
+
+
+@dataclass(frozen=True)
+class PickInputs:
+    """A forward pre-hook of a pruned module that computes its softmax by itself: what comes for all heads is picked.
+
+    Attributes:
+        names: of the arguments of the module's forward, in order.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns the arguments for the heads that survive."""
+        record = PrunedHeads.of(module)
+        if record is None:
+            return None
+        picked = tuple(_picked(record, name, value) for name, value in zip(self.names, args, strict=False))
+        return (*picked, *args[len(picked) :]), {name: _picked(record, name, one) for name, one in kwargs.items()}
+
+
+def _picked(record: PrunedHeads, name: str, value: Any) -> Any:
+    """Returns an argument for the heads that survive; a layer without heads runs as if it had the first."""
+    heads = record.heads or (0,)
+    if name not in FOR_ALL_HEADS or not isinstance(value, Tensor):
+        return value
+    if value.dim() == 4:  # [rows, heads, queries, keys]
+        return _pick(value, record.dense_heads, heads)
+    # ALiBi is [heads, 1, keys], or with rows and heads in one axis; a mask of this form is for all heads
+    if value.dim() != 3 or value.shape[1] != 1 or "mask" in name or value.shape[0] % record.dense_heads:
+        return value
+    return _pick(value.unflatten(0, (-1, record.dense_heads)), record.dense_heads, heads).flatten(0, 1)
 
 
 def _pick(tensor: Tensor, dense: int, heads: Sequence[int]) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hies.errors import UnsupportedModelError
-from hies.heads.projections import CannotPruneError, Projections, cannot_cut, is_quantised, read_projections
+from hies.heads.matrices import CannotPruneError, is_quantised
+from hies.heads.projections import Projections, cannot_cut, read_projections
 
 
 def check_weights_are_here(

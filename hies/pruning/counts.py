@@ -83,7 +83,7 @@ def _pruned(model: PreTrainedModel) -> Iterator[tuple[str | None, PreTrainedConf
     places = list(_configurations(model.config))
     for module in model.modules():
         if record := PrunedHeads.of(module):
-            site: Any = module.config
+            site: Any = getattr(module, "config", None)  # what computes its softmax by itself may have none
             config = site.config if isinstance(site, SiteConfig) else site
             alike = [(path, one) for path, one in places if type(one) is type(config)]
             same = [path for path, one in alike if one is config] or [path for path, _ in alike]

@@ -1,6 +1,7 @@
 """Heads cut out for good: `prune` returns a smaller model that computes what the masked one does."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,13 +14,17 @@ from transformers.pytorch_utils import Conv1D
 from hies.errors import HiesError, UnsupportedModelError, check_choice
 from hies.heads.attention import check_not_handled, find_sites
 from hies.heads.configuration import BASES, SiteConfig
-from hies.heads.conventions import ALL_WIDTHS, BIASES, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
+from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
-from hies.heads.projections import Projections, find_projections, matrix
-from hies.heads.pruned import PrunedHeads, groups_of
+from hies.heads.inputs import inputs_like
+from hies.heads.matrices import matrix
+from hies.heads.own_softmax import computes_attention
+from hies.heads.projections import Projections, cannot_cut, find_projections
+from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
 from hies.heads.sites import Removed, Site, normalize_removed
 from hies.heads.weights import check_unshared, check_weights_are_here, refusals
 from hies.pruning.counts import settle_counts
+from hies.pruning.rehearsal import why_not_the_same
 from hies.pruning.selection import UNITS
 
 
@@ -50,6 +55,8 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     for site, site_cut in _cuts(model, removed).items():
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
+        if reason := _rehearse(model, site, removed[site]):
+            raise cannot_cut(model, site, reason)
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
@@ -89,7 +96,13 @@ def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
     check_no_adapters(model)
     check_weights_are_here(model, "hies.prunable", shapes_will_do=True)
     sites = find_sites(model, batch)
-    return PrunableSites(sites, refusals(model, sites))
+    refused = refusals(model, sites)
+    for site in sites.keys() - refused.keys():
+        groups = find_projections(model, site).groups
+        first = [head for head, group in enumerate(groups) if group == 0]
+        if reason := _rehearse(model, site, first if len(first) < len(groups) else [0]):
+            refused[site] = reason
+    return PrunableSites(sites, refused)
 
 
 def check_no_adapters(model: nn.Module) -> None:
@@ -152,8 +165,29 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     key_stay = sorted({key_head_of[head] for head in stay})
     surviving, surviving_keys = (before.heads[i] for i in stay), (before.key_heads[i] for i in key_stay)
     groups = groups_of(stay, key_stay, key_head_of)
+    if groups and computes_attention(modules[site]):
+        raise HiesError(
+            f"site {site!r} ({type(modules[site]).__name__}) shares a key/value head among equally many query heads; "
+            "remove whole groups (hies.select with groups does), or as many heads of each."
+        )
     record = replace(before, heads=tuple(surviving), key_heads=tuple(surviving_keys), groups=groups)
     return _Cut(found, stay, key_stay, record)
+
+
+def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
+    """Returns why a copy of a module, cut, does not compute what the module does without these heads; "" where it does.
+
+    Where it computes its softmax by itself, its own code has to run with fewer heads; it is run before it is trusted.
+    """
+    module, (parent, _, name) = model.get_submodule(site), site.rpartition(".")
+    if not computes_attention(module) or PrunedHeads.of(module) or next(module.parameters()).is_meta:
+        return ""  # it has been tried before, or there are shapes alone
+    around = copy.deepcopy(model.get_submodule(parent)).float().eval()
+    dense: Any = copy.deepcopy(around.get_submodule(name))
+    site_cut = _cut_of(around, name, removed)
+    _apply(around.get_submodule(name), site_cut, False)
+    columns = site_cut.projections.output.rows[site_cut.stay].reshape(-1)
+    return why_not_the_same(dense, around.get_submodule(name), inputs_like(module, dense), removed, columns)
 
 
 def _check_whole_groups(site: str, site_cut: _Cut) -> None:
@@ -167,16 +201,27 @@ def _check_whole_groups(site: str, site_cut: _Cut) -> None:
 
 def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
     found, stay, key_stay = site_cut.projections, site_cut.stay, site_cut.key_stay
-    # A forward that asks for the implementation by name (sparse attention) has to find transformers' own.
-    is_routed = not any(name in names for names in tuples_used_by(module) for name in BASES)
-    is_required = is_routed and _needs_hies_attention(module, site_cut, biased)
+    is_own = computes_attention(module)
     if stay:
         _cut_weights(module, found, stay, key_stay)
     else:
         _remove_weights(module, found)
     # a layer without heads runs as if it had one
-    counts = _set_counts(module, found, len(stay) or 1, len(key_stay) or 1)
-    module.config = SiteConfig(module, counts, is_routed, is_required)
+    heads = len(stay) or 1
+    if type(module).__name__ in DIVIDING:
+        heads = HeadCount.of(heads, found.output.rows.shape[1], site_cut.record.dense_heads)
+    counts = _set_counts(module, found, heads, len(key_stay) or 1)
+    if is_own:
+        if counts:
+            module.config = SiteConfig(module, counts, False, False)
+        if PrunedHeads.of(module) is None:
+            names = tuple(inspect.signature(type(module).forward).parameters)[1:]
+            module.register_forward_pre_hook(PickInputs(names), with_kwargs=True)
+    else:
+        # A forward that asks for the implementation by name (sparse attention) has to find transformers' own.
+        is_routed = not any(name in names for names in tuples_used_by(module) for name in BASES)
+        is_required = is_routed and _needs_hies_attention(module, site_cut, biased)
+        module.config = SiteConfig(module, counts, is_routed, is_required)
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
     setattr(module, PrunedHeads.NAME, site_cut.record)
@@ -200,7 +245,8 @@ def _cut_weights(module: Any, found: Projections, stay: list[int], key_stay: lis
     for name, of_keys in found.head_norms.items():
         _keep_norm(getattr(module, name), key_stay if of_keys else stay)
     for parameter in found.parameters:
-        setattr(parameter.owner, parameter.name, _part(parameter.tensor, parameter.dim, torch.tensor(stay)))
+        entries = torch.arange(parameter.tensor.shape[parameter.dim]).view(-1, parameter.share)[stay].reshape(-1)
+        setattr(parameter.owner, parameter.name, _part(parameter.tensor, parameter.dim, entries))
 
 
 def _keep(module: Any, dim: int, indices: Tensor) -> None:
@@ -239,7 +285,7 @@ def _remove_weights(module: Any, found: Projections) -> None:
     for name in (*found.joint_norms, *found.head_norms):
         setattr(module, name, nn.Identity())
     for parameter in found.parameters:  # one head's zeros, which nothing saves: forwards add them to what is not used
-        zeros = torch.zeros_like(parameter.tensor.narrow(parameter.dim, 0, 1), requires_grad=False)
+        zeros = torch.zeros_like(parameter.tensor.narrow(parameter.dim, 0, parameter.share), requires_grad=False)
         delattr(parameter.owner, parameter.name)
         parameter.owner.register_buffer(parameter.name, zeros, persistent=False)
 

@@ -20,7 +20,8 @@ from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import evaluating, handling, no_heads, uncached
 from hies.heads.calls import Call
-from hies.heads.projections import find_projections, matrix
+from hies.heads.matrices import matrix
+from hies.heads.projections import find_projections
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar

@@ -67,6 +67,7 @@ class Architecture:
     heads: tuple[int, ...]
     output: str | dict[str, str]
     spread: float = 0.3  # of the random weights
+    groups: bool = False  # query heads of a key head go together
 
 
 def encoder(kind, config, output="^.output.dense", sites=2, **changes):

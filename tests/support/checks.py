@@ -219,7 +219,7 @@ def check_masked(name, side):
         sites = hies.find_sites(model, batch)
         whole = run(model, batch)
         for case in CASES:
-            removed = some_heads(sites, case)
+            removed = some_heads(sites, case, groups=EVERY[name].groups)
             with hies.masked(model, removed):
                 found = run(model, batch)
             with zeroed_columns(model, name, removed, sites):
@@ -273,7 +273,7 @@ def compare_pruned(name, side, dtype, tolerance):
     model, batch = make(name, dtype).eval(), inputs_of(name, side, dtype)
     sites = hies.find_sites(model, batch)
     for case in CASES:
-        removed = some_heads(sites, case)
+        removed = some_heads(sites, case, groups=EVERY[name].groups)
         small = hies.prune(model, removed)
         assert hies.pruned_heads(small) == removed
         with hies.masked(model, removed):
@@ -286,7 +286,7 @@ def compare_pruned(name, side, dtype, tolerance):
 def check_saved(name, folder):
     """A model with a layer that lost all its heads: the logits of what is loaded are those of what was saved."""
     model, batch = make(name).eval(), inputs_of(name, dtype=torch.float32)
-    small = hies.prune(model, some_heads(hies.find_sites(model, batch), "a layer"))
+    small = hies.prune(model, some_heads(hies.find_sites(model, batch), "a layer", groups=EVERY[name].groups))
     hies.save_pruned(small, folder)
     back = hies.load_pruned(folder)
     assert hies.pruned_heads(back) == hies.pruned_heads(small)

@@ -44,6 +44,7 @@ SEAMLESS = {
 SEAMLESS_OUT = {"speech": "linear_out", "": "out_proj"}
 PACKED = {"depth": 2, "num_heads": 5, "patch_size": 3, "spatial_merge_size": 2, "temporal_patch_size": 1}
 ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
+QUERIES = {**ENCODER, "encoder_hidden_size": 35, "cross_attention_frequency": 2}
 SIGNS = {"image_token_id": PICTURE, "video_token_id": 51, "vision_start_token_id": 50, "vision_end_token_id": 49}
 
 
@@ -168,7 +169,6 @@ def other(model, config, reads, heads, output="out_proj", **options):
 
 SENSES = {
     # --- images ---
-    "aimv2": tower("Aimv2Vision", {"head": "output_proj", "": "out_proj"}, "Model", heads=(5, 5, 5)),
     "beit": tower("Beit", use_relative_position_bias=True),
     "beit_shared": tower("Beit", use_shared_relative_position_bias=True),
     "deit": tower("DeiT"),
@@ -205,7 +205,11 @@ SENSES = {
             "iou_head_hidden_dim": 16,
         },
     ),
-    "siglip": tower("SiglipVision", "out_proj", "Model", heads=(5, 5, 5)),
+    "segformer": other(
+        "SegformerForImageClassification", "Segformer", numbers("pixel_values", 3, 12, 12), (2, 4), "o_proj",
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[12, 24], patch_sizes=[3, 3],
+        strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[1, 1], num_labels=CLASSES,
+    ),
     "vit_msn": tower("ViTMSN"),
     "yolos": tower("Yolos", "^.output.dense", "Model", image_size=[12, 12], num_detection_tokens=3),
     # --- videos ---
@@ -285,6 +289,12 @@ SENSES = {
         vq_config={"embed_dim": 8, "num_embeddings": 11, "resolution": 8, "latent_channels": 8, "base_channels": 32,
                    "channel_multiplier": [1], "num_res_blocks": 1},
     ),
+    "blip-2": gentle(other(
+        "Blip2ForConditionalGeneration", "Blip2", pictured(3, BATCH, 3, 12, 12), (5, 5, 5, 5, 5, 6, 6),
+        {"vision": "projection", "qformer": "^.output.dense", "": "o_proj"},
+        vision_config=VISION, qformer_config=QUERIES, text_config={**GROUPED, "model_type": "llama"},
+        num_query_tokens=3, image_token_id=PICTURE,
+    )),
     "clip_pair": other(
         "CLIPModel", "CLIP", pairs, (5,) * 4, projection_dim=13, vision_config=VISION,
         text_config={**TEXT, "hidden_size": 35, "num_attention_heads": 5, "eos_token_id": 2, "pad_token_id": 0},

@@ -14,8 +14,8 @@ from hies.heads import attention
 
 BATCH, TOKENS = 3, 11
 LENGTHS = (11, 7, 4)  # real tokens of each example of a padded batch
-MATRIX = {**ARCHITECTURES, **FAMILIES, **SENSES}
-EVERY = {**MATRIX, **OWN_SOFTMAX, **UNPRUNABLE}
+MATRIX = {**ARCHITECTURES, **FAMILIES, **SENSES, **OWN_SOFTMAX}
+EVERY = {**MATRIX, **UNPRUNABLE}
 # What an ordinary run puts under all checks: every name of `hies/heads/conventions.py` and every line of the code that
 # finds, scores, prunes and saves heads is needed by one of them. `pytest --all-architectures` takes all of MATRIX.
 SAMPLE = (
@@ -25,13 +25,15 @@ SAMPLE = (
     *("hunyuan_v1_dense", "llama4", "exaone4", "beam", "laguna"),  # more norms, gates
     *("deepseek_v3", "deepseek_v32", "longcat_flash", "mimo_v2_flash"),  # latent attention, values of another width
     *("hrm_text", "jamba", "lfm2", "minimax", "olmo_hybrid", "recurrent_gemma"),  # shared layers, hybrids
-    *("t5", "umt5", "longt5", "pegasus_x", "bart_classifier"),  # encoders and decoders
+    *("t5", "umt5", "bart_classifier"),  # encoders and decoders
     *("vit", "swin", "beit_shared", "dpt", "conditional_detr", "detr", "eomt", "vivit"),  # pictures, videos
     *("audio-spectrogram-transformer", "granite_speech5", "moonshine", "parakeet", "seamless_m4t_v2"),  # sound
     *("wav2vec2-conformer", "whisper"),
     *("llava", "chameleon", "clip_pair", "gpt2_cross", "exaone4_5", "internvl"),  # pictures and text
     *("mllama", "pix2struct", "qwen2_5_vl", "udop"),
     *("patchtst", "timesfm"),  # series
+    *("blip", "bloom", "cpmant", "cvt", "deberta", "deberta-v2", "deberta-v3", "falcon_grouped", "layoutlmv3", "luke"),
+    *("glpn", "mpnet", "mpt", "sam_vision", "segformer", "swinv2"),  # softmaxes of their own
 )
 
 
@@ -111,14 +113,16 @@ def output_projection(model, name, site):
     return owner.o if isinstance(getattr(owner, path, None), torch.nn.Parameter) else owner.get_submodule(path)  # XLNet
 
 
-def some_heads(sites, case, seed=3):
-    """Heads to remove: `some` of every site, `a layer` whole besides (the second), or `all`."""
+def some_heads(sites, case, seed=3, groups=False):
+    """Heads to remove: `some` of every site, in whole `groups`, `a layer` whole besides (the second), or `all`."""
     generator = torch.Generator().manual_seed(seed)
     removed = {}
     for depth, (site, found) in enumerate(sites.items()):
         order = torch.randperm(found.heads, generator=generator).tolist()
         whole = case == "all" or (case == "a layer" and depth == min(1, len(sites) - 1))
-        removed[site] = sorted(order if whole else order[: max(found.heads // 2, 1)])
+        size = found.heads // found.key_heads
+        some = range(size) if groups and found.key_heads > 1 else order[: max(found.heads // 2, 1)]
+        removed[site] = sorted(order if whole else some)
     return removed
 
 

@@ -1,17 +1,12 @@
 """Families that cannot be pruned; see `architectures.py`."""
 
-from architectures import CLASSES, ENCODER, GROUPED, WORDS
-from multimodal_models import BATCH, PICTURE, VISION, listener, numbers, other, pictured, two_towers
-from text_models import LATENT, WINDOW, experts, language
+import torch
+from architectures import ENCODER, T5, WORDS, Architecture
+from multimodal_models import BATCH, PICTURE, VISION, listener, numbers, other, pictured, tower, two_towers
+from text_models import BARE, LATENT, WINDOW, built, classifier, experts, language, sequences
 
-QUERIES = {**ENCODER, "encoder_hidden_size": 35, "cross_attention_frequency": 2}
 UNPRUNABLE = {
     "bitnet": language("BitNet"),
-    "blip-2": other(
-        "Blip2ForConditionalGeneration", "Blip2", pictured(3, BATCH, 3, 12, 12), (5, 5, 5, 5, 5, 6, 6),
-        vision_config=VISION, qformer_config=QUERIES, text_config={**GROUPED, "model_type": "llama"},
-        num_query_tokens=3, image_token_id=PICTURE,
-    ),
     "deepseek_v4": experts(
         "DeepseekV4", head_dim=8, q_lora_rank=13, o_groups=2, o_lora_rank=8, qk_rope_head_dim=4, index_n_heads=2,
         index_head_dim=8, index_topk=5,
@@ -36,11 +31,6 @@ UNPRUNABLE = {
         image_seq_length=4,
     ),
     "jetmoe": language("JetMoe", heads=(4, 4), kv_channels=8, num_local_experts=2),
-    "segformer": other(
-        "SegformerForImageClassification", "Segformer", numbers("pixel_values", 3, 12, 12), (2, 4), "o_proj",
-        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[12, 24], patch_sizes=[3, 3],
-        strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[1, 1], num_labels=CLASSES,
-    ),
     "vjepa2_classifier": other(
         "VJEPA2ForVideoClassification", "VJEPA2", numbers("pixel_values_videos", 4, 3, 12, 12), (5, 5, 5),
         patch_size=4, crop_size=12, frames_per_clip=4, tubelet_size=2, hidden_size=30, num_attention_heads=5,
@@ -60,9 +50,23 @@ UNPRUNABLE = {
         layers_block_type=["mamba", "hybrid"] * 2, n_mamba_heads=8, mamba_headdim=12, mamba_ngroups=1,
         use_mamba_kernels=False, mamba_d_state=8, adapter_rank=4,
     ),
+    "longformer": classifier("Longformer", attention_window=[4, 4]),
+    "wavlm": listener("WavLM", num_buckets=8, max_bucket_distance=16),
+    "xlnet": Architecture(
+        built("XLNetForSequenceClassification", "XLNet", {**BARE, "d_model": 48, "d_inner": 13, "num_labels": 3}),
+        "classes", (6, 6), "o",
+    ),
+    "big_bird_sparse": Architecture(
+        built("BigBirdForSequenceClassification", "BigBird", {**ENCODER, "block_size": 2, "num_random_blocks": 1}),
+        lambda generator: {"input_ids": torch.randint(3, 48, (2, 28), generator=generator)}, (5, 5), "^.output.dense",
+    ),
+    "longt5": sequences("LongT5", "o", sizes=T5, decoder_start_token_id=0, local_radius=3),
+    "pegasus_x": sequences("PegasusX", d_model=40, num_global_tokens=3, block_size=4, stagger_local_blocks=False),
+    "siglip": tower("SiglipVision", "out_proj", "Model", heads=(5, 5, 5)),
+    "aimv2": tower("Aimv2Vision", {"head": "output_proj", "": "out_proj"}, "Model", heads=(5, 5, 5)),
 }  # fmt: skip
 # How many sites of these can be cut nevertheless; of the others none.
 PARTLY = {
-    **{"blip-2": 5, "gemma3n_sharing": 1, "gemma4_sharing": 1, "internvl_norms": 2, "segformer": 1},
-    "vjepa2_classifier": 2,
+    **{"gemma3n_sharing": 1, "gemma4_sharing": 1, "internvl_norms": 2, "vjepa2_classifier": 2},
+    **{"aimv2": 2, "siglip": 2, "longt5": 4, "pegasus_x": 4},
 }

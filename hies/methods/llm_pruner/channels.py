@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from hies.errors import UnsupportedModelError
 from hies.heads.conventions import LATENT
 from hies.heads.forwards import names_used_by
-from hies.heads.projections import Projections, find_projections, matrix
+from hies.heads.matrices import matrix
+from hies.heads.projections import Projections, find_projections
 from hies.heads.pruned import PrunedHeads
 from hies.methods.llm_pruner.taylor import projections_of
 

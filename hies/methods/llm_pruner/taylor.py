@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from hies import equations
 from hies.errors import HiesError
 from hies.heads.attention import evaluating, find_sites, uncached
-from hies.heads.projections import HeadRows, Projections, find_projections
+from hies.heads.matrices import HeadRows
+from hies.heads.projections import Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS

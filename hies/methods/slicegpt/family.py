@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from hies.heads.projections import is_plain_matrix, is_quantised
+from hies.heads.matrices import is_plain_matrix, is_quantised
 from hies.methods.slicegpt.calls import Calls
 
 

@@ -1,0 +1,62 @@
+"""What modules that compute their softmax by themselves were called with, in outline, so that they can be run again."""
+
+import copy
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
+# Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
+_calls: WeakKeyDictionary[nn.Module, Inputs] = WeakKeyDictionary()
+_calls_of_kinds: dict[Any, Inputs] = {}
+
+
+def is_written(value: Any) -> bool:
+    """Returns True for what a forward pass would write into: a cache."""
+    return hasattr(value, "update") and not isinstance(value, dict | Tensor)
+
+
+def harmless(value: Any) -> Any:
+    """Returns a copy of an argument, None for what would be written into."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return None if is_written(value) else copy.copy(value)
+
+
+def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Keeps the outline of a call of a module, or of modules of its class and shapes."""
+    _calls[module] = _calls_of_kinds[_kind(module)] = tree_map(_outline, (args, kwargs), is_leaf=is_written)
+
+
+def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
+    """Returns random numbers of the shapes of a call of a module, as `copied`, a copy of it, takes them.
+
+    Indices and masks are those of the call. None where no call is known.
+    """
+    call = _calls.get(module) or _calls_of_kinds.get(_kind(module))
+    weight = next(copied.parameters())
+    leaves = tree_leaves(call)
+    if call is None or any(one.is_meta for one in leaves if isinstance(one, Tensor) and not one.is_floating_point()):
+        return None
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            return torch.randn(value.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+        return value.to(weight.device, copy=True)
+
+    return tree_map(drawn, call)
+
+
+def _outline(value: Any) -> Any:
+    value = harmless(value)
+    return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _kind(module: nn.Module) -> Any:
+    return type(module), *(parameter.shape for parameter in module.parameters())
