@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.evaluation import metrics
 from hies.evaluation.checkpoints import TaskModel
 from hies.evaluation.models import PRUNABLE
-from hies.heads.attention import Site, evaluating, find_sites
+from hies.heads.attention import Site, find_sites
 from hies.heads.masking import masked
 from hies.heads.sites import Removed
 from hies.methods import Calibration, Method
@@ -29,8 +29,7 @@ from hies.pruning.removal import PrunableSites, prunable, prune
 from hies.runs import files as results
 from hies.runs.schema import LOSSES
 from hies.scoring.calibration_pass import collect
-from hies.scoring.losses import inputs_of
-from hies.scoring.own_loss import with_loss
+from hies.scoring.own_loss import example_losses
 from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
 from hies.tasks.base import TOKENS, Answers
@@ -342,12 +341,3 @@ class Evaluator(TaskModel):
             return self.all_answers(prune(network, removed), split_name, examples)
         with masked(network, removed):
             return self.all_answers(network, split_name, examples)
-
-
-@torch.no_grad()
-def example_losses(model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:
-    """Returns the loss of every example of labelled batches, float64 [examples]."""
-    examples, loss_of = with_loss(model, batches)
-    with evaluating(model):
-        losses = [loss_of(model(**inputs_of(model, batch, loss_of)), batch) for batch in examples]
-    return torch.cat(losses).double().cpu().numpy()

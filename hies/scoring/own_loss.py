@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Cache
@@ -208,3 +209,12 @@ def _close(one: Tensor, other: Tensor) -> bool:
     """Returns True for losses that are equal up to rounding in the model's own dtype."""
     rounding = 4 * torch.finfo(other.dtype).eps  # of log-probabilities as well, however small the loss
     return bool(torch.isclose(one.double(), other.double(), rtol=1e-4 + rounding, atol=1e-5 + rounding))
+
+
+@torch.no_grad()
+def example_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Returns the loss of every example of labelled batches, float64 [examples]."""
+    examples, loss_of = with_loss(model, batches)
+    with evaluating(model):
+        losses = [loss_of(model(**inputs_of(model, batch, loss_of)), batch) for batch in examples]
+    return torch.cat(losses).double().cpu().numpy()

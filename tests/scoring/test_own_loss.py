@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from hies import HiesError, collect
 from hies.batching import Encoded
-from hies.evaluation.evaluator import example_losses
 from hies.methods.llm_pruner.taylor import head_saliences
 from hies.scoring.examples import examples_in, single_examples
 from hies.scoring.losses import DefaultLoss, default_loss, inputs_of
-from hies.scoring.own_loss import with_loss
+from hies.scoring.own_loss import example_losses, with_loss
 from hies.training import Finetuning
 from hies.training.loop import finetune
 

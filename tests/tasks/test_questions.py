@@ -15,7 +15,7 @@ from experiments import run
 from experiments.sweep import job as job_module
 from hies.batching import Encoded
 from hies.errors import HiesError
-from hies.evaluation.evaluator import example_losses
+from hies.scoring.own_loss import example_losses
 from hies.tasks import Split
 from hies.tasks.embedded.digits import DIGITS, QUESTIONS, DigitQuestions, vocabulary
 
