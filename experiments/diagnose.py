@@ -169,7 +169,8 @@ def _weights(call: Call) -> Tensor:
         scores = scores.masked_fill(~visible, -torch.inf)
     if call.sinks is None:
         return scores.softmax(dim=-1)
-    sinks = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    sinks = call.sinks[:, None] if call.sinks.dim() == 1 else call.sinks  # [..., heads, queries]
+    sinks = sinks.float().unsqueeze(-1).expand(*scores.shape[:3], 1)
     return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
 
 

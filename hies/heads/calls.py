@@ -28,7 +28,7 @@ class AttentionCall:
         causal: query t sees the keys 0..t; only without a mask.
         bias: as in `hies.attention_entropy`, as are the next two.
         softcap: of the scores.
-        sinks: [heads].
+        sinks: as there.
     """
 
     module: nn.Module
@@ -136,7 +136,9 @@ def describe(
         if added.any():  # a mask that also carries a bias
             bias = added if bias is None else bias + added
     causal = bool(causal) and mask is None and query.shape[2] > 1
-    scale = options.get("scaling")
+    scale, sinks = options.get("scaling"), options.get("s_aux")
+    if options.get("sinks") is not None:  # Inkling's, of every query
+        sinks = options["sinks"].squeeze(-1).detach()
     return AttentionCall(
         module=module,
         query=query.detach(),
@@ -146,7 +148,7 @@ def describe(
         causal=causal,
         bias=None if bias is None else bias.detach(),
         softcap=options.get("softcap"),
-        sinks=options.get("s_aux"),
+        sinks=sinks,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from hies.errors import HiesError, printable
 from hies.heads.sites import Removed
@@ -237,8 +238,15 @@ def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: We
         config = CONFIG_MAPPING[model_type].from_dict(data)
     except Exception as error:
         raise HiesError(f"The {CONFIG} of {files.source} cannot be read: {_reason(error)}") from error
-    if not isinstance(config, base.config_class or PreTrainedConfig):
+    if not (isinstance(config, base.config_class or PreTrainedConfig) or _is_class_of(model_type, base.__name__)):
         raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but a {base.__name__} by its {RECORD}.")
     config.dtype = config.dtype or weights.dtype
     set_counts(config, record["config"])
     return config
+
+
+def _is_class_of(model_type: str, name: str) -> bool:
+    """Returns True if an auto mapping of transformers gives this class to a model type (InternLM 3 is a LLaMA)."""
+    mappings = (value for key, value in vars(modeling_auto).items() if key.endswith("_MAPPING_NAMES"))
+    given = (mapping.get(model_type) for mapping in mappings)
+    return any(name in (one if isinstance(one, tuple) else (one,)) for one in given)

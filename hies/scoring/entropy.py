@@ -56,7 +56,8 @@ def attention_entropy(
         order: 1 for Shannon's entropy, another positive number or infinity for Renyi's of that order.
         bias: added to the scaled scores, broadcastable to [batch, heads, queries, keys] (T5, ALiBi).
         softcap: c in s -> c tanh(s / c), applied to the scaled scores (Gemma 2).
-        sinks: a further score of each head that takes part in the softmax as one more key, [heads] (GPT-OSS).
+        sinks: a further score that takes part in the softmax as one more key, [heads] (GPT-OSS) or of each query,
+            broadcastable to [batch, heads, queries].
 
     Returns:
         Entropy in nats, [batch, heads, queries]; 0 for a query that sees no key, and for heads of no width.
@@ -64,7 +65,9 @@ def attention_entropy(
     _check_tensors(query=query, key=key, mask=mask, bias=bias, sinks=sinks)
     _check(query, key, mask, causal, order)
     scores = (*query.shape[:3], key.shape[2])  # [batch, heads, queries, keys]
-    _check_shapes(mask=(mask, scores), bias=(bias, scores), sinks=(sinks, scores[1:2]))
+    of_heads = sinks is not None and sinks.dim() == 1
+    _check_shapes(mask=(mask, scores), bias=(bias, scores), sinks=(sinks, scores[1:2] if of_heads else scores[:3]))
+    sinks = sinks[:, None] if sinks is not None and of_heads else sinks
     if not query.numel() or not key.numel():  # kernels divide by sizes
         return query.new_zeros(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -181,8 +184,8 @@ def _chunked(
         if mask is not None:
             scores += _added(_part(mask, examples, rows), scores.dtype)
         if sinks is not None:
-            sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # [heads] -> [..., one key]
-            scores = torch.cat([scores, sink], dim=-1)
+            sink = _part(sinks[(None,) * (3 - sinks.dim())].unsqueeze(-1), examples, rows)  # [..., one key]
+            scores = torch.cat([scores, sink.to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1)
         entropies[examples, :, rows] = _entropy_of_scores(scores, order)
     return entropies
 

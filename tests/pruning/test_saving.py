@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import transformers as tf
 from checks import check_saved
 from hostile_folders import WEIGHTS, adapters, save_as_before, seal
 from safetensors.torch import load_file, save_file
@@ -320,3 +321,16 @@ def test_a_cell_of_a_card_stays_one_cell():
     from hies.pruning.card import _cell
 
     assert _cell("a|b\nc") == "a\\|b c"
+
+
+def test_a_model_type_whose_class_is_that_of_another_is_loaded(tmp_path):
+    config = tf.CONFIG_MAPPING["internlm3"](
+        vocab_size=53, hidden_size=48, num_hidden_layers=1, num_attention_heads=6, num_key_value_heads=2,
+        intermediate_size=13, head_dim=8,
+    )  # fmt: skip
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    assert isinstance(model, tf.LlamaForCausalLM)
+    small = hies.prune(model, {"model.layers.0.self_attn": [0, 1]})
+    hies.save_pruned(small, tmp_path)
+    tokens = torch.tensor([[3, 5, 7]])
+    torch.testing.assert_close(hies.load_pruned(tmp_path)(tokens).logits, small(tokens).logits)

@@ -60,7 +60,7 @@ def naive(query, key, mask=None, scale=None, order=1.0, bias=None, softcap=None,
             scores = scores + bias.expand(shape)[b, h, t].double()
         scores = scores[mask[b, h, t]]
         if sinks is not None:
-            scores = torch.cat([scores, sinks[h : h + 1].double()])
+            scores = torch.cat([scores, sinks.expand(query.shape[:3])[b, h, t : t + 1].double()])
         if not len(scores):
             continue
         weights = scores.softmax(0)
@@ -117,8 +117,12 @@ def test_bias_softcap_and_sinks(generator, monkeypatch):
     extras = {
         "bias": torch.randn(1, HEADS, QUERIES, KEYS, generator=generator),
         "softcap": 0.7,
-        "sinks": torch.randn(HEADS, generator=generator),
+        "sinks": torch.randn(HEADS, 1, generator=generator),
     }
+    of_queries = torch.randn(BATCH, HEADS, QUERIES, generator=generator)
+    close(attention_entropy(query, key, mask, sinks=of_queries), naive(query, key, mask, sinks=of_queries))
+    of_heads = attention_entropy(query, key, mask, sinks=extras["sinks"][:, 0])
+    close(of_heads, naive(query, key, mask, sinks=extras["sinks"]))
     for chosen in ({"bias"}, {"softcap"}, {"sinks"}, set(extras)):
         options = {name: extras[name] for name in chosen}
         for order in (1.0, 2.0):
