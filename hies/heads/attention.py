@@ -168,16 +168,16 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
         HiesError: another thread or task has such a block open for the model.
         UnsupportedModelError: the model does not use transformers' attention interface.
     """
-    submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
-    reachable = [m for m in submodels if m._can_set_attn_implementation()]
-    own = [module for module in model.modules() if computes_attention(module)]
+    names = {module: name for name, module in model.named_modules()}  # walked once: a block is opened for every mask
+    reachable = [m for m in names if isinstance(m, PreTrainedModel) and m._can_set_attn_implementation()]
+    own = [module for module in names if computes_attention(module)]
     if not reachable and not own:
         raise UnsupportedModelError(
             f"{type(model).__name__} neither calls transformers' attention interface nor has a module that computes "
             "attention by itself, so it has no heads that could be reached."
         )
     configs = {id(config): config for m in reachable for config in _configs(m)}.values()
-    block = _Block({module: name for name, module in model.named_modules()}, list(configs), handler)
+    block = _Block(names, list(configs), handler)
     with _opened(block), _restored(configs), _watching(own):
         _switch(configs)
         try:

@@ -45,11 +45,13 @@ _verdicts: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # "" where t
 
 def computes_attention(module: nn.Module) -> bool:
     """Returns True for a module that has heads and may compute a softmax that transformers' interface does not see."""
-    if heads_of(module) is None:
+    names = names_reached_by(module)  # known for its class, so that a block is opened fast
+    if INTERFACE in names:
         return False
-    names = names_reached_by(module)
-    own = any(isinstance(child, nn.Softmax) for child in module.children())
-    return (own or not SEEN.isdisjoint(names)) and INTERFACE not in names
+    own = not SEEN.isdisjoint(names) or any(
+        isinstance(child, nn.Softmax) for child in vars(module)["_modules"].values()
+    )
+    return own and heads_of(module) is not None
 
 
 def heads_of(module: nn.Module) -> int | None:
@@ -216,9 +218,10 @@ class _Run:
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
         _, layout, call = self._weights[id(used[0])]
+        if any(self._weights[id(one)][2] is not call for one in used):
+            raise UnknownLayoutError("attention that mixes several softmaxes")
         if function in PRODUCTS:
-            calls = {id(self._weights[id(one)][2]) for one in used}
-            if len(calls) > 1 or len(used) > 1 or any(id(one) in self.outputs for one in tensors):
+            if len(used) > 1 or any(id(one) in self.outputs for one in tensors):
                 raise UnknownLayoutError("a product of several softmaxes")
             if any(isinstance(one, nn.Parameter) for one in tensors):
                 raise UnknownLayoutError("a product of its softmax with a parameter")

@@ -90,6 +90,11 @@ class Twofold(Attention):
         return weights @ (weights @ value)
 
 
+class Mixed(Attention):
+    def output(self, weights, value):
+        return (0.5 * weights + 0.5 * (value @ value.mT).softmax(-1)) @ value
+
+
 class Lost(Attention):
     def output(self, weights, value):
         return torch.from_numpy((weights @ value).detach().numpy())
@@ -189,6 +194,7 @@ def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention):
         (Talking, "a product of its softmax with a parameter"),
         (Bypassed, "it hands on more than the output of its heads"),
         (Twofold, "a product of several softmaxes"),
+        (Mixed, "attention that mixes several softmaxes"),
         (Lost, "what becomes of the output of its heads is not seen"),
     ],
 )
