@@ -114,35 +114,54 @@ def _run(run: "_Run", forward: Callable[..., Any], args: Any, kwargs: Any) -> An
 def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
     """Returns why the heads of a module cannot be handled, or an empty string; and whether that will not change.
 
-    Its forward runs once more, without what it would write into (a cache), with the outputs of its heads at zero.
+    Its forward runs twice more, without what it would write into (a cache): with the outputs of all heads at zero, and
+    with one head at zero. Then the same columns must be zero for all examples, which they are not where an axis of rows
+    and heads holds all rows of a head before the next head, or rows alone.
     """
-    found: list[Call] = []
-
-    def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
-        found.append(call)
-        return torch.zeros_like(output)
-
-    run = _Run(module, silence, follows=True)
-    watch, _current.watch = _current.watch, None
     try:
-        with torch.random.fork_rng():  # dropout draws the same numbers as it would have
-            result = _run(run, forward, *(tree_map(_harmless, part, is_leaf=_is_written) for part in (args, kwargs)))
+        run, calls, ends = _rehearsed(module, forward, args, kwargs, torch.zeros_like)
+        *_, of_one = _rehearsed(module, forward, args, kwargs, _without_first)
     except torch.OutOfMemoryError:
         raise
     except UnsupportedModelError as error:
         return str(error).partition(": ")[2].rstrip(".") or str(error), True
     except Exception:  # it needs what it would have written into: nothing can be said yet
         return "", False
-    finally:
-        _current.watch = watch
-    if not found:
+    if not calls:
         return "it computes no attention", False
-    ends = [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
     if any(end.is_meta for end in ends):
         return "", False
     if not ends:
         return "what becomes of the output of its heads is not seen", True
-    return ("" if not any(bool(end.any()) for end in ends) else "it hands on more than the output of its heads"), True
+    if any(bool(end.any()) for end in ends):
+        return "it hands on more than the output of its heads", True
+    if not all(_has_columns_at_zero(end, heads_of(module) or 1) for end in of_one):
+        return "its heads do not lie side by side in what is projected", True
+    return "", not run.in_one_axis or calls[0].rows > 1  # of one row nothing is seen of the order
+
+
+def _rehearsed(
+    module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]
+) -> tuple["_Run", list[Call], list[Tensor]]:
+    """Runs a forward with changed outputs of its heads; returns its calls, and where what comes from these ends."""
+    calls: list[Call] = []
+
+    def handle(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+        calls.append(call)
+        return change(output)
+
+    run = _Run(module, handle, follows=True)
+    watch, _current.watch = _current.watch, None
+    try:
+        with torch.random.fork_rng():  # dropout draws the same numbers as it would have
+            result = _run(run, forward, *(tree_map(_harmless, part, is_leaf=_is_written) for part in (args, kwargs)))
+    finally:
+        _current.watch = watch
+    return run, calls, [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
+
+
+def _without_first(output: Tensor) -> Tensor:
+    return output.index_fill(2, torch.zeros(1, dtype=torch.long, device=output.device), 0)
 
 
 def _is_written(value: Any) -> bool:
@@ -153,6 +172,16 @@ def _harmless(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     return None if _is_written(value) else copy.copy(value)
+
+
+def _has_columns_at_zero(tensor: Tensor, heads: int) -> bool:
+    """Returns True where one of so many shares of the last axis is zero; [heads, width] and channels are one, too."""
+    ways = [tensor]
+    if tensor.dim() > 2 and heads in tensor.shape[-2:]:
+        ways.append(tensor.flatten(-2))
+    if tensor.dim() == 4:  # of a convolution
+        ways.append(tensor.transpose(1, 3))
+    return any(heads * int((way == 0).flatten(0, -2).all(0).sum()) >= way.shape[-1] for way in ways)
 
 
 class _Watch(TorchFunctionMode):
@@ -175,12 +204,14 @@ class _Run:
         follows: note where the outputs of the heads end.
         outputs: id of a tensor that comes from the outputs of the heads -> itself.
         projected: such tensors that met a parameter.
+        in_one_axis: rows and heads of its softmax are in one axis.
     """
 
     def __init__(self, module: nn.Module, handle: Handle, follows: bool = False) -> None:
         self.module, self.follows = module, follows
         self.outputs: dict[int, Tensor] = {}
         self.projected: list[Tensor] = []
+        self.in_one_axis = False
         self._handle = handle
         self._heads = heads_of(module) or 0
         self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
@@ -209,6 +240,7 @@ class _Run:
         layout = layout_of(result.shape, self._heads)
         if layout is None:
             return
+        self.in_one_axis |= result.dim() == 3
 
         def scores() -> Tensor:
             return layout.to_scores(input.to(result.dtype))
@@ -223,7 +255,7 @@ class _Run:
         if function in PRODUCTS:
             if len(used) > 1 or any(id(one) in self.outputs for one in tensors):
                 raise UnknownLayoutError("a product of several softmaxes")
-            if any(isinstance(one, nn.Parameter) for one in tensors):
+            if any(map(_is_parameter, tensors)):
                 raise UnknownLayoutError("a product of its softmax with a parameter")
             output, back = product_output(function, args, layout, used[0], result)
             return self._handled(call, output, back, result)
@@ -241,7 +273,7 @@ class _Run:
         return result
 
     def _follow_outputs(self, tensors: list[Tensor], result: Any) -> None:
-        if any(isinstance(one, nn.Parameter) for one in tensors):
+        if any(map(_is_parameter, tensors)):
             self.projected += [one for one in tensors if id(one) in self.outputs]
             return
         for tensor in _tensors(result if isinstance(result, list | tuple) else (result,)):
@@ -283,6 +315,10 @@ class _Run:
             changed = changed.transpose(0, 1) if output.dim() == 3 else changed[0]
             output = changed.reshape(output.shape)
         return F.linear(output, weight, bias), weights
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)  # a view, as Falcon's weight.T
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
