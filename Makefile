@@ -38,7 +38,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures efficiency test test-all test-install lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -172,6 +172,9 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 
 test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)
 	$(BIN)/python tests/install/check.py
+
+test-versions: setup ## the same with every minor version of transformers, for docs/versions.json
+	$(BIN)/python tests/install/check.py --all
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

@@ -170,32 +170,32 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
         HiesError: another thread or task has such a block open for the model.
         UnsupportedModelError: the model has no module with heads.
     """
-    submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
-    reachable = [m for m in submodels if m._can_set_attn_implementation()]
-    own = [module for module in model.modules() if computes_attention(module)]
+    names = {module: name for name, module in model.named_modules()}  # walked once: a block is opened for every mask
+    reachable = [m for m in names if isinstance(m, PreTrainedModel) and m._can_set_attn_implementation()]
+    own = [module for module in names if computes_attention(module)]
     if not reachable and not own:
         raise UnsupportedModelError(
             f"{type(model).__name__} neither calls transformers' attention interface nor has a module that computes "
             "attention by itself, so it has no heads that could be reached."
         )
     configs = {id(config): config for m in reachable for config in _configs(m)}.values()
-    block = _Block({module: name for name, module in model.named_modules()}, list(configs), handler)
+    block = _Block(names, list(configs), handler)
     with _opened(block), _restored(configs), _watching(own):
         _switch(configs)
         try:
             yield
         except HiesError:
-            _check_not_replaced(block, model)
+            _check_not_replaced(own, block, model)
             raise
-        _check_not_replaced(block, model)
+        _check_not_replaced(own, block, model)
 
 
 class ModulesReplacedError(HiesError):
     """A model put new modules in the place of its own while it ran."""
 
 
-def _check_not_replaced(block: _Block, model: nn.Module) -> None:
-    if any(module not in block.names for module in model.modules()):
+def _check_not_replaced(own: Collection[nn.Module], block: _Block, model: nn.Module) -> None:
+    if own and any(module not in block.names for module in model.modules()):
         raise ModulesReplacedError(
             f"{type(model).__name__} replaced modules of its own in this pass (BigBird does where texts are too short "
             "for sparse attention), so their heads were not handled; do it once more."

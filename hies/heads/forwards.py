@@ -27,7 +27,7 @@ def names_reached_by(module: nn.Module) -> frozenset[str]:
 
 @functools.cache
 def _reached_by(kind: Any) -> frozenset[str]:
-    source = vars(sys.modules[kind.__module__])
+    source = getattr(sys.modules.get(kind.__module__), "__dict__", {})  # none of classes that were made elsewhere
     names, new = frozenset[str](), _used_by(kind)[0]
     while new:
         names |= new

@@ -26,6 +26,11 @@ def harmless(value: Any) -> Any:
     return None if is_written(value) else copy.copy(value)
 
 
+def copied(value: Any) -> Any:
+    """Returns a copy of an argument, of what would be written into as well."""
+    return copy.deepcopy(value) if is_written(value) else harmless(value)
+
+
 def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Keeps the outline of a call of a module, or of modules of its class and shapes."""
     _calls[module] = _calls_of_kinds[_kind(module)] = tree_map(_outline, (args, kwargs), is_leaf=is_written)

@@ -8,6 +8,7 @@ only after a trial, once for each module: with the outputs of all heads at zero,
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from hies.errors import UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall, describe
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
-from hies.heads.inputs import harmless, is_written, remember
+from hies.heads.inputs import copied, harmless, is_written, remember
 from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
 
@@ -39,16 +40,20 @@ class _Current(threading.local):
 
 
 _current = _Current()
-_verdicts: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # "" where the trial was passed, else why not
+EVER, MORE_ROWS, NEXT = "ever", "more rows", "next"  # how long a verdict holds: until a call of several rows, or any
+# Of the trial of each module: why its heads are not handled, "" where they are, and how long that holds.
+_verdicts: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
 def computes_attention(module: nn.Module) -> bool:
     """Returns True for a module that has heads and may compute a softmax that transformers' interface does not see."""
-    if heads_of(module) is None:
+    names = names_reached_by(module)  # known for its class, so that a block is opened fast
+    if INTERFACE in names:
         return False
-    names = names_reached_by(module)
-    own = any(isinstance(child, nn.Softmax) for child in module.children())
-    return (own or not SEEN.isdisjoint(names)) and INTERFACE not in names
+    own = not SEEN.isdisjoint(names) or any(
+        isinstance(child, nn.Softmax) for child in vars(module)["_modules"].values()
+    )
+    return own and heads_of(module) is not None
 
 
 def heads_of(module: nn.Module) -> int | None:
@@ -59,7 +64,7 @@ def heads_of(module: nn.Module) -> int | None:
 
 def why_not_seen(module: nn.Module) -> str:
     """Returns why the heads of a module that has run are not handled, an empty string where they are."""
-    return _verdicts.get(module, "")
+    return _verdicts.get(module, ("", EVER))[0]
 
 
 def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -67,13 +72,16 @@ def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *arg
     pruned = PrunedHeads.of(module)
     if pruned is not None and not pruned.heads:
         return forward(*args, **kwargs)
-    if module not in _verdicts:
-        verdict, is_final = _trial(module, forward, args, kwargs)
-        if verdict or is_final:
-            _verdicts[module] = verdict
-    if _verdicts.get(module):
+    _, until = _verdicts.get(module, ("", NEXT))
+    if until == NEXT or (until == MORE_ROWS and _rows(args, kwargs) > 1):
+        _verdicts[module] = _trial(module, forward, args, kwargs)
+    if why_not_seen(module):
         return forward(*args, **kwargs)
     return _run(_Run(module, handle), forward, args, kwargs)
+
+
+def _rows(*arguments: Any) -> int:
+    return next((len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
 def without(heads: Sequence[int], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -117,39 +125,80 @@ def _run(run: "_Run", forward: Callable[..., Any], args: Any, kwargs: Any) -> An
 
 
 @torch.no_grad()
-def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
-    """Returns why the heads of a module cannot be handled, or an empty string; and whether that will not change.
+def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, str]:
+    """Returns why the heads of a module cannot be handled, or an empty string; and how long that holds.
 
-    Its forward runs once more, without what it would write into (a cache), with the outputs of its heads at zero.
+    Its forward runs twice more, with the outputs of all heads at zero, and with one head at zero. Then the same columns
+    must be zero for all examples, which they are not where an axis of rows and heads holds all rows of a head before
+    the next head, or rows alone.
     """
-    found: list[Call] = []
     remember(module, args, kwargs)
+    why = ""
+    for spared in (harmless, copied):  # without what it would write into (a cache), or with a copy of that
+        try:
+            return _tried(module, partial(_spared, spared, forward, args, kwargs))
+        except torch.OutOfMemoryError:
+            raise
+        except UnsupportedModelError as error:
+            return str(error).partition(": ")[2].rstrip(".") or str(error), EVER
+        except Exception as error:
+            why = why or f"its forward cannot be run twice ({' '.join(str(error).split())[:100]})"
+    return why, NEXT
 
-    def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
-        found.append(call)
-        return torch.zeros_like(output)
 
-    run = _Run(module, silence, follows=True)
+def _spared(spared: Callable[[Any], Any], forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    args, kwargs = tree_map(spared, (args, kwargs), is_leaf=is_written)
+    return forward(*args, **kwargs)
+
+
+def _tried(module: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
+    run, calls, ends = _rehearsed(module, forward, torch.zeros_like)
+    if not calls:
+        return "it computes no attention", NEXT
+    if any(end.is_meta for end in ends):
+        return "", NEXT
+    if not ends:
+        return "what becomes of the output of its heads is not seen", EVER
+    if any(bool(end.any()) for end in ends):
+        return "it hands on more than the output of its heads", EVER
+    *_, of_one = _rehearsed(module, forward, _without_first)
+    if not all(_has_columns_at_zero(end, heads_of(module) or 1) for end in of_one):
+        return "its heads do not lie side by side in what is projected", EVER
+    return "", MORE_ROWS if run.in_one_axis and calls[0].rows == 1 else EVER  # one row tells nothing of the order
+
+
+def _rehearsed(
+    module: nn.Module, forward: Callable[[], Any], change: Callable[[Tensor], Tensor]
+) -> tuple["_Run", list[Call], list[Tensor]]:
+    """Runs a forward with changed outputs of its heads; returns its calls, and where what comes from these ends."""
+    calls: list[Call] = []
+
+    def handle(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+        calls.append(call)
+        return change(output)
+
+    run = _Run(module, handle, follows=True)
     watch, _current.watch = _current.watch, None
     try:
         with torch.random.fork_rng():  # dropout draws the same numbers as it would have
-            result = _run(run, forward, *(tree_map(harmless, part, is_leaf=is_written) for part in (args, kwargs)))
-    except torch.OutOfMemoryError:
-        raise
-    except UnsupportedModelError as error:
-        return str(error).partition(": ")[2].rstrip(".") or str(error), True
-    except Exception:  # it needs what it would have written into: nothing can be said yet
-        return "", False
+            result = _run(run, forward, (), {})
     finally:
         _current.watch = watch
-    if not found:
-        return "it computes no attention", False
-    ends = [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
-    if any(end.is_meta for end in ends):
-        return "", False
-    if not ends:
-        return "what becomes of the output of its heads is not seen", True
-    return ("" if not any(bool(end.any()) for end in ends) else "it hands on more than the output of its heads"), True
+    return run, calls, [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
+
+
+def _without_first(output: Tensor) -> Tensor:
+    return output.index_fill(2, torch.zeros(1, dtype=torch.long, device=output.device), 0)
+
+
+def _has_columns_at_zero(tensor: Tensor, heads: int) -> bool:
+    """Returns True where one of so many shares of the last axis is zero; [heads, width] and channels are one, too."""
+    ways = [tensor]
+    if tensor.dim() > 2 and heads in tensor.shape[-2:]:
+        ways.append(tensor.flatten(-2))
+    if tensor.dim() == 4:  # of a convolution
+        ways.append(tensor.transpose(1, 3))
+    return any(heads * int((way == 0).flatten(0, -2).all(0).sum()) >= way.shape[-1] for way in ways)
 
 
 class _Watch(TorchFunctionMode):
@@ -172,12 +221,14 @@ class _Run:
         follows: note where the outputs of the heads end.
         outputs: id of a tensor that comes from the outputs of the heads -> itself.
         projected: such tensors that met a parameter.
+        in_one_axis: rows and heads of its softmax are in one axis.
     """
 
     def __init__(self, module: nn.Module, handle: Handle, follows: bool = False) -> None:
         self.module, self.follows = module, follows
         self.outputs: dict[int, Tensor] = {}
         self.projected: list[Tensor] = []
+        self.in_one_axis = False
         self._handle = handle
         self._heads = heads_of(module) or 0
         self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
@@ -206,6 +257,7 @@ class _Run:
         layout = layout_of(result.shape, self._heads)
         if layout is None:
             return
+        self.in_one_axis |= result.dim() == 3
 
         def scores() -> Tensor:
             return layout.to_scores(input.to(result.dtype))
@@ -215,11 +267,12 @@ class _Run:
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
         _, layout, call = self._weights[id(used[0])]
+        if any(self._weights[id(one)][2] is not call for one in used):
+            raise UnknownLayoutError("attention that mixes several softmaxes")
         if function in PRODUCTS:
-            calls = {id(self._weights[id(one)][2]) for one in used}
-            if len(calls) > 1 or len(used) > 1 or any(id(one) in self.outputs for one in tensors):
+            if len(used) > 1 or any(id(one) in self.outputs for one in tensors):
                 raise UnknownLayoutError("a product of several softmaxes")
-            if any(isinstance(one, nn.Parameter) for one in tensors):
+            if any(map(_is_parameter, tensors)):
                 raise UnknownLayoutError("a product of its softmax with a parameter")
             output, back = product_output(function, args, layout, used[0], result)
             return self._handled(call, output, back, result)
@@ -237,7 +290,7 @@ class _Run:
         return result
 
     def _follow_outputs(self, tensors: list[Tensor], result: Any) -> None:
-        if any(isinstance(one, nn.Parameter) for one in tensors):
+        if any(map(_is_parameter, tensors)):
             self.projected += [one for one in tensors if id(one) in self.outputs]
             return
         for tensor in _tensors(result if isinstance(result, list | tuple) else (result,)):
@@ -279,6 +332,10 @@ class _Run:
             changed = changed.transpose(0, 1) if output.dim() == 3 else changed[0]
             output = changed.reshape(output.shape)
         return F.linear(output, weight, bias), weights
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)  # a view, as Falcon's weight.T
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

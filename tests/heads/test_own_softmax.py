@@ -77,6 +77,30 @@ class Twofold(Attention):
         return weights @ (weights @ value)
 
 
+class Mixed(Attention):
+    def output(self, weights, value):
+        return (0.5 * weights + 0.5 * (value @ value.mT).softmax(-1)) @ value
+
+
+class HeadsFirst(Attention):
+    """Rows and heads in one axis, all rows of a head before the next head."""
+
+    def output(self, weights, value):
+        flat = (weights.log().transpose(0, 1).flatten(0, 1)).softmax(-1) @ value.transpose(0, 1).flatten(0, 1)
+        return flat.unflatten(0, (3, -1)).transpose(0, 1)
+
+    def weights(self, query, key):
+        scores = query @ key.mT * 5**-0.5
+        return scores.exp() / scores.exp().sum(-1, keepdim=True)
+
+
+class OneByOne(HeadsFirst):
+    """A softmax for each head, [rows, queries, keys]."""
+
+    def output(self, weights, value):
+        return torch.stack([weights[:, head].log().softmax(-1) @ value[:, head] for head in range(3)], 1)
+
+
 class Lost(Attention):
     def output(self, weights, value):
         return torch.from_numpy((weights @ value).detach().numpy())
@@ -176,6 +200,7 @@ def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention):
         (Talking, "a product of its softmax with a parameter"),
         (Bypassed, "it hands on more than the output of its heads"),
         (Twofold, "a product of several softmaxes"),
+        (Mixed, "attention that mixes several softmaxes"),
         (Lost, "what becomes of the output of its heads is not seen"),
     ],
 )
@@ -229,6 +254,14 @@ def test_dropout_draws_what_it_draws_unwatched():
     torch.manual_seed(3)
     with hies.masked(model, {}):
         assert torch.equal(model(**batch).logits, before)
+
+
+@pytest.mark.parametrize("attention", [HeadsFirst, OneByOne])
+def test_rows_are_not_taken_for_heads(attention):
+    model, _ = built(attention)
+    batch = {"hidden": torch.randn(6, 7, 15, dtype=torch.float64)}
+    with pytest.raises(hies.UnsupportedModelError, match="do not lie side by side"):
+        hies.find_sites(model, batch)
 
 
 def test_what_a_thread_computes_elsewhere_is_not_watched():

@@ -1,9 +1,13 @@
 """Builds the wheel, installs it in fresh environments without the benchmark's packages, and prunes models there.
 
-Run by `make test-install`; it needs the package index. transformers comes three times: the version that every other
-test runs with, the oldest and the newest that pyproject.toml declares. torch is the version of constraints.txt.
+It needs the package index. `make test-install` takes three versions of transformers: that which every other test runs
+with, the oldest and the newest that pyproject.toml declares. `make test-versions` takes all of its minor versions, and
+writes docs/versions.json. Others may be named: `python tests/install/check.py 5.14.1 5.10.*`. torch is the version of
+constraints.txt.
 """
 
+import json
+import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "versions.json"
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
@@ -34,6 +39,12 @@ def pinned(package: str) -> str:
 def oldest(versions: str) -> str:
     """Returns the lower end of a range, such as `==5.15`."""
     return "==" + re.search(r">=([\d.]+)", versions).group(1)
+
+
+def minors(versions: str) -> list[str]:
+    """Returns every minor version of a range such as `>=5.15,<5.25`, as `==5.15.*`."""
+    major, first, beyond = map(int, re.search(r">=(\d+)\.(\d+),<\d+\.(\d+)", versions).groups())
+    return [f"=={major}.{minor}.*" for minor in range(first, beyond)]
 
 
 def run(*command: str | Path, folder: Path) -> None:
@@ -62,18 +73,39 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
+def make_environment(folder: Path, beneath: Path | None = None) -> Path:
+    """Creates a virtual environment, maybe one that sees the packages of another, and returns its Python."""
+    venv.create(folder, with_pip=True)
+    if beneath is not None:  # torch is installed once
+        (mine,), (theirs,) = (list(where.glob("[Ll]ib/**/site-packages")) for where in (folder, beneath))
+        (mine / "beneath.pth").write_text(f"{theirs}\n")
+    return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+
+
+def holds(transformers: str, folder: Path, beneath: Path) -> dict[str, dict[str, str]]:
+    """Returns {version: {family: `yes` or what is wrong}} of one version, in an environment of its own."""
+    python, found = make_environment(folder, beneath), folder / "found.json"
+    run(python, *PIP, "install", f"transformers{transformers}", folder=folder)
+    subprocess.run([python, ROOT / "tests" / "install" / "loop.py", found], cwd=folder, check=False)
+    return json.loads(found.read_text()) if found.exists() else {transformers: {"hies": "it cannot be imported"}}
+
+
 def main() -> None:
-    """Runs the loop with three versions of transformers, in one environment whose transformers is exchanged."""
+    """Runs the loop with each version of transformers; fails if it does not hold for all families of each."""
+    versions = declared("transformers")
+    every = sys.argv[1:] == ["--all"]
+    named = [f"=={version}" for version in sys.argv[1:]] or [pinned("transformers"), oldest(versions), versions]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        wheel = build_wheel(folder)
-        venv.create(folder / "venv", with_pip=True)
-        python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        versions = declared("transformers")
-        for transformers in (pinned("transformers"), oldest(versions), versions):
-            wanted = (wheel, f"torch{pinned('torch')}", f"transformers{transformers}")
-            run(python, *PIP, "install", "--upgrade", *wanted, folder=folder)
-            run(python, ROOT / "tests" / "install" / "loop.py", folder=folder)
+        folder, found = Path(name), {}
+        base = make_environment(folder / "base")
+        run(base, *PIP, "install", build_wheel(folder), f"torch{pinned('torch')}", folder=folder)
+        for number, transformers in enumerate(minors(versions) if every else named):
+            found |= holds(transformers, folder / str(number), folder / "base")
+            shutil.rmtree(folder / str(number))
+    if every:
+        said = {"torch": pinned("torch")[2:], "python": platform.python_version(), "transformers": found}
+        PAGE.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    sys.exit(any(said != "yes" for families in found.values() for said in families.values()))
 
 
 if __name__ == "__main__":
