@@ -1,0 +1,166 @@
+"""A tiny model of a type and a batch that it reads: by rule, or as it stands in `tests/support`."""
+
+import copy
+from dataclasses import dataclass, field
+
+import checks
+import tiny_models
+import torch
+import transformers as tf
+from tests.walk import feeding, shrinking
+from tests.walk.catalogue import TRIED, types
+from tests.walk.own import CLASSES, CONFIGS, INPUTS, LIMITS
+from torch import nn
+
+PASSES = 40  # forward passes that are tried for one type
+WEIGHTS = 150e6  # of the largest model that is run
+
+
+class CannotBuildError(Exception):
+    """No class of a type could be built and run; the message says why the last attempts failed."""
+
+
+@dataclass
+class Case:
+    """A model with random weights and a batch, from which the checks take copies.
+
+    Attributes:
+        type: its model type.
+        kind: the class.
+        model: in float64.
+        batch: in float64.
+        by_hand: it stands in `tests/support`, under this name.
+    """
+
+    type: str
+    kind: str
+    model: nn.Module
+    batch: dict
+    by_hand: str | None = None
+    notes: list = field(default_factory=list)
+
+    def make(self, dtype=torch.float64):
+        return copy.deepcopy(self.model).to(dtype).eval()
+
+    def inputs(self, dtype=torch.float64):
+        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in self.batch.items()}
+
+
+def by_hand() -> dict[str, str]:
+    """Model type -> the name of its entry in `tests/support`; of several the first."""
+    found = {}
+    for name in tiny_models.EVERY:
+        found.setdefault(HAND_NAMES.get(name, name), name)
+    return {kind: name for kind, name in found.items() if kind in types()}
+
+
+HAND_NAMES = {"pythia": "gpt_neox", "siglip": "siglip_vision_model", "gemma3_vision": "gemma3", "phi-3": "phi3"}
+
+
+def case_of(name: str) -> Case:
+    """A case of a model type.
+
+    Raises:
+        CannotBuildError: by no rule that is known here.
+    """
+    if name in by_hand():
+        entry = by_hand()[name]
+        with checks.Double():
+            model = tiny_models.make(entry, torch.float64).eval()
+            return Case(name, type(model).__name__, model, checks.inputs_of(entry), entry)
+    failures = []
+    for kind in (CLASSES[name],) if name in CLASSES else types()[name].classes[:TRIED]:
+        for rung in shrinking.RUNGS:
+            try:
+                model = built(name, kind, rung)
+            except Exception as error:  # noqa: BLE001 - whatever a configuration that does not fit raises
+                failures.append(said(kind, error))
+                continue
+            batch = fed(name, model, failures)
+            if batch is not None:
+                return Case(name, kind, model, batch)
+    if not types()[name].classes:
+        raise CannotBuildError("no class of the auto mappings")
+    raise CannotBuildError("; ".join(dict.fromkeys(failures[:1] + failures[-1:])))
+
+
+def said(kind, error):
+    return f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def built(name, kind, rung):
+    """A model of random weights, large enough for attention to be far from uniform."""
+    torch.manual_seed(0)
+    config = shrinking.small_config(tf.CONFIG_MAPPING[name](**LIMITS.get(name, {})), rung, CONFIGS.get(name))
+    model_class = getattr(tf, kind)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in model_class(copy.deepcopy(config)).parameters())
+    if size > WEIGHTS:
+        raise ValueError(f"{size / 1e6:.0f} million weights")
+    model = model_class(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.is_floating_point() and parameter.requires_grad:
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    is_conv = "Conv" in type(module).__name__ and parameter.dim() > 2
+                    inputs = parameter[0].numel() if is_conv else parameter.shape[-1] if parameter.dim() else 1
+                    parameter.copy_(noise * min(0.3, 1.4 * inputs**-0.5) if parameter.dim() > 1 else parameter + 0.1 * noise)
+    with checks.Double():
+        return model.double().eval()
+
+
+def fed(name, model, failures):
+    """A batch that the model reads and answers with finite numbers; None if no way of feeding it is known."""
+    ways = [INPUTS[name]] if name in INPUTS else feeding.ways(model)
+    for way in list(ways)[:PASSES]:
+        for _ in range(3):
+            batch, way = attempt(model, way, failures)
+            if batch is not None:
+                return batch
+            if way is None:
+                break
+    return None
+
+
+def attempt(model, way, failures):
+    """One forward pass: the batch if it works; else the next way if the model says what it lacks."""
+    try:
+        if callable(way):
+            batch = way(torch.Generator().manual_seed(1), model)
+            batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+        else:
+            batch = feeding.batch_of(model, way)
+        with checks.Double(), torch.no_grad():
+            answer = answers(model(**batch), batch)
+        if not answer.isfinite().all():
+            raise ValueError("the outputs are not finite")
+        if answer.shape[0] != examples(batch):
+            raise ValueError(f"answers of shape {tuple(answer.shape)} for {examples(batch)} examples")
+        return batch, None
+    except Exception as error:  # noqa: BLE001 - whatever a model raises that is fed in a wrong way
+        failures.append(said(type(model).__name__, error))
+        return None, None if callable(way) else feeding.enough_placeholders(error, way)
+
+
+def examples(batch):
+    """How many examples a batch has."""
+    for name in ("input_ids", "decoder_input_ids", "attention_mask"):
+        if name in batch:
+            return len(batch[name])
+    return len(next(iter(batch.values())))
+
+
+def answers(outputs, batch):
+    """What a model says of each example, [batch, ...]; zero at padded tokens, where implementations differ."""
+    count = examples(batch)
+    named = [outputs.get(key) for key in checks.ANSWERS] if hasattr(outputs, "get") else []
+    every = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, tuple) else [outputs]
+    tensors = [value for value in (*named, *every) if torch.is_tensor(value) and value.is_floating_point() and value.dim() > 1]
+    if not tensors:
+        raise ValueError("no answers among the outputs")
+    found = next((value for value in tensors if value.shape[0] == count), tensors[0])
+    if found.dim() == 3 and (real := checks.real_tokens("decoder", found.shape[1], batch)) is not None:
+        found = found * real[..., None]
+    return found.unflatten(0, (count, -1)) if found.shape[0] > count and found.shape[0] % count == 0 else found

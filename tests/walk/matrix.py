@@ -1,0 +1,243 @@
+"""The whole matrix on one case, each check by a computation of its own; what comes out is a row of the page."""
+
+import contextlib
+import tempfile
+import warnings
+
+import checks
+import torch
+from tests.walk.building import answers, case_of, examples
+from tests.walk.gates import Reference
+from tiny_models import some_heads
+
+import hies
+from hies.heads.conventions import OUTPUTS
+from hies.heads.projections import is_plain_matrix, matrix
+
+CHECKS = ("scored", "masked", "pruned", "saved", "plain")
+EXACT = ("found", "scored", "masked")  # in float64, whatever a model insists on
+
+
+class NoReferenceError(Exception):
+    """The check has nothing to compare with; the message says why."""
+
+
+def row_of(name):
+    """What holds of a model type: check -> `yes` or what is said instead, and the faults, check -> error."""
+    case = case_of(name)
+    row = {"type": name, "class": case.kind, "entry": case.by_hand, "faults": {}, "notes": []}
+    trial = Trial(case, row)
+    found = trial.tried("found", trial.find)
+    if not found:
+        return row
+    row["heads"], row["found"] = shown([site.heads for site in trial.sites.values()]), "yes"
+    for check in CHECKS:
+        row[check] = trial.tried(check, getattr(trial, check)) or row.get(check, "fault")
+    return row
+
+
+def shown(heads):
+    return " ".join(map(str, heads)) if len(set(heads)) > 1 else f"{len(heads)} x {heads[0]}"
+
+
+def sentence(error):
+    return " ".join(str(error).split())
+
+
+class Trial:
+    """The checks of one case.
+
+    Attributes:
+        sites: as the library finds them.
+        cut: the sites whose heads can be cut out.
+        refusals: site -> why not.
+    """
+
+    def __init__(self, case, row):
+        self.case, self.row, self.sites, self.cut, self.refusals = case, row, {}, {}, {}
+
+    def tried(self, check, function):
+        """What a check returns; a refusal of the library is its result, and whatever else is raised is a fault."""
+        try:
+            with warnings.catch_warnings(), checks.Double() if check in EXACT else contextlib.nullcontext():
+                warnings.simplefilter("ignore")
+                return function()
+        except NoReferenceError as error:
+            self.row[check] = f"not checked: {error}"
+        except hies.HiesError as error:
+            self.row[check] = f"refused: {sentence(error)}"
+        except AssertionError as error:
+            self.row["faults"][check] = f"wrong: {sentence(error)[:300]}"
+        except Exception as error:  # noqa: BLE001 - a fault of the library, whatever it is
+            self.row["faults"][check] = f"{type(error).__name__}: {sentence(error)[:300]}"
+        return None
+
+    def run(self, model, dtype=torch.float64):
+        torch.manual_seed(0)
+        batch = self.case.inputs(dtype)
+        with torch.no_grad():
+            return answers(model(**batch), batch)
+
+    def find(self):
+        """Every attention module that the eager code runs through is found."""
+        self.model = self.case.make()
+        torch.manual_seed(0)
+        self.sites = hies.find_sites(self.model, self.case.inputs())
+        self.reference = Reference(self.model, self.sites, lambda: self.run(self.model))
+        assert not self.reference.unknown, f"not found: {self.reference.unknown}"
+        return "yes"
+
+    # --- scoring ------------------------------------------------------------------------------------------------------
+
+    def scored(self):
+        """HIS against central differences along a random direction through all gates, and AE against softmax weights."""
+        batch, count = self.case.inputs(), examples(self.case.batch)
+        torch.manual_seed(0)
+        found = hies.collect(self.model, [batch], loss=projected)
+        generator = torch.Generator().manual_seed(11)
+        ways = {site: torch.randn(n, generator=generator, dtype=torch.float64) for site, n in found.heads.items()}
+        felt = [site for site, his in found.his.items() if his.max() > 1e-9]
+        assert felt, "no gate is felt"
+        if len(felt) < len(ways):
+            self.row["notes"].append(f"{len(ways) - len(felt)} sites do not reach the answers")
+        slope = sum(found["his"][site] @ way for site, way in ways.items())
+        expected = self.finite_difference(ways)
+        scale = max(expected.abs().max().item(), 1e-3)
+        error = (slope - expected).abs().max().item() / scale
+        assert error < 1e-5, f"HIS is {error:.1e} from differences"
+        with self.reference.gated() as weights:
+            self.run(self.model)
+        unseen = [site for site in found["ae"] if site not in weights]
+        for site, calls in weights.items():
+            self.compare_entropy(site, found["ae"][site], calls, batch, count)
+        if unseen:
+            raise NoReferenceError(f"HIS holds; no softmax seen in {unseen[0]}")
+        return "yes"
+
+    def compare_entropy(self, site, found, calls, batch, count):
+        expected = checks.entropy_of(calls, checks.real_tokens(site, calls[0].shape[2], batch), count)
+        torch.testing.assert_close(
+            found, expected, atol=1e-7, rtol=0, equal_nan=True, msg=lambda text: f"AE of {site}: {text}"
+        )
+
+    def finite_difference(self, ways, step=1e-5):
+        values = []
+        for sign in (1, -1):
+            with self.reference.gated({site: 1 + sign * step * way for site, way in ways.items()}), torch.no_grad():
+                torch.manual_seed(0)
+                values.append(projected(self.model(**self.case.inputs()), self.case.inputs()))
+        return (values[0] - values[1]) / (2 * step)
+
+    # --- masking and pruning ------------------------------------------------------------------------------------------
+
+    def masked(self):
+        """Masked answers against those with the gates at zero, and where it is known, an output matrix that ignores."""
+        whole = self.run(self.model)
+        for case in checks.CASES:
+            removed = some_heads(self.sites, case)
+            with hies.masked(self.model, removed):
+                found = self.run(self.model)
+            gates = {site: torch.ones(one.heads, dtype=torch.float64) for site, one in self.sites.items()}
+            for site, heads in removed.items():
+                gates[site][heads] = 0
+            with self.reference.gated(gates):
+                near(found, self.run(self.model), 1e-9, f"{case}, gates")
+            with self.zeroed_columns(removed):
+                near(found, self.run(self.model), 1e-9, f"{case}, columns")
+            assert case == "some" or (found - whole).abs().max() > 1e-6, f"{case}: nothing changes"
+        near(self.run(self.model), whole, 1e-12, "afterwards")
+        return "yes"
+
+    @contextlib.contextmanager
+    def zeroed_columns(self, removed):
+        """Output matrices that are found by name ignore the removed heads; at other sites the gates are zero."""
+        with contextlib.ExitStack() as stack:
+            gates = {}
+            for site, heads in removed.items():
+                gone = torch.zeros(self.sites[site].heads, dtype=torch.bool).index_fill(0, torch.tensor(heads), True)
+                columns = gone.repeat_interleave(self.sites[site].width)
+                if (projection := self.output_projection(site, len(columns))) is None:
+                    gates[site] = 1.0 - gone.double()
+                    continue
+                hook = projection.register_forward_pre_hook(
+                    lambda module, inputs, columns=columns: (inputs[0].masked_fill(columns, 0), *inputs[1:])
+                )
+                stack.callback(hook.remove)
+            stack.enter_context(self.reference.gated(gates))
+            yield
+
+    def output_projection(self, site, columns):
+        """The one plain matrix of that name and as many columns in the module, or in the `output` of its parent."""
+        module = self.model.get_submodule(site)
+        beside = getattr(self.model.get_submodule(site.rpartition(".")[0]), "output", None)
+        owners = [owner for owner in (module, beside) if isinstance(owner, torch.nn.Module)]
+        parts = [getattr(owner, name) for owner in owners for name in OUTPUTS if is_plain_matrix(getattr(owner, name, None))]
+        return parts[0] if parts and matrix(parts[0]).shape[1] == columns else None
+
+    def pruned(self):
+        """Pruned answers against masked ones, to 1e-10 in float64 and 1e-5 in float32, at all sites that can be cut."""
+        for site in self.sites:
+            try:
+                hies.prune(self.model, {site: [0]})
+                self.cut[site] = self.sites[site]
+            except hies.HiesError as error:
+                self.refusals[site] = sentence(error).replace(repr(site), "").replace("of site ", "")
+        if not self.cut:
+            return f"refused: {next(iter(self.refusals.values()))}"
+        self.compare_pruned(torch.float64, 1e-10)
+        self.compare_pruned(torch.float32, 1e-5)
+        if self.refusals:
+            return f"partly: {len(self.cut)} of {len(self.sites)} sites; {next(iter(self.refusals.values()))}"
+        return "yes"
+
+    def compare_pruned(self, dtype, tolerance):
+        with checks.Double() if dtype is torch.float64 else contextlib.nullcontext():
+            model = self.case.make(dtype)
+            for case in checks.CASES:
+                removed = some_heads(self.cut, case)
+                small = hies.prune(model, removed)
+                assert hies.pruned_heads(small) == removed, "pruned_heads says otherwise"
+                with hies.masked(model, removed):
+                    expected = self.run(model, dtype)
+                near(self.run(small, dtype), expected, tolerance, f"{case} in {dtype}")
+
+    def saved(self):
+        """What is loaded answers as what was saved; one layer lost all its heads."""
+        if not self.cut:
+            return "-"
+        small = hies.prune(self.case.make(torch.float32), some_heads(self.cut, "a layer"))
+        with tempfile.TemporaryDirectory() as folder:
+            hies.save_pruned(small, folder)
+            back = hies.load_pruned(folder)
+            assert hies.pruned_heads(back) == hies.pruned_heads(small), "other heads"
+            near(self.run(back.eval(), torch.float32), self.run(small, torch.float32), 1e-5, "loaded")
+        return "yes"
+
+    def plain(self):
+        """With the same groups gone everywhere, plain `from_pretrained` loads the folder where `save_pruned` says so."""
+        if not self.cut:
+            return "-"
+        groups = [site.heads // site.key_heads for site in self.cut.values()]
+        gone = {name: list(range(size)) for (name, site), size in zip(self.cut.items(), groups, strict=True)}
+        gone = {name: heads if len(heads) < self.cut[name].heads else [0] for name, heads in gone.items()}
+        small = hies.prune(self.case.make(torch.float32), gone)
+        with tempfile.TemporaryDirectory() as folder:
+            if not hies.save_pruned(small, folder):
+                return "no"
+            plain = type(small).from_pretrained(folder).eval()
+            near(self.run(plain, torch.float32), self.run(small, torch.float32), 1e-5, "plain")
+        return "yes"
+
+
+def projected(outputs, batch):
+    """A number for each example that depends on all of its answers, [batch]."""
+    found = answers(outputs, batch)
+    weights = torch.randn(found[0].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return (found * weights).flatten(1).mean(1)
+
+
+def near(found, expected, tolerance, what):
+    """Raises AssertionError where two answers differ by more than the tolerance, of what is large or of one."""
+    scale = max(expected.abs().max().item(), 1.0)
+    error = (found - expected).abs().max().item() / scale
+    assert error <= tolerance, f"{what}: {error:.1e} apart"
