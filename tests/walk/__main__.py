@@ -29,6 +29,7 @@ def main():
     if not options.resume:
         path.unlink(missing_ok=True)
     names = options.types or [name for name in catalogue.types() if catalogue.parent_of(name) is None]
+    names = [name for part in names for name in (Path(part[1:]).read_text().split() if part[0] == "@" else [part])]
     done = rows_in(path)
     walk([name for name in names if name not in done], options.jobs, path)
     rows = rows_in(path)

@@ -156,6 +156,9 @@ def answers(outputs, batch):
     """What a model says of each example, [batch, ...]; zero at padded tokens, where implementations differ."""
     count = examples(batch)
     named = [outputs.get(key) for key in checks.ANSWERS] if hasattr(outputs, "get") else []
+    pair = [outputs[key] for key in ("text_embeds", "image_embeds") if hasattr(outputs, "get") and outputs.get(key) is not None]
+    if len(pair) == 2 and pair[0].shape == pair[1].shape and not any(torch.is_tensor(one) for one in named):
+        return torch.cat(pair, 1)  # those of a pair depend on no other example, as their products do
     every = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, tuple) else [outputs]
     tensors = [value for value in (*named, *every) if torch.is_tensor(value) and value.is_floating_point() and value.dim() > 1]
     if not tensors:

@@ -17,12 +17,11 @@ TRIED = 3  # classes of a type
 
 @dataclass(frozen=True)
 class Type:
-    """A model type: its name, its folder, its classes in the order in which they are tried, and its parents."""
+    """A model type: its name, its folder, and its classes in the order in which they are tried."""
 
     name: str
     folder: str
     classes: tuple[str, ...]
-    parents: tuple[str, ...]
 
 
 @functools.cache
@@ -60,11 +59,7 @@ def parents():
 @functools.cache
 def types():
     """Every type of CONFIG_MAPPING by its name."""
-    found = {}
-    for name in CONFIG_MAPPING_NAMES:
-        folder = model_type_to_module_name(name)
-        found[name] = Type(name, folder, classes_of(name), tuple(parents().get(name, ())))
-    return found
+    return {name: Type(name, model_type_to_module_name(name), classes_of(name)) for name in CONFIG_MAPPING_NAMES}
 
 
 def parent_of(name):
@@ -73,5 +68,5 @@ def parent_of(name):
     headed = {value for head, mapping in mappings().items() if head != "MODEL" for value in mapping}
     if name in headed:
         return None
-    near = [one for one in own.parents if types()[one].folder == own.folder]
+    near = [one for one in parents().get(name, ()) if types()[one].folder == own.folder]
     return next((parent_of(one) or one for one in near), None)

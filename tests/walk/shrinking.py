@@ -7,7 +7,7 @@ vocabulary, the same in every part.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig
@@ -19,13 +19,14 @@ HEADS = re.compile(r"^(\w+_)?(n|num)_(\w+_)?heads?$|^n_heads?$|attention_heads$|
 HEAD_WIDTH = re.compile(r"head_dim|^d_kv$|kv_channels|head_size|headdim|qk_dim$|key_dim$|v_dim$")
 EXPERTS = re.compile(r"(num|n)_(\w+_)?experts$|experts_num$|num_local_experts")
 CHOSEN = re.compile(r"experts_per_tok(en)?$|top_?k$|moe_k$|num_selected|num_experts_per")
+TAKEN = re.compile(r"out_indices|_indexes$|_indices$|feature_layer")  # layers whose outputs or kinds are special
 TOKEN = re.compile(r"(token|tokens)_(id|ids|index|indices)$|^(bo|eo|mask_|sep_|pad_)\w*_(id|index)$|_token_id|_token_index|_id$")
 KEPT = re.compile(
     r"token|position|_length|^max_|_id$|_ids$|index|sampl|window|kernel|stride|dilation|theta|rate|level|bucket|_bins|"
     r"image|crop|patch|chunk|codebook_size|vocab|bit|queries|points|frames|size_limit|num_|max|min|fps|temperature|context|"
     r"seq|scale|distance|tubelet|horizon|base|steps|epoch|n_fft|hop|n_positions|n_ctx|topk|factor|type|resolution|interval"
 )
-WIDE = re.compile(r"hidden|dim$|_dim_|embed|embd|channels|width|inner|ffn|intermediate|rank|d_model|d_ff|dims$|proj|size")
+WIDE = re.compile(r"hidden|dim$|_dim_|embed|embd|channels|width|inner|ffn|intermediate|rank|d_model|d_ff|dims$|proj|size|groups$")
 PICTURE = re.compile(r"^(image|img|crop|input)_?(image_)?(size|resolution|height|width)$|^spatial_size$|pretrain_image_size")
 
 
@@ -49,7 +50,7 @@ class Rung:
         return self.width // self.head
 
 
-RUNGS = (Rung(16, 4, 4), Rung(8, 8, 4), Rung(8, 8, 8), Rung(8, 8, None), Rung(4, 4, None))
+RUNGS = (Rung(16, 4, 4), Rung(8, 8, 4), Rung(8, 8, 8), Rung(8, 8, None), Rung(4, 4, None), Rung(1, 1, 4), Rung(1, 1, None))
 
 
 class Shrinker:
@@ -65,7 +66,7 @@ class Shrinker:
         positions = {}
         for name, value in values.items():
             if LAYERS.search(name) and not NO_LAYERS.search(name) and type(value) is int and value > 1:
-                positions.setdefault(value, _positions(value, values.values()))
+                positions.setdefault(value, _positions(value, values, getattr(default, "_out_indices", None)))
         small = {}
         for name, value in values.items():
             if name in own and not isinstance(own[name], Mapping):
@@ -76,10 +77,12 @@ class Shrinker:
                 small[name] = own[name]
             else:
                 new = self._setting(name, value, positions, values)
-                derived = given[name] is None and not (isinstance(value, list | tuple) and len(value) in positions)
+                derived = given[name] is None and not isinstance(value, list | tuple | Mapping)
                 if new is not value and not derived:
                     small[name] = new
         self._divide(small)
+        if getattr(default, "_out_indices", None):
+            small |= _outputs(default, positions)
         return {**small, **{name: value for name, value in own.items() if name not in small}}
 
     def _divide(self, small):
@@ -117,6 +120,8 @@ class Shrinker:
             value = type(value)(value[place] for place in positions[len(value)])
         elif name in ("depths", "num_blocks", "layers_per_block", "decoder_layers"):
             value = type(value)(min(one, 1) if type(one) is int else one for one in value)
+        if TAKEN.search(name) and positions and all(type(one) is int for one in value):
+            return type(value)(_taken(value, max(map(len, positions.values()))))
         if name == "mrope_section":
             return type(value)(one // self.rung.head for one in value)
         numbers = [self._number(name, one, values) if type(one) is int else one for one in value]
@@ -135,6 +140,8 @@ class Shrinker:
             return min(value, 4)
         if CHOSEN.search(name):
             return min(value, 2)
+        if name == "max_source_positions":
+            return min(value, 32)
         if name in ("n_group", "topk_group"):
             return 1
         if name in ("first_k_dense_replace", "num_dense_layers"):
@@ -159,6 +166,23 @@ class Shrinker:
         return self.tokens.setdefault(value, WORDS + len(self.tokens))
 
 
+def _taken(layers, count):
+    """As many of the layers of a small model as there were of a large one, the last ones; those from the end stay."""
+    if any(layer < 0 for layer in layers):
+        return [max(layer, -count) for layer in layers]
+    kept = range(count - min(len(layers), count), count)
+    return list(kept)
+
+
+def _outputs(default, positions):
+    """The outputs of a backbone: of the last layers where there are fewer now, else the same."""
+    indices = list(default._out_indices)
+    if not positions:
+        return {"out_features": list(default._out_features)}
+    count = max(map(len, positions.values()))
+    return {"out_indices": list(range(count - len(indices) + 1, count + 1))}
+
+
 def _values(config):
     for field in dataclasses.fields(config):
         if field.init and not field.name.startswith("_"):
@@ -174,12 +198,18 @@ def _given(field):
     return field.default_factory if field.default_factory is not dataclasses.MISSING else ...
 
 
-def _positions(count, values):
-    """Which layers stay: the first of each kind that a list of all layers names, two at least."""
-    lists = [value for value in values if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count]
+def _positions(count, values, taken):
+    """Which layers stay: the first of each kind that a list of all layers names, two at least.
+
+    Where the outputs of several layers are taken, as many as those.
+    """
+    taken = max([len(taken or ()), *(len(one) for name, one in values.items() if TAKEN.search(name) and isinstance(one, list | tuple))])
+    if taken > 2:
+        return list(range(min(taken, count)))
+    lists = [value for value in values.values() if isinstance(value, list | tuple) and len(value) == count]
     kinds = [tuple(map(str, kind)) for kind in zip(*lists, strict=True)] if lists else []
     first = [kinds.index(kind) for kind in dict.fromkeys(kinds)][:4]
-    return sorted(dict.fromkeys([*first, 0, 1]))[:max(2, len(first))]
+    return sorted(first) if len(first) > 1 else [0, 1]
 
 
 def small_config(default: PreTrainedConfig, rung: Rung, own: Mapping | None = None) -> PreTrainedConfig:
