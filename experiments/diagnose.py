@@ -21,7 +21,8 @@ from experiments.sweep.jobs import Declared
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.heads.attention import AttentionCall, evaluating, handling
+from hies.heads.attention import evaluating, handling
+from hies.heads.calls import Call, SoftmaxCall
 from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
 from hies.progress import ProgressBar
@@ -141,7 +142,7 @@ def attention_received(network: nn.Module, batch: Batch) -> SiteTensors:
     """
     calls: dict[str, list[Tensor]] = {}
 
-    def note(site: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def note(site: str, call: Call, output: Tensor) -> Tensor:
         calls.setdefault(site, []).append(_weights(call)[0].mean(dim=1))
         return output
 
@@ -153,8 +154,10 @@ def attention_received(network: nn.Module, batch: Batch) -> SiteTensors:
     return {site: torch.stack(parts).mean(dim=0) for site, parts in calls.items()}
 
 
-def _weights(call: AttentionCall) -> Tensor:
+def _weights(call: Call) -> Tensor:
     """softmax(scale * q k^T) of an attention call, float32 [rows, heads, queries, keys]."""
+    if isinstance(call, SoftmaxCall):
+        return call.scores.float().softmax(dim=-1)
     key = call.key.float().repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
     scores = call.scale * call.query.float() @ key.mT
     if call.softcap is not None:

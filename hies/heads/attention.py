@@ -20,12 +20,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from hies.errors import HiesError, UnsupportedModelError
+from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
+from hies.heads.forwards import intercepted
+from hies.heads.own_softmax import computes_attention, unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
 from hies.heads.weights import check_weights_are_here
-
-HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
 
 
 class AttentionName(str):
@@ -41,36 +42,6 @@ class AttentionName(str):
 
     def __ne__(self, other: object) -> bool:
         return not self == other
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """What one attention module computes; rows is the batch size times, say, a model's windows.
-
-    Attributes:
-        module: the attention module.
-        query: [rows, heads, queries, width].
-        key: [rows, key heads, keys, width].
-        mask: True where a query sees a key, broadcastable to [rows, heads, queries, keys], or None.
-        scale: factor on the scores.
-        causal: query t sees the keys 0..t; only without a mask.
-        bias: as in `hies.attention_entropy`, as are the next two.
-        softcap: of the scores.
-        sinks: [heads].
-    """
-
-    module: nn.Module
-    query: Tensor
-    key: Tensor
-    mask: Tensor | None
-    scale: float
-    causal: bool
-    bias: Tensor | None
-    softcap: float | None
-    sinks: Tensor | None
-
-
-Handler = Callable[[str, AttentionCall, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +63,20 @@ class _Block:
         configs = {id(config) for config in self.configs} & {id(config) for config in other.configs}
         return bool(configs or self.names.keys() & other.names.keys())
 
+    def handled(self, module: nn.Module, call: Call | None, output: Tensor) -> Tensor:
+        """Returns what the handler makes of the output of a module's heads."""
+        if module in self.names and call is not None:
+            _check_own(self, module)
+            return self.handler(self.names[module], call, output)
+        if getattr(module, "_is_replica", False):
+            raise HiesError("torch.nn.DataParallel copies the model, and the copies know of no mask; use one device.")
+        return output
+
 
 # Replaced, never changed, since several threads may read it while one opens a block.
 _active: tuple[_Block, ...] = ()
 _lock = threading.Lock()
+_watched: set[nn.Module] = set()
 _own: ContextVar[tuple[_Block, ...]] = ContextVar("open blocks of this thread or task", default=())
 
 
@@ -114,16 +95,21 @@ def _attention(
         if not pruned.heads:  # [rows, queries, one head, width]
             return value.new_zeros(value.shape[0], query.shape[2], 1, value.shape[3]), None
         query, key, value, attention_mask, kwargs = pruned.adapt(query, key, value, attention_mask, kwargs)
-    output, weights = _base_function(base, module)(module, query, key, value, attention_mask, **kwargs)
+    function = _base_function(base, module)
+    output, weights = unwatched(function, module, query, key, value, attention_mask, **kwargs)
     call = None
     for block in _active:
         if module in block.names:
-            _check_own(block, module)
-            call = call or _describe(module, query, key, attention_mask, kwargs)
-            output = block.handler(block.names[module], call, output)
-        elif getattr(module, "_is_replica", False):
-            raise HiesError("torch.nn.DataParallel copies the model, and the copies know of no mask; use one device.")
+            call = call or describe(module, query, key, attention_mask, kwargs)
+        output = block.handled(module, call, output)
     return output, weights
+
+
+def _handled(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+    """Passes the output [rows, queries, heads, width] of a module's heads through all open blocks."""
+    for block in _active:
+        output = block.handled(module, call, output)
+    return output
 
 
 for _base in BASES:
@@ -138,33 +124,6 @@ def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, 
         config: Any = module.config
         return getattr(source, config.eager if isinstance(config, SiteConfig) else eager_name(module))
     return getattr(source, "ALL_ATTENTION_FUNCTIONS", AttentionInterface())[base]
-
-
-def _describe(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: Mapping[str, Any]
-) -> AttentionCall:
-    causal = options.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    bias = options.get("position_bias")
-    visible = mask
-    if mask is not None and mask.dtype != torch.bool:
-        visible = mask > HIDDEN
-        added = mask.masked_fill(~visible, 0)
-        if added.any():  # a mask that also carries a bias
-            bias = added if bias is None else bias + added
-    causal = bool(causal) and mask is None and query.shape[2] > 1
-    scale = options.get("scaling")
-    return AttentionCall(
-        module=module,
-        query=query.detach(),
-        key=(key[:, :, : query.shape[2]] if causal else key).detach(),
-        mask=visible,
-        scale=query.shape[-1] ** -0.5 if scale is None else float(scale),
-        causal=causal,
-        bias=None if bias is None else bias.detach(),
-        softcap=options.get("softcap"),
-        sinks=options.get("s_aux"),
-    )
 
 
 @contextlib.contextmanager
@@ -211,15 +170,51 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     """
     submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     reachable = [m for m in submodels if m._can_set_attn_implementation()]
-    if not reachable:
+    own = [module for module in model.modules() if computes_attention(module)]
+    if not reachable and not own:
         raise UnsupportedModelError(
-            f"{type(model).__name__} does not call transformers' attention interface, so its heads cannot be reached."
+            f"{type(model).__name__} neither calls transformers' attention interface nor has a module that computes "
+            "attention by itself, so it has no heads that could be reached."
         )
     configs = {id(config): config for m in reachable for config in _configs(m)}.values()
     block = _Block({module: name for name, module in model.named_modules()}, list(configs), handler)
-    with _opened(block), _restored(configs):
+    with _opened(block), _restored(configs), _watching(own):
         _switch(configs)
-        yield
+        try:
+            yield
+        except HiesError:
+            _check_not_replaced(block, model)
+            raise
+        _check_not_replaced(block, model)
+
+
+class ModulesReplacedError(HiesError):
+    """A model put new modules in the place of its own while it ran."""
+
+
+def _check_not_replaced(block: _Block, model: nn.Module) -> None:
+    if any(module not in block.names for module in model.modules()):
+        raise ModulesReplacedError(
+            f"{type(model).__name__} replaced modules of its own in this pass (BigBird does where texts are too short "
+            "for sparse attention), so their heads were not handled; do it once more."
+        )
+
+
+@contextlib.contextmanager
+def _watching(modules: Collection[nn.Module]) -> Iterator[None]:
+    """Watches modules that compute attention by themselves, inside the block; an outer block may do so already."""
+    others = [module for module in modules if module not in _watched]
+    # torch's own layers else run as one function whose inside nobody sees.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    _watched.update(others)
+    try:
+        if any(isinstance(module, nn.MultiheadAttention) for module in modules):
+            torch.backends.mha.set_fastpath_enabled(False)
+        with intercepted(others, partial(watched, _handled)):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        _watched.difference_update(others)
 
 
 @contextlib.contextmanager
@@ -302,19 +297,33 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         UnsupportedModelError: no attention module was reached, or the weights are not in memory.
     """
     sites: dict[str, Site] = {}
+    last: dict[str, Call] = {}
 
-    def note(name: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def note(name: str, call: Call, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
-        pruned, before = PrunedHeads.of(call.module), sites.get(name)
-        key_heads = len(pruned.key_heads) if pruned else call.key.shape[1]
-        first = Site(name, heads, key_heads, width, rows, queries, call.key.shape[2])
-        sites[name] = replace(before, calls=before.calls + 1) if before else first
+        before = sites.get(name)
+        first = Site(name, heads, key_heads_of(call), width, rows, queries, call.keys)
+        if last.get(name) is not call:  # weights in parts have several products
+            sites[name] = replace(before, calls=before.calls + 1) if before else first
+        last[name] = call
         return output
 
     if not any(isinstance(value, Tensor) and value.is_meta for value in batch.values()):  # shapes alone will do
         check_weights_are_here(model, "hies.find_sites", hooked_will_do=True)
-    with handling(model, note), evaluating(model):  # refused before any flag is touched
-        model(**batch)
+    try:
+        with handling(model, note), evaluating(model):  # refused before any flag is touched
+            model(**batch)
+    except ModulesReplacedError:
+        sites.clear()
+        with handling(model, note), evaluating(model):
+            model(**batch)
     if not sites:
-        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
+        raise UnsupportedModelError(no_heads(model))
     return sites
+
+
+def no_heads(model: nn.Module) -> str:
+    """Returns the sentence that says of a model that has run that no head was found in it."""
+    reasons = {f"{type(module).__name__}: {why}" for module in model.modules() if (why := why_not_seen(module))}
+    detail = f" ({'; '.join(sorted(reasons))})" if reasons else ""
+    return f"{type(model).__name__} called no attention function whose heads can be told apart{detail}."

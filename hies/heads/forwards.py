@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType
 from typing import Any
@@ -14,6 +15,25 @@ def names_used_by(module: nn.Module) -> frozenset[str]:
     """Returns the attributes (of any object) and globals that the methods of a module's class use, save `__init__`."""
     kind: Any = type(module)
     return _used_by(kind)[0]
+
+
+def names_reached_by(module: nn.Module) -> frozenset[str]:
+    """Returns those names, and those that the functions of the class's own file use which they name."""
+    kind: Any = type(module)
+    return _reached_by(kind)
+
+
+@functools.cache
+def _reached_by(kind: Any) -> frozenset[str]:
+    source = vars(sys.modules[kind.__module__])
+    names, new = frozenset[str](), _used_by(kind)[0]
+    while new:
+        names |= new
+        functions = [inspect.unwrap(source[name]) for name in new if inspect.isfunction(source.get(name))]
+        own = [function for function in functions if function.__module__ == kind.__module__]
+        codes = [inner for function in own for inner in _with_inner(function.__code__)]
+        new = frozenset(name for code in codes for name in code.co_names) - names
+    return names
 
 
 def tuples_used_by(module: nn.Module) -> frozenset[tuple[Any, ...]]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hies.errors import HiesError
-from hies.heads.attention import AttentionCall, handling
+from hies.heads.attention import handling
+from hies.heads.calls import Call
 from hies.heads.sites import normalize_removed
 from hies.heads.weights import check_weights_are_here
 
@@ -39,7 +40,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
     called, visited = set[str](), set[str]()
     late = _LateBackward()
 
-    def silence(name: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def silence(name: str, call: Call, output: Tensor) -> Tensor:
         visited.add(name)
         late.note_call()
         if name not in by_site:
@@ -55,7 +56,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
         for name in by_site:  # parts of a model may stay unused, such as a vision tower without a picture
             hooks.enter_context(modules[name].register_forward_pre_hook(lambda *_, name=name: called.add(name)))
         yield
-    if visited and (others := sorted(called - visited)):
+    if others := sorted(called - visited):
         raise HiesError(f"{others[0]!r} computes no attention, so none of its heads was masked.")
 
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
-from hies.heads.attention import AttentionCall, evaluating, handling, uncached
+from hies.heads.attention import evaluating, handling, no_heads, uncached
+from hies.heads.calls import Call, SoftmaxCall
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
 from hies.scoring.checkpointing import checkpointed
-from hies.scoring.entropy import attention_entropy
+from hies.scoring.entropy import entropy_of_call
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
@@ -31,7 +32,7 @@ from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, r
 from hies.scoring.own_loss import answer, same_problem_type, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
-from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
+from hies.scoring.tokens import decoder_tokens, is_windowed, real_queries, visible_keys
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -90,7 +91,7 @@ def collect(
     if not collector.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
     if not collector.heads:
-        raise UnsupportedModelError(f"{type(model).__name__} called no attention function, so no head was found.")
+        raise UnsupportedModelError(no_heads(model))
     tensors = collector.tensors()
     if "his" in tensors and all((values == 0).all() for values in tensors["his"].values()):
         raise HiesError("The loss depends on no head: all gradients of all examples are zero, so they rank nothing.")
@@ -177,17 +178,23 @@ class StatisticsCollector:
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
+        self._last: dict[str, Call] = {}
         self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
 
-    def __call__(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def __call__(self, site: str, call: Call, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
         if not self._is_open:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
-            self._measure_entropies(site, call)
+            if is_first := self._last.get(site) is not call:  # weights in parts have several products
+                self._measure_entropies(site, call)
+            if (self.wants_norm or self.wants_tokens) and not is_first:
+                parts = f"Site {site!r} adds up the output of a head in parts"
+                raise UnsupportedModelError(f"{parts}, so it has neither output_norm nor his_token.")
             if self.wants_norm:  # [rows, tokens, heads] -> [rows, heads, tokens]
                 self._note("output_norm", site, call, equations.token_output_norm(output.detach()).transpose(1, 2))
+        self._last[site] = call
         return self._gated(site, output) if self.wants_gradient else output
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
@@ -209,26 +216,25 @@ class StatisticsCollector:
         return (output * gate[..., None]).to(output.dtype)
 
     @torch.no_grad()
-    def _measure_entropies(self, site: str, call: AttentionCall) -> None:
+    def _measure_entropies(self, site: str, call: Call) -> None:
         """Notes H_t / log n_t (and its like) of one call, NaN where the query does not count."""
         by_order: dict[float, Tensor] = {}
         for name, kind in self.entropies.items():
             if kind.renyi_order not in by_order:
-                by_order[kind.renyi_order] = attention_entropy(
-                    call.query, call.key, call.mask, call.scale, call.causal, kind.renyi_order,
-                    bias=call.bias, softcap=call.softcap, sinks=call.sinks,
-                )  # fmt: skip
+                by_order[kind.renyi_order] = entropy_of_call(call, kind.renyi_order)
             visible = visible_keys(call)  # a query that sees one key has no relative entropy
             relative = kind.relative(by_order[kind.renyi_order], visible)
             self._note(name, site, call, relative, visible > 1)
 
-    def _note(self, name: str, site: str, call: AttentionCall, values: Tensor, defined: Tensor | None = None) -> None:
+    def _note(self, name: str, site: str, call: Call, values: Tensor, defined: Tensor | None = None) -> None:
         """Keeps values of queries, [rows, heads, queries], as those of an example's tokens, NaN at padding.
 
         `defined` is True where a value has to be a number, broadcastable to the values; None: everywhere.
         """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
+        if real is None and isinstance(call, SoftmaxCall):
+            self._check_parts(site, call)
         per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:
@@ -239,6 +245,13 @@ class StatisticsCollector:
         # [batch * rows of an example, heads, queries] -> [batch, heads, rows of an example * queries]
         of_examples = values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
         self._per_token.setdefault((name, site), []).append(of_examples)
+
+    def _check_parts(self, site: str, call: SoftmaxCall) -> None:
+        """Refuses sparse attention in parts of which nothing tells the padding (BigBird)."""
+        mask = self._batch.get("attention_mask")
+        if is_windowed(call, mask) and self._last.get(site, call) is not call and not mask.all():
+            several = f"Site {site!r} attends in parts, and nothing tells which of them are padding"
+            raise UnsupportedModelError(f"{several}; give examples of one length a batch.")
 
     def finish(self, losses: Tensor | None) -> None:
         """Takes the statistics of the batch after its forward pass; losses [batch], None if no gradient is needed."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hies import equations
 from hies.errors import HiesError, ParameterError
+from hies.heads.calls import Call, SoftmaxCall
 from hies.scoring import fused
 
 TOLERANCE = 1e-4  # nats that rounding may cost
@@ -83,6 +84,24 @@ def attention_entropy(
         if rounding <= TOLERANCE:
             return entropy
     return _chunked(query, key, mask, scale, causal, order, bias, softcap, sinks)
+
+
+@torch.no_grad()
+def entropy_of_call(call: Call, order: float) -> Tensor:
+    """Returns the same of an attention call, nats [rows, heads, queries]; where its softmax was seen, from its scores.
+
+    Args:
+        call: what an attention module computes.
+        order: as in `attention_entropy`.
+    """
+    if isinstance(call, SoftmaxCall):
+        return _entropy_of_scores(
+            call.scores.to(torch.promote_types(call.scores.dtype, torch.float32), copy=True), order
+        )
+    return attention_entropy(
+        call.query, call.key, call.mask, call.scale, call.causal, order,
+        bias=call.bias, softcap=call.softcap, sinks=call.sinks,
+    )  # fmt: skip
 
 
 def _check(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, order: float) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hies.errors import HiesError
-from hies.heads.attention import AttentionCall, evaluating, handling
+from hies.heads.attention import evaluating, handling
+from hies.heads.calls import Call
 from hies.scoring.examples import examples_in, single_examples
 from hies.scoring.losses import Loss, inputs_of
 
@@ -94,7 +95,7 @@ class _Rows:
         with handling(model, self._note), evaluating(model):
             model(**inputs)
 
-    def _note(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def _note(self, site: str, call: Call, output: Tensor) -> Tensor:
         self.calls.append((site, len(output)))
         self.last = output
         return output

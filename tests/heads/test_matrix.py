@@ -13,7 +13,8 @@ import torch
 from architectures import ARCHITECTURES
 from matrix import PAGE
 from tiny_models import EVERY, MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
-from unsupported_models import UNPRUNABLE, UNREACHABLE
+from own_softmax_models import OWN_SOFTMAX
+from unsupported_models import UNPRUNABLE
 
 import hies
 from hies.heads import conventions
@@ -125,13 +126,6 @@ def test_parts_that_could_give_wrong_numbers_are_refused(name, changed, says):
     assert_same_state(model, before)
 
 
-@pytest.mark.parametrize("name", UNREACHABLE)
-def test_what_calls_no_attention_function_of_transformers_is_refused_by_name(name):
-    model, batch = UNREACHABLE[name](), make_batch("bert")
-    with pytest.raises(hies.UnsupportedModelError, match=f"^{type(model).__name__} "):
-        hies.find_sites(model, batch)
-
-
 @pytest.mark.parametrize("name", ["phi3", "umt5", "gpt_oss", "deepseek_v3", "moonshine", "dbrx", "stablelm"])
 def test_pruning_leaves_the_given_model_as_it_is(name):
     model, batch = make(name), checks.inputs_of(name, dtype=torch.float32)
@@ -163,4 +157,4 @@ def test_a_layer_has_counts_of_its_own_in_a_configuration_that_is_otherwise_the_
 
 def test_the_page_names_every_architecture_and_every_refused_class():
     rows = re.findall(r"^\| `([^`]+)` \|", Path(PAGE).read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted([*EVERY, *UNREACHABLE, *REFUSED])
+    assert sorted(rows) == sorted([*EVERY, *REFUSED])

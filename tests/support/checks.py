@@ -2,12 +2,17 @@
 
 import contextlib
 import sys
+from collections import ChainMap
 
 import torch
+import transformers
+from own_softmaxes import own_softmaxes, scaled_columns
 from tiny_models import EVERY, make, make_batch, output_projection, some_heads
 from torch.overrides import TorchFunctionMode
 
 import hies
+from hies.heads.forwards import names_reached_by
+from hies.heads.own_softmax import INTERFACE, computes_attention
 
 CASES = ("some", "a layer", "all")
 ANSWERS = (
@@ -53,6 +58,8 @@ def real_tokens(site, count, batch):
     """Which of `count` tokens of a site are no padding, [batch, tokens], where the batch says so."""
     decodes = "decoder_attention_mask" in batch and "decoder" in site
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
+    if mask is not None and 0 < count - mask.shape[1] < 4:  # Longformer adds padding up to whole windows
+        mask = torch.nn.functional.pad(mask, (0, count - mask.shape[1]))
     if mask is None or mask.shape[1] % count or "vis" in site:
         return None
     return mask[:, :: mask.shape[1] // count].bool()  # a frame for several of the input
@@ -71,11 +78,24 @@ def projected(outputs, batch):
 
 
 @contextlib.contextmanager
-def eager(model, gates=None):
+def eager(model, name, gates=None):
     """Run transformers' own eager code with the output of each head scaled by its gate, {site: [heads]}.
 
     Yields {site: softmax weights of each call, [rows, heads, queries, keys]}.
     """
+    own = [site for site, module in model.named_modules() if computes_attention(module)]
+    of_own = {site: gate for site, gate in (gates or {}).items() if site in own}
+    # Falcon adds ALiBi twice in its eager code; where nothing calls the interface, there is nothing to switch.
+    parts = (module for module in model.modules() if not isinstance(module, transformers.PreTrainedModel))
+    calls = any(INTERFACE in names_reached_by(module) for module in parts)
+    others = interface(model, gates) if calls else contextlib.nullcontext({})
+    with own_softmaxes(model, own) as seen, others as found, scaled_columns(model, name, of_own):
+        yield ChainMap(found, seen)
+
+
+@contextlib.contextmanager
+def interface(model, gates):
+    """The same of modules that call transformers' attention interface."""
     names = {module: name for name, module in model.named_modules()}
     configs = {id(module.config): module.config for module in names if hasattr(module, "config")}.values()
     implementations = [config._attn_implementation_internal for config in configs]
@@ -132,7 +152,10 @@ def check_found(name):
     assert tuple(site.heads for site in sites.values()) == EVERY[name].heads
     for key, site in sites.items():
         projection = output_projection(model, name, key)
-        assert site.heads * site.width == getattr(projection, "in_features", projection.weight.shape[0])
+        if isinstance(projection, torch.nn.Module):
+            assert site.heads * site.width == getattr(projection, "in_features", projection.weight.shape[0])
+        else:  # XLNet's, [hidden, heads, width]
+            assert (site.heads, site.width) == projection.shape[1:]
 
 
 def check_scored(name, side):
@@ -147,8 +170,8 @@ def check_scored(name, side):
         ways = {s: torch.randn(n, generator=generator, dtype=torch.float64) for s, n in found.heads.items()}
         assert min(float(his.min()) for his in found.his.values()) > 1e-9  # every gate is felt
         slope = sum(found["his"][site] @ way for site, way in ways.items())
-        torch.testing.assert_close(slope, finite_difference(model, batch, ways), rtol=1e-5, atol=1e-8)
-        with eager(model) as weights:
+        torch.testing.assert_close(slope, finite_difference(model, name, batch, ways), rtol=1e-5, atol=1e-8)
+        with eager(model, name) as weights:
             run(model, batch)
     assert weights.keys() == found["ae"].keys()
     for site, calls in weights.items():
@@ -157,11 +180,11 @@ def check_scored(name, side):
         assert expected.nan_to_num().std() > 1e-4  # the heads differ, so the comparison says something
 
 
-def finite_difference(model, batch, ways, step=1e-5):
+def finite_difference(model, name, batch, ways, step=1e-5):
     """d loss / d gates along `ways`, [batch]."""
     values = []
     for sign in (1, -1):
-        with eager(model, {site: 1 + sign * step * way for site, way in ways.items()}), torch.no_grad():
+        with eager(model, name, {site: 1 + sign * step * way for site, way in ways.items()}), torch.no_grad():
             values.append(projected(model(**batch), batch))
     return (values[0] - values[1]) / (2 * step)
 
@@ -211,7 +234,7 @@ def check_silenced(name):
             gates[site][heads] = 0
         with hies.masked(model, removed):
             found = run(model, batch)
-        with eager(model, gates):
+        with eager(model, name, gates):
             torch.testing.assert_close(found, run(model, batch), atol=1e-9, rtol=1e-9)
 
 

@@ -12,7 +12,7 @@ import checks
 import transformers
 from tiny_models import MATRIX, make
 from tqdm import tqdm
-from unsupported_models import UNPRUNABLE, UNREACHABLE
+from unsupported_models import UNPRUNABLE
 
 import hies
 from hies.heads.conventions import REFUSED
@@ -53,14 +53,6 @@ part with weights whose share in the heads is not known, or names that are not i
 quantised, or weights that another module uses too.
 
 | class | why |
-|---|---|
-"""
-UNREACHED = """
-## Heads not found
-
-These call no attention function of transformers, so their heads cannot be reached; others of that kind are refused too.
-
-| architecture | model |
 |---|---|
 """
 TAIL = """
@@ -140,12 +132,11 @@ def main():
     types = {make(name).config.model_type for name in MATRIX}
     rows = [row(name) for name in tqdm(sorted(MATRIX), desc="architectures")]
     uncut = [uncut_row(name) for name in tqdm(sorted(UNPRUNABLE), desc="refused")]
-    unreached = [[f"`{name}`", type(build()).__name__] for name, build in sorted(UNREACHABLE.items())]
     refused = [[f"`{kind}`", reason] for kind, reason in sorted(REFUSED.items())]
     text = HEAD.format(version=transformers.__version__, rows=len(rows), types=len(types)) + table(rows)
-    text += UNCUT + table(uncut) + CLASSES + table(refused) + UNREACHED + table(unreached) + TAIL
+    text += UNCUT + table(uncut) + CLASSES + table(refused) + TAIL
     PAGE.write_text(text)
-    print(f"{PAGE}: {len(rows)} architectures, {len(uncut) + len(unreached)} refused")
+    print(f"{PAGE}: {len(rows)} architectures, {len(uncut)} refused")
 
 
 if __name__ == "__main__":

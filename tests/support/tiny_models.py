@@ -6,6 +6,7 @@ import functools
 import torch
 from architectures import ARCHITECTURES, CLASSES, WORDS
 from multimodal_models import SENSES
+from own_softmax_models import OWN_SOFTMAX
 from text_models import FAMILIES
 from unsupported_models import UNPRUNABLE
 
@@ -14,7 +15,7 @@ from hies.heads import attention
 BATCH, TOKENS = 3, 11
 LENGTHS = (11, 7, 4)  # real tokens of each example of a padded batch
 MATRIX = {**ARCHITECTURES, **FAMILIES, **SENSES}
-EVERY = {**MATRIX, **UNPRUNABLE}
+EVERY = {**MATRIX, **OWN_SOFTMAX, **UNPRUNABLE}
 # What an ordinary run puts under all checks: every name of `hies/heads/conventions.py` and every line of the code that
 # finds, scores, prunes and saves heads is needed by one of them. `pytest --all-architectures` takes all of MATRIX.
 SAMPLE = (
@@ -105,7 +106,8 @@ def output_projection(model, name, site):
         path = next(found for part, found in path.items() if part in site)
     if path.startswith("^"):
         site, path = site.rpartition(".")[0], path[2:]
-    return model.get_submodule(f"{site}.{path}")
+    owner = model.get_submodule(site)
+    return owner.o if isinstance(getattr(owner, path, None), torch.nn.Parameter) else owner.get_submodule(path)  # XLNet
 
 
 def some_heads(sites, case, seed=3):

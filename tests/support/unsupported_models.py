@@ -1,8 +1,8 @@
-"""Families that cannot be pruned, or whose heads cannot be reached at all; see `architectures.py`."""
+"""Families that cannot be pruned; see `architectures.py`."""
 
-from architectures import CLASSES, DECODER, ENCODER, GROUPED, WORDS
+from architectures import CLASSES, ENCODER, GROUPED, WORDS
 from multimodal_models import BATCH, PICTURE, VISION, listener, numbers, other, pictured, two_towers
-from text_models import BARE, LATENT, WINDOW, built, experts, language
+from text_models import LATENT, WINDOW, experts, language
 
 QUERIES = {**ENCODER, "encoder_hidden_size": 35, "cross_attention_frequency": 2}
 UNPRUNABLE = {
@@ -54,17 +54,4 @@ UNPRUNABLE = {
         layers_block_type=["mamba", "hybrid"] * 2, n_mamba_heads=8, mamba_headdim=12, mamba_ngroups=1,
         use_mamba_kernels=False, mamba_d_state=8, adapter_rank=4,
     ),
-}  # fmt: skip
-UNREACHABLE = {
-    "big_bird": built("BigBirdForSequenceClassification", "BigBird", ENCODER),
-    "bloom": built("BloomForCausalLM", "Bloom", {**BARE, "hidden_size": 48}),
-    "deberta": built("DebertaForSequenceClassification", "Deberta", ENCODER),
-    "deberta-v2": built("DebertaV2ForSequenceClassification", "DebertaV2", ENCODER),
-    "falcon": built("FalconForCausalLM", "Falcon", DECODER),
-    "gpt_neo": built("GPTNeoForCausalLM", "GPTNeo", {**DECODER, "attention_types": [[["global"], 2]]}),
-    "gptj": built("GPTJForCausalLM", "GPTJ", {**BARE, "rotary_dim": 4}),
-    "longformer": built("LongformerForSequenceClassification", "Longformer", {**ENCODER, "attention_window": 4}),
-    "mpnet": built("MPNetForSequenceClassification", "MPNet", ENCODER),
-    "mpt": built("MptForCausalLM", "Mpt", {"vocab_size": WORDS, "d_model": 48, "n_heads": 6, "n_layers": 2}),
-    "xlnet": built("XLNetForSequenceClassification", "XLNet", {**BARE, "d_model": 48, "d_inner": 13}),
 }  # fmt: skip

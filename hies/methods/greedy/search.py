@@ -17,7 +17,8 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError
-from hies.heads.attention import AttentionCall, evaluating, find_sites, handling, uncached
+from hies.heads.attention import evaluating, find_sites, handling, uncached
+from hies.heads.calls import Call
 from hies.heads.forwards import intercepted
 from hies.heads.sites import SiteHead, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
@@ -147,7 +148,7 @@ class _Passes:
             self._outputs[layer] = copy.deepcopy(output)
         return output
 
-    def _silence(self, site: str, call: AttentionCall, output: Tensor) -> Tensor:
+    def _silence(self, site: str, call: Call, output: Tensor) -> Tensor:
         mask = self._removed[site]  # [heads]; the output is [rows, tokens, heads, width]
         return output.masked_fill(mask.to(output.device)[:, None], 0) if mask.any() else output
 

@@ -1,0 +1,145 @@
+"""What an attention module computes in one call, as handlers see it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hies.heads.conventions import KEY_HEAD_COUNTS
+from hies.heads.pruned import PrunedHeads
+
+HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """Attention whose queries and keys are known; rows is the batch size times, say, a model's windows.
+
+    Attributes:
+        module: the attention module.
+        query: [rows, heads, queries, width].
+        key: [rows, key heads, keys, width].
+        mask: True where a query sees a key, broadcastable to [rows, heads, queries, keys], or None.
+        scale: factor on the scores.
+        causal: query t sees the keys 0..t; only without a mask.
+        bias: as in `hies.attention_entropy`, as are the next two.
+        softcap: of the scores.
+        sinks: [heads].
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+    causal: bool
+    bias: Tensor | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self.query.shape[0]
+
+    @property
+    def queries(self) -> int:
+        """The number of queries."""
+        return self.query.shape[2]
+
+    @property
+    def keys(self) -> int:
+        """The number of keys."""
+        return self.key.shape[2]
+
+    @property
+    def key_heads(self) -> int:
+        """The number of key/value heads."""
+        return self.key.shape[1]
+
+
+@dataclass(frozen=True)
+class SoftmaxCall:
+    """Attention of which the softmax was seen; the other attributes are those of `AttentionCall`.
+
+    Attributes:
+        module: the attention module.
+        scores: [rows, heads, queries, keys], any constant a query added; a function that returns them.
+        rows: how many there are.
+        heads: query heads.
+    """
+
+    module: nn.Module
+    make_scores: Callable[[], Tensor]
+    rows: int
+    heads: int
+    causal = False
+    sinks = None
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """What the softmax is taken of, minus infinity where a query does not see a key."""
+        scores = self.make_scores().detach()
+        return scores.masked_fill(scores <= HIDDEN, -torch.inf)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """True where a query sees a key, [rows, heads, queries, keys]."""
+        return self.scores > -torch.inf
+
+    @property
+    def queries(self) -> int:
+        """The number of queries."""
+        return self.scores.shape[2]
+
+    @property
+    def keys(self) -> int:
+        """The number of keys."""
+        return self.scores.shape[3]
+
+    @property
+    def key_heads(self) -> int:
+        """The number of key/value heads, by what the module calls it; else each query head has its own."""
+        counts = (getattr(self.module, name, None) for name in KEY_HEAD_COUNTS)
+        return next((count for count in counts if isinstance(count, int)), self.heads)
+
+
+Call = AttentionCall | SoftmaxCall
+Handler = Callable[[str, Call, Tensor], Tensor]  # (site, call, output [rows, queries, heads, width]) -> output
+
+
+def describe(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> AttentionCall:
+    """Returns the call of an attention function, by its arguments as transformers names them."""
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    bias = options.get("position_bias")
+    visible = mask
+    if mask is not None and mask.dtype != torch.bool:
+        visible = mask > HIDDEN
+        added = mask.masked_fill(~visible, 0)
+        if added.any():  # a mask that also carries a bias
+            bias = added if bias is None else bias + added
+    causal = bool(causal) and mask is None and query.shape[2] > 1
+    scale = options.get("scaling")
+    return AttentionCall(
+        module=module,
+        query=query.detach(),
+        key=(key[:, :, : query.shape[2]] if causal else key).detach(),
+        mask=visible,
+        scale=query.shape[-1] ** -0.5 if scale is None else float(scale),
+        causal=causal,
+        bias=None if bias is None else bias.detach(),
+        softcap=options.get("softcap"),
+        sinks=options.get("s_aux"),
+    )
+
+
+def key_heads_of(call: Call) -> int:
+    """Returns the number of key/value heads of a site, of a pruned one those that are left."""
+    pruned = PrunedHeads.of(call.module)
+    return len(pruned.key_heads) if pruned else call.key_heads

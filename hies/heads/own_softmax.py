@@ -1,0 +1,290 @@
+"""The second way to the heads: attention modules that compute a softmax of their own.
+
+A torch function mode sees what such a module does: the softmax (or torch's scaled_dot_product_attention), what becomes
+of it, and the product with the values, which is the output of the heads. No class is named. What is seen is trusted
+only after a trial, once for each module: with the outputs of all heads at zero, zeros must reach its next projection.
+"""
+
+import copy
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from hies.errors import UnsupportedModelError
+from hies.heads.calls import Call, SoftmaxCall, describe
+from hies.heads.conventions import HEAD_COUNTS
+from hies.heads.forwards import names_reached_by
+from hies.heads.layouts import PRODUCTS, UnknownLayoutError, Weights, product_output, weights_of
+from hies.heads.pruned import PrunedHeads
+
+SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
+MIXING = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
+INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+SEEN = {"softmax", "Softmax", F.scaled_dot_product_attention.__name__, F.multi_head_attention_forward.__name__}
+
+Handle = Callable[[nn.Module, Call, Tensor], Tensor]  # (module, call, output [rows, queries, heads, width]) -> output
+
+
+class _Current(threading.local):
+    """The mode that watches the forward pass of this thread."""
+
+    watch: "_Watch | None" = None
+
+
+_current = _Current()
+_verdicts: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # "" where the trial was passed, else why not
+
+
+def computes_attention(module: nn.Module) -> bool:
+    """Returns True for a module that has heads and may compute a softmax that transformers' interface does not see."""
+    if heads_of(module) is None:
+        return False
+    names = names_reached_by(module)
+    own = any(isinstance(child, nn.Softmax) for child in module.children())
+    return (own or not SEEN.isdisjoint(names)) and INTERFACE not in names
+
+
+def heads_of(module: nn.Module) -> int | None:
+    """Returns the number of heads that a module says it has."""
+    counts = (getattr(module, name, None) for name in HEAD_COUNTS)
+    return next((count for count in counts if type(count) is int and count > 0), None)
+
+
+def why_not_seen(module: nn.Module) -> str:
+    """Returns why the heads of a module that has run are not handled, an empty string where they are."""
+    return _verdicts.get(module, "")
+
+
+def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs the forward pass of a module, and passes the outputs of its heads through `handle`."""
+    pruned = PrunedHeads.of(module)
+    if pruned is not None and not pruned.heads:
+        return forward(*args, **kwargs)
+    if module not in _verdicts:
+        verdict, is_final = _trial(module, forward, args, kwargs)
+        if verdict or is_final:
+            _verdicts[module] = verdict
+    if _verdicts.get(module):
+        return forward(*args, **kwargs)
+    return _run(_Run(module, handle), forward, args, kwargs)
+
+
+def unwatched(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function of another module inside one that is watched."""
+    watch = _current.watch
+    if watch is None:
+        return function(*args, **kwargs)
+    watch.runs.append(None)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        watch.runs.pop()
+
+
+def _run(run: "_Run", forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Runs a forward pass that is watched by `run`, maybe inside that of another module."""
+    outer = _current.watch
+    watch = outer or _Watch()
+    watch.runs.append(run)
+    try:
+        if outer is not None:
+            return forward(*args, **kwargs)
+        _current.watch = watch
+        with watch:
+            return forward(*args, **kwargs)
+    except UnknownLayoutError as error:
+        name = type(run.module).__name__
+        raise UnsupportedModelError(f"The heads of {name} cannot be told apart: it has {error}.") from None
+    finally:
+        watch.runs.pop()
+        _current.watch = outer
+
+
+@torch.no_grad()
+def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
+    """Returns why the heads of a module cannot be handled, or an empty string; and whether that will not change.
+
+    Its forward runs once more, without what it would write into (a cache), with the outputs of its heads at zero.
+    """
+    found: list[Call] = []
+
+    def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+        found.append(call)
+        return torch.zeros_like(output)
+
+    run = _Run(module, silence, follows=True)
+    watch, _current.watch = _current.watch, None
+    try:
+        with torch.random.fork_rng():  # dropout draws the same numbers as it would have
+            result = _run(run, forward, *(tree_map(_harmless, part, is_leaf=_is_written) for part in (args, kwargs)))
+    except torch.OutOfMemoryError:
+        raise
+    except UnsupportedModelError as error:
+        return str(error).partition(": ")[2].rstrip(".") or str(error), True
+    except Exception:  # it needs what it would have written into: nothing can be said yet
+        return "", False
+    finally:
+        _current.watch = watch
+    if not found:
+        return "it computes no attention", False
+    ends = [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
+    if any(end.is_meta for end in ends):
+        return "", False
+    if not ends:
+        return "what becomes of the output of its heads is not seen", True
+    return ("" if not any(bool(end.any()) for end in ends) else "it hands on more than the output of its heads"), True
+
+
+def _is_written(value: Any) -> bool:
+    return hasattr(value, "update") and not isinstance(value, dict | Tensor)
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return None if _is_written(value) else copy.copy(value)
+
+
+class _Watch(TorchFunctionMode):
+    """Hands what the innermost watched module calls to its run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[_Run | None] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = self.runs[-1] if self.runs else None
+        return run.see(function, args, kwargs or {}) if run else function(*args, **(kwargs or {}))
+
+
+class _Run:
+    """One forward pass of a module: which tensors come from its softmax, and from the outputs of its heads.
+
+    Attributes:
+        module: whose pass it is.
+        follows: note where the outputs of the heads end.
+        outputs: id of a tensor that comes from the outputs of the heads -> itself.
+        projected: such tensors that met a parameter.
+    """
+
+    def __init__(self, module: nn.Module, handle: Handle, follows: bool = False) -> None:
+        self.module, self.follows = module, follows
+        self.outputs: dict[int, Tensor] = {}
+        self.projected: list[Tensor] = []
+        self._handle = handle
+        self._heads = heads_of(module) or 0
+        self._weights: dict[int, tuple[Tensor, Weights, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
+
+    def see(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a torch function in the place of the module."""
+        if function is F.multi_head_attention_forward:
+            return self._torch_attention(args, kwargs)
+        result = function(*args, **kwargs)
+        if function in SOFTMAXES:
+            self._note_softmax(result, *args, **kwargs)
+            return result
+        if function is F.scaled_dot_product_attention:
+            return self._fused(result, *args, **kwargs)
+        tensors = list(_tensors((*args, *kwargs.values())))
+        used = [one for one in tensors if id(one) in self._weights]
+        if used:
+            return self._follow_weights(function, args, tensors, used, result)
+        if self.follows and any(id(one) in self.outputs for one in tensors):
+            self._follow_outputs(tensors, result)
+        return result
+
+    def _note_softmax(self, result: Tensor, input: Tensor, dim: int | None = None, *_: Any, **options: Any) -> None:
+        if dim is None or dim % result.dim() != result.dim() - 1:
+            return
+        layout = weights_of(result.shape, self._heads)
+        if layout is None:
+            return
+
+        def scores() -> Tensor:
+            return layout.to_scores(input.to(result.dtype))
+
+        call = SoftmaxCall(self.module, scores, layout.rows, layout.heads)
+        self._weights[id(result)] = result, layout, call
+
+    def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
+        _, layout, call = self._weights[id(used[0])]
+        if function in PRODUCTS:
+            calls = {id(self._weights[id(one)][2]) for one in used}
+            if len(calls) > 1 or len(used) > 1 or any(id(one) in self.outputs for one in tensors):
+                raise UnknownLayoutError("a product of several softmaxes")
+            if any(isinstance(one, nn.Parameter) for one in tensors):
+                raise UnknownLayoutError("a product of its softmax with a parameter")
+            output, back = product_output(function, args, layout, used[0], result)
+            return self._handled(call, output, back, result)
+        if function in MIXING:
+            raise UnknownLayoutError("a product of its softmax with a parameter")
+        for tensor in _tensors(result if isinstance(result, list | tuple) else (result,)):
+            self._weights[id(tensor)] = tensor, layout, call
+        return result
+
+    def _handled(self, call: Call, output: Tensor, back: Callable[[Tensor], Tensor], result: Tensor) -> Tensor:
+        changed = self._handle(self.module, call, output)
+        result = result if changed is output else back(changed)
+        if self.follows:
+            self.outputs[id(result)] = result
+        return result
+
+    def _follow_outputs(self, tensors: list[Tensor], result: Any) -> None:
+        if any(isinstance(one, nn.Parameter) for one in tensors):
+            self.projected += [one for one in tensors if id(one) in self.outputs]
+            return
+        for tensor in _tensors(result if isinstance(result, list | tuple) else (result,)):
+            if tensor.is_floating_point():
+                self.outputs[id(tensor)] = tensor
+
+    def _fused(
+        self, result: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float = 0, is_causal: bool = False, scale: float | None = None, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """Handles what torch's scaled_dot_product_attention gave, [rows, heads, queries, width]."""
+        if result.dim() != 4 or result.shape[1] != self._heads:
+            return result
+        call = describe(self.module, query, key, attn_mask, {"is_causal": is_causal, "scaling": scale})
+        return self._handled(call, result.transpose(1, 2), lambda output: output.transpose(1, 2), result)
+
+    def _torch_attention(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Runs torch's own attention without its output projection, which comes after its heads are handled."""
+        given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+        given.apply_defaults()
+        weight, bias = given.arguments["out_proj_weight"], given.arguments["out_proj_bias"]
+        given.arguments |= {"out_proj_weight": torch.eye(weight.shape[1]).to(weight), "out_proj_bias": None}
+        output, weights = F.multi_head_attention_forward(*given.args, **given.kwargs)
+        heads = given.arguments["num_heads"]
+
+        def scores() -> Tensor:
+            given.arguments |= {"need_weights": True, "average_attn_weights": False}
+            with torch.no_grad():
+                found = F.multi_head_attention_forward(*given.args, **given.kwargs)[1]
+            return found.reshape(-1, *found.shape[-3:]).log()  # a batch of one may have come without its axis
+
+        by_head = output.unflatten(-1, (heads, -1))  # [queries, (rows,) heads, width]
+        by_head = by_head.transpose(0, 1) if by_head.dim() == 4 else by_head[None]
+        call = SoftmaxCall(self.module, scores, len(by_head), heads)
+        changed = self._handle(self.module, call, by_head)
+        if self.follows:
+            self.projected.append(changed)
+        if changed is not by_head:
+            changed = changed.transpose(0, 1) if output.dim() == 3 else changed[0]
+            output = changed.reshape(output.shape)
+        return F.linear(output, weight, bias), weights
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (one for one in value if isinstance(one, Tensor))

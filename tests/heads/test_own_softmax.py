@@ -1,0 +1,276 @@
+"""Models whose attention modules compute a softmax of their own: found, scored and masked as the others are."""
+
+import checks
+import pytest
+import torch
+import torch.nn.functional as F
+from own_softmax_models import OWN_SOFTMAX
+from tiny_models import make, make_batch
+from torch import nn
+
+import hies
+from hies.heads import own_softmax
+
+SIDES = [(name, side) for name in OWN_SOFTMAX for side in checks.sides(name)]
+
+
+@pytest.mark.parametrize("name", OWN_SOFTMAX)
+def test_every_head_is_found_and_nothing_changes(name):
+    checks.check_found(name)
+    model, batch = make(name).eval(), checks.inputs_of(name, dtype=torch.float32)
+    checks.run(model, batch)  # BigBird chooses its modules here
+    before = checks.run(model, batch)
+    with hies.masked(model, {}):
+        assert torch.equal(checks.run(model, batch), before)
+    assert torch.equal(checks.run(model, batch), before)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES)
+def test_scores_are_finite_differences_and_entropies_of_the_softmax(name, side):
+    checks.check_scored(name, side)
+
+
+@pytest.mark.parametrize("name", OWN_SOFTMAX)
+def test_masking_is_zeroing_the_columns_of_the_output_projection(name):
+    checks.check_silenced(name)
+
+
+# --- modules of one's own ---------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Three heads of five; `way` is what a subclass's forward makes of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = 3, nn.Linear(15, 45), nn.Linear(15, 15)
+        self.mixing = nn.Linear(3, 3)
+
+    def weights(self, query, key):
+        return (query @ key.mT * 5**-0.5).softmax(-1)
+
+    def output(self, weights, value):
+        return weights @ value
+
+    def forward(self, hidden):
+        parts = self.qkv(hidden).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4)  # [3, batch, heads, tokens, width]
+        output = self.output(self.weights(*parts[:2]), parts[2])
+        return self.proj(output.transpose(1, 2).flatten(2))
+
+
+class Fused(Attention):
+    def forward(self, hidden):
+        query, key, value = self.qkv(hidden).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class Transposed(Attention):
+    def output(self, weights, value):
+        return (value.mT @ weights.mT).mT
+
+
+class Summed(Attention):
+    def output(self, weights, value):
+        return torch.einsum("bhqk,bhkd->bqhd", weights, value).transpose(1, 2)
+
+
+class Talking(Attention):
+    def output(self, weights, value):
+        return self.mixing(weights.transpose(1, 3)).transpose(1, 3) @ value
+
+
+class Bypassed(Attention):
+    def output(self, weights, value):
+        return weights @ value + value.mean(2, keepdim=True)
+
+
+class Twofold(Attention):
+    def output(self, weights, value):
+        return weights @ (weights @ value)
+
+
+class Lost(Attention):
+    def output(self, weights, value):
+        return torch.from_numpy((weights @ value).detach().numpy())
+
+
+class Model(nn.Module):
+    """Two layers around an attention module, and a number for each of three classes."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.layers = nn.ModuleList([attention(), attention()])
+        self.head = nn.Linear(15, 3)
+
+    def forward(self, hidden):
+        for layer in self.layers:
+            hidden = hidden + layer(hidden)
+        return self.head(hidden.mean(1))
+
+
+def built(attention):
+    torch.manual_seed(0)
+    model = Model(attention).double().eval()
+    return model, {"hidden": torch.randn(2, 7, 15, dtype=torch.float64)}
+
+
+def torch_attention():
+    """torch.nn.MultiheadAttention, called as a module of self-attention."""
+    attention = nn.MultiheadAttention(15, 3, batch_first=True)
+
+    class Itself(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = attention
+
+        def forward(self, hidden):
+            return self.inner(hidden, hidden, hidden, need_weights=False)[0]
+
+    return Itself()
+
+
+def output_matrix(model, site):
+    module = model.get_submodule(site)
+    return (module.out_proj if isinstance(module, nn.MultiheadAttention) else module.proj).weight
+
+
+def projected(model, batch):
+    answers = model(**batch)
+    return answers @ torch.arange(1, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("attention", [Attention, Fused, Transposed, Summed, torch_attention])
+def test_a_module_of_ones_own_is_scored_and_masked(attention):
+    model, batch = built(attention)
+    sites = hies.find_sites(model, batch)
+    assert [(s.heads, s.key_heads, s.width, s.rows, s.queries, s.keys) for s in sites.values()] == [
+        (3, 3, 5, 2, 7, 7)
+    ] * 2
+    found = hies.collect(model, [batch], loss=lambda outputs, batch: outputs @ torch.arange(1.0, 4).double())
+    for site in sites:
+        weight = output_matrix(model, site)
+        for head in range(3):
+            columns, before = slice(5 * head, 5 * head + 5), weight.detach().clone()
+            values = []
+            with torch.no_grad():
+                for gate in (1 + 1e-5, 1 - 1e-5, 0):
+                    weight[:, columns] = before[:, columns] * gate
+                    values.append(projected(model, batch))
+                    weight.copy_(before)
+                with hies.masked(model, {site: [head]}):
+                    torch.testing.assert_close(projected(model, batch), values[2], rtol=1e-12, atol=1e-12)
+            slope = (values[0] - values[1]) / 2e-5
+            torch.testing.assert_close(found["his"][site][:, head], slope, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("attention", [Attention, Fused, Transposed, Summed, torch_attention])
+def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention):
+    model, batch = built(attention)
+    found = hies.collect(model, [batch], need=("ae", "output_norm"))
+    site = next(iter(found["ae"]))
+    module = model.get_submodule(site)
+    weight, bias = (
+        (module.in_proj_weight, module.in_proj_bias)
+        if isinstance(module, nn.MultiheadAttention)
+        else (module.qkv.weight, module.qkv.bias)
+    )
+    parts = F.linear(batch["hidden"], weight, bias).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4)
+    weights = (parts[0] @ parts[1].mT * 5**-0.5).softmax(-1)
+    expected = torch.special.entr(weights).sum(-1).mean(-1) / torch.tensor(7.0).double().log()
+    torch.testing.assert_close(found["ae"][site], expected, rtol=1e-7, atol=1e-7)
+    norms = (weights @ parts[2]).norm(dim=-1).mean(-1)
+    torch.testing.assert_close(found["output_norm"][site], norms, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("attention", "why"),
+    [
+        (Talking, "a product of its softmax with a parameter"),
+        (Bypassed, "it hands on more than the output of its heads"),
+        (Twofold, "a product of several softmaxes"),
+        (Lost, "what becomes of the output of its heads is not seen"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_refused_by_name(attention, why):
+    model, batch = built(attention)
+    before = model(**batch)
+    with pytest.raises(hies.UnsupportedModelError, match=f"^Model called no attention .*{attention.__name__}: .*{why}"):
+        hies.find_sites(model, batch)
+    with pytest.raises(hies.HiesError, match="computes no attention"), hies.masked(model, {"layers.0": [0]}):
+        assert torch.equal(model(**batch), before)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_the_layers_of_torch_are_handled_with_their_padding(norm_first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(15, 3, 11, batch_first=True, norm_first=norm_first)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    padding = torch.arange(7) >= torch.tensor([7, 4])[:, None]
+    batch = {"src": torch.randn(2, 7, 15), "src_key_padding_mask": padding}
+    before = model(**batch)
+    sites = hies.find_sites(model, batch)
+    assert list(sites) == ["layers.0.self_attn", "layers.1.self_attn"]
+    with hies.masked(model, {site: [1] for site in sites}):
+        found = model(**batch)
+    with torch.no_grad():
+        for site in sites:
+            output_matrix(model, site)[:, 5:10] = 0
+    torch.testing.assert_close(found[~padding], model(**batch)[~padding], rtol=1e-5, atol=1e-6)
+    assert (found - before)[~padding].abs().max() > 1e-3
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# --- passes of other kinds --------------------------------------------------------------------------------------------
+
+
+def test_generation_with_a_cache_is_masked_at_every_token():
+    model, prompt = make("gptj").eval(), torch.tensor([[5, 9, 7], [11, 13, 17]])
+    removed = {site: [0, 3] for site in hies.find_sites(model, {"input_ids": prompt})}
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with hies.masked(model, removed):
+        found = model.generate(prompt, **options)
+        plain = model.generate(prompt, use_cache=False, **options)
+    assert torch.equal(found, plain) and not torch.equal(found, model.generate(prompt, **options))
+
+
+def test_dropout_draws_what_it_draws_unwatched():
+    model, batch = make("deberta-v2").train(), make_batch("deberta-v2")
+    torch.manual_seed(3)
+    before = model(**batch).logits
+    own_softmax._verdicts.clear()
+    torch.manual_seed(3)
+    with hies.masked(model, {}):
+        assert torch.equal(model(**batch).logits, before)
+
+
+def test_what_a_thread_computes_elsewhere_is_not_watched():
+    model, batch = make("mpnet").eval(), checks.inputs_of("mpnet", dtype=torch.float32)
+    other = make("mpnet").eval()
+    site = next(iter(hies.find_sites(model, batch)))
+    with hies.masked(model, {site: [0]}):
+        inside = other(**batch).logits
+    assert torch.equal(inside, other(**batch).logits)
+
+
+def test_a_site_that_adds_up_parts_has_no_output_norm():
+    with pytest.raises(hies.UnsupportedModelError, match="adds up the output of a head in parts"):
+        hies.collect(
+            make("longformer").eval(), [checks.inputs_of("longformer", dtype=torch.float32)], need=("output_norm",)
+        )
+
+
+def test_padding_that_sparse_attention_hides_in_its_parts_is_refused():
+    model, batch = make("big_bird_sparse").eval(), checks.inputs_of("big_bird_sparse", dtype=torch.float32)
+    mask = torch.ones_like(batch["input_ids"])
+    hies.collect(model, [{**batch, "attention_mask": mask}], need=("ae",))
+    mask[1, 20:] = 0
+    with pytest.raises(hies.UnsupportedModelError, match="give examples of one length"):
+        hies.collect(model, [{**batch, "attention_mask": mask}], need=("ae",))
+
+
+def test_a_model_that_replaces_its_modules_is_not_scored_half():
+    model, batch = make("big_bird_sparse").eval(), checks.inputs_of("big_bird", dtype=torch.float32)
+    with pytest.raises(hies.HiesError, match="replaced modules of its own"):
+        hies.collect(model, [batch], need=("ae",))
+    assert len(hies.collect(model, [batch], need=("ae",))["ae"]) == 2
