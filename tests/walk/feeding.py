@@ -35,7 +35,8 @@ class Feeding:
 
 def ways(model) -> Iterator[Feeding]:
     """The ways in which a model is fed, the richest first."""
-    for count in (3, 1):
+    packed = {"image_grid_thw", "grid_thw"} & parameters(model).keys()  # pictures of all examples in one row
+    for count in (1,) if packed else (3, 1):
         for pictures in range(5 if reads_senses(model) else 1):
             yield Feeding(count, count > 1, pictures)
         yield Feeding(count, False)

@@ -5,6 +5,7 @@ import inspect
 
 import checks
 import torch
+from own_softmaxes import _weights as fused_weights
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -33,15 +34,18 @@ class Softmax(TorchFunctionMode):
         if function is F.multi_head_attention_forward:
             given = PACKED.bind(*args, **kwargs).arguments | {"need_weights": True, "average_attn_weights": False}
             self.note(site, function(**given)[1])
-        elif function in SOFTMAX and (weights := by_head(result, self.heads[site])) is not None:
-            self.note(site, weights)
-            return (weights * self.gate(site)).view(result.shape)
+        elif function in SOFTMAX and (axis := axis_of_heads(result, self.heads[site])) is not None:
+            by_head = result.unflatten(0, (-1, self.heads[site])) if axis == 0 else result
+            self.note(site, by_head.transpose(1, axis or 1).flatten(2, -3) if by_head.dim() > 4 else by_head.transpose(1, axis or 1))
+            return (by_head * self.gate(site, by_head.dim() - (axis or 1))).view(result.shape)
         elif function is F.scaled_dot_product_attention:
-            return result * self.gate(site)
+            self.note(site, fused_weights(*args, **kwargs))
+            return result * self.gate(site, 3)
         return result
 
-    def gate(self, site):
-        return 1 if self.gates is None else self.gates[site][:, None, None]
+    def gate(self, site, axes):
+        """The gates of a site, with as many axes as there are from the heads on."""
+        return 1 if self.gates is None else self.gates[site].view(-1, *[1] * (axes - 1))
 
     def note(self, site, weights):
         self.seen.setdefault(site, []).append(weights.detach())
@@ -62,13 +66,11 @@ class Softmax(TorchFunctionMode):
                 hook.remove()
 
 
-def by_head(weights, heads):
-    """Softmax weights as [rows, heads, queries, keys]; None where they are of something else."""
-    if weights.dim() == 4 and weights.shape[1] == heads:
-        return weights
-    if weights.dim() == 3 and weights.shape[0] % heads == 0:
-        return weights.unflatten(0, (-1, heads))
-    return None
+def axis_of_heads(weights, heads):
+    """Which axis of softmax weights has the heads: 0 where it has the rows, too; None where they are of something else."""
+    if weights.dim() == 3:
+        return 0 if weights.shape[0] % heads == 0 else None
+    return next((axis for axis in (1, 2) if weights.dim() > 3 and weights.shape[axis] == heads), None)
 
 
 class Reference:
@@ -80,8 +82,9 @@ class Reference:
 
     def __init__(self, model, sites, run):
         self.model, self.heads = model, {name: site.heads for name, site in sites.items()}
-        with checks.eager(model) as seen:
+        with checks.interface(model, None) as seen:
             run()
+        self.interface = checks.interface if seen else lambda model, gates: contextlib.nullcontext({})
         self.outside = {name: heads for name, heads in self.heads.items() if name not in seen}
         self.unknown = sorted(seen.keys() - sites.keys())  # which the library did not find
 
@@ -92,7 +95,7 @@ class Reference:
         if gates is not None:
             gates = {name: gates.get(name, torch.ones(heads)) for name, heads in self.heads.items()}
         with contextlib.ExitStack() as stack:
-            seen = stack.enter_context(checks.eager(self.model, gates))
+            seen = stack.enter_context(self.interface(self.model, gates))
             if self.outside:
                 mode.gates = gates
                 stack.enter_context(mode.watching(self.model))

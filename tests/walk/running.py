@@ -11,6 +11,8 @@ from tests.walk.building import CannotBuildError
 from tests.walk.matrix import row_of
 from tqdm import tqdm
 
+import hies
+
 SECONDS, BYTES = 120, 10 << 30
 
 
@@ -64,6 +66,8 @@ class _Attempt:
 def walk(names, jobs, path: Path, shown=True):
     """Appends the row of every type to a file of JSON lines, as soon as it is there."""
     waiting, running = list(names)[::-1], []
+    for name in hies.__all__:  # imported once, not by every process
+        getattr(hies, name)
     with path.open("a") as file, tqdm(total=len(waiting), desc="model types", disable=not shown) as bar:
         while waiting or running:
             while waiting and len(running) < jobs:

@@ -69,7 +69,7 @@ class Shrinker:
                 positions.setdefault(value, _positions(value, values, getattr(default, "_out_indices", None)))
         small = {}
         for name, value in values.items():
-            if name in own and not isinstance(own[name], Mapping):
+            if name in own and ("model_type" in own[name] if isinstance(own[name], Mapping) else True):
                 small[name] = own[name]
             elif isinstance(value, PreTrainedConfig):
                 small[name] = type(value)(**self.settings(value, own.get(name)))
@@ -177,9 +177,9 @@ def _taken(layers, count):
 def _outputs(default, positions):
     """The outputs of a backbone: of the last layers where there are fewer now, else the same."""
     indices = list(default._out_indices)
-    if not positions:
+    if not positions and hasattr(default, "_out_features"):
         return {"out_features": list(default._out_features)}
-    count = max(map(len, positions.values()))
+    count = max(map(len, positions.values()), default=len(indices))
     return {"out_indices": list(range(count - len(indices) + 1, count + 1))}
 
 
