@@ -43,7 +43,8 @@ class Case:
         return copy.deepcopy(self.model).to(dtype).eval()
 
     def inputs(self, dtype=torch.float64):
-        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in self.batch.items()}
+        batch = {key: value.clone() for key, value in self.batch.items()}  # some models write into what they read
+        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
 
 
 def by_hand() -> dict[str, str]:
@@ -136,8 +137,6 @@ def attempt(model, way, failures):
             answer = answers(model(**batch), batch)
         if not answer.isfinite().all():
             raise ValueError("the outputs are not finite")
-        if answer.shape[0] != examples(batch):
-            raise ValueError(f"answers of shape {tuple(answer.shape)} for {examples(batch)} examples")
         return batch, None
     except Exception as error:  # noqa: BLE001 - whatever a model raises that is fed in a wrong way
         failures.append(said(type(model).__name__, error))
@@ -153,17 +152,23 @@ def examples(batch):
 
 
 def answers(outputs, batch):
-    """What a model says of each example, [batch, ...]; zero at padded tokens, where implementations differ."""
+    """What a model says of each example, [batch, numbers]; zero at padded tokens, where implementations differ.
+
+    All that is of an example alone: logits over the pairs of a batch are left out, the embeddings are there.
+    """
     count = examples(batch)
-    named = [outputs.get(key) for key in checks.ANSWERS] if hasattr(outputs, "get") else []
-    pair = [outputs[key] for key in ("text_embeds", "image_embeds") if hasattr(outputs, "get") and outputs.get(key) is not None]
-    if len(pair) == 2 and pair[0].shape == pair[1].shape and not any(torch.is_tensor(one) for one in named):
-        return torch.cat(pair, 1)  # those of a pair depend on no other example, as their products do
-    every = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, tuple) else [outputs]
-    tensors = [value for value in (*named, *every) if torch.is_tensor(value) and value.is_floating_point() and value.dim() > 1]
-    if not tensors:
-        raise ValueError("no answers among the outputs")
-    found = next((value for value in tensors if value.shape[0] == count), tensors[0])
-    if found.dim() == 3 and (real := checks.real_tokens("decoder", found.shape[1], batch)) is not None:
-        found = found * real[..., None]
-    return found.unflatten(0, (count, -1)) if found.shape[0] > count and found.shape[0] % count == 0 else found
+    named = outputs.items() if hasattr(outputs, "items") else enumerate(outputs if isinstance(outputs, tuple) else [outputs])
+    found = [
+        at_real_tokens(str(name), value, batch).flatten(1)
+        for name, value in named
+        if torch.is_tensor(value) and value.is_floating_point() and value.dim() > 1 and len(value) == count
+        and not str(name).startswith("logits_per")
+    ]  # fmt: skip
+    if not found:
+        raise ValueError("no outputs of each example")
+    return torch.cat([value.masked_fill(value.abs() > 1e30, 0) for value in found], 1)  # tokens that are forbidden
+
+
+def at_real_tokens(name, value, batch):
+    real = checks.real_tokens("encoder" if "encoder" in name else "decoder", value.shape[1], batch) if value.dim() == 3 else None
+    return value if real is None else value * real[..., None]

@@ -14,9 +14,14 @@ RESNET = {
 DETECTORS = ("conditional_detr", "dab-detr", "deformable_detr", "table-transformer", "detr", "omdet-turbo")
 SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1}
 FULL_ROPE = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}}
+EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 80}
 CONFIGS = {  # type -> settings
     **dict.fromkeys(DETECTORS, RESNET),
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), SERIES),
+    "align": {"vision_config": EFFICIENT},
+    "efficientnet": EFFICIENT,
+    "blt": {f"{part}_config": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 48}
+            for part in ("patcher", "encoder", "decoder", "global")} | {"encoder_hash_byte_group_vocab": 150},
     "cohere_compass": {"text_config": FULL_ROPE},
     "cohere_compass_text": FULL_ROPE,
     "chameleon": {"vocabulary_map": {"<image>": 97, **{f"IMGIMGBS{chr(65 + i)}Z": 98 + i for i in range(26)}}},

@@ -19,6 +19,7 @@ HEADS = re.compile(r"^(\w+_)?(n|num)_(\w+_)?heads?$|^n_heads?$|attention_heads$|
 HEAD_WIDTH = re.compile(r"head_dim|^d_kv$|kv_channels|head_size|headdim|qk_dim$|key_dim$|v_dim$")
 EXPERTS = re.compile(r"(num|n)_(\w+_)?experts$|experts_num$|num_local_experts")
 CHOSEN = re.compile(r"experts_per_tok(en)?$|top_?k$|moe_k$|num_selected|num_experts_per")
+QUERIES = re.compile(r"num_(object_)?queries$|num_proposals$")
 TAKEN = re.compile(r"out_indices|_indexes$|_indices$|feature_layer")  # layers whose outputs or kinds are special
 TOKEN = re.compile(r"(token|tokens)_(id|ids|index|indices)$|^(bo|eo|mask_|sep_|pad_)\w*_(id|index)$|_token_id|_token_index|_id$")
 KEPT = re.compile(
@@ -50,7 +51,7 @@ class Rung:
         return self.width // self.head
 
 
-RUNGS = (Rung(16, 4, 4), Rung(8, 8, 4), Rung(8, 8, 8), Rung(8, 8, None), Rung(4, 4, None), Rung(1, 1, 4), Rung(1, 1, None))
+RUNGS = (Rung(32, 8, 4), Rung(16, 4, 4), Rung(8, 8, 4), Rung(8, 8, 8), Rung(8, 8, None), Rung(4, 4, None), Rung(1, 1, 4), Rung(1, 1, None))
 
 
 class Shrinker:
@@ -140,6 +141,8 @@ class Shrinker:
             return min(value, 4)
         if CHOSEN.search(name):
             return min(value, 2)
+        if QUERIES.search(name):
+            return min(value, 10)
         if name == "max_source_positions":
             return min(value, 32)
         if name in ("n_group", "topk_group"):
