@@ -12,6 +12,7 @@ ORDER = (
     *("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"),
     *("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "AUDIO_CLASSIFICATION", "CTC"),
 )
+LAST = ("BACKBONE", "IMAGE", "TEXT_ENCODING")  # these name bare models
 TRIED = 3  # classes of a type
 
 
@@ -30,8 +31,8 @@ def mappings():
     names = [name for name in dir(modeling_auto) if name.endswith("_MAPPING_NAMES") and name != "CONFIG_MAPPING_NAMES"]
     found = {name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES"): getattr(modeling_auto, name) for name in names}
     bare = {"MODEL": found.pop("MODEL")}
-    first = {head: found.pop(head) for head in ORDER}
-    return {**first, **found, **bare}
+    first, last = ({head: found.pop(head) for head in some} for some in (ORDER, LAST))
+    return {**first, **found, **last, **bare}
 
 
 def classes_of(name):

@@ -20,6 +20,7 @@ CONFIGS = {  # type -> settings
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), SERIES),
     "align": {"vision_config": EFFICIENT},
     "efficientnet": EFFICIENT,
+    "clvp": {"decoder_config": {"decoder_fixing_codes": [83, 45, 45, 48]}},
     "blt": {f"{part}_config": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 48}
             for part in ("patcher", "encoder", "decoder", "global")} | {"encoder_hash_byte_group_vocab": 150},
     "cohere_compass": {"text_config": FULL_ROPE},

@@ -133,7 +133,7 @@ class Shrinker:
 
     def _number(self, name, value, values):
         rung = self.rung
-        if "vocab_size" in name:
+        if "vocab_size" in name or name in ("n_words", "encoder_hash_byte_group_vocab"):
             return VOCABULARY if value > VOCABULARY else value
         if TOKEN.search(name):
             return self._token(value)
@@ -141,6 +141,8 @@ class Shrinker:
             return min(value, 4)
         if CHOSEN.search(name):
             return min(value, 2)
+        if name.endswith("_groups") and value >= 64:
+            return value // rung.width
         if QUERIES.search(name):
             return min(value, 10)
         if name == "max_source_positions":
