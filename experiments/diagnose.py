@@ -134,7 +134,7 @@ def attention_received(network: nn.Module, batch: Batch) -> SiteTensors:
     """Returns the share of its attention that each head gives to each token, mean over the queries, float32.
 
     Args:
-        network: any model that uses transformers' attention interface.
+        network: any model whose heads `hies.find_sites` finds.
         batch: one example without padding, as the model takes it.
 
     Returns:

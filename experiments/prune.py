@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ import numpy as np
 import hies
 from experiments.config.schema import Config
 from experiments.sweep.command import run_command
-from experiments.sweep.job import evaluator_of
+from experiments.sweep.job import Job, evaluator_of, sites_that_stay
 from experiments.sweep.jobs import Declared
 from hies.errors import HiesError
+from hies.evaluation.models import PRUNABLE
 from hies.methods import METHODS
 from hies.progress import ProgressBar
 from hies.runs.quality import stability
+from hies.scoring.statistics import METHOD_STATISTICS
 from hies.storage import replacing
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when the options are known to be right
@@ -51,9 +54,12 @@ def _prune_declared(declared: Declared) -> int:
         )
     (job,) = declared.jobs
     folder = _checked_folder(job.config)
+    job = _where_heads_can_go(job)
     evaluator = evaluator_of(job.config)
     _check_cut(job.config, evaluator)
     print(_before(evaluator), flush=True)
+    if evaluator.model.sites == PRUNABLE and evaluator.prunable.refused:
+        print(sites_that_stay(evaluator.prunable), flush=True)
     with ProgressBar(total=job.steps, unit="mask") as bar:
         plan = job.plan(evaluator, bar.update)
         (ratio,) = job.config.sparsity.ratios
@@ -96,6 +102,21 @@ def _checked_folder(config: Config) -> Path:
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise HiesError(f"out is {config.out!r}, where no folder can be written; name another one.")
     return folder
+
+
+def _where_heads_can_go(job: Job) -> Job:
+    """Returns the job, with `model.sites=prunable` where only some heads can be cut out and no sites are named.
+
+    A criterion that reads the weights of all heads, or searches among all of them, takes no part of a model.
+    """
+    config = job.config
+    among_all = not config.criterion.need.isdisjoint({"l2", *METHOD_STATISTICS})
+    if config.model.sites is not None or not config.criterion.removes_heads or among_all:
+        return job
+    sites = evaluator_of(config).prunable
+    if not sites or not sites.refused:
+        return job
+    return replace(job, config=replace(config, model=replace(config.model, sites=PRUNABLE)))
 
 
 def _check_cut(config: Config, evaluator: Evaluator) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies.heads.sites import Site
     from hies.methods import HIES
     from hies.pruning.files import load_pruned, save_pruned
-    from hies.pruning.removal import prune, pruned_heads
+    from hies.pruning.removal import prunable, prune, pruned_heads
     from hies.pruning.selection import select
     from hies.scoring.calibration_pass import collect
     from hies.scoring.entropy import attention_entropy
@@ -34,7 +34,7 @@ _NAMES = {
     "hies.heads.sites": ("Site",),
     "hies.methods": ("HIES",),
     "hies.pruning.files": ("load_pruned", "save_pruned"),
-    "hies.pruning.removal": ("prune", "pruned_heads"),
+    "hies.pruning.removal": ("prunable", "prune", "pruned_heads"),
     "hies.pruning.selection": ("select",),
     "hies.scoring.calibration_pass": ("collect",),
     "hies.scoring.entropy": ("attention_entropy",),
@@ -44,8 +44,8 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "HIES", "HiesError", "ParameterError", "Site", "Statistics", "UnsupportedModelError", "attention_entropy",
-    "collect", "criteria", "equations", "find_sites", "load_pruned", "masked", "methods", "prune", "pruned_heads",
-    "save_pruned", "select",
+    "collect", "criteria", "equations", "find_sites", "load_pruned", "masked", "methods", "prunable", "prune",
+    "pruned_heads", "save_pruned", "select",
 ]  # fmt: skip
 
 

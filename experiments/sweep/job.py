@@ -1,6 +1,7 @@
 """One job is one curve: a model, a task, a criterion and a seed over a list of ratios."""
 
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.config.schema import Config, to_config
 from experiments.sweep.devices import checked_device, unclaimed_device
 from hies.errors import HiesError, UnsupportedModelError
+from hies.evaluation.models import PRUNABLE
 from hies.methods.planning import Draw, Plan, Tick
 from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.runs import files as results
@@ -25,6 +27,7 @@ from hies.storage import digest, replacing, safe_filename
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
     from hies.evaluation.evaluator import Evaluation, Evaluator, PassCounter
     from hies.heads.sites import Removed
+    from hies.pruning.removal import PrunableSites
 
 COMMAND = "python -m experiments.run"
 
@@ -222,8 +225,11 @@ class Job:
             try:
                 evaluator.prunable_sites()
             except UnsupportedModelError as error:
-                why = f"but {names[1]} cannot be cut; use sparsity.mode=mask: {error}"
-                raise HiesError(f"sparsity.mode is 'remove', {why}") from None
+                why = f"but {names[1]} cannot be cut; use sparsity.mode=mask"
+                some = ", or model.sites=prunable for the sites that can" if vars(evaluator).get("prunable") else ""
+                raise HiesError(f"sparsity.mode is 'remove', {why}{some}: {error}") from None
+        if self.config.model.sites == PRUNABLE and evaluator.prunable and evaluator.prunable.refused:
+            warnings.warn(sites_that_stay(evaluator.prunable), stacklevel=2)
 
     def _constant(self, evaluator: "Evaluator") -> results.Row:
         """What is the same in every row of the run."""
@@ -279,6 +285,16 @@ def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", 
         "flops": result.cost and result.cost.flops,
         **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
     }
+
+
+def sites_that_stay(sites: "PrunableSites") -> str:
+    """Returns a sentence that names the sites whose heads cannot be cut out, and why."""
+    names: dict[str, list[str]] = {}
+    for site, reason in sites.refused.items():
+        names.setdefault(reason, []).append(site)
+    listed = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' * (len(of) > 3)} ({why})" for why, of in names.items()]
+    every = len(sites) + len(sites.refused)
+    return f"Heads are removed from {len(sites)} of {every} sites; the others stay whole: {'; '.join(listed)}."
 
 
 _evaluators: dict[str, "Evaluator"] = {}

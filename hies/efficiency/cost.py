@@ -1,6 +1,6 @@
 """Parameters and floating-point operations of a model, dense and without some of its heads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +66,7 @@ class CostModel:
 
     Attributes:
         dense: with all its heads.
-        sites: what the heads of each site add to it.
+        sites: what the heads of each site add to it, of those that were asked for.
     """
 
     dense: Cost
@@ -77,21 +77,30 @@ class CostModel:
         return self.dense - sum((self.sites[site].of(heads) for site, heads in removed.items()), Cost())
 
 
-def measure_cost(model: PreTrainedModel, batch: Batch) -> CostModel | None:
+def measure_cost(model: PreTrainedModel, batch: Batch, among: Collection[str] | None = None) -> CostModel | None:
     """Returns the `cost_model`, None where the weights of heads are not found or not those of one site alone."""
     try:
-        return cost_model(model, batch)
+        return cost_model(model, batch, among)
     except UnsupportedModelError:
         return None
 
 
-def cost_model(model: PreTrainedModel, batch: Batch) -> CostModel:
+def cost_model(model: PreTrainedModel, batch: Batch, among: Collection[str] | None = None) -> CostModel:
     """Counts the dense model with torch's flop counter, and its heads by formula.
 
     A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
-    and 2 * queries * keys * width for its scores and as much for its output.
+    and 2 * queries * keys * width for its scores and as much for its output. Matrices that make queries or keys of
+    positions (`conventions.POSITIONS`) count as if they acted on each query.
+
+    Args:
+        model: dense, or pruned before.
+        batch: what it is called with.
+        among: the sites whose heads may be removed; None: all.
+
+    Raises:
+        UnsupportedModelError: the weights of one of these sites cannot be cut out.
     """
-    sites = find_sites(model, batch)
+    sites = {name: site for name, site in find_sites(model, batch).items() if among is None or name in among}
     projections = {name: find_projections(model, name) for name in sites}
     check_unshared(model, projections)
     heads = {name: _site_cost(model, site, projections[name]) for name, site in sites.items()}

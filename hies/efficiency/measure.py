@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import EncoderDecoderCache, PreTrainedModel
 
 from hies.batching import Batch
-from hies.efficiency.cost import cost_model
+from hies.efficiency.cost import cost_model, count
 from hies.errors import HiesError, ParameterError
 from hies.heads.attention import evaluating
 from hies.heads.sites import Removed
@@ -107,12 +107,12 @@ def measure(
             raise ParameterError(name, value, "it must be 1 or more")
     for model in (dense, small):
         check_weights_are_here(model, "measure")
-    cost = cost_model(dense, batch)
-    pruned = cost.without(_cut_out(dense, small))
-    if pruned.parameters != sum(parameter.numel() for parameter in small.parameters()):
+    cut_out = _cut_out(dense, small)
+    cost = cost_model(dense, batch, cut_out)
+    if cost.without(cut_out).parameters != sum(parameter.numel() for parameter in small.parameters()):
         origin = "what hies.prune or hies.load_pruned makes of the dense one"
         raise HiesError(f"The small model is not {origin}; its FLOPs are unknown.")
-    flops = (cost.dense.flops, pruned.flops)
+    flops = (cost.dense.flops, count(small, batch).flops)
     with _threads(threads), evaluating(dense), evaluating(small), torch.no_grad():
         seconds = _timed((dense, small), batch, rounds)
         before, after = (_running(*each, batch) for each in zip((dense, small), flops, seconds, strict=True))

@@ -18,14 +18,13 @@ from hies.efficiency.cost import Cost, CostModel, count, measure_cost
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.evaluation import metrics
 from hies.evaluation.checkpoints import TaskModel
+from hies.evaluation.models import PRUNABLE
 from hies.heads.attention import Site, evaluating, find_sites
 from hies.heads.masking import masked
-from hies.heads.projections import find_projections
 from hies.heads.sites import Removed
-from hies.heads.weights import check_unshared
 from hies.methods import Calibration, Method
 from hies.precision import computing
-from hies.pruning.removal import prune
+from hies.pruning.removal import PrunableSites, prunable, prune
 from hies.runs import files as results
 from hies.scoring.calibration_pass import collect
 from hies.scoring.losses import inputs_of
@@ -127,35 +126,46 @@ class Evaluator(TaskModel):
     @cached_property
     def sites(self) -> dict[str, Site]:
         """The sites of the model that heads may be removed from (`model.sites`), found on one example."""
-        return self._sites_of(self.network)
+        return self._chosen(find_sites(self.network, self._example_for(self.network)))
+
+    @cached_property
+    def prunable(self) -> PrunableSites:
+        """All sites whose heads can be cut out, and why those of others cannot; needs no checkpoint to be made."""
+        network = self.structure()
+        return prunable(network, self._example_for(network))
 
     def prunable_sites(self) -> dict[str, Site]:
-        """Returns the sites, all of whose heads can be cut out; known before a missing checkpoint is made.
+        """Returns the sites that `model.sites` chooses, all of whose heads can be cut out.
 
         Raises:
-            UnsupportedModelError: the weights of a site cannot be cut.
+            UnsupportedModelError: the weights of one of them cannot be cut.
         """
-        network = self.structure()
-        sites = self.sites if "network" in vars(self) else self._sites_of(network)
-        check_unshared(network, {site: find_projections(network, site) for site in sites})
-        return sites
+        refused = self.prunable.refused
+        chosen = self._chosen({**self.prunable, **dict.fromkeys(refused)})
+        if name := next((name for name in chosen if name in refused), None):
+            raise UnsupportedModelError(f"The heads of site {name!r} cannot be cut out: {refused[name]}.")
+        return {name: self.prunable[name] for name in chosen}
 
-    def _sites_of(self, network: PreTrainedModel) -> dict[str, Site]:
+    def _example_for(self, network: PreTrainedModel) -> Batch:
         example = self.encoded("report", 1).batch([0])
-        return self._chosen(find_sites(network, {name: value.to(network.device) for name, value in example.items()}))
+        return {name: value.to(network.device) for name, value in example.items()}
 
     def _chosen(self, by_site: dict[str, Chosen]) -> dict[str, Chosen]:
         """Returns what concerns the sites that `model.sites` chooses."""
         pattern = self.model.sites
-        chosen = {name: value for name, value in by_site.items() if pattern is None or re.search(pattern, name)}
+        matches = (lambda name: name in self.prunable) if pattern == PRUNABLE else partial(re.search, pattern or "")
+        chosen = {name: value for name, value in by_site.items() if matches(name)}
         if not chosen:
+            if pattern == PRUNABLE:
+                reasons = dict.fromkeys(self.prunable.refused.values())
+                raise ParameterError("sites", pattern, f"no head can be cut out: {'; '.join(reasons)}")
             raise ParameterError("sites", pattern, f"it matches no site; there are {', '.join(by_site)}")
         return chosen
 
     @cached_property
     def cost(self) -> CostModel | None:
         """Parameters and FLOPs for one example of full length; None for an architecture whose weights are not found."""
-        return measure_cost(self.network, self._longest_example())
+        return measure_cost(self.network, self._longest_example(), self.sites)
 
     def _longest_example(self) -> Batch:
         """Returns one example of full length, without its label."""

@@ -23,6 +23,7 @@ from hies.training import Finetuning
 
 MODALITIES = ("text", "image", "language", "vision_language")
 DTYPES = ("float32", "bfloat16")
+PRUNABLE = "prunable"  # in place of a regular expression: the sites whose heads can be cut out
 # Files that results depend on.
 IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
@@ -55,7 +56,7 @@ class Model:
         dtype: of the weights, `float32` or `bfloat16` (large models).
         pretrain_task: the task that an `architecture` is trained on where the task at hand trains nothing.
         sites: a regular expression; only heads of sites whose names it matches are scored and removed, and ratios
-            count them alone.
+            count them alone. `prunable` takes the sites whose heads can be cut out.
     """
 
     name: str = ""

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ def _attention(
     call = None
     for block in _active:
         if module in block.names:
-            call = call or describe(module, query, key, attention_mask, kwargs)
+            call = call or describe(module, query, key, attention_mask, kwargs, base == "eager")
         output = block.handled(module, call, output)
     return output, weights
 
@@ -166,7 +167,7 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
 
     Raises:
         HiesError: another thread or task has such a block open for the model.
-        UnsupportedModelError: the model does not use transformers' attention interface.
+        UnsupportedModelError: the model has no module with heads.
     """
     submodels = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     reachable = [m for m in submodels if m._can_set_attn_implementation()]
@@ -297,15 +298,15 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         UnsupportedModelError: no attention module was reached, or the weights are not in memory.
     """
     sites: dict[str, Site] = {}
-    last: dict[str, Call] = {}
+    last: dict[str, ref[Call]] = {}
 
     def note(name: str, call: Call, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
         before = sites.get(name)
         first = Site(name, heads, key_heads_of(call), width, rows, queries, call.keys)
-        if last.get(name) is not call:  # weights in parts have several products
+        if name not in last or last[name]() is not call:  # weights in parts have several products
             sites[name] = replace(before, calls=before.calls + 1) if before else first
-        last[name] = call
+        last[name] = ref(call)
         return output
 
     if not any(isinstance(value, Tensor) and value.is_meta for value in batch.values()):  # shapes alone will do

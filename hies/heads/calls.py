@@ -70,12 +70,14 @@ class SoftmaxCall:
         scores: [rows, heads, queries, keys], any constant a query added; a function that returns them.
         rows: how many there are.
         heads: query heads.
+        block: what texts are filled up to multiples of, where the attention is sparse.
     """
 
     module: nn.Module
     make_scores: Callable[[], Tensor]
     rows: int
     heads: int
+    block: int | None = None
     causal = False
     sinks = None
 
@@ -112,11 +114,20 @@ Handler = Callable[[str, Call, Tensor], Tensor]  # (site, call, output [rows, qu
 
 
 def describe(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    options: Mapping[str, Any],
+    is_eager: bool = False,
 ) -> AttentionCall:
-    """Returns the call of an attention function, by its arguments as transformers names them."""
+    """Returns the call of an attention function, by its arguments as transformers names them.
+
+    Without a mask torch's fused function may be causal by itself; eager code never is.
+    """
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
+    causal = causal and not is_eager
     bias = options.get("position_bias")
     visible = mask
     if mask is not None and mask.dtype != torch.bool:

@@ -10,17 +10,20 @@ SEPARATE = (
     ("q", "k", "v"),
     ("Wq", "Wk", "Wv"),
     ("linear_q", "linear_k", "linear_v"),
+    ("q_content_proj", "k_content_proj", "v_proj"),
 )
 # Three in one matrix: `blocks` holds all queries, then all keys, then all values; `heads` a query, key, value for each.
 FUSED = {"c_attn": "blocks", "Wqkv": "blocks", "qkv_proj": "blocks", "qkv": "blocks", "query_key_value": "heads"}
+BESIDE = {"q_attn": "c_attn"}  # queries of their own, and all keys, then all values, in the other matrix
 # Latent attention: a key and a value for each head in one matrix, and queries in the first of these that is there.
 LATENT, LATENT_QUERIES = "kv_b_proj", ("q_b_proj", "q_proj")
 OUTPUTS = (
     *("o_proj", "out_proj", "out_lin", "Wo", "c_proj", "dense", "o", "proj", "projection_layer", "output"),
     "linear_out",
 )
-# Other matrices with rows per head: gates of a head's output, keys made of relative positions.
-BY_HEAD = ("gate_proj", "g_proj", "linear_pos", "relative_k_proj")
+# Other matrices with rows per head: gates of a head's output, and queries or keys made of positions.
+POSITIONS = ("linear_pos", "relative_k_proj", "q_pos_proj", "k_pos_proj", "q_pos_sine_proj")
+BY_HEAD = ("gate_proj", "g_proj", *POSITIONS)
 PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v")  # [heads, ...]
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")

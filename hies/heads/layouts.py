@@ -24,7 +24,7 @@ class UnknownLayoutError(Exception):
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightLayout:
     """How softmax weights are laid out.
 
     Attributes:
@@ -32,33 +32,35 @@ class Weights:
         heads: query heads.
         blocks: queries come in so many blocks, which count among the rows, before the heads; 1: they do not.
         to_scores: brings a tensor of their shape to [rows, heads, queries, keys].
+        block: what padded texts are filled up to multiples of, where the attention is sparse.
     """
 
     rows: int
     heads: int
     blocks: int
     to_scores: Callable[[Tensor], Tensor]
+    block: int | None = None
 
 
-def weights_of(shape: Sequence[int], heads: int) -> Weights | None:
+def layout_of(shape: Sequence[int], heads: int) -> WeightLayout | None:
     """Returns the layout of softmax weights of this shape, None where they are no attention of so many heads."""
     if len(shape) == 3 and heads and shape[0] % heads == 0:  # [rows * heads, queries, keys]
-        return Weights(shape[0] // heads, heads, 1, lambda tensor: tensor.unflatten(0, (-1, heads)))
+        return WeightLayout(shape[0] // heads, heads, 1, lambda tensor: tensor.unflatten(0, (-1, heads)))
     if len(shape) == 4 and shape[1] == heads:
-        return Weights(shape[0], heads, 1, lambda tensor: tensor)
+        return WeightLayout(shape[0], heads, 1, lambda tensor: tensor)
     if len(shape) == 4 and shape[2] == heads:  # Longformer
-        return Weights(shape[0], heads, 1, lambda tensor: tensor.transpose(1, 2))
+        return WeightLayout(shape[0], heads, 1, lambda tensor: tensor.transpose(1, 2), shape[3])
     if len(shape) == 5 and heads in shape[1:3]:
         if shape[1] == shape[2]:
             raise UnknownLayoutError(f"as many blocks of queries as heads ({heads}); another length has other blocks")
         if shape[1] == heads:  # [rows, heads, blocks, queries, keys]
-            return Weights(shape[0], heads, 1, lambda tensor: tensor.flatten(2, 3))
-        return Weights(shape[0] * shape[1], heads, shape[1], lambda tensor: tensor.flatten(0, 1))
+            return WeightLayout(shape[0], heads, 1, lambda tensor: tensor.flatten(2, 3), shape[3])
+        return WeightLayout(shape[0] * shape[1], heads, shape[1], lambda tensor: tensor.flatten(0, 1), shape[3])
     return None
 
 
 def product_output(
-    function: Any, operands: Sequence[Any], weights: Weights, used: Tensor, result: Tensor
+    function: Any, operands: Sequence[Any], weights: WeightLayout, used: Tensor, result: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Returns a product of softmax weights as the output of heads, and the way back from there.
 
@@ -90,7 +92,7 @@ def product_output(
     return output, lambda output: output.reshape(moved.shape).permute(back).reshape(result.shape)
 
 
-def _axes(shape: Sequence[int], letters: str, weights: Weights) -> tuple[list[str], str, list[int]]:
+def _axes(shape: Sequence[int], letters: str, weights: WeightLayout) -> tuple[list[str], str, list[int]]:
     """Returns the axes of rows and of heads; where they are one, the sizes that it falls into."""
     rows, heads, blocks = weights.rows, weights.heads, weights.blocks
     if blocks > 1:

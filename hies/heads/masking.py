@@ -25,7 +25,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
     pass through layers that it computes again (gradient checkpointing) must run inside the block, too.
 
     Args:
-        model: any model that uses transformers' attention interface.
+        model: any model whose heads `hies.find_sites` finds.
         removed: site -> indices of its heads that are removed.
 
     Raises:

@@ -22,7 +22,7 @@ from hies.errors import UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall, describe
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import names_reached_by
-from hies.heads.layouts import PRODUCTS, UnknownLayoutError, Weights, product_output, weights_of
+from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
 
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
@@ -181,7 +181,7 @@ class _Run:
         self.projected: list[Tensor] = []
         self._handle = handle
         self._heads = heads_of(module) or 0
-        self._weights: dict[int, tuple[Tensor, Weights, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
+        self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
 
     def see(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a torch function in the place of the module."""
@@ -204,14 +204,14 @@ class _Run:
     def _note_softmax(self, result: Tensor, input: Tensor, dim: int | None = None, *_: Any, **options: Any) -> None:
         if dim is None or dim % result.dim() != result.dim() - 1:
             return
-        layout = weights_of(result.shape, self._heads)
+        layout = layout_of(result.shape, self._heads)
         if layout is None:
             return
 
         def scores() -> Tensor:
             return layout.to_scores(input.to(result.dtype))
 
-        call = SoftmaxCall(self.module, scores, layout.rows, layout.heads)
+        call = SoftmaxCall(self.module, scores, layout.rows, layout.heads, layout.block)
         self._weights[id(result)] = result, layout, call
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
@@ -267,7 +267,7 @@ class _Run:
         def scores() -> Tensor:
             given.arguments |= {"need_weights": True, "average_attn_weights": False}
             with torch.no_grad():
-                found = F.multi_head_attention_forward(*given.args, **given.kwargs)[1]
+                found: Any = F.multi_head_attention_forward(*given.args, **given.kwargs)[1]
             return found.reshape(-1, *found.shape[-3:]).log()  # a batch of one may have come without its axis
 
         by_head = output.unflatten(-1, (heads, -1))  # [queries, (rows,) heads, width]

@@ -128,22 +128,30 @@ def find_projections(model: nn.Module, site: str) -> Projections:
     Raises:
         UnsupportedModelError: none of the naming conventions fits, or the module has a part that is not known here.
     """
+    try:
+        return read_projections(model, site)
+    except CannotPruneError as error:
+        raise cannot_cut(model, site, str(error)) from None
+
+
+def cannot_cut(model: nn.Module, site: str, reason: str) -> UnsupportedModelError:
+    """Returns the error that says why the heads of a site stay."""
+    kind = type(model.get_submodule(site)).__name__
+    return UnsupportedModelError(f"The heads of site {site!r} ({kind}) cannot be cut out: {reason}.")
+
+
+def read_projections(model: nn.Module, site: str) -> Projections:
+    """Returns what `find_projections` does, or raises CannotPruneError, whose message is the bare reason."""
     module = model.get_submodule(site)
-    name = f"site {site!r} ({type(module).__name__})"
     outside = getattr(model.get_submodule(site.rpartition(".")[0]), "output", None)
     owners = [owner for owner in (module, outside) if isinstance(owner, nn.Module)]
     places = [(owner, output) for owner in owners for output in conventions.OUTPUTS if _is_projection(owner, output)]
-    try:
-        _check_plain(owners)
-        _check_kind(module)
-        if places and (found := _describe(module, *places[0])):
-            return found
-    except CannotPruneError as error:
-        raise UnsupportedModelError(f"The heads of {name} cannot be cut out: {error}.") from None
-    raise UnsupportedModelError(
-        f"The weights of {name} follow no naming convention that is known here; the table is in "
-        "hies/heads/conventions.py."
-    )
+    _check_plain(owners)
+    _check_kind(module)
+    if places and (found := _describe(module, *places[0])):
+        return found
+    table = "hies/heads/conventions.py"
+    raise CannotPruneError(f"its weights follow no naming convention that is known here; the table is in {table}")
 
 
 class CannotPruneError(Exception):
@@ -161,6 +169,8 @@ def _check_kind(module: nn.Module) -> None:
         raise CannotPruneError(conventions.REFUSED[type(module).__name__])
     if any(getattr(module, name, None) for name in conventions.SHARING):
         raise CannotPruneError("layers share its keys and values")
+    if getattr(module, "v_proj", module) is None:
+        raise CannotPruneError("its values are its keys")
     if getattr(module, "position_embeddings_type", None) == "rotary":
         raise CannotPruneError("it rotates the hidden states by head, before the projections")
 
@@ -218,6 +228,10 @@ def _inputs(module: nn.Module, heads: int, width: int, value_width: int) -> tupl
     for query, key, value in conventions.SEPARATE:
         if all(_is_projection(module, name) for name in (query, key, value)):
             return _whole(module, query), _whole(module, key), _whole(module, value)
+    for query, pair in conventions.BESIDE.items():
+        if _is_projection(module, query) and _is_projection(module, pair):
+            keys, values = (HeadRows(module, pair, rows) for rows in _whole(module, pair).rows.chunk(2))
+            return _whole(module, query), keys, values
     if fused := next((name for name in conventions.FUSED if _is_projection(module, name)), None):
         return _unpacked(module, fused, heads, width)
     latent = next((name for name in conventions.LATENT_QUERIES if _is_projection(module, name)), None)
@@ -289,7 +303,7 @@ def _norms(
         count, dense = counts[of]
         weights = [*norm.parameters()] if isinstance(norm, nn.Module) else []
         is_list = isinstance(getattr(norm, "norms", None), nn.ModuleList)
-        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm)  # torch's: over all that they have weights for
+        is_joint = isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.normalized_shape != (width,)  # over all heads
         by_head = weights and not is_joint and all(p.shape == (count, width) for p in weights)
         if by_head or (is_list and len(norm.norms) == count):
             head_norms[name] = of != "query"

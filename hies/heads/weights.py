@@ -1,13 +1,13 @@
 """What is asked of weights before they are read or cut: that they are here, plain numbers, and of one module alone."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from hies.errors import UnsupportedModelError
-from hies.heads.projections import Projections, is_quantised
+from hies.heads.projections import CannotPruneError, Projections, cannot_cut, is_quantised, read_projections
 
 
 def check_weights_are_here(
@@ -44,6 +44,26 @@ def check_unshared(model: nn.Module, sites: Mapping[str, Projections]) -> None:
         model: any.
         sites: the projections of its sites, by name.
     """
+    for site, reason in _shared(model, sites).items():
+        raise cannot_cut(model, site, reason)
+
+
+def refusals(model: nn.Module, sites: Collection[str]) -> dict[str, str]:
+    """Returns why the heads of some sites cannot be cut out, {site: reason}; those of the others can."""
+    found: dict[str, Projections] = {}
+    refused: dict[str, str] = {}
+    for site in sites:
+        try:
+            found[site] = read_projections(model, site)
+        except CannotPruneError as error:
+            refused[site] = str(error)
+    refused |= _shared(model, found)
+    return {site: refused[site] for site in sites if site in refused}
+
+
+def _shared(model: nn.Module, sites: Mapping[str, Projections]) -> dict[str, str]:
+    """Returns the sites among these whose weights another module uses as well, and what to say of each."""
+    reasons: dict[str, str] = {}
     modules = [module for _, module in model.named_modules(remove_duplicate=False)]
     parameters = [one for module in modules for one in module._parameters.values() if one is not None]
     uses = Counter([*modules, *map(_memory, parameters)])
@@ -54,10 +74,8 @@ def check_unshared(model: nn.Module, sites: Mapping[str, Projections]) -> None:
         weights = [(owner, name, weight) for owner, name in parts for weight in getattr(owner, name).parameters()]
         weights += [(parameter.owner, parameter.name, parameter.tensor) for parameter in found.parameters]
         if shared := [name for owner, name, weight in weights if uses[_memory(weight)] > uses[owner]]:
-            raise UnsupportedModelError(
-                f"The heads of site {site!r} ({type(module).__name__}) cannot be cut out: its {shared[0]} is shared "
-                "with another module, which would lose its heads too."
-            )
+            reasons[site] = f"its {shared[0]} is shared with another module, which would lose its heads too"
+    return reasons
 
 
 def _memory(parameter: Tensor) -> int:

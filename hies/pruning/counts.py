@@ -94,13 +94,21 @@ def _counts_left(model: PreTrainedModel) -> Counts:
     """Returns the counts of a model whose sites of one configuration are alike; nothing where they differ."""
     counts: Counts = {}
     for path, config, record, _ in _pruned(model):
-        if path is None or not record.heads or not hasattr(config, "head_dim"):
+        if path is None or not record.heads or not _says(config, "head_dim"):
             return {}
         width = config.head_dim or config.hidden_size // config.num_attention_heads
         for name, value in zip(COUNTS, (len(record.heads), len(record.key_heads), width), strict=True):
-            if hasattr(config, name) and counts.setdefault(path + name, value) != value:
+            if _says(config, name) and counts.setdefault(path + name, value) != value:
                 return {}
     return counts
+
+
+def _says(config: PreTrainedConfig, name: str) -> bool:
+    """Returns True if a configuration has one such setting for all layers (Gemma 4 raises an error of its own)."""
+    try:
+        return hasattr(config, name)
+    except Exception:
+        return False
 
 
 def _configurations(config: PreTrainedConfig, path: str = "") -> Iterator[tuple[str, PreTrainedConfig]]:

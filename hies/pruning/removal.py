@@ -11,14 +11,14 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import HiesError, UnsupportedModelError, check_choice
-from hies.heads.attention import check_not_handled
+from hies.heads.attention import check_not_handled, find_sites
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.projections import Projections, find_projections, matrix
 from hies.heads.pruned import PrunedHeads, groups_of
-from hies.heads.sites import Removed, normalize_removed
-from hies.heads.weights import check_unshared, check_weights_are_here
+from hies.heads.sites import Removed, Site, normalize_removed
+from hies.heads.weights import check_unshared, check_weights_are_here, refusals
 from hies.pruning.counts import settle_counts
 from hies.pruning.selection import UNITS
 
@@ -38,7 +38,7 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
-            adapters wrap them; nothing was changed.
+            adapters wrap them; nothing was changed. `prunable` names the sites that can be cut.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
@@ -53,6 +53,33 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     small = copy.deepcopy(model)
     cut(small, removed)
     return small
+
+
+class PrunableSites(dict[str, Site]):
+    """The sites whose heads can be cut out, by name, in order of first use.
+
+    Attributes:
+        refused: every other site -> why its heads cannot be cut out, in words that follow a colon.
+    """
+
+    def __init__(self, sites: Mapping[str, Site], refused: dict[str, str]) -> None:
+        super().__init__({name: site for name, site in sites.items() if name not in refused})
+        self.refused = refused
+
+
+def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
+    """Returns the sites that `prune` can cut heads out of, among those that a forward pass over `batch` reaches.
+
+    `hies.select(scores, ratio, sites=hies.prunable(model, batch))` takes heads of these alone. Nothing is changed. None
+    are left where no site can be cut; `refused` says why of each.
+
+    Raises:
+        UnsupportedModelError: heads are not found, or adapters or weights elsewhere keep all of the model from it.
+    """
+    check_no_adapters(model)
+    check_weights_are_here(model, "hies.prunable", shapes_will_do=True)
+    sites = find_sites(model, batch)
+    return PrunableSites(sites, refusals(model, sites))
 
 
 def check_no_adapters(model: nn.Module) -> None:

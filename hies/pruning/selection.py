@@ -163,23 +163,47 @@ def _nearest(groups: Sequence[list[SiteHead]], count: int) -> list[SiteHead]:
 
 
 def select(
-    scores: SiteTensors, ratio: float, scope: str = "global", min_heads_per_layer: int = 0, groups: Groups | None = None
+    scores: SiteTensors,
+    ratio: float,
+    scope: str = "global",
+    min_heads_per_layer: int = 0,
+    groups: Groups | None = None,
+    sites: Collection[str] | None = None,
 ) -> Removed:
     """Returns the heads that are removed at a ratio, one shot, {site: sorted heads}.
 
     Args:
         scores: higher = keep, {site: [heads]}.
-        ratio: share of the heads that is removed, in [0, 1].
+        ratio: share of the heads that is removed, in [0, 1]; of those of `sites`, where these are named.
         scope: see `Selection`.
         min_heads_per_layer: see `Selection`.
         groups: query heads that share a key/value head, {site: number}, for whole groups to go; None: single heads.
             `{name: site.heads // site.key_heads for name, site in hies.find_sites(model, batch).items()}` finds them.
+        sites: the sites that heads may be removed from, such as `hies.prunable` returns; None: all that have scores.
 
     Raises:
-        HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups that
-            do not fit the scores.
+        HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups or
+            sites that do not fit the scores.
     """
+    if sites is not None:
+        groups = {} if groups is None else groups
+        _check_scores(scores)
+        _check_groups(scores, groups)
+        scores = _of_sites(scores, sites)
+        groups = {site: size for site, size in groups.items() if site in scores}
     return Selection(scope, min_heads_per_layer).select(scores, ratio, groups)
+
+
+def _of_sites(scores: SiteTensors, sites: Collection[str]) -> SiteTensors:
+    """Returns the scores of some sites alone, in their order."""
+    if isinstance(sites, str) or not isinstance(sites, Collection):
+        raise ParameterError("sites", sites, "give names of sites, as hies.prunable returns them")
+    if unknown := [site for site in sites if not isinstance(site, str) or site not in scores]:
+        raise ParameterError("sites", unknown[0], f"the sites that have scores are {', '.join(scores)}")
+    if not sites:
+        reasons = "; ".join(dict.fromkeys(getattr(sites, "refused", {}).values()))
+        raise ParameterError("sites", [], f"no heads can be removed{reasons and ': ' + reasons}")
+    return {site: values for site, values in scores.items() if site in sites}
 
 
 def _as_removed(heads: Sequence[SiteHead]) -> Removed:

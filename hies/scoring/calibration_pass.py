@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 from pkgutil import resolve_name
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.attention import evaluating, handling, no_heads, uncached
-from hies.heads.calls import Call, SoftmaxCall
+from hies.heads.calls import Call
 from hies.heads.projections import find_projections, matrix
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
@@ -32,7 +33,7 @@ from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, r
 from hies.scoring.own_loss import answer, same_problem_type, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
-from hies.scoring.tokens import decoder_tokens, is_windowed, real_queries, visible_keys
+from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -53,7 +54,7 @@ def collect(
     use it.
 
     Args:
-        model: any model that uses transformers' attention interface.
+        model: any model whose heads `hies.find_sites` finds.
         batches: dicts that the model accepts, with `labels` where his is needed.
         need: names of statistics, see `Statistics`; other entropies as `Entropy("renyi", 2).need`.
         loss: (outputs, batch) -> [batch], each example's own; by default the model's, see `hies.scoring.own_loss`.
@@ -87,11 +88,11 @@ def collect(
             collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):
                 outputs = answer(model, batch, loss_of)
+                if not collector.heads:
+                    raise UnsupportedModelError(no_heads(model))
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
     if not collector.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
-    if not collector.heads:
-        raise UnsupportedModelError(no_heads(model))
     tensors = collector.tensors()
     if "his" in tensors and all((values == 0).all() for values in tensors["his"].values()):
         raise HiesError("The loss depends on no head: all gradients of all examples are zero, so they rank nothing.")
@@ -178,7 +179,7 @@ class StatisticsCollector:
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
-        self._last: dict[str, Call] = {}
+        self._last: dict[str, ref[Call]] = {}  # of each site; gone with its tensors
         self._recomputing = False  # layers run again in the backward pass, for the tensors that it needs
 
     def __call__(self, site: str, call: Call, output: Tensor) -> Tensor:
@@ -187,15 +188,19 @@ class StatisticsCollector:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
-            if is_first := self._last.get(site) is not call:  # weights in parts have several products
+            is_first = self._is_new(site, call)
+            if is_first:  # weights in parts have several products
                 self._measure_entropies(site, call)
             if (self.wants_norm or self.wants_tokens) and not is_first:
                 parts = f"Site {site!r} adds up the output of a head in parts"
                 raise UnsupportedModelError(f"{parts}, so it has neither output_norm nor his_token.")
             if self.wants_norm:  # [rows, tokens, heads] -> [rows, heads, tokens]
                 self._note("output_norm", site, call, equations.token_output_norm(output.detach()).transpose(1, 2))
-        self._last[site] = call
+        self._last[site] = ref(call)
         return self._gated(site, output) if self.wants_gradient else output
+
+    def _is_new(self, site: str, call: Call) -> bool:
+        return site not in self._last or self._last[site]() is not call
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] times a gate per example and head, or per token as well."""
@@ -233,8 +238,6 @@ class StatisticsCollector:
         """
         decodes = self.reads_encoder and "decoder" in site
         real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
-        if real is None and isinstance(call, SoftmaxCall):
-            self._check_parts(site, call)
         per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:
@@ -245,13 +248,6 @@ class StatisticsCollector:
         # [batch * rows of an example, heads, queries] -> [batch, heads, rows of an example * queries]
         of_examples = values.unflatten(0, (-1, per_example)).transpose(1, 2).flatten(2)
         self._per_token.setdefault((name, site), []).append(of_examples)
-
-    def _check_parts(self, site: str, call: SoftmaxCall) -> None:
-        """Refuses sparse attention in parts of which nothing tells the padding (BigBird)."""
-        mask = self._batch.get("attention_mask")
-        if is_windowed(call, mask) and self._last.get(site, call) is not call and not mask.all():
-            several = f"Site {site!r} attends in parts, and nothing tells which of them are padding"
-            raise UnsupportedModelError(f"{several}; give examples of one length a batch.")
 
     def finish(self, losses: Tensor | None) -> None:
         """Takes the statistics of the batch after its forward pass; losses [batch], None if no gradient is needed."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hies.errors import UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall
 from hies.scoring.losses import IGNORED
 
@@ -28,13 +29,13 @@ def real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
     In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
     is a token. In attention to something else (a picture) the batch's mask alone says it.
     """
-    if call.mask is None:
-        return None
     mask = batch.get("attention_mask")
-    if isinstance(call, SoftmaxCall) and is_windowed(call, mask):  # Longformer adds padding up to whole windows
-        mask = functional.pad(mask, (0, max(0, call.queries - mask.shape[1])))
+    if isinstance(call, SoftmaxCall) and call.block:
+        mask = _in_blocks(mask if mask is not None else batch.get("input_ids"), mask is not None, call)
     fits = mask is not None and mask.shape == (call.rows, call.queries)
     real = mask.bool()[:, None] if mask is not None and fits else None
+    if call.mask is None:
+        return None if call.keys == call.queries else real
     if call.mask.shape[-1] != call.queries:
         return real
     visible = call.mask
@@ -44,9 +45,27 @@ def real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
     return seen if real is None else seen | real
 
 
-def is_windowed(call: SoftmaxCall, mask: Tensor | None) -> bool:
-    """Returns True where the queries that `mask` [batch, tokens] is of see fewer keys than there are tokens."""
-    return mask is not None and mask.dim() == 2 and len(mask) == call.rows and call.keys < mask.shape[1]
+def _in_blocks(tokens: Any, is_mask: bool, call: SoftmaxCall) -> Tensor | None:
+    """Returns which queries of sparse attention are tokens, [rows, queries]: texts are filled up to whole blocks.
+
+    Args:
+        tokens: the batch's attention mask, or another tensor [batch, tokens] if there is none.
+        is_mask: it is the mask.
+        call: whose queries are meant.
+    """
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or call.rows % len(tokens):
+        return None
+    mask = tokens.bool() if is_mask else torch.ones_like(tokens, dtype=torch.bool)
+    extra = call.rows // len(mask) * call.queries - mask.shape[1]
+    assert call.block is not None
+    if 0 <= extra < call.block:
+        return functional.pad(mask, (0, extra)).view(call.rows, call.queries)
+    if extra > 0 or not mask.all():  # blocks that are shifted (PEGASUS-X), or some of many (BigBird)
+        raise UnsupportedModelError(
+            f"{type(call.module).__name__} attends in blocks of which nothing tells the padding, so attention entropy "
+            "is not known; give examples of one length a batch, a whole number of blocks, or leave entropy out."
+        )
+    return None
 
 
 def decoder_tokens(call: Call, batch: Mapping[str, Any]) -> Tensor | None:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import transformers as tf
-from small_folders import GROUPED, SIZES, write_folder
+from small_folders import GROUPED, SIZES, keep_middle_layer_whole, write_folder
 
 import hies
 from experiments import prune, run
@@ -144,6 +144,20 @@ def test_whole_groups_stay_whole(call, llama, tmp_path):
     assert status == 0 and sum(map(len, removed.values())) == 6, errors  # 5 of 18 were asked for
     for heads in removed.values():
         assert {head - head % 3 + i for head in heads for i in range(3)} == set(heads)
+
+
+def test_what_can_be_cut_is_cut_and_one_line_says_what_stays(call, rows_of, llama, tmp_path, monkeypatch):
+    keep_middle_layer_whole(monkeypatch)
+    words = [*llama, "sparsity.ratio=0.5", "criterion=his"]
+    status, text, errors = call(*words, f"out={tmp_path}/small")
+    removed = hies.pruned_heads(hies.load_pruned(tmp_path / "small"))
+    assert status == 0 and sum(map(len, removed.values())) == 6, errors
+    assert removed == rows_of(*words, "model.sites=prunable")[1]["mask"]
+    assert "\nHeads are removed from 2 of 3 sites; the others stay whole: model.layers.1.self_attn (it is sewn" in text
+    assert "6 of 12 heads cut out" in text and table_of(text)["heads"] == ("12", "6")
+    for all_heads in ("model.sites=layers", "criterion=greedy", "criterion=l2"):
+        status, _, (error,) = call(*words, all_heads, f"out={tmp_path}/other")
+        assert status == 2 and "site 'model.layers.1.self_attn' cannot be cut out: it is sewn together" in error
 
 
 def test_an_image_processor_comes_along(call, tmp_path):

@@ -5,11 +5,12 @@ import copy
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, ENCODER
+from architectures import ARCHITECTURES, TEXT
 from tiny_models import assert_same_state, make, make_batch, output_projection, state_of
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from transformers import FNetConfig, FNetForSequenceClassification
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
+from hies.heads.calls import describe
 
 
 @torch.no_grad()
@@ -53,12 +54,12 @@ def test_sites_come_in_the_order_of_use():
 
 
 @pytest.mark.parametrize("use", [find_sites, lambda model, batch: collect(model, [batch])])
-def test_a_model_without_the_attention_interface_is_refused_by_name(use):
-    model = DebertaV2ForSequenceClassification(DebertaV2Config(**ENCODER))
-    with pytest.raises(UnsupportedModelError, match="DebertaV2ForSequenceClassification"):
+def test_a_model_without_heads_is_refused_by_name(use):
+    model = FNetForSequenceClassification(FNetConfig(**TEXT, hidden_size=35))
+    with pytest.raises(UnsupportedModelError, match="FNetForSequenceClassification"):
         use(model, make_batch("bert"))
-    with pytest.raises(UnsupportedModelError, match="DebertaV2"), masked(model, {}):
-        pass
+    with pytest.raises(HiesError, match="computes no attention"), masked(model, {"fnet.encoder.layer.0": [0]}):
+        model(**make_batch("bert"))
 
 
 # --- masking ----------------------------------------------------------------------------------------------------------
@@ -271,3 +272,9 @@ def test_two_models_do_not_see_each_other():
         stack.enter_context(masked(one, mask_of(one, batch)))
         stack.enter_context(masked(two, {}))
         torch.testing.assert_close(logits_of(two, batch), expected)
+
+
+@pytest.mark.parametrize(("is_eager", "causal"), [(True, False), (False, True)])
+def test_without_a_mask_only_the_fused_function_is_causal_by_itself(is_eager, causal):
+    query, key = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 7)
+    assert describe(torch.nn.Module(), query, key, None, {}, is_eager).causal is causal

@@ -122,12 +122,15 @@ def test_copies_are_masked_side_by_side_and_models_of_one_configuration_are_not(
 
 def test_copies_of_data_parallel_are_refused(masks):
     model, batch, site, _ = masks
-    with masked(model, {site: [0]}):
-        replica = copy.copy(model.get_submodule(site))
-        replica._is_replica = True  # as torch.nn.parallel.replicate leaves it
+    module = model.get_submodule(site)
+    replica = copy.copy(module)
+    replica._is_replica = True  # as torch.nn.parallel.replicate leaves it
+    with pytest.raises(HiesError, match=r"^torch\.nn\.DataParallel copies the model"), masked(model, {site: [0]}):
         model.model.layers[0].self_attn = replica
-        with pytest.raises(HiesError, match=r"^torch\.nn\.DataParallel copies the model"):
+        try:
             logits_of(model, batch)
+        finally:
+            model.model.layers[0].self_attn = module
 
 
 # --- backward passes --------------------------------------------------------------------------------------------------

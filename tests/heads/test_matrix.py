@@ -13,15 +13,15 @@ import torch
 from architectures import ARCHITECTURES
 from matrix import PAGE
 from tiny_models import EVERY, MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
-from own_softmax_models import OWN_SOFTMAX
-from unsupported_models import UNPRUNABLE
+from unsupported_models import PARTLY, UNPRUNABLE
 
 import hies
 from hies.heads import conventions
 from hies.heads.conventions import REFUSED
 
 PARTS = (
-    *(*conventions.SEPARATE, conventions.LATENT_QUERIES, (conventions.LATENT,), conventions.FUSED, conventions.OUTPUTS),
+    *(*conventions.SEPARATE, *conventions.BESIDE.items(), conventions.LATENT_QUERIES, (conventions.LATENT,)),
+    *(conventions.FUSED, conventions.OUTPUTS),
     *(conventions.BY_HEAD, conventions.PARAMETERS, conventions.NORMS, conventions.WHOLE),
 )
 
@@ -87,6 +87,26 @@ def test_what_cannot_be_cut_is_refused_by_name_before_anything_changes(name):
     assert_same_state(model, before)
     assert model.config.to_dict() == config
     assert hies.pruned_heads(model) == {}
+
+
+@pytest.mark.parametrize("name", UNPRUNABLE)
+def test_every_site_can_be_cut_or_says_why_not(name):
+    model, batch = make(name), checks.inputs_of(name, dtype=torch.float32)
+    every = hies.find_sites(model, batch)
+    before = state_of(model)  # the first pass left hooks of transformers' own
+    found = hies.prunable(model, batch)
+    assert found == {site: every[site] for site in every if site not in found.refused}
+    assert len(found) == PARTLY.get(name, 0) and len(found) + len(found.refused) == len(every)
+    for site, reason in found.refused.items():
+        says = f"^The heads of site '{site}' .* cannot be cut out: {re.escape(reason)}\\.$"
+        with pytest.raises(hies.UnsupportedModelError, match=says):
+            hies.prune(model, {site: [0]})
+    assert_same_state(model, before)
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_what_can_be_cut_of_a_model_is_what_masking_it_gives(name, tmp_path):
+    checks.check_partly(name, tmp_path)
 
 
 class Doubled(torch.nn.Linear):

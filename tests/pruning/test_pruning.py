@@ -209,6 +209,44 @@ def test_a_projection_of_two_layers_is_refused():
         hies.prune(model, {"model.layers.0.self_attn": [0]})
 
 
+def test_sites_that_share_a_projection_stay_and_the_others_go():
+    model, batch = make("t5").eval(), make_batch("t5")
+    first, second = (model.encoder.block[i].layer[0].SelfAttention for i in range(2))
+    second.o.weight = first.o.weight
+    found = hies.prunable(model, batch)
+    shared = [f"encoder.block.{i}.layer.0.SelfAttention" for i in range(2)]
+    assert found.refused == dict.fromkeys(shared, "its o is shared with another module, which would lose its heads too")
+    assert len(found) == 4 and not set(found) & set(shared)
+    removed = hies.select({site: torch.arange(5.0) for site in [*shared, *found]}, 0.4, "layer", sites=found)
+    with hies.masked(model, removed), torch.no_grad():
+        expected = model(**batch).logits
+    torch.testing.assert_close(logits(hies.prune(model, removed), "t5"), expected)
+
+
+def test_sites_of_a_pruned_model_are_those_that_have_heads_left():
+    model, batch = make("bert").eval(), make_batch("bert")
+    every = hies.prunable(model, batch)
+    first, second = every
+    found = hies.prunable(hies.prune(model, {first: range(5), second: [1]}), batch)
+    assert (list(found), found[second].heads, found.refused) == ([second], 4, {})
+    with hies.masked(model, {first: [0]}):  # it copies nothing
+        assert hies.prunable(model, batch) == every
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda pooler: pooler.to("meta"), "hies.prunable needs all weights .* meta device"),
+        (lambda pooler: setattr(pooler, "base_layer", pooler.dense), "adapters"),
+    ],
+)
+def test_what_keeps_the_whole_model_from_being_cut_is_an_error(change, says):
+    model = make("bert")
+    change(model.bert.pooler)
+    with pytest.raises(UnsupportedModelError, match=says):
+        hies.prunable(model, make_batch("bert"))
+
+
 def test_a_pruned_site_tells_its_key_heads():
     model = make("llama_grouped")
     site = next(iter(sites_of("llama_grouped", model)))

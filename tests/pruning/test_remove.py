@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import transformers as tf
 from hydra import compose, initialize_config_dir
-from small_folders import GROUPED, write_folder
+from small_folders import GROUPED, keep_middle_layer_whole, write_folder
 
 from experiments import run
 from experiments.config import schema, store
@@ -117,6 +117,29 @@ def test_heads_that_cannot_be_cut_out_are_refused_before_anything_is_computed(ca
     assert not list(fresh.glob("checkpoints/*")) and not list(fresh.glob("statistics/*"))
     rows, status, err = call("refused", *DIGITS, "sparsity.ratios=[0.5]", "sparsity.mode=mask")
     assert status == 0 and len(rows) == 1, err
+
+
+def test_heads_of_sites_that_can_be_cut_go_where_these_are_chosen(call, grouped, monkeypatch):
+    keep_middle_layer_whole(monkeypatch)
+    words = [*of_grouped(grouped), "criterion=his", "sparsity.ratios=[0.5,1]"]
+    _, status, err = call("all", *words, "sparsity.mode=remove")
+    assert status == 1 and "sewn together" in err and "model.sites=prunable for the sites that can" in err
+    every, _, _ = call("all", *words, "sparsity.mode=mask")
+    chosen = [*words, "model.sites=prunable"]
+    masked, _, _ = call("chosen", *chosen, "sparsity.mode=mask")
+    removed, status, err = call("chosen", *chosen, "sparsity.mode=remove", "force=true")
+    ((run_id, rows),) = removed.items()
+    assert status == 0 and same_but_times(rows, masked[run_id]) and run_id not in every, err
+    assert [(row["heads_total"], row["heads_removed"], row["sites"]) for row in rows] == [
+        (12, 0, "prunable"), (12, 6, "prunable"), (12, 12, "prunable")
+    ]  # fmt: skip
+    assert not any("layers.1" in site for row in rows for site in row["mask"])
+    assert rows[0]["parameters"] > rows[1]["parameters"] and next(iter(every.values()))[0]["parameters"] is None
+    said = "Heads are removed from 2 of 3 sites; the others stay whole: model.layers.1.self_attn (it is sewn together)."
+    assert err.count(said) == 1
+    monkeypatch.setitem(conventions.REFUSED, "LlamaAttention", "it is glued")
+    _, status, err = call("none", *chosen, "sparsity.mode=mask")
+    assert status == 1 and "model.sites is 'prunable'; no head can be cut out: it is glued; it is sewn together." in err
 
 
 @pytest.mark.parametrize("mode", ["mask", "remove"])

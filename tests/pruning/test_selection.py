@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hies import HiesError, select
+from hies.pruning.removal import PrunableSites
 from hies.pruning.selection import Selection
 
 HEADS = (11, 7, 13, 5)
@@ -359,3 +360,40 @@ def test_an_iterative_schedule_takes_whole_groups_too():
 def test_groups_that_do_not_fit_are_named(groups, message):
     with pytest.raises(HiesError, match=message):
         select({"a": torch.rand(4)}, 0.5, groups=groups)
+
+
+# --- some sites alone -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 1.0])
+def test_the_ratio_is_a_share_of_the_heads_of_the_chosen_sites(generator, scope, ratio):
+    scores = random_scores(generator, *HEADS)
+    found = select(scores, ratio, scope, sites=["d", "b"])
+    assert found == select({site: scores[site] for site in "bd"}, ratio, scope)
+    assert count(found) == round(ratio * (7 + 5)) and set(found) <= {"b", "d"}
+    assert select(scores, ratio, scope, sites=scores) == select(scores, ratio, scope)
+
+
+def test_groups_of_other_sites_do_not_matter(generator):
+    scores = random_scores(generator, *GROUPED)
+    chosen = [site for site, size in SIZES.items() if size > 1][:1]
+    found = select(scores, 0.5, groups=SIZES, sites=chosen)
+    assert list(found) == chosen and is_whole(found, SIZES)
+    assert found == select({site: scores[site] for site in chosen}, 0.5, groups={chosen[0]: SIZES[chosen[0]]})
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        (["b", "x"], r"^sites is 'x'; the sites that have scores are a, b\.$"),
+        ("a", "^sites is 'a'; give names of sites"),
+        (3, "^sites is 3; give names of sites"),
+        ([], r"^sites is \[\]; no heads can be removed\.$"),
+        (PrunableSites({}, {"a": "layers share its keys", "b": "layers share its keys"}),
+         r"^sites is \[\]; no heads can be removed: layers share its keys\.$"),
+    ],
+)  # fmt: skip
+def test_sites_that_do_not_fit_are_named(sites, message):
+    with pytest.raises(HiesError, match=message):
+        select({"a": torch.rand(4), "b": torch.rand(2)}, 0.5, sites=sites)

@@ -58,9 +58,12 @@ def real_tokens(site, count, batch):
     """Which of `count` tokens of a site are no padding, [batch, tokens], where the batch says so."""
     decodes = "decoder_attention_mask" in batch and "decoder" in site
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
-    if mask is not None and 0 < count - mask.shape[1] < 4:  # Longformer adds padding up to whole windows
-        mask = torch.nn.functional.pad(mask, (0, count - mask.shape[1]))
-    if mask is None or mask.shape[1] % count or "vis" in site:
+    if mask is None or "vis" in site:
+        return None
+    missing = -mask.shape[1] % 4
+    if missing and count in (4, mask.shape[1] + missing):  # Longformer, LongT5: up to whole windows
+        return torch.nn.functional.pad(mask, (0, missing)).bool()
+    if mask.shape[1] % count:
         return None
     return mask[:, :: mask.shape[1] // count].bool()  # a frame for several of the input
 
@@ -175,7 +178,7 @@ def check_scored(name, side):
             run(model, batch)
     assert weights.keys() == found["ae"].keys()
     for site, calls in weights.items():
-        expected = entropy_of(calls, real_tokens(site, calls[0].shape[2], batch), len(slope))
+        expected = entropy_of(calls, site, batch, len(slope))
         torch.testing.assert_close(found["ae"][site], expected, atol=1e-7, rtol=0, equal_nan=True)
         assert expected.nan_to_num().std() > 1e-4  # the heads differ, so the comparison says something
 
@@ -189,12 +192,14 @@ def finite_difference(model, name, batch, ways, step=1e-5):
     return (values[0] - values[1]) / (2 * step)
 
 
-def entropy_of(calls, real, examples):
+def entropy_of(calls, site, batch, examples):
     """AE_h(x) of one site from its softmax weights, [examples, heads]."""
     relative = []
     for weights in calls:
         seen = (weights > 0).sum(-1)
         value = torch.special.entr(weights).sum(-1) / seen.clamp(min=2).log()
+        real = real_tokens(site, weights.shape[2], batch)
+        real = real.reshape(value[:, 0].shape) if real is not None and real.numel() == value[:, 0].numel() else real
         counts = real if real is not None and real.shape == value[:, 0].shape else None
         if counts is None and weights.shape[-2] == weights.shape[-1]:  # a padded token is one that no query sees
             counts = (weights[:, 0] > 0).any(-2)
@@ -290,6 +295,24 @@ def check_saved(name, folder):
     assert not [key for key in state if not torch.equal(state[key], loaded[key])]
     # Sums are rounded by how the memory lies that a file was loaded into: 2e-6 apart was seen, of logits of 4.
     torch.testing.assert_close(run(back, batch), run(small, batch), atol=1e-5, rtol=0)
+
+
+def check_partly(name, folder):
+    """What can be cut of a model of which something cannot: its logits, cut, and saved and loaded, are masked ones."""
+    with Double():
+        model, batch = make(name, torch.float64).eval(), inputs_of(name)
+        sites = hies.prunable(model, batch)
+        for case in CASES:
+            small = hies.prune(model, removed := some_heads(sites, case))
+            with hies.masked(model, removed):
+                expected = run(model, batch)
+            torch.testing.assert_close(run(small, batch), expected, atol=1e-9, rtol=1e-9)
+            assert (expected - run(model, batch)).abs().max() > 1e-4
+        hies.save_pruned(small, folder)
+        back = hies.load_pruned(folder)
+        assert hies.pruned_heads(back) == removed
+        # What no file holds, such as frequencies of positions, is made anew, in float32 as ever.
+        torch.testing.assert_close(run(back, batch), expected, atol=1e-5, rtol=0)
 
 
 def check_plain(name, folder):

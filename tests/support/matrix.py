@@ -40,12 +40,14 @@ with it on the left.
 |---|---|---|---|---|---|---|---|
 """
 UNCUT = """
-## Scored and masked, but not pruned
+## Scored and masked, but pruned in part or not at all
 
-`hies.prune` refuses them before it changes anything. A masked head is one whose output is zero.
+`hies.prunable` names the sites that can be cut, and why the others cannot; `hies.prune` refuses those before it changes
+anything. A masked head is one whose output is zero. **pruned**: how many of the sites are cut, saved and loaded, their
+logits those of the masked model.
 
-| architecture | model | scored | masked | why not pruned |
-|---|---|---|---|---|
+| architecture | model | scored | masked | pruned | why not the others |
+|---|---|---|---|---|---|
 """
 CLASSES = """
 Refused by the name of the class (`REFUSED` in `hies/heads/conventions.py`). Any other module is refused if it has a
@@ -108,18 +110,11 @@ def row(name):
 def uncut_row(name):
     model = make(name)
     scored, masked = holds(checks.check_scored, name, "right"), holds(checks.check_silenced, name)
-    return [f"`{name}`", type(model).__name__, scored, masked, why_not(name, model)]
-
-
-def why_not(name, model):
-    """What `hies.prune` says of the first site that it refuses."""
-    sites = hies.find_sites(model, checks.inputs_of(name, dtype=model.dtype))
-    try:
-        hies.prune(model, {key: [0] for key in sites})
-    except hies.UnsupportedModelError as error:
-        site = str(error).split("'")[1]
-        return f"{type(model.get_submodule(site)).__name__}: {str(error).rsplit('cut out: ')[-1].rstrip('.')}"
-    return "it is pruned"
+    sites = hies.prunable(model, checks.inputs_of(name, dtype=model.dtype))
+    part = f"{len(sites)} of {len(sites) + len(sites.refused)}"
+    pruned = part if sites and in_a_folder(checks.check_partly, name) == "yes" else "no"
+    reasons = [f"{type(model.get_submodule(site)).__name__}: {reason}" for site, reason in sites.refused.items()]
+    return [f"`{name}`", type(model).__name__, scored, masked, pruned, "; ".join(dict.fromkeys(reasons))]
 
 
 def table(rows):

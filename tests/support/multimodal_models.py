@@ -5,7 +5,7 @@ An entry reads either a kind of batch that `tiny_models.make_batch` knows, or wh
 
 import torch
 from architectures import CLASSES, ENCODER, GROUPED, IMAGE, T5, TEXT, WORDS, Architecture
-from text_models import SEQUENCES, built, gentle, sequences
+from text_models import BARE, SEQUENCES, built, gentle, language, sequences
 
 BATCH, TOKENS = 3, 11
 LENGTHS = (11, 7, 4)
@@ -125,6 +125,10 @@ def pairs(generator):
     return {**words(generator), "pixel_values": torch.randn(BATCH, 3, 12, 12, generator=generator)}
 
 
+def crossed(generator):
+    return {**words(generator), "encoder_hidden_states": torch.randn(BATCH, 5, 48, generator=generator)}
+
+
 PACKED_PICTURE = pictured(
     4, 16, 27, count=1, image_grid_thw=[[1, 4, 4]], mm_token_type_ids=[[1] * 4 + [0] * TOKENS]
 )  # rows of a picture carry no example: one example at a time
@@ -141,6 +145,16 @@ def listener(stem, output="out_proj", heads=(5, 5), model="ForSequenceClassifica
     return Architecture(built(stem + model, stem, {**SOUND, **changes}), reads, heads, output)
 
 
+def detector(stem):
+    backbone = {
+        "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic",
+        "out_features": ["stage2"],
+    }  # fmt: skip
+    sizes = {**SPEECH, "use_timm_backbone": False, "use_pretrained_backbone": False, "num_queries": 3}
+    reads = numbers("pixel_values", 3, 32, 32)
+    return other(stem + "ForObjectDetection", stem, reads, (5,) * 6, "o_proj", **sizes, backbone_config=backbone)
+
+
 def two_towers(stem, reads, heads=(5, 5, 6, 6), vision=VISION, text=None, seen="out_proj", **options):
     """A model of pictures and text; seen: the output projection in the vision tower."""
     output = {"vis": seen, "": "o_proj"}
@@ -154,18 +168,12 @@ def other(model, config, reads, heads, output="out_proj", **options):
 
 SENSES = {
     # --- images ---
-    "aimv2": tower("Aimv2Vision", "out_proj", "Model"),
+    "aimv2": tower("Aimv2Vision", {"head": "output_proj", "": "out_proj"}, "Model", heads=(5, 5, 5)),
     "beit": tower("Beit", use_relative_position_bias=True),
     "beit_shared": tower("Beit", use_shared_relative_position_bias=True),
     "deit": tower("DeiT"),
-    "detr": other(
-        "DetrForObjectDetection", "Detr", numbers("pixel_values", 3, 32, 32), (5,) * 6, "o_proj", **SPEECH,
-        use_timm_backbone=False, use_pretrained_backbone=False, num_queries=3,
-        backbone_config={
-            "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1],
-            "layer_type": "basic", "out_features": ["stage2"],
-        },
-    ),
+    "conditional_detr": detector("ConditionalDetr"),
+    "detr": detector("Detr"),
     "dinov2_with_registers": tower("Dinov2WithRegisters", num_register_tokens=3),
     "dinov3_vit": tower("DINOv3ViT", model="Model", heads=(3, 3), hidden_size=36, num_attention_heads=3),
     "dpt": tower("DPT", "^.output.dense", "Model"),
@@ -197,7 +205,7 @@ SENSES = {
             "iou_head_hidden_dim": 16,
         },
     ),
-    "siglip": tower("SiglipVision", "out_proj", "Model"),
+    "siglip": tower("SiglipVision", "out_proj", "Model", heads=(5, 5, 5)),
     "vit_msn": tower("ViTMSN"),
     "yolos": tower("Yolos", "^.output.dense", "Model", image_size=[12, 12], num_detection_tokens=3),
     # --- videos ---
@@ -272,9 +280,18 @@ SENSES = {
         text={"model_type": "cohere2", "sliding_window": 4, "logit_scale": 1.0}, image_token_index=PICTURE,
         downsample_factor=2, vision_feature_layer=-1,
     ),
+    "chameleon": language(
+        "Chameleon", model="Model", vocabulary_map={"<image>": 4, "IMGIMGAZ": 10},
+        vq_config={"embed_dim": 8, "num_embeddings": 11, "resolution": 8, "latent_channels": 8, "base_channels": 32,
+                   "channel_multiplier": [1], "num_res_blocks": 1},
+    ),
     "clip_pair": other(
         "CLIPModel", "CLIP", pairs, (5,) * 4, projection_dim=13, vision_config=VISION,
         text_config={**TEXT, "hidden_size": 35, "num_attention_heads": 5, "eos_token_id": 2, "pad_token_id": 0},
+    ),
+    "gpt2_cross": other(
+        "GPT2LMHeadModel", "GPT2", crossed, (6,) * 4, "c_proj", **BARE, n_positions=40, add_cross_attention=True,
+        bos_token_id=1, eos_token_id=2,
     ),
     "exaone4_5": two_towers(
         "Exaone4_5_", PACKED_PICTURE, heads=(6,) * 4, seen="proj", text={"model_type": "exaone4", "sliding_window": 4},

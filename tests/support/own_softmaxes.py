@@ -29,7 +29,9 @@ class _Softmaxes(TorchFunctionMode):
 
     def keep(self, weights):
         if weights.dim() == 5:  # [rows, heads, blocks, queries, keys]
-            weights = weights.flatten(2, 3)
+            weights = weights.flatten(
+                *((2, 3) if weights.shape[1] == self.heads else (0, 1))
+            )  # LongT5 has blocks first
         if weights.dim() == 3:
             weights = weights.unflatten(0, (-1, self.heads))
         elif weights.shape[1] != self.heads:

@@ -10,6 +10,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from hies.heads import projections
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 VOCABULARY = {
@@ -44,3 +46,15 @@ def write_folder(folder, model):
         model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)
     return folder
+
+
+def keep_middle_layer_whole(monkeypatch):
+    """Lets the heads of the second layer be refused, as where layers share their keys."""
+    check = projections._check_kind
+
+    def refusing(module):
+        if getattr(module, "layer_idx", None) == 1:
+            raise projections.CannotPruneError("it is sewn together")
+        check(module)
+
+    monkeypatch.setattr(projections, "_check_kind", refusing)

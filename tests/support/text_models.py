@@ -218,17 +218,19 @@ FAMILIES = {
     "xlm-roberta-xl": classifier("XLMRobertaXL"),
     "xmod": classifier("Xmod", languages=["en_XX"], default_language="en_XX"),
     # --- encoders and decoders of text ---
-    "bigbird_pegasus": sequences("BigBirdPegasus", heads=(5,) * 4, attention_type="original_full"),
+    "bigbird_pegasus": sequences(
+        "BigBirdPegasus", {"attn.self": "^.output", "": "out_proj"}, attention_type="original_full"
+    ),
     "blenderbot": sequences("Blenderbot"),
     "blenderbot-small": sequences("BlenderbotSmall"),
-    "longt5": sequences("LongT5", "o", heads=(5,) * 4, sizes=T5, decoder_start_token_id=0, local_radius=3),
+    "longt5": sequences("LongT5", "o", sizes=T5, decoder_start_token_id=0, local_radius=3),
     "m2m_100": sequences("M2M100"),
     "marian": Architecture(built("MarianMTModel", "Marian", SEQUENCES), "sequences", (5,) * 6, "out_proj"),
     "mbart": sequences("MBart"),
     "mt5": sequences("MT5", "o", sizes=T5, decoder_start_token_id=0),
     "nllb-moe": sequences("NllbMoe"),
     "pegasus": sequences("Pegasus"),
-    "pegasus_x": sequences("PegasusX", heads=(5,) * 4, d_model=40, num_global_tokens=3, block_size=4),
+    "pegasus_x": sequences("PegasusX", d_model=40, num_global_tokens=3, block_size=4, stagger_local_blocks=False),
     "plbart": gentle(sequences("PLBart")),
     "pop2piano": sequences("Pop2Piano", "o", sizes=T5, decoder_start_token_id=0),
     "switch_transformers": sequences("SwitchTransformers", "o", sizes=T5, decoder_start_token_id=0, num_experts=3,

@@ -26,10 +26,11 @@ SAMPLE = (
     *("deepseek_v3", "deepseek_v32", "longcat_flash", "mimo_v2_flash"),  # latent attention, values of another width
     *("hrm_text", "jamba", "lfm2", "minimax", "olmo_hybrid", "recurrent_gemma"),  # shared layers, hybrids
     *("t5", "umt5", "longt5", "pegasus_x", "bart_classifier"),  # encoders and decoders
-    *("vit", "swin", "beit_shared", "dpt", "detr", "eomt", "vivit"),  # pictures, videos
+    *("vit", "swin", "beit_shared", "dpt", "conditional_detr", "detr", "eomt", "vivit"),  # pictures, videos
     *("audio-spectrogram-transformer", "granite_speech5", "moonshine", "parakeet", "seamless_m4t_v2"),  # sound
     *("wav2vec2-conformer", "whisper"),
-    *("llava", "clip_pair", "exaone4_5", "internvl", "mllama", "pix2struct", "qwen2_5_vl", "udop"),  # pictures and text
+    *("llava", "chameleon", "clip_pair", "gpt2_cross", "exaone4_5", "internvl"),  # pictures and text
+    *("mllama", "pix2struct", "qwen2_5_vl", "udop"),
     *("patchtst", "timesfm"),  # series
 )
 

@@ -24,6 +24,12 @@ UNPRUNABLE = {
         layer_types=["full_attention"] * 3, hidden_size_per_layer_input=8, vocab_size_per_layer_input=WORDS,
         laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=None, **WINDOW,
     ),
+    "gemma4_sharing": language(
+        "Gemma4", config="Gemma4Text", heads=(6,) * 5, num_hidden_layers=5, num_kv_shared_layers=1, global_head_dim=8,
+        attention_k_eq_v=True, num_global_key_value_heads=2, hidden_size_per_layer_input=8,
+        layer_types=["full_attention", "sliding_attention"] * 2 + ["full_attention"],
+        vocab_size_per_layer_input=WORDS, **WINDOW,
+    ),
     "internvl_norms": two_towers(
         "InternVL", pictured(4, BATCH, 3, 12, 12), text={"model_type": "qwen2"}, image_token_id=PICTURE,
         vision={**VISION, "image_size": [12, 12], "patch_size": [3, 3], "use_qk_norm": True}, seen="projection_layer",
@@ -55,3 +61,8 @@ UNPRUNABLE = {
         use_mamba_kernels=False, mamba_d_state=8, adapter_rank=4,
     ),
 }  # fmt: skip
+# How many sites of these can be cut nevertheless; of the others none.
+PARTLY = {
+    **{"blip-2": 5, "gemma3n_sharing": 1, "gemma4_sharing": 1, "internvl_norms": 2, "segformer": 1},
+    "vjepa2_classifier": 2,
+}

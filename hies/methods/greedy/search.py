@@ -36,7 +36,7 @@ def removal_order(
     the layers give is kept for every batch, one copy, where the batch is. The model is left as it was.
 
     Args:
-        model: any model that uses transformers' attention interface.
+        model: any model whose heads `hies.find_sites` finds.
         batches: dicts that the model accepts, with what the loss reads.
         loss: (outputs, batch) -> [batch].
         progress: show a progress bar over the heads to try.
