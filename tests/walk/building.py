@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 from dataclasses import dataclass, field
 
 import checks
@@ -14,6 +15,8 @@ from tests.walk.own import CLASSES, CONFIGS, INPUTS, LIMITS
 from torch import nn
 
 PASSES = 40  # forward passes that are tried for one type
+SECTIONS = re.compile(r"sum exactly to (\d+) .*split_sizes=\[(\d+, \d+, \d+)\]")
+SENSES = {*feeding.SENSES}
 WEIGHTS = 30e6  # of the largest model that is run
 
 
@@ -97,7 +100,8 @@ def case_of(name: str) -> Case:
                 continue
             batch = fed(name, model, failures)
             if batch is not None:
-                return Case(name, kind, model, batch)
+                alone = feeding.reads_senses(model) and not SENSES & batch.keys()
+                return Case(name, kind, model, batch, notes=["fed with text alone"] if alone else [])
     if not types()[name].classes:
         raise CannotBuildError("no class of the auto mappings")
     raise CannotBuildError("; ".join(dict.fromkeys(failures[:1] + failures[-1:])))
@@ -158,7 +162,24 @@ def attempt(model, way, failures):
         return batch, None
     except Exception as error:  # noqa: BLE001 - whatever a model raises that is fed in a wrong way
         failures.append(said(type(model).__name__, error))
+        if split_rotation(model, error):
+            return None, way
         return None, None if callable(way) else feeding.enough_placeholders(error, way)
+
+
+def split_rotation(model, error):
+    """Shares the width of a head among time, height and width of a picture, as the model says; True if that is new."""
+    found = SECTIONS.search(str(error))
+    if found is None:
+        return False
+    width, sections = int(found[1]), [int(one) for one in found[2].split(",")]
+    scaled = [size * width // sum(sections) for size in sections]
+    sections = [width - sum(scaled[1:]), *scaled[1:]]
+    for module in model.modules():
+        if hasattr(module, "mrope_section"):
+            module.mrope_section = sections
+            module.config.rope_parameters["mrope_section"] = sections  # what is saved says it, too
+    return sections != [int(one) for one in found[2].split(",")]
 
 
 def examples(batch):

@@ -36,10 +36,11 @@ class Feeding:
 def ways(model) -> Iterator[Feeding]:
     """The ways in which a model is fed, the richest first."""
     packed = {"image_grid_thw", "grid_thw"} & parameters(model).keys()  # pictures of all examples in one row
+    signs = setting(model.config, "num_query_tokens", default=0)
     for count in (1,) if packed else (3, 1):
-        for pictures in range(5 if reads_senses(model) else 1):
-            yield Feeding(count, count > 1, pictures)
-        yield Feeding(count, False)
+        for pictures in range(6 if reads_senses(model) else 1):
+            yield Feeding(count, count > 1, pictures, signs)
+        yield Feeding(count, False, placeholders=signs)
     if reads_senses(model) and "input_ids" in parameters(model):
         yield Feeding(senses=False)
         yield Feeding(1, False, senses=False)
@@ -179,12 +180,13 @@ def pictures(config, count, names):
     sizes = {"image_sizes": torch.tensor([[height, width]] * count)}
     plain = ((count, channels, height, width), sizes)
     frames = setting(config, "num_frames", default=4)
-    several = ((count, 1, channels, height, width), sizes)
+    several = ((count, 1, channels, height, width), {**sizes, "image_attention_mask": torch.ones(count, TOKENS, 1, dtype=torch.long)})
     video = ((count, frames, channels, height, width), {})
     tiles = ((count, 2, channels, height, width), sizes)
+    grid = ((count, 3, channels, height, width), {"image_sizes": torch.tensor([[height, 2 * width]] * count)})
     larger = ((count, channels, 64, 64), {"image_sizes": torch.tensor([[64, 64]] * count)})
     if "image_grid_thw" not in names and "grid_thw" not in names:
-        return [plain, several, video, tiles, larger]
+        return [plain, several, video, tiles, grid, larger]
     patch, merge = setting(config, "patch_size", default=14), setting(config, "spatial_merge_size", default=2)
     time = setting(config, "temporal_patch_size", default=1)
     grid = torch.tensor([[1, 2 * merge, 2 * merge]] * count)

@@ -29,6 +29,7 @@ CONFIGS = {  # type -> settings
     **dict.fromkeys(("deformable_detr", "omdet-turbo"), RESNET),
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), SERIES),
     "align": {"vision_config": EFFICIENT},
+    "aria": {"projector_patch_to_query_dict": {16: 4}},
     "blt": {f"{part}_config": BYTES for part in ("patcher", "encoder", "decoder", "global")},
     "chameleon": {"vocabulary_map": {"<image>": 97, **{f"IMGIMGBS{chr(65 + i)}Z": 98 + i for i in range(26)}}},
     "chmv2": {
@@ -55,7 +56,8 @@ CONFIGS = {  # type -> settings
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "glm5_next": {"text_config": {"index_topk": 16}},
     "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [0, 0, 1, 1], "downsample_rate": "1/2"},
-    "hunyuan_vl": {"text_config": {"head_dim": 16}},
+    "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}},
     "maskformer": {"fpn_feature_size": 64, "mask_feature_size": 64},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
     "vitmatte": {"fusion_hidden_sizes": [16, 8, 8, 8], "convstream_hidden_sizes": [8, 8, 16]},
@@ -98,8 +100,22 @@ def codes(generator, model):
     }
 
 
+def placed_picture(generator, model):
+    """Text after the places of a picture."""
+    places = model.config.latent_query_num
+    ids = torch.randint(10, 80, (3, places + 9), generator=generator)
+    side = model.config.vision_config.image_size
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": normal(generator, 3, 3, side, side),
+        "image_embeds_position_mask": (torch.arange(places + 9) < places).long().expand(3, -1),
+    }
+
+
 INPUTS = {  # type -> (generator, model) -> batch
     "colqwen2": queried_picture,
     "decision_transformer": decisions,
     "dia": codes,
+    "kosmos-2": placed_picture,
 }

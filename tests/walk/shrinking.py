@@ -57,8 +57,8 @@ RUNGS = (Rung(32, 8, 4), Rung(16, 4, 4), Rung(8, 8, 4), Rung(8, 8, 8), Rung(8, 8
 class Shrinker:
     """Makes small configurations on one rung; what a token means is the same in all parts of a model."""
 
-    def __init__(self, rung: Rung) -> None:
-        self.rung, self.tokens = rung, {}
+    def __init__(self, rung: Rung, side: int = 64) -> None:
+        self.rung, self.tokens, self.side = rung, {}, side
 
     def settings(self, default: PreTrainedConfig, own: Mapping | None = None) -> dict:
         """The settings that make a small configuration of the kind of `default`."""
@@ -123,6 +123,8 @@ class Shrinker:
             value = type(value)(min(one, 1) if type(one) is int else one for one in value)
         if TAKEN.search(name) and positions and all(type(one) is int for one in value):
             return type(value)(_taken(value, max(map(len, positions.values()))))
+        if name == "image_grid_pinpoints":  # one of one tile and two, besides the whole
+            return [[self.side, 2 * self.side]]
         if name == "mrope_section":
             return type(value)(one // self.rung.head for one in value)
         numbers = [self._number(name, one, values) if type(one) is int else one for one in value]
@@ -223,7 +225,9 @@ def small_config(default: PreTrainedConfig, rung: Rung, own: Mapping | None = No
         rung = replace(rung, width=max(rung.width // 8, 1), head=max(rung.width // 8, 1))
     if narrowest < 48:
         rung = replace(rung, width=1, head=1)
-    config = type(default)(**Shrinker(rung).settings(default, own))
+    patch = getattr(getattr(default, "vision_config", None), "patch_size", 16)
+    side = patch * rung.patches if rung.patches and type(patch) is int else 64
+    config = type(default)(**Shrinker(rung, side).settings(default, own))
     use_plain_experts(config)
     return config
 
