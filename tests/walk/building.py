@@ -43,7 +43,7 @@ class Case:
     Attributes:
         type: its model type.
         kind: the class.
-        model: in float64.
+        model: from which copies are made.
         batch: in float64.
         by_hand: it stands in `tests/support`, under this name.
     """
@@ -98,8 +98,10 @@ def case_of(name: str) -> Case:
             except Exception as error:  # noqa: BLE001 - whatever a configuration that does not fit raises
                 failures.append(said(kind, error))
                 continue
-            batch = fed(name, model, failures)
+            probe = copy.deepcopy(model).double()  # some keep what they compute first
+            batch = fed(name, probe, failures)
             if batch is not None:
+                copy_sections(probe, model)
                 alone = feeding.reads_senses(model) and not SENSES & batch.keys()
                 return Case(name, kind, model, batch, notes=["fed with text alone"] if alone else [])
     if not types()[name].classes:
@@ -130,8 +132,7 @@ def built(name, kind, rung):
                     is_conv = "Conv" in type(module).__name__ and parameter.dim() > 2
                     inputs = parameter[0].numel() if is_conv else parameter.shape[-1] if parameter.dim() else 1
                     parameter.copy_(noise * min(0.3, 1.4 * inputs**-0.5) if parameter.dim() > 1 else parameter + 0.1 * noise)
-    with checks.Double():
-        return model.double().eval()
+    return model.eval()
 
 
 def fed(name, model, failures):
@@ -165,6 +166,13 @@ def attempt(model, way, failures):
         if split_rotation(model, error):
             return None, way
         return None, None if callable(way) else feeding.enough_placeholders(error, way)
+
+
+def copy_sections(source, target):
+    """Gives one model the sections of rotations that were found for its copy."""
+    for one, other in zip(source.modules(), target.modules(), strict=True):
+        if hasattr(one, "mrope_section"):
+            other.mrope_section, other.config.rope_parameters = one.mrope_section, one.config.rope_parameters
 
 
 def split_rotation(model, error):

@@ -131,14 +131,14 @@ class Trial:
         return "yes"
 
     def collected(self):
-        """The statistics of the batch, of its first example alone where its examples cannot be told apart."""
+        """The statistics of the batch, of its last example alone where its examples cannot be told apart."""
         torch.manual_seed(0)
         try:
             return hies.collect(self.model, [self.case.inputs()], loss=projected)
         except hies.HiesError:
             if (count := examples(self.case.batch)) == 1:
                 raise
-            self.case.batch = {key: value[:1] if len(value) == count else value for key, value in self.case.batch.items()}
+            self.case.batch = {key: value[-1:] if len(value) == count else value for key, value in self.case.batch.items()}
             torch.manual_seed(0)
             found = hies.collect(self.model, [self.case.inputs()], loss=projected)
         self.row["notes"].append("one example at a time")

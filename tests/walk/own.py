@@ -17,7 +17,7 @@ LAST_STAGE = {**RESNET, "backbone_config": {**RESNET["backbone_config"], "out_fe
 DETECTORS = ("conditional_detr", "dab-detr", "table-transformer", "detr")
 SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1}
 FULL_ROPE = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}}
-EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 80}
+EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}
 EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1}
 BYTES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
 DINO = {
@@ -58,6 +58,7 @@ CONFIGS = {  # type -> settings
     "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [0, 0, 1, 1], "downsample_rate": "1/2"},
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": {
         "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}},
+    "led": {"attention_window": [4, 4]},
     "maskformer": {"fpn_feature_size": 64, "mask_feature_size": 64},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
     "vitmatte": {"fusion_hidden_sizes": [16, 8, 8, 8], "convstream_hidden_sizes": [8, 8, 16]},
