@@ -26,7 +26,7 @@ POSITIONS = ("linear_pos", "relative_k_proj", "q_pos_proj", "k_pos_proj", "q_pos
 BY_HEAD = ("gate_proj", "g_proj", *POSITIONS)
 PARAMETERS = ("sinks", "gate_bias", "pos_bias_u", "pos_bias_v", "bias_u", "bias_v")  # [heads, ...]
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
-HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_attn_heads")
 KEY_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")
 # Widths of all heads together; each is set only where the forward reads it and it is that width.
 ALL_WIDTHS = ("all_head_size", "inner_dim", "split_size", "embed_dim", "hidden_size", "q_dim")

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import torch
 import transformers as tf
-from tests.walk import catalogue
+
+from tests.walk import catalogue, page
 from tests.walk.running import rows_in, walk
 
 
@@ -36,6 +37,10 @@ def main():
     for row in rows.values():
         for check, fault in row["faults"].items():
             print(f"FAULT {row['type']}: {check}: {fault}")
+    for what, count in page.counts(rows):
+        print(f"{count:4} {what}")
+    if not options.types:
+        page.write(rows)
 
 
 if __name__ == "__main__":

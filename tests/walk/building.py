@@ -9,10 +9,11 @@ import checks
 import tiny_models
 import torch
 import transformers as tf
+from torch import nn
+
 from tests.walk import feeding, shrinking
 from tests.walk.catalogue import TRIED, types
-from tests.walk.own import CLASSES, CONFIGS, INPUTS, LIMITS
-from torch import nn
+from tests.walk.own import CONFIGS, INPUTS
 
 PASSES = 40  # forward passes that are tried for one type
 SECTIONS = re.compile(r"sum exactly to (\d+) .*split_sizes=\[(\d+, \d+, \d+)\]")
@@ -91,11 +92,11 @@ def case_of(name: str) -> Case:
             model = tiny_models.make(entry, torch.float64).eval()
             return Case(name, type(model).__name__, model, checks.inputs_of(entry), entry)
     failures = []
-    for kind in (CLASSES[name],) if name in CLASSES else types()[name].classes[:TRIED]:
+    for kind in own_classes(name)[:TRIED]:
         for rung in shrinking.RUNGS:
             try:
                 model = built(name, kind, rung)
-            except Exception as error:  # noqa: BLE001 - whatever a configuration that does not fit raises
+            except Exception as error:
                 failures.append(said(kind, error))
                 continue
             probe = copy.deepcopy(model).double()  # some keep what they compute first
@@ -109,6 +110,16 @@ def case_of(name: str) -> Case:
     raise CannotBuildError("; ".join(dict.fromkeys(failures[:1] + failures[-1:])))
 
 
+def own_classes(name):
+    """The classes of a type that are built from its configuration, not from a part of it."""
+    every = types()[name].classes
+    config = tf.CONFIG_MAPPING[name]
+    fitting = [
+        kind for kind in every if issubclass(config, getattr(getattr(tf, kind, None), "config_class", None) or config)
+    ]
+    return fitting or every
+
+
 def said(kind, error):
     return f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
@@ -116,12 +127,12 @@ def said(kind, error):
 def built(name, kind, rung):
     """A model of random weights, large enough for attention to be far from uniform."""
     torch.manual_seed(0)
-    config = shrinking.small_config(tf.CONFIG_MAPPING[name](**LIMITS.get(name, {})), rung, CONFIGS.get(name))
+    config = shrinking.small_config(tf.CONFIG_MAPPING[name](), rung, CONFIGS.get(name))
     model_class = getattr(tf, kind)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in model_class(copy.deepcopy(config)).parameters())
     if size > WEIGHTS:
-        raise ValueError(f"{size / 1e6:.0f} million weights")
+        raise ValueError(f"its smallest model by rule has {size / 1e6:.0f} million weights")
     model = model_class(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -131,7 +142,9 @@ def built(name, kind, rung):
                     noise = torch.randn(parameter.shape, generator=generator)
                     is_conv = "Conv" in type(module).__name__ and parameter.dim() > 2
                     inputs = parameter[0].numel() if is_conv else parameter.shape[-1] if parameter.dim() else 1
-                    parameter.copy_(noise * min(0.3, 1.4 * inputs**-0.5) if parameter.dim() > 1 else parameter + 0.1 * noise)
+                    parameter.copy_(
+                        noise * min(0.3, 1.4 * inputs**-0.5) if parameter.dim() > 1 else parameter + 0.1 * noise
+                    )
     return model.eval()
 
 
@@ -161,7 +174,7 @@ def attempt(model, way, failures):
         if not answer.isfinite().all():
             raise ValueError("the outputs are not finite")
         return batch, None
-    except Exception as error:  # noqa: BLE001 - whatever a model raises that is fed in a wrong way
+    except Exception as error:
         failures.append(said(type(model).__name__, error))
         if split_rotation(model, error):
             return None, way
@@ -204,12 +217,19 @@ def answers(outputs, batch):
     All that is of an example alone: logits over the pairs of a batch are left out, the embeddings are there.
     """
     count = examples(batch)
-    named = outputs.items() if hasattr(outputs, "items") else enumerate(outputs if isinstance(outputs, tuple) else [outputs])
+    named = (
+        outputs.items()
+        if hasattr(outputs, "items")
+        else enumerate(outputs if isinstance(outputs, tuple) else [outputs])
+    )
+    single = [
+        (str(name), one) for name, value in named for one in (value if isinstance(value, tuple | list) else [value])
+    ]
     found = [
-        at_real_tokens(str(name), value, batch).flatten(1)
-        for name, value in named
+        at_real_tokens(name, value, batch).flatten(1)
+        for name, value in single
         if torch.is_tensor(value) and value.is_floating_point() and value.dim() > 1 and len(value) == count
-        and not str(name).startswith("logits_per")
+        and not name.startswith(("logits_per", "past_key", "encoder_hidden"))
     ]  # fmt: skip
     if not found:
         raise ValueError("no outputs of each example")
@@ -217,5 +237,9 @@ def answers(outputs, batch):
 
 
 def at_real_tokens(name, value, batch):
-    real = checks.real_tokens("encoder" if "encoder" in name else "decoder", value.shape[1], batch) if value.dim() == 3 else None
+    real = (
+        checks.real_tokens("encoder" if "encoder" in name else "decoder", value.shape[1], batch)
+        if value.dim() == 3
+        else None
+    )
     return value if real is None else value * real[..., None]

@@ -29,7 +29,9 @@ class Type:
 def mappings():
     """Head -> {model type: class}, in the order of `ORDER`; the bare models last."""
     names = [name for name in dir(modeling_auto) if name.endswith("_MAPPING_NAMES") and name != "CONFIG_MAPPING_NAMES"]
-    found = {name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES"): getattr(modeling_auto, name) for name in names}
+    found = {
+        name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES"): getattr(modeling_auto, name) for name in names
+    }
     bare = {"MODEL": found.pop("MODEL")}
     first, last = ({head: found.pop(head) for head in some} for some in (ORDER, LAST))
     return {**first, **found, **last, **bare}

@@ -9,8 +9,23 @@ import torch
 from transformers import PreTrainedConfig
 
 TOKENS, LENGTHS = 11, (11, 7, 4)
-PLACEHOLDERS = ("image_token_id", "image_token_index", "img_token_id", "audio_token_id", "audio_token_index", "audio_token")
-FEATURES = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "n_mels", "mel_bins", "input_dim", "feature_size")
+PLACEHOLDERS = (
+    "image_token_id",
+    "image_token_index",
+    "img_token_id",
+    "audio_token_id",
+    "audio_token_index",
+    "audio_token",
+)
+FEATURES = (
+    "num_mel_bins",
+    "feature_projection_input_dim",
+    "input_feat_per_channel",
+    "n_mels",
+    "mel_bins",
+    "input_dim",
+    "feature_size",
+)
 LACKING = re.compile(r"tokens:? (?:tensor\()?(\d+).*?features:? (?:tensor\()?(\d+)", re.DOTALL)
 
 
@@ -22,7 +37,7 @@ class Feeding:
         count: of examples.
         padded: texts are of different lengths.
         pictures: which of the shapes of pictures, or of sound.
-        placeholders: tokens of an example that stand for parts of a picture or of sound; given by the model's complaint.
+        placeholders: tokens of an example that stand for parts of a picture or of sound; the model says how many.
         senses: False for text alone.
     """
 
@@ -49,7 +64,12 @@ def ways(model) -> Iterator[Feeding]:
 def enough_placeholders(error: Exception, feeding: Feeding) -> Feeding | None:
     """The same feeding with as many placeholders as the model says that it needs; None where it says nothing."""
     found = LACKING.search(str(error))
-    if not found or int(found[2]) % feeding.count or int(found[2]) == int(found[1]) or int(found[2]) > 600 * feeding.count:
+    if (
+        not found
+        or int(found[2]) % feeding.count
+        or int(found[2]) == int(found[1])
+        or int(found[2]) > 600 * feeding.count
+    ):
         return None
     return replace(feeding, placeholders=int(found[2]) // feeding.count)
 
@@ -61,7 +81,10 @@ def parameters(model) -> dict[str, inspect.Parameter]:
 
 def reads_senses(model) -> bool:
     """True for a model that reads more than words."""
-    return bool({"pixel_values", "pixel_values_videos", "input_features", "input_values", "past_values"} & parameters(model).keys())
+    return bool(
+        {"pixel_values", "pixel_values_videos", "input_features", "input_values", "past_values"}
+        & parameters(model).keys()
+    )
 
 
 def setting(config, *names, default=None):
@@ -103,7 +126,9 @@ def words(model, feeding, generator):
     if setting(config, "vocab_size", default=100) < 20:
         ids = torch.randint(0, setting(config, "vocab_size"), (count, TOKENS), generator=generator)
     else:
-        ids = torch.randint(10, min(80, setting(config, "vocab_size", default=100)), (count, TOKENS), generator=generator)
+        ids = torch.randint(
+            10, min(80, setting(config, "vocab_size", default=100)), (count, TOKENS), generator=generator
+        )
     mask = padding(count, TOKENS, LENGTHS) if feeding.padded else torch.ones_like(ids)
     pad, eos = setting(config, "pad_token_id"), setting(config, "eos_token_id")
     if "SequenceClassification" in type(model).__name__ and type(eos) is int and eos >= 0:
@@ -152,8 +177,13 @@ def senses(model, feeding, generator):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     main = model.main_input_name
-    for name, shapes in (("pixel_values", pictures), ("pixel_values_videos", videos), ("input_features", features),
-                         ("input_values", sounds), ("past_values", series)):
+    for name, shapes in (
+        ("pixel_values", pictures),
+        ("pixel_values_videos", videos),
+        ("input_features", features),
+        ("input_values", sounds),
+        ("past_values", series),
+    ):
         if name in names and (main == name or main not in SENSES):
             choices = shapes(model.config, feeding.count, names)
             shape, others = choices[min(feeding.pictures, len(choices) - 1)]
@@ -180,7 +210,10 @@ def pictures(config, count, names):
     sizes = {"image_sizes": torch.tensor([[height, width]] * count)}
     plain = ((count, channels, height, width), sizes)
     frames = setting(config, "num_frames", default=4)
-    several = ((count, 1, channels, height, width), {**sizes, "image_attention_mask": torch.ones(count, TOKENS, 1, dtype=torch.long)})
+    several = (
+        (count, 1, channels, height, width),
+        {**sizes, "image_attention_mask": torch.ones(count, TOKENS, 1, dtype=torch.long)},
+    )
     video = ((count, frames, channels, height, width), {})
     tiles = ((count, 2, channels, height, width), sizes)
     grid = ((count, 3, channels, height, width), {"image_sizes": torch.tensor([[height, 2 * width]] * count)})
@@ -206,11 +239,21 @@ def features(config, count, names):
     """Spectrograms: channels first at the length that the encoder insists on, or in time order."""
     bins = setting(config, *FEATURES, default=80)
     long = 2 * setting(config, "max_source_positions", default=20)
-    times = 64
-    masks = {key: torch.ones(count, times, dtype=torch.long) for key in ("attention_mask", "input_features_mask", "feature_attention_mask")}
+    times = 2 * setting(config, "n_window", default=32)
+    masks = {
+        key: torch.ones(count, times, dtype=torch.long)
+        for key in ("attention_mask", "input_features_mask", "feature_attention_mask")
+    }
     firsts = {key: torch.ones(count, long, dtype=torch.long) for key in masks}
-    masks, firsts = ({k: v for k, v in some.items() if k != "attention_mask" or "input_ids" not in names} for some in (masks, firsts))
-    return [((count, times, bins), masks), ((count, bins, long), firsts), ((count, bins, times), masks), ((count, 1, times, bins), masks)]
+    masks, firsts = (
+        {k: v for k, v in some.items() if k != "attention_mask" or "input_ids" not in names} for some in (masks, firsts)
+    )
+    return [
+        ((count, times, bins), masks),
+        ((count, bins, long), firsts),
+        ((count, bins, times), masks),
+        ((count, 1, times, bins), masks),
+    ]
 
 
 def sounds(config, count, names):

@@ -1,4 +1,4 @@
-"""Gates and softmax weights of heads without the library: by transformers' eager code, or by the softmax of a module."""
+"""Gates and softmax weights of heads without the library: by transformers' eager code, or a module's softmax."""
 
 import contextlib
 import inspect
@@ -36,7 +36,12 @@ class Softmax(TorchFunctionMode):
             self.note(site, function(**given)[1])
         elif function in SOFTMAX and (axis := axis_of_heads(result, self.heads[site])) is not None:
             by_head = result.unflatten(0, (-1, self.heads[site])) if axis == 0 else result
-            self.note(site, by_head.transpose(1, axis or 1).flatten(2, -3) if by_head.dim() > 4 else by_head.transpose(1, axis or 1))
+            self.note(
+                site,
+                by_head.transpose(1, axis or 1).flatten(2, -3)
+                if by_head.dim() > 4
+                else by_head.transpose(1, axis or 1),
+            )
             return (by_head * self.gate(site, by_head.dim() - (axis or 1))).view(result.shape)
         elif function is F.scaled_dot_product_attention:
             self.note(site, fused_weights(*args, **kwargs))
@@ -67,7 +72,7 @@ class Softmax(TorchFunctionMode):
 
 
 def axis_of_heads(weights, heads):
-    """Which axis of softmax weights has the heads: 0 where it has the rows, too; None where they are of something else."""
+    """The axis of softmax weights that has the heads, 0 where it has the rows, too; None where none has."""
     if weights.dim() == 3:
         return 0 if weights.shape[0] % heads == 0 else None
     return next((axis for axis in (1, 2) if weights.dim() > 3 and weights.shape[axis] == heads), None)

@@ -1,9 +1,7 @@
-"""What single types need beyond the rules: settings, inputs, or the class to take."""
+"""What single types need beyond the rules: settings, or inputs."""
 
 import torch
 
-CLASSES = {}  # type -> class
-LIMITS = {}  # type -> arguments of the default configuration, which cannot be made without them
 RESNET = {
     "use_timm_backbone": False,
     "use_pretrained_backbone": False,
@@ -16,10 +14,18 @@ RESNET = {
 LAST_STAGE = {**RESNET, "backbone_config": {**RESNET["backbone_config"], "out_features": ["stage4"]}}
 DETECTORS = ("conditional_detr", "dab-detr", "table-transformer", "detr")
 SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1}
-FULL_ROPE = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}}
+FULL_ROPE = {
+    "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
+}
 EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}
 EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1}
-BYTES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
+BYTES = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+}
 DINO = {
     "model_type": "dinov2", "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 56,
     "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False, "apply_layernorm": True, "mlp_ratio": 1,
@@ -59,6 +65,11 @@ CONFIGS = {  # type -> settings
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": {
         "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}},
     "led": {"attention_window": [4, 4]},
+    "prompt_depth_anything": {"backbone_config": DINO, "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8,
+                              "head_hidden_size": 8, "reassemble_hidden_size": 24},
+    "perceiver": {"d_latents": 32, "d_model": 32, "num_latents": 8, "num_self_attends_per_block": 2,
+                  "num_self_attention_heads": 4, "num_cross_attention_heads": 4},
+    "moonshine_streaming": {"num_key_value_heads": 8},
     "maskformer": {"fpn_feature_size": 64, "mask_feature_size": 64},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
     "vitmatte": {"fusion_hidden_sizes": [16, 8, 8, 8], "convstream_hidden_sizes": [8, 8, 16]},
@@ -84,7 +95,13 @@ def decisions(generator, model):
 
 def queried_picture(generator, model):
     """A picture whose patches have a place for each example, after four tokens that stand for it."""
-    ids = torch.cat([torch.full((1, 4), model.config.vlm_config.image_token_id), torch.randint(10, 80, (1, 9), generator=generator)], 1)
+    ids = torch.cat(
+        [
+            torch.full((1, 4), model.config.vlm_config.image_token_id),
+            torch.randint(10, 80, (1, 9), generator=generator),
+        ],
+        1,
+    )
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
@@ -114,9 +131,31 @@ def placed_picture(generator, model):
     }
 
 
+def regions(generator, model):
+    """Text, and five regions of a picture."""
+    ids = torch.randint(10, 80, (3, 9), generator=generator)
+    width, places = model.config.visual_feat_dim, torch.rand(3, 5, 4, generator=generator)
+    return {"input_ids": ids, "visual_feats": normal(generator, 3, 5, width), "visual_pos": places}
+
+
+def codebooks(generator, model):
+    """Text, and the codebooks of sound, which count among the rows."""
+    ids, books = torch.randint(10, 80, (3, 9), generator=generator), model.decoder.num_codebooks
+    return {"input_ids": ids, "decoder_input_ids": torch.randint(0, 80, (3 * books, 7), generator=generator)}
+
+
+def told_picture(generator, model):
+    """A picture and what is to be done with it."""
+    task = torch.randint(10, 80, (3, model.config.task_seq_len), generator=generator)
+    return {"pixel_values": normal(generator, 3, 3, 64, 64), "task_inputs": task}
+
+
 INPUTS = {  # type -> (generator, model) -> batch
     "colqwen2": queried_picture,
     "decision_transformer": decisions,
     "dia": codes,
     "kosmos-2": placed_picture,
+    "lxmert": regions,
+    "musicgen": codebooks,
+    "oneformer": told_picture,
 }

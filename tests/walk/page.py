@@ -1,13 +1,14 @@
 """docs/architectures.md and its JSON, from the rows of a walk."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
 import transformers
-from tests.walk.catalogue import parent_of, types
 
 from hies.heads.conventions import REFUSED
+from tests.walk.catalogue import parent_of, types
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, DATA = DOCS / "architectures.md", DOCS / "architectures.json"
@@ -40,7 +41,10 @@ SECTIONS = {
     "without": ("No attention heads", "| type | class | what it is made of |\n|---|---|---|\n"),
     "refused": ("Heads that are not reached", "| type | class | why |\n|---|---|---|\n"),
     "unbuilt": ("Not run", "| type | why |\n|---|---|\n"),
-    "part": ("Parts", "Tried in the model that they are a part of, and have no head of their own.\n\n| model | its parts |\n|---|---|\n"),
+    "part": (
+        "Parts",
+        "Tried in the model that they are a part of, and have no head of their own.\n\n| model | its parts |\n|---|---|\n",
+    ),
 }
 CLASSES = """
 ## Classes that are not cut
@@ -65,11 +69,10 @@ day.
 
 def group_of(row):
     """The table that a row stands in."""
-    if "part" in row or "unbuilt" in row:
-        return "part" if "part" in row else "unbuilt"
-    if "heads" in row or row.get("faults"):
-        return "tried"
-    return "without" if row["why"] else "refused"
+    named = next((group for group in ("part", "unbuilt") if group in row), None)
+    if named or "heads" in row or row.get("faults"):
+        return named or "tried"
+    return "without" if row.get("why") else "refused"
 
 
 def holds(row, *checks):
@@ -92,16 +95,18 @@ def counts(rows):
 
 def write(rows):
     """Writes page and JSON; every type of transformers stands in them."""
-    every = {name: rows.get(name) or {"part": parent_of(name)} for name in types()}
-    small = {name: {key: value for key, value in row.items() if key not in DROPPED and value} for name, row in every.items()}
-    data = {"transformers": transformers.__version__, "torch": torch.__version__.partition("+")[0], "types": dict(sorted(small.items()))}
-    lines = [f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in data["types"].items()]
-    versions = "".join(f'"{key}": {json.dumps(data[key])}, ' for key in ("transformers", "torch"))
-    DATA.write_text(f"{{{versions}\"types\": {{\n" + ",\n".join(lines) + "\n}}\n")
-    PAGE.write_text(rendered(data))
+    every = {name: kept(rows[name]) if name in rows else {"part": parent_of(name)} for name in sorted(types())}
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__.partition("+")[0]}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in every.items())
+    DATA.write_text(f'{json.dumps(versions)[:-1]}, "types": {{\n{lines}\n}}}}\n')
+    PAGE.write_text(rendered({**versions, "types": every}))
 
 
-DROPPED = ("type", "entry", "seconds", "found", "reached")
+def kept(row):
+    """What stands in the JSON of a row."""
+    dropped = {"type", "entry", "seconds"} | ({"found", "why"} if "heads" in row else set())
+    row = {key: value for key, value in row.items() if key not in dropped and value}
+    return {**row, **({"notes": list(dict.fromkeys(row["notes"]))} if "notes" in row else {})}
 
 
 def rendered(data):
@@ -121,17 +126,31 @@ def rendered(data):
 def tried_cells(name, row):
     results = [str(row.get(check, "-")) for check in CHECKS]
     reasons = list(dict.fromkeys(reason for result in results if (reason := result.partition(": ")[2])))
-    notes = [*reasons, *row.get("notes", []), *(f"FAULT {check}: {error}" for check, error in row.get("faults", {}).items())]
-    short = [{"refused": "no", "not checked": "no"}.get(result.split(":")[0], result.split(":")[0]) for result in results]
+    notes = [
+        *reasons,
+        *row.get("notes", []),
+        *(f"FAULT {check}: {error}" for check, error in row.get("faults", {}).items()),
+    ]
+    short = [
+        {"refused": "no", "not checked": "no"}.get(result.split(":")[0], result.split(":")[0]) for result in results
+    ]
     return [f"`{name}`", row.get("class", ""), row.get("heads", ""), *short, cell("; ".join(notes))]
 
 
 CELLS = {
     "without": lambda rows: ([f"`{name}`", row["class"], row["why"]] for name, row in rows.items()),
-    "refused": lambda rows: ([f"`{name}`", row["class"], cell(row["reached"] if "reached" in row else row.get("refused", ""))] for name, row in rows.items()),
-    "unbuilt": lambda rows: ([f"`{name}`", cell(row["unbuilt"])] for name, row in rows.items()),
+    "refused": lambda rows: (
+        [f"`{name}`", row["class"], cell(row["found"].partition(": ")[2])] for name, row in rows.items()
+    ),
+    "unbuilt": lambda rows: ([f"`{name}`", cell(lacking(row["unbuilt"]))] for name, row in rows.items()),
     "part": lambda rows: parts_cells(rows),
 }
+
+
+def lacking(reason):
+    """Why a type is not run, in few words."""
+    library = re.search(r"requires the (\S+) library", reason)
+    return f"needs {library[1]}, which is not here" if library else reason.partition("; ")[0]
 
 
 def parts_cells(rows):

@@ -7,11 +7,11 @@ import resource
 import time
 from pathlib import Path
 
-from tests.walk.building import CannotBuildError
-from tests.walk.matrix import row_of
 from tqdm import tqdm
 
 import hies
+from tests.walk.building import CannotBuildError
+from tests.walk.matrix import row_of
 
 SECONDS, BYTES = 120, 10 << 30
 
@@ -60,7 +60,7 @@ class _Attempt:
         return row
 
     def failed(self, reason):
-        return {"type": self.name, "faults": {"walk": reason}}
+        return {"type": self.name, "unbuilt": reason, "faults": {}}
 
 
 def walk(names, jobs, path: Path, shown=True):

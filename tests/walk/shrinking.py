@@ -17,18 +17,30 @@ LAYERS = re.compile(r"^(\w+_)?(n|num)?_?(\w+_)?(layers?|depth|blocks)$|^n_layers
 NO_LAYERS = re.compile(r"conv|adapter|upscale|stem|predict|subsampl|residual|fpn|mlp|global|dense|nextn|mtp|shared|sub")
 HEADS = re.compile(r"^(\w+_)?(n|num)_(\w+_)?heads?$|^n_heads?$|attention_heads$|^num_heads_kv$|kv_heads|_heads$")
 HEAD_WIDTH = re.compile(r"head_dim|^d_kv$|kv_channels|head_size|headdim|qk_dim$|key_dim$|v_dim$")
-EXPERTS = re.compile(r"(num|n)_(\w+_)?experts$|experts_num$|num_local_experts")
-CHOSEN = re.compile(r"experts_per_tok(en)?$|top_?k$|moe_k$|num_selected|num_experts_per")
-QUERIES = re.compile(r"num_(object_)?queries$|num_proposals$")
+LIMITS = {  # names of settings -> the most that a small model has
+    "vocab_size|^n_words$|hash_byte_group_vocab": VOCABULARY,
+    "experts_per_tok(en)?$|^top_?k$|moe_k$|(moe|router)_top_?k$|num_selected|num_experts_per": 2,
+    r"(num|n)_(\w+_)?experts$|experts_num$|num_local_experts": 4,
+    "^n_group$|^topk_group$|first_k_dense_replace|num_dense_layers": 1,
+    "num_(object_)?queries$|num_proposals$": 10,
+    "^max_source_positions$": 32,
+}
+MAIN = ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_sizes", "dim")  # the width of a model
 TAKEN = re.compile(r"out_indices|_indexes$|_indices$|feature_layer")  # layers whose outputs or kinds are special
-TOKEN = re.compile(r"(token|tokens)_(id|ids|index|indices)$|^(bo|eo|mask_|sep_|pad_)\w*_(id|index)$|_token_id|_token_index|_id$")
+TOKEN = re.compile(
+    r"(token|tokens)_(id|ids|index|indices)$|^(bo|eo|mask_|sep_|pad_)\w*_(id|index)$|_token_id|_token_index|_id$"
+)
 KEPT = re.compile(
     r"token|position|_length|^max_|_id$|_ids$|index|sampl|window|kernel|stride|dilation|theta|rate|level|bucket|_bins|"
     r"image|crop|patch|chunk|codebook_size|vocab|bit|queries|points|frames|size_limit|num_|max|min|fps|temperature|context|"
     r"seq|scale|distance|tubelet|horizon|base|steps|epoch|n_fft|hop|n_positions|n_ctx|topk|factor|type|resolution|interval"
 )
-WIDE = re.compile(r"hidden|dim$|_dim_|embed|embd|channels|width|inner|ffn|intermediate|rank|d_model|d_ff|dims$|proj|size|groups$")
-PICTURE = re.compile(r"^(image|img|crop|input)_?(image_)?(size|resolution|height|width)$|^spatial_size$|pretrain_image_size")
+WIDE = re.compile(
+    r"hidden|dim$|_dim_|embed|embd|channels|width|inner|ffn|intermediate|rank|d_model|d_ff|dims$|proj|size|groups$"
+)
+PICTURE = re.compile(
+    r"^(image|img|crop|input)_?(image_)?(size|resolution|height|width)$|^spatial_size$|pretrain_image_size"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,16 @@ class Rung:
         return self.width // self.head
 
 
-RUNGS = (Rung(32, 8, 4), Rung(16, 4, 4), Rung(8, 8, 4), Rung(8, 8, 8), Rung(8, 8, None), Rung(4, 4, None), Rung(1, 1, 4), Rung(1, 1, None))
+RUNGS = (
+    Rung(32, 8, 4),
+    Rung(16, 4, 4),
+    Rung(8, 8, 4),
+    Rung(8, 8, 8),
+    Rung(8, 8, None),
+    Rung(4, 4, None),
+    Rung(1, 1, 4),
+    Rung(1, 1, None),
+)
 
 
 class Shrinker:
@@ -89,7 +110,10 @@ class Shrinker:
     def _divide(self, small):
         """Takes fewer heads where their width would be odd, which rotations cannot halve twice."""
         width = next((small[name] for name in ("hidden_size", "embed_dim", "d_model") if name in small), None)
-        name = next((name for name in ("num_attention_heads", "num_heads", "n_heads", "num_key_value_heads") if name in small), None)
+        name = next(
+            (name for name in ("num_attention_heads", "num_heads", "n_heads", "num_key_value_heads") if name in small),
+            None,
+        )
         if type(width) is not int or name is None or type(small[name]) is not int or "head_dim" in small:
             return
         if "num_key_value_heads" in small and small["num_key_value_heads"] != small[name]:
@@ -134,34 +158,25 @@ class Shrinker:
         return value if numbers == list(values.get(name, value)) else type(value)(numbers)
 
     def _number(self, name, value, values):
-        rung = self.rung
-        if "vocab_size" in name or name in ("n_words", "encoder_hash_byte_group_vocab"):
-            return VOCABULARY if value > VOCABULARY else value
+        most = next((most for pattern, most in LIMITS.items() if re.search(pattern, name)), None)
+        if most is not None:
+            return min(value, most)
         if TOKEN.search(name):
             return self._token(value)
-        if EXPERTS.search(name):
-            return min(value, 4)
-        if CHOSEN.search(name):
-            return min(value, 2)
-        if name.endswith("_groups") and value >= 64:
-            return value // rung.width
-        if QUERIES.search(name):
-            return min(value, 10)
-        if name == "max_source_positions":
-            return min(value, 32)
-        if name in ("n_group", "topk_group"):
-            return 1
-        if name in ("first_k_dense_replace", "num_dense_layers"):
-            return min(value, 1)
-        if PICTURE.search(name) and rung.patches and value >= 64:
-            return self._patch(values) * rung.patches
+        if PICTURE.search(name) and self.rung.patches and value >= 64:
+            return self._patch(values) * self.rung.patches
+        least, divisor = self._divisor(name)
+        return value // divisor if value >= least and value % divisor == 0 else value
+
+    def _divisor(self, name):
+        """From what number on a setting is divided, and by what."""
         if HEAD_WIDTH.search(name):
-            return value // rung.head if value % rung.head == 0 and value >= 16 else value
+            return 16, self.rung.head
         if HEADS.search(name):
-            return value // rung.heads if value % rung.heads == 0 else value
-        if WIDE.search(name) and not KEPT.search(name.replace("intermediate_size", "ffn").replace("hidden_size", "ffn")):
-            return value // rung.width if value % rung.width == 0 and value >= 64 else value
-        return value
+            return 0, self.rung.heads
+        plain = name.replace("intermediate_size", "ffn").replace("hidden_size", "ffn")
+        is_wide = name.endswith("_groups") or (WIDE.search(name) and not KEPT.search(plain))
+        return 64, self.rung.width if is_wide else 1
 
     def _patch(self, values):
         size = values.get("patch_size", 16)
@@ -186,6 +201,8 @@ def _outputs(default, positions):
     indices = list(default._out_indices)
     if not positions and hasattr(default, "_out_features"):
         return {"out_features": list(default._out_features)}
+    if hasattr(default, "depths"):  # as many stages as before
+        return {"out_features": list(default._out_features)}
     count = max(map(len, positions.values()), default=len(indices))
     return {"out_indices": list(range(count - len(indices) + 1, count + 1))}
 
@@ -195,7 +212,7 @@ def _values(config):
         if field.init and not field.name.startswith("_"):
             try:
                 yield field.name, getattr(config, field.name)
-            except Exception:  # noqa: BLE001 - settings that differ from layer to layer cannot be asked for
+            except Exception:
                 continue
 
 
@@ -210,7 +227,8 @@ def _positions(count, values, taken):
 
     Where the outputs of several layers are taken, as many as those.
     """
-    taken = max([len(taken or ()), *(len(one) for name, one in values.items() if TAKEN.search(name) and isinstance(one, list | tuple))])
+    lists = [one for name, one in values.items() if TAKEN.search(name) and isinstance(one, list | tuple)]
+    taken = max(map(len, (taken or (), *lists)))
     if taken > 2:
         return list(range(min(taken, count)))
     lists = [value for value in values.values() if isinstance(value, list | tuple) and len(value) == count]
@@ -235,7 +253,7 @@ def small_config(default: PreTrainedConfig, rung: Rung, own: Mapping | None = No
 def main_widths(config: PreTrainedConfig):
     """The widths of a model and of its parts."""
     for name, value in _values(config):
-        if name in ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_sizes", "dim") and isinstance(value, int | list | tuple):
+        if name in MAIN and isinstance(value, int | list | tuple):
             yield value if isinstance(value, int) else min(value)
         elif isinstance(value, PreTrainedConfig):
             yield from main_widths(value)
