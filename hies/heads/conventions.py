@@ -43,7 +43,7 @@ FOR_ALL_HEADS = ("alibi", "position_bias", "relative_position_bias", "attention_
 # Made in such a module, or in a part of it, for its own heads: [positions, heads], and the last matrix of a sequence.
 BIAS_TABLE, BIAS_MLP = "relative_position_bias_table", "continuous_position_bias_mlp"
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "qk_head_dim")
-HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_attn_heads")
 KEY_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")
 # Widths of all heads together; each is set only where the forward reads it and it is that width.
 ALL_WIDTHS = ("all_head_size", "inner_dim", "split_size", "embed_dim", "hidden_size", "q_dim")

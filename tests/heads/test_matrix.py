@@ -5,19 +5,16 @@ The checks, and what each compares with, are in `checks.py`.
 
 import copy
 import re
-from pathlib import Path
 
 import checks
 import pytest
 import torch
 from architectures import ARCHITECTURES
-from matrix import PAGE
-from tiny_models import EVERY, MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
+from tiny_models import MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
 from unsupported_models import PARTLY, UNPRUNABLE
 
 import hies
 from hies.heads import conventions
-from hies.heads.conventions import REFUSED
 
 PARTS = (
     *(*conventions.SEPARATE, *conventions.BESIDE.items(), conventions.LATENT_QUERIES, (conventions.LATENT,)),
@@ -170,11 +167,3 @@ def test_a_layer_has_counts_of_its_own_in_a_configuration_that_is_otherwise_the_
     assert names == {"eager", "hies_eager"}  # of the model, and of the modules that were pruned
     torch.testing.assert_close(checks.run(small, batch), expected, atol=1e-4, rtol=1e-4)
     assert small.config.to_dict() == model.config.to_dict()
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_names_every_architecture_and_every_refused_class():
-    rows = re.findall(r"^\| `([^`]+)` \|", Path(PAGE).read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted([*EVERY, *REFUSED])
