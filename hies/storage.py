@@ -147,8 +147,8 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Calls `model.save_pretrained(folder)`; everybody may then read the files whom the umask lets.
+def save_weights(model: Any, folder: Path, **options: Any) -> None:
+    """Calls `model.save_pretrained(folder, **options)`; everybody may then read the files whom the umask lets.
 
     Raises:
         OSError: a full disk, whoever noticed it.
@@ -156,7 +156,7 @@ def save_weights(model: Any, folder: Path) -> None:
     from safetensors import SafetensorError
 
     try:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **options)
     except SafetensorError as error:  # of an error of the system it keeps the text alone
         number = re.search(r"os error (\d+)", str(error))
         raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error

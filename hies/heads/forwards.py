@@ -48,7 +48,7 @@ def tuples_used_by(module: nn.Module) -> frozenset[tuple[Any, ...]]:
 def _used_by(kind: Any) -> tuple[frozenset[str], frozenset[tuple[Any, ...]]]:
     bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = [inspect.unwrap(method) for base in bases for method in vars(base).values() if inspect.isroutine(method)]
-    codes = [getattr(method, "__code__", None) for method in methods if method.__name__ != "__init__"]
+    codes = [getattr(method, "__code__", None) for method in methods if getattr(method, "__name__", "") != "__init__"]
     every = [inner for code in codes if code for inner in _with_inner(code)]
     tuples = (constant for code in every for constant in code.co_consts if isinstance(constant, tuple))
     return frozenset(name for code in every for name in code.co_names), frozenset(tuples)

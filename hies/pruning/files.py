@@ -31,7 +31,7 @@ from hies.pruning.folder import (
     write_record,
 )  # fmt: skip
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
-from hies.pruning.removal import check_no_adapters, cut, pruned_heads
+from hies.pruning.removal import Constant, check_no_adapters, cut, pruned_heads
 from hies.storage import locking, save_weights
 
 HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies"}
@@ -82,7 +82,12 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
 
 
 def _write(model: PreTrainedModel, removed: Removed, place: Path) -> None:
-    save_weights(model, place)
+    # Some architectures are saved in a format that they were published in, with other names and rows in another order.
+    # No such name is known for what is left of a layer without heads, nor an order of fewer heads.
+    try:
+        save_weights(model, place, save_original_format=not any(isinstance(m, Constant) for m in model.modules()))
+    except RuntimeError:
+        save_weights(model, place, save_original_format=False)
     write_record(place, type(model).__name__, dense_counts(model), removed)
 
 
