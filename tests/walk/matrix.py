@@ -58,7 +58,7 @@ def kind_of(model):
 
 
 def sentence(error):
-    return " ".join(str(error).split())
+    return re.sub(r"/\S+/tmp\w+", "the folder", " ".join(str(error).split()))
 
 
 class Trial:
@@ -149,7 +149,7 @@ class Trial:
         return "yes"
 
     def collected(self):
-        """The statistics of the batch; where the library refuses it, without padding, else of its last example alone."""
+        """The statistics of the batch; where they are refused, of one without padding, or of its last example."""
         batch, count = self.case.batch, examples(self.case.batch)
         alone = {key: value[-1:] if len(value) == count else value for key, value in batch.items()}
         attempts = {"": batch, "without padding": unpadded(batch), "one example at a time": alone}
