@@ -49,13 +49,9 @@ def kind_of(model):
     kinds = [type(module).__name__ for module in model.modules()]
     if any("attention" in kind.lower() and "pool" not in kind.lower() for kind in kinds):
         return ""
-    return (
-        "recurrence"
-        if any(RECURRENT.search(kind) for kind in kinds)
-        else "convolutions"
-        if "Conv2d" in kinds
-        else "no attention"
-    )
+    if any(RECURRENT.search(kind) for kind in kinds):
+        return "recurrence"
+    return "convolutions" if any(kind.startswith(("Conv1d", "Conv2d")) for kind in kinds) else "no attention"
 
 
 def sentence(error):

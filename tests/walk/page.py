@@ -146,7 +146,7 @@ def tried_cells(name, row):
 CELLS = {
     "without": lambda rows: ([f"`{name}`", row["class"], row["why"]] for name, row in rows.items()),
     "refused": lambda rows: (
-        [f"`{name}`", row["class"], cell(row["found"].partition(": ")[2])] for name, row in rows.items()
+        [f"`{name}`", row["class"], cell(row["found"].partition(f"{row['class']} ")[2])] for name, row in rows.items()
     ),
     "unbuilt": lambda rows: ([f"`{name}`", cell(lacking(row["unbuilt"]))] for name, row in rows.items()),
     "part": lambda rows: parts_cells(rows),
