@@ -100,7 +100,8 @@ def eager(model, name, gates=None):
 def interface(model, gates):
     """The same of modules that call transformers' attention interface."""
     names = {module: name for name, module in model.named_modules()}
-    configs = {id(module.config): module.config for module in names if hasattr(module, "config")}.values()
+    found = [getattr(module, "config", None) for module in names]
+    configs = {id(one): one for one in found if hasattr(one, "_attn_implementation_internal")}.values()
     implementations = [config._attn_implementation_internal for config in configs]
     sources = {sys.modules[type(module).__module__] for module in names}
     places = [(source, name) for source in sources for name in dir(source) if name.endswith("eager_attention_forward")]

@@ -13,6 +13,7 @@ import torch
 import transformers as tf
 
 from tests.walk import catalogue, page
+from tests.walk.building import by_hand
 from tests.walk.running import rows_in, walk
 
 
@@ -29,8 +30,7 @@ def main():
     path = options.out / "rows.jsonl"
     if not options.resume:
         path.unlink(missing_ok=True)
-    names = options.types or [name for name in catalogue.types() if catalogue.parent_of(name) is None]
-    names = [name for part in names for name in (Path(part[1:]).read_text().split() if part[0] == "@" else [part])]
+    names = options.types or [name for name in catalogue.types() if name in by_hand() or not catalogue.parent_of(name)]
     done = rows_in(path)
     walk([name for name in names if name not in done], options.jobs, path)
     rows = rows_in(path)

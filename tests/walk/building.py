@@ -230,6 +230,7 @@ def answers(outputs, batch):
         for name, value in single
         if torch.is_tensor(value) and value.is_floating_point() and value.dim() > 1 and len(value) == count
         and not name.startswith(("logits_per", "past_key", "encoder_hidden"))
+        and "attention" not in name
     ]  # fmt: skip
     if not found:
         raise ValueError("no outputs of each example")
@@ -237,9 +238,8 @@ def answers(outputs, batch):
 
 
 def at_real_tokens(name, value, batch):
-    real = (
-        checks.real_tokens("encoder" if "encoder" in name else "decoder", value.shape[1], batch)
-        if value.dim() == 3
-        else None
-    )
-    return value if real is None else value * real[..., None]
+    """A value that is zero at padded tokens, where it has tokens of text."""
+    if value.dim() != 3 or "image" in name:
+        return value
+    real = checks.real_tokens("encoder" if "encoder" in name else "decoder", value.shape[1], batch)
+    return value if real is None or real.shape != value.shape[:2] else value * real[..., None]

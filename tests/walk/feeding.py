@@ -26,6 +26,7 @@ FEATURES = (
     "input_dim",
     "feature_size",
 )
+MASKS = ("attention_mask", "input_features_mask", "feature_attention_mask")  # of sound
 LACKING = re.compile(r"tokens:? (?:tensor\()?(\d+).*?features:? (?:tensor\()?(\d+)", re.DOTALL)
 
 
@@ -53,7 +54,7 @@ def ways(model) -> Iterator[Feeding]:
     packed = {"image_grid_thw", "grid_thw"} & parameters(model).keys()  # pictures of all examples in one row
     signs = setting(model.config, "num_query_tokens", default=0)
     for count in (1,) if packed else (3, 1):
-        for pictures in range(6 if reads_senses(model) else 1):
+        for pictures in range(7 if reads_senses(model) else 1):
             yield Feeding(count, count > 1, pictures, signs)
         yield Feeding(count, False, placeholders=signs)
     if reads_senses(model) and "input_ids" in parameters(model):
@@ -240,20 +241,14 @@ def features(config, count, names):
     bins = setting(config, *FEATURES, default=80)
     long = 2 * setting(config, "max_source_positions", default=20)
     times = 2 * setting(config, "n_window", default=32)
-    masks = {
-        key: torch.ones(count, times, dtype=torch.long)
-        for key in ("attention_mask", "input_features_mask", "feature_attention_mask")
-    }
-    firsts = {key: torch.ones(count, long, dtype=torch.long) for key in masks}
-    masks, firsts = (
-        {k: v for k, v in some.items() if k != "attention_mask" or "input_ids" not in names} for some in (masks, firsts)
-    )
-    return [
-        ((count, times, bins), masks),
-        ((count, bins, long), firsts),
-        ((count, bins, times), masks),
-        ((count, 1, times, bins), masks),
-    ]
+    own = [name for name in MASKS if name in names and (name != "attention_mask" or "input_ids" not in names)]
+
+    def beside(long):
+        return {name: torch.ones(count, long, dtype=torch.long) for name in own}
+
+    shapes = [((count, times, bins), times), ((count, bins, long), long), ((count, bins, times), times)]
+    shapes += [((count, 1, times, bins), times)]
+    return [*((shape, beside(frames)) for shape, frames in shapes), *((shape, {}) for shape, _ in shapes[:3])]
 
 
 def sounds(config, count, names):

@@ -6,7 +6,6 @@ import inspect
 import checks
 import torch
 from own_softmaxes import _weights as fused_weights
-from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -24,29 +23,35 @@ class Softmax(TorchFunctionMode):
 
     def __init__(self, heads, gates):
         super().__init__()
-        self.heads, self.gates, self.seen, self.running = heads, gates, {}, []
+        self.heads, self.gates, self.seen, self.running, self.columns = heads, gates, {}, [], set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, site = kwargs or {}, self.running[-1] if self.running else None
+        if site is not None and function is F.multi_head_attention_forward:
+            return self.packed(site, PACKED.bind(*args, **kwargs).arguments)
         result = function(*args, **kwargs)
         if site is None:
             return result
-        if function is F.multi_head_attention_forward:
-            given = PACKED.bind(*args, **kwargs).arguments | {"need_weights": True, "average_attn_weights": False}
-            self.note(site, function(**given)[1])
-        elif function in SOFTMAX and (axis := axis_of_heads(result, self.heads[site])) is not None:
+        if function in SOFTMAX and (axis := axis_of_heads(result, self.heads[site])) is not None:
             by_head = result.unflatten(0, (-1, self.heads[site])) if axis == 0 else result
-            self.note(
-                site,
-                by_head.transpose(1, axis or 1).flatten(2, -3)
-                if by_head.dim() > 4
-                else by_head.transpose(1, axis or 1),
-            )
+            seen = by_head.transpose(1, axis or 1)
+            self.note(site, seen.flatten(2, -2))  # blocks of queries are queries
             return (by_head * self.gate(site, by_head.dim() - (axis or 1))).view(result.shape)
-        elif function is F.scaled_dot_product_attention:
+        if function is F.scaled_dot_product_attention:
             self.note(site, fused_weights(*args, **kwargs))
             return result * self.gate(site, 3)
         return result
+
+    def packed(self, site, given):
+        """Torch's own attention, with gates on the columns of its output matrix: it leaves no other place."""
+        whole = given | {"need_weights": True, "average_attn_weights": False}
+        self.note(site, F.multi_head_attention_forward(**whole)[1])
+        self.columns.add(site)
+        if self.gates is not None:
+            weight = given["out_proj_weight"]
+            gate = self.gates[site].repeat_interleave(weight.shape[1] // self.heads[site])
+            given = given | {"out_proj_weight": weight * gate.to(weight)}
+        return F.multi_head_attention_forward(**given)
 
     def gate(self, site, axes):
         """The gates of a site, with as many axes as there are from the heads on."""
@@ -104,24 +109,5 @@ class Reference:
             if self.outside:
                 mode.gates = gates
                 stack.enter_context(mode.watching(self.model))
-                for site in self.outside if gates is not None else ():
-                    stack.enter_context(scaled_columns(self.model.get_submodule(site), gates[site]))
             yield seen
             seen.update(mode.seen)
-
-
-@contextlib.contextmanager
-def scaled_columns(module, gate):
-    """The output matrix of torch's own attention module scales its heads; torch's function leaves no other place."""
-    if not isinstance(module, nn.MultiheadAttention):
-        yield
-        return
-    weight = module.out_proj.weight
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight.mul_(gate.repeat_interleave(weight.shape[1] // len(gate)).to(weight))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)

@@ -28,7 +28,8 @@ BYTES = {
 }
 DINO = {
     "model_type": "dinov2", "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 56,
-    "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False, "apply_layernorm": True, "mlp_ratio": 1,
+    "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False,
+    "apply_layernorm": True, "mlp_ratio": 1,
 }  # fmt: skip
 CONFIGS = {  # type -> settings
     **dict.fromkeys(DETECTORS, LAST_STAGE),
@@ -45,7 +46,8 @@ CONFIGS = {  # type -> settings
         },
         "fusion_hidden_size": 16, "head_hidden_size": 8, "post_process_channels": [8, 8, 8, 8],
     },
-    "clap": {"audio_config": {"spec_size": 64, "num_mel_bins": 16, "depths": [1, 1, 1, 1], "patch_embeds_hidden_size": 16,
+    "clap": {"audio_config": {"spec_size": 64, "num_mel_bins": 16, "depths": [1, 1, 1, 1],
+                              "patch_embeds_hidden_size": 16,
                               "num_attention_heads": [2, 2, 4, 4], "hidden_size": 128}},
     "clvp": {"decoder_config": {"decoder_fixing_codes": [83, 45, 45, 48]}},
     "cohere_compass": {"text_config": FULL_ROPE},
@@ -61,7 +63,8 @@ CONFIGS = {  # type -> settings
     "ernie4_5_vl_moe": {"text_config": {"moe_intermediate_size": [32, 16]}},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "glm5_next": {"text_config": {"index_topk": 16}},
-    "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [0, 0, 1, 1], "downsample_rate": "1/2"},
+    "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [0, 0, 1, 1],
+                        "downsample_rate": "1/2"},
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": {
         "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}},
     "led": {"attention_window": [4, 4]},
@@ -131,6 +134,17 @@ def placed_picture(generator, model):
     }
 
 
+def rows_of_patches(generator, model):
+    """Nine patches of a picture, three in a row."""
+    config = getattr(model.config, "vision_config", model.config)
+    batch = {
+        "pixel_values": normal(generator, 3, 9, config.num_channels * config.patch_size**2),
+        "pixel_attention_mask": torch.ones(3, 9, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[3, 3]] * 3),
+    }
+    return batch
+
+
 def regions(generator, model):
     """Text, and five regions of a picture."""
     ids = torch.randint(10, 80, (3, 9), generator=generator)
@@ -158,4 +172,5 @@ INPUTS = {  # type -> (generator, model) -> batch
     "lxmert": regions,
     "musicgen": codebooks,
     "oneformer": told_picture,
+    "siglip2": rows_of_patches,
 }

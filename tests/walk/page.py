@@ -43,7 +43,7 @@ SECTIONS = {
     "unbuilt": ("Not run", "| type | why |\n|---|---|\n"),
     "part": (
         "Parts",
-        "Tried in the model that they are a part of, and have no head of their own.\n\n| model | its parts |\n|---|---|\n",
+        "Tried in the model that they are a part of; they have no head alone.\n\n| model | its parts |\n|---|---|\n",
     ),
 }
 CLASSES = """
@@ -95,11 +95,17 @@ def counts(rows):
 
 def write(rows):
     """Writes page and JSON; every type of transformers stands in them."""
-    every = {name: kept(rows[name]) if name in rows else {"part": parent_of(name)} for name in sorted(types())}
+    every = {name: kept(rows[name]) if name in rows else without_row(name) for name in sorted(types())}
     versions = {"transformers": transformers.__version__, "torch": torch.__version__.partition("+")[0]}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in every.items())
     DATA.write_text(f'{json.dumps(versions)[:-1]}, "types": {{\n{lines}\n}}}}\n')
     PAGE.write_text(rendered({**versions, "types": every}))
+
+
+def without_row(name):
+    """What stands in the JSON of a type that was not tried."""
+    parent = parent_of(name)
+    return {"part": parent} if parent else {"unbuilt": "not tried"}
 
 
 def kept(row):
@@ -140,7 +146,7 @@ def tried_cells(name, row):
 CELLS = {
     "without": lambda rows: ([f"`{name}`", row["class"], row["why"]] for name, row in rows.items()),
     "refused": lambda rows: (
-        [f"`{name}`", row["class"], cell(row["found"].partition(": ")[2])] for name, row in rows.items()
+        [f"`{name}`", row["class"], cell(row["found"].partition(f"{row['class']} ")[2])] for name, row in rows.items()
     ),
     "unbuilt": lambda rows: ([f"`{name}`", cell(lacking(row["unbuilt"]))] for name, row in rows.items()),
     "part": lambda rows: parts_cells(rows),

@@ -28,7 +28,7 @@ def answer_of(name):
 
 def _child(name, pipe):
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    with open(os.devnull, "w") as nothing:
+    with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     pipe.send(answer_of(name))

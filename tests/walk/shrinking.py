@@ -22,10 +22,10 @@ LIMITS = {  # names of settings -> the most that a small model has
     "experts_per_tok(en)?$|^top_?k$|moe_k$|(moe|router)_top_?k$|num_selected|num_experts_per": 2,
     r"(num|n)_(\w+_)?experts$|experts_num$|num_local_experts": 4,
     "^n_group$|^topk_group$|first_k_dense_replace|num_dense_layers": 1,
-    "num_(object_)?queries$|num_proposals$": 10,
+    "num_(object_)?queries$|num_proposals$": 8,
     "^max_source_positions$": 32,
 }
-MAIN = ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_sizes", "dim")  # the width of a model
+MAIN = ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_sizes", "dim", "emb_dim")  # the width of a model
 TAKEN = re.compile(r"out_indices|_indexes$|_indices$|feature_layer")  # layers whose outputs or kinds are special
 TOKEN = re.compile(
     r"(token|tokens)_(id|ids|index|indices)$|^(bo|eo|mask_|sep_|pad_)\w*_(id|index)$|_token_id|_token_index|_id$"
@@ -239,7 +239,7 @@ def _positions(count, values, taken):
 
 def small_config(default: PreTrainedConfig, rung: Rung, own: Mapping | None = None) -> PreTrainedConfig:
     """A small configuration of the kind of `default`; `own` are settings that a type needs by name."""
-    if (narrowest := min(main_widths(default), default=0)) < 256:
+    if (narrowest := min(main_widths(default), default=1024)) < 256:
         rung = replace(rung, width=max(rung.width // 8, 1), head=max(rung.width // 8, 1))
     if narrowest < 48:
         rung = replace(rung, width=1, head=1)
