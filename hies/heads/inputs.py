@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from hies.heads.calls import HIDDEN
+
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
 # Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
 _calls: WeakKeyDictionary[nn.Module, Inputs] = WeakKeyDictionary()
@@ -51,8 +53,10 @@ def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
     def drawn(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        if value.is_floating_point():
+        if value.is_meta:
             return torch.randn(value.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+        if value.is_floating_point():
+            value = value.clamp(min=torch.finfo(weight.dtype).min).to(weight.dtype)
         return value.to(weight.device, copy=True)
 
     return tree_map(drawn, call)
@@ -60,7 +64,9 @@ def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
 
 def _outline(value: Any) -> Any:
     value = harmless(value)
-    return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
+        return value
+    return value if bool((value <= HIDDEN).any()) else value.to("meta")  # a mask, or numbers
 
 
 def _kind(module: nn.Module) -> Any:

@@ -71,6 +71,8 @@ def attention_entropy(
     if not query.numel() or not key.numel():  # kernels divide by sizes
         return query.new_zeros(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    # Kernels read a head's numbers as if they lay side by side.
+    query, key = (one if one.stride(-1) == 1 else one.contiguous() for one in (query, key))
     mask, bias = (None if tensor is None else tensor[(None,) * (4 - tensor.dim())] for tensor in (mask, bias))
     plain = bias is None and softcap is None and sinks is None and order == 1
     if plain and (entropy := fused.kernel_entropy(query, key, mask, scale, causal)) is not None:

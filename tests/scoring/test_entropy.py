@@ -109,6 +109,13 @@ def test_causal(generator, path, order):
     close(found[:, :, 0], torch.zeros(BATCH, HEADS))
 
 
+def test_tensors_may_lie_in_memory_in_any_order(generator):
+    query, key = tensors(generator)
+    turned = [tensor.mT.contiguous().mT for tensor in (query, key)]  # the width is not the fastest axis
+    close(attention_entropy(*turned), naive(query, key))
+    close(attention_entropy(*[one.transpose(1, 2).contiguous().transpose(1, 2) for one in turned]), naive(query, key))
+
+
 def test_bias_softcap_and_sinks(generator, monkeypatch):
     monkeypatch.setattr(entropy, "CHUNK", 5)
     monkeypatch.setattr(entropy, "ROWS", 5)

@@ -115,7 +115,8 @@ def interface(model, gates):
             ):  # SeamlessM4Tv2 would add the booleans
                 attention_mask = query.new_zeros(()).masked_fill(~attention_mask, torch.finfo(query.dtype).min)
             output, weights = original(module, query, key, value, attention_mask, **kwargs)
-            seen.setdefault(names[module], []).append(beside_sinks(module, query, key, kwargs.get("scaling"), weights))
+            beside = beside_sinks(module, query, key, kwargs.get("scaling"), weights, kwargs.get("sinks") is not None)
+            seen.setdefault(names[module], []).append(beside)
             return output if gates is None else output * gates[names[module]][:, None], weights
 
         return attention
@@ -133,12 +134,13 @@ def interface(model, gates):
             config._attn_implementation_internal = implementation
 
 
-def beside_sinks(module, query, key, scaling, weights):
+def beside_sinks(module, query, key, scaling, weights, of_queries):
     """Softmax weights, and where the module has sinks, which are like one more key, what they take besides."""
-    sinks = getattr(module, "sinks", None)
+    sinks, rest = getattr(module, "sinks", None), 1 - weights.sum(-1, keepdim=True)
+    if of_queries:  # Inkling's, whose weights come without their share
+        return torch.cat([weights, rest.clamp(min=1e-300)], -1)
     if sinks is None:
         return weights
-    rest = 1 - weights.sum(-1, keepdim=True)
     if rest.max() < 1e-9:  # Granite gives the weights before its sinks had their share
         key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
         scores = (query @ key.mT * scaling).gather(-1, best := weights.argmax(-1, keepdim=True))
