@@ -51,3 +51,11 @@ def test_the_page_is_what_the_data_say():
 def test_every_type_is_on_the_page():
     text = page.PAGE.read_text()
     assert [name for name in DATA["types"] if f"`{name}`" not in text] == []
+
+
+def test_the_readme_says_what_the_walk_counted():
+    counts = dict(page.counts(DATA["types"]))
+    said = (
+        f"{counts['heads found, scored and masked']} are scored and masked, {counts['pruned and loaded again']} pruned"
+    )
+    assert said in " ".join((page.DOCS.parent / "README.md").read_text().split())

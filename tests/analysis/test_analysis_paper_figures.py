@@ -291,12 +291,12 @@ def test_a_task_without_quality_is_undefined_in_tables(unjudged: pd.DataFrame) -
 @pytest.mark.parametrize(
     ("target", "pairs"),
     [
-        ("figure4", [("language_models", "llama2_7b")]),
-        ("figure10", [("language_models", "llama2_7b")]),
-        ("figure13", [("language_models", "llama2_7b")]),
-        ("table8", [("language_models", "llama2_7b")]),
-        ("table10", [("language_models", "llama2_7b")]),
-        ("table12", [("language_calibration", "llama2_7b")]),
+        ("figure4", [("language_models", "smollm2")]),
+        ("figure10", [("language_models", "smollm2")]),
+        ("figure13", [("language_models", "smollm2")]),
+        ("table8", [("language_models", "smollm2")]),
+        ("table10", [("language_models", "smollm2")]),
+        ("table12", [("language_calibration", "smollm2")]),
         ("figure11", [("vision", "vit_large")]),
         ("table3", [("vision", "vit_large"), ("vision_language", "llava_1_5_7b")]),
         ("table7", [("glue", "minilm")]),

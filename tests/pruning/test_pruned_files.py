@@ -211,8 +211,8 @@ def test_an_interrupted_save_leaves_the_model_that_was_there(saved, monkeypatch)
     (saved / "notes.txt").write_text("mine")
     save = type(small).save_pretrained
 
-    def half(model, folder):
-        save(model, folder)
+    def half(model, folder, **options):
+        save(model, folder, **options)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -226,7 +226,11 @@ def test_shards_and_generation_settings_are_loaded(tmp_path, monkeypatch):
     small = pruned("llama_grouped", "some")
     small.generation_config.max_new_tokens = 7
     save = type(small).save_pretrained
-    monkeypatch.setattr(type(small), "save_pretrained", lambda model, folder: save(model, folder, max_shard_size="9KB"))
+
+    def in_shards(model, folder, **options):
+        save(model, folder, max_shard_size="9KB", **options)
+
+    monkeypatch.setattr(type(small), "save_pretrained", in_shards)
     hies.save_pruned(small, tmp_path)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     back = hies.load_pruned(tmp_path)

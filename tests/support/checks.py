@@ -49,6 +49,8 @@ def answers(outputs, batch):
     """What a model says of each example, [batch, ...]; zero at padded tokens, where implementations differ."""
     found = [outputs[key] for key in ANSWERS if outputs.get(key) is not None][:1]
     found = found or [outputs[key] for key in ("text_embeds", "image_embeds") if key in outputs]
+    if "attention_mask" not in batch and outputs.get("pooler_output") is not None:  # a picture's, by heads of its own
+        found = [one for one in found if one.dim() == 3] + [outputs["pooler_output"][:, None]]
     found = torch.cat(found, 1)
     real = real_tokens("decoder", found.shape[1], batch) if found.dim() == 3 else None
     return found if real is None else found * real[..., None]
