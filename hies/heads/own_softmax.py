@@ -59,7 +59,8 @@ def computes_attention(module: nn.Module) -> bool:
 def heads_of(module: nn.Module) -> int | None:
     """Returns the number of heads that a module says it has."""
     counts = (getattr(module, name, None) for name in HEAD_COUNTS)
-    return next((count for count in counts if type(count) is int and count > 0), None)
+    whole = (int(count) for count in counts if isinstance(count, int) and not isinstance(count, bool))
+    return next((count for count in whole if count > 0), None)
 
 
 def why_not_seen(module: nn.Module) -> str:
