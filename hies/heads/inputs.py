@@ -7,11 +7,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
 # Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
 _calls: WeakKeyDictionary[nn.Module, Inputs] = WeakKeyDictionary()
 _calls_of_kinds: dict[Any, Inputs] = {}
+_copies = WeakTensorKeyDictionary()  # of the masks that the layers of a model share: one for all of them
 
 
 def is_written(value: Any) -> bool:
@@ -59,8 +61,13 @@ def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
 
 
 def _outline(value: Any) -> Any:
-    value = harmless(value)
-    return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value
+    if not isinstance(value, Tensor):
+        return harmless(value)
+    if value.is_floating_point():
+        return value.detach().to("meta")
+    if value not in _copies:
+        _copies[value] = harmless(value)
+    return _copies[value]
 
 
 def _kind(module: nn.Module) -> Any:

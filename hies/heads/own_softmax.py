@@ -68,6 +68,7 @@ def why_not_seen(module: nn.Module) -> str:
     return _verdicts.get(module, ("", EVER))[0]
 
 
+@torch.compiler.disable  # its graph would hold the identities of tensors (Falcon's weight.T is another one each time)
 def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Runs the forward pass of a module, and passes the outputs of its heads through `handle`."""
     pruned = PrunedHeads.of(module)
