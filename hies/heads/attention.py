@@ -206,17 +206,33 @@ def _check_not_replaced(own: Collection[nn.Module], block: _Block, model: nn.Mod
 def _watching(modules: Collection[nn.Module]) -> Iterator[None]:
     """Watches modules that compute attention by themselves, inside the block; an outer block may do so already."""
     others = [module for module in modules if module not in _watched]
-    # torch's own layers else run as one function whose inside nobody sees.
-    fast = torch.backends.mha.get_fastpath_enabled()
     _watched.update(others)
     try:
-        if any(isinstance(module, nn.MultiheadAttention) for module in modules):
-            torch.backends.mha.set_fastpath_enabled(False)
-        with intercepted(others, partial(watched, _handled)):
+        # torch's own layers else run as one function whose inside nobody sees.
+        uses_torch = any(isinstance(module, nn.MultiheadAttention) for module in modules)
+        slow = _fast_path_off() if uses_torch else contextlib.nullcontext()
+        with slow, intercepted(others, partial(watched, _handled)):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         _watched.difference_update(others)
+
+
+_fast_path: list[bool] = []  # whether it was on before each open block that needs it off; all threads share the switch
+
+
+@contextlib.contextmanager
+def _fast_path_off() -> Iterator[None]:
+    """Switches torch's fast path off until the last such block ends, whichever ends first."""
+    with _lock:
+        _fast_path.append(_fast_path[0] if _fast_path else torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with _lock:
+            before = _fast_path.pop()
+            if not _fast_path:
+                torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

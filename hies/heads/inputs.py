@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hies.heads.calls import HIDDEN
 
@@ -14,6 +15,7 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, argumen
 # Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
 _calls: WeakKeyDictionary[nn.Module, Inputs] = WeakKeyDictionary()
 _calls_of_kinds: dict[Any, Inputs] = {}
+_copies = WeakTensorKeyDictionary()  # of the masks that the layers of a model share: one for all of them
 
 
 def is_written(value: Any) -> bool:
@@ -63,10 +65,13 @@ def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
 
 
 def _outline(value: Any) -> Any:
-    value = harmless(value)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
-        return value
-    return value if bool((value <= HIDDEN).any()) else value.to("meta")  # a mask, or numbers
+    if not isinstance(value, Tensor) or value.is_meta:
+        return harmless(value)
+    if value.is_floating_point() and not bool((value <= HIDDEN).any()):  # numbers, and no mask
+        return value.detach().to("meta")
+    if value not in _copies:
+        _copies[value] = harmless(value)
+    return _copies[value]
 
 
 def _kind(module: nn.Module) -> Any:

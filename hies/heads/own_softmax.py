@@ -59,7 +59,8 @@ def computes_attention(module: nn.Module) -> bool:
 def heads_of(module: nn.Module) -> int | None:
     """Returns the number of heads that a module says it has."""
     counts = (getattr(module, name, None) for name in HEAD_COUNTS)
-    return next((count for count in counts if type(count) is int and count > 0), None)
+    whole = (int(count) for count in counts if isinstance(count, int) and not isinstance(count, bool))
+    return next((count for count in whole if count > 0), None)
 
 
 def why_not_seen(module: nn.Module) -> str:
@@ -67,6 +68,7 @@ def why_not_seen(module: nn.Module) -> str:
     return _verdicts.get(module, ("", EVER))[0]
 
 
+@torch.compiler.disable  # its graph would hold the identities of tensors (Falcon's weight.T is another one each time)
 def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Runs the forward pass of a module, and passes the outputs of its heads through `handle`."""
     pruned = PrunedHeads.of(module)

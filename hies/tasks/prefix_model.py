@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from hies.batch_size import is_out_of_memory
 from hies.heads.attention import handling
 from hies.heads.branches import Branches, branching, predicting_only
+from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.tasks.base import TOKENS
 from hies.tasks.prefix_tree import OPEN, Group, Text, Tree, grow
 
@@ -33,7 +34,8 @@ class PrefixLM(HFLM):
     """Gives HFLM's log-likelihoods, computed from trees of tokens where that is right for the network.
 
     It is not for recurrent layers, say, or for models that make masks or biases from the places of tokens in a row. So
-    a network is asked both ways about some texts, and again when rows are longer than before.
+    a network is asked both ways about some texts, and again when rows are longer than before. Where attention modules
+    choose the keys that they see, few texts are wrong, those where scores of keys are as good as equal: no trees then.
     """
 
     def _loglikelihood_tokens(
@@ -41,7 +43,7 @@ class PrefixLM(HFLM):
     ) -> list[Likelihood]:
         texts = [self._text(context, continuation) for _, context, continuation in requests]
         TOKENS["plain"] += _distinct_tokens(texts)
-        answers = self._compared(requests, grow(texts), disable_tqdm)
+        answers = None if _chooses_keys(self.model) else self._compared(requests, grow(texts), disable_tqdm)
         return self._plainly(requests, disable_tqdm) if answers is None else answers
 
     def _plainly(self, requests: Sequence[Request], disable_tqdm: bool = True) -> list[Likelihood]:
@@ -144,6 +146,14 @@ class PrefixLM(HFLM):
     def _padded(self, lists: Sequence[list[int]], filler: int) -> Tensor:
         size = len(lists[0])
         return torch.tensor([[*one, *[filler] * (size - len(one))] for one in lists], device=self.device)
+
+
+def _chooses_keys(network: PreTrainedModel) -> bool:
+    """Returns whether attention modules, or parts of them, take the best of something (sparse attention of keys)."""
+    attention = (
+        m for m in network.modules() if not isinstance(m, PreTrainedModel) and INTERFACE in names_reached_by(m)
+    )
+    return any("topk" in names_reached_by(part) for module in attention for part in module.modules())
 
 
 def _as_it_is(name: str, call: Any, output: Tensor) -> Tensor:

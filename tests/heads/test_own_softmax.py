@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from own_softmax_models import OWN_SOFTMAX
 from tiny_models import make, make_batch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import hies
-from hies.heads import own_softmax
+from hies.heads import inputs, own_softmax
 
 
 @pytest.mark.parametrize("name", OWN_SOFTMAX)
@@ -262,6 +263,35 @@ def test_rows_are_not_taken_for_heads(attention):
     batch = {"hidden": torch.randn(6, 7, 15, dtype=torch.float64)}
     with pytest.raises(hies.UnsupportedModelError, match="do not lie side by side"):
         hies.find_sites(model, batch)
+
+
+def test_a_compiled_model_is_masked_where_its_code_makes_views_of_weights():
+    model, batch = make("falcon").eval(), checks.inputs_of("falcon", dtype=torch.float32)
+    model.transformer.h = model.transformer.h[:1]
+    with hies.masked(model, {"transformer.h.0.self_attention": [0, 2]}):
+        expected = checks.run(model, batch)
+        torch.testing.assert_close(checks.run(torch.compile(model, backend="eager"), batch), expected)
+
+
+def test_layers_that_share_a_mask_keep_one_copy_of_it():
+    model = make("mpt").eval()
+    hies.find_sites(model, checks.inputs_of("mpt", dtype=torch.float32))
+    kept = [tree_leaves(inputs._calls[module]) for module in model.modules() if module in inputs._calls]
+    masks = [leaf for leaves in kept for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool]
+    assert len(masks) == 2 and len({id(mask) for mask in masks}) == 1
+
+
+def test_the_fast_path_stays_off_until_the_last_block_ends():
+    models = [
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 7), 1, enable_nested_tensor=False) for _ in range(2)
+    ]
+    first, last = (hies.masked(model, {}) for model in models)
+    first.__enter__()
+    last.__enter__()  # of another thread, say
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    last.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_what_a_thread_computes_elsewhere_is_not_watched():

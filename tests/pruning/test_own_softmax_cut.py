@@ -21,12 +21,13 @@ def of_each(sites, heads):
     return {site: list(heads) for site in sites}
 
 
-@pytest.mark.parametrize("name", ["deberta", "falcon_alibi", "mpnet", "swinv2"])
+@pytest.mark.parametrize("name", ["blip", "deberta", "falcon_alibi", "mpnet", "swinv2"])
 def test_what_was_pruned_is_pruned_again(name):
     model = make(name).eval()
     sites, batch = sites_and_batch(name, model)
     small = hies.prune(hies.prune(model, of_each(sites, [1])), of_each(sites, [0]))
     assert hies.pruned_heads(small) == of_each(sites, [0, 1])
+    assert hies.find_sites(small, batch).keys() == {site for site, found in sites.items() if found.heads > 2}
     with hies.masked(model, of_each(sites, [0, 1])):
         torch.testing.assert_close(checks.run(small, batch), checks.run(model, batch), atol=1e-5, rtol=1e-5)
 

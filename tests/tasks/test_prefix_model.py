@@ -98,6 +98,11 @@ def test_a_model_that_makes_its_own_biases_is_asked_plainly(tokenizer):
     assert plain == ours and prefix_model._proven[network] == {False: 0}
 
 
+def test_attention_that_chooses_keys_of_equal_scores_is_asked_plainly(tokenizer):
+    plain, ours, tokens = compare(make("deepseek_v32").eval(), tokenizer, questions(seed=4, documents=6))
+    assert plain == ours and tokens["computed"] == tokens["plain"]  # trees are wrong for two
+
+
 def test_an_answer_that_goes_wrong_is_noticed(tokenizer, monkeypatch):
     monkeypatch.setattr(branches.Branches, "along", lambda self, own: own)  # other branches are seen, too
     network = make("gpt2").eval()
