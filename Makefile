@@ -35,10 +35,18 @@ define draw_glue
 	$(BIN)/python -m analysis table11 --experiment calibration --results $(1) --out $(1)
 endef
 
+SMOLLM2 := smollm2 smollm2_groups smollm2_reasoning
+define draw_smollm2
+	$(BIN)/python -m analysis figure4 figure13 table8 table10 claims summary --experiment smollm2 --results $(1) --out $(1)
+	$(BIN)/python -m analysis figure4 figure13 --measure quality_norm,stability --experiment smollm2 --results $(1) --out $(1)
+	$(BIN)/python -m analysis figure4 summary --experiment smollm2_groups --results $(1) --out $(1)
+	$(BIN)/python -m analysis figure10 summary --experiment smollm2_reasoning --results $(1) --out $(1)
+endef
+
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -130,6 +138,16 @@ table12: setup ## how many calibration examples it takes there
 	$(RUN) experiment=language_calibration $(ARGS)
 	$(DRAW) --experiment language_calibration $@
 
+smollm2: MODEL = smollm2
+smollm2: RUN_TWO = OMP_NUM_THREADS=1 $(RUN) hydra/launcher=joblib hydra.launcher.n_jobs=2 $(ARGS)
+smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: five hours
+	$(RUN_TWO) experiment=smollm2
+	$(RUN_TWO) experiment=smollm2 criterion=l2,llm_pruner_block,slicegpt seed=0
+	$(RUN_TWO) experiment=smollm2_groups
+	$(RUN_TWO) experiment=smollm2_reasoning
+	$(BIN)/python -m analysis.pack --results $(RESULTS) --experiment $(SMOLLM2) --out reports/smollm2
+	$(call draw_smollm2,reports/smollm2)
+
 figure11: MODEL = $(VIT)
 figure11: setup ## accuracy and stability of ViT-Large
 	$(RUN) experiment=vision $(ARGS)
@@ -168,6 +186,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,cifar10,curves quality stability summary)
 	$(call draw_small,language,curves quality stability summary)
 	$(call draw_small,language_models,figure4 figure10 summary)
+	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.text.labels import SETTING, add_labels
+from analysis.text.measures import NORMALIZED
 from hies.runs import folders, grid
 from hies.runs.files import read_run
 from hies.runs.folders import warn_of_rows
@@ -27,7 +28,8 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
 
     A file with a garbled or changed line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
     Columns beyond the row's keys: path (of the row file), curve (its name), jobs_finished and jobs_declared
-    (of the row's experiment, model and task). The losses of older rows are NaN.
+    (of the row's experiment, model and task). The losses of older rows are NaN; quality_norm is quality
+    where a task has no other.
     """
     results_dir = Path(results_dir)
     names = [experiment] if experiment else grid.experiments(results_dir)
@@ -94,6 +96,8 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
     # A row's own keys of these names are in the name of its curve by now.
     rows = ratios.join(runs.drop(columns=["run", "place"], errors="ignore"), on="run").drop(columns=["run", "place"])
     known = {key: rows.get(key, np.nan) for key in LOSSES.values()}  # older rows have none
+    plain = rows["quality"].astype(float)  # of tasks that know no other
+    known[NORMALIZED] = plain if NORMALIZED not in rows else rows[NORMALIZED].astype(float).fillna(plain)
     return rows.assign(**known).astype(dict.fromkeys((*MEASURES, *known), float))
 
 

@@ -9,6 +9,7 @@ from analysis.text.labels import named_tasks, ordered_tasks
 from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
+NORMALIZED = "quality_norm"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Measure:
 MEASURE_OF = {
     "quality": Measure("quality"),
     "stability": Measure("stability"),
+    NORMALIZED: Measure(
+        "normalized quality",
+        "Normalized: options are compared by log-likelihood a character where lm-eval does so, too (acc_norm)",
+    ),
     "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
     "token_loss": Measure(
         "loss a token", "Loss a token: mean negative log-likelihood of the right option a token, in nats", -1, 3
@@ -72,6 +77,8 @@ def difference_units(measures: Sequence[str], rows: pd.DataFrame) -> str:
 def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False) -> str:
     """Returns sentences on these measures for a caption, each after a space; `differences`: it shows verdicts."""
     text = ""
+    if NORMALIZED in measures:
+        text += f" {MEASURE_OF[NORMALIZED].note}."
     for measure in measures:
         if is_loss(measure):
             squared = _squared(rows) if measure == "loss" else []
