@@ -291,9 +291,11 @@ class Trial:
         return "yes"
 
     def compare_loaded(self, loaded, small, what):
-        """Answers in float64, whatever rounding in float32 depends on how the memory lies."""
-        with exact():
-            near(self.run(loaded.double().eval()), self.run(small.double()), 1e-9, what)
+        """Every number is the same; answers differ by what rounding depends on how the memory lies (4e-5 was seen)."""
+        state, other = small.state_dict(), loaded.state_dict()
+        assert state.keys() == other.keys(), f"{what}: other names"
+        assert all(torch.equal(state[key], other[key]) for key in state), f"{what}: other numbers"
+        near(self.run(loaded.eval(), torch.float32), self.run(small, torch.float32), 1e-4, what)
 
     def plain(self):
         """With the same groups gone everywhere, `from_pretrained` loads the folder where `save_pruned` says so."""
