@@ -1,7 +1,6 @@
 """Parameters and floating-point operations of a model, dense and without some of its heads."""
 
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from hies.heads.attention import Site, evaluating, find_sites, in_eager_attentio
 from hies.heads.matrices import HeadRows, matrix
 from hies.heads.projections import Projections, find_projections
 from hies.heads.weights import check_unshared
+from hies.scoring.gradients import requiring_gradients
 
 
 @dataclass(frozen=True)
@@ -112,28 +112,11 @@ def cost_model(model: PreTrainedModel, batch: Batch, among: Collection[str] | No
 def count(model: PreTrainedModel, batch: Batch) -> Cost:
     """Returns a model's parameters, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
     counter = FlopCounterMode(display=False)
-    with (
-        in_eager_attention(model),
-        evaluating(model),
-        _frozen(model),
-        torch.no_grad(),
-        counter,
-    ):  # fused kernels hide their products
+    eager = in_eager_attention(model)  # fused kernels hide their products
+    frozen = requiring_gradients(model)  # the counter looks for the history of weights that are passed to modules
+    with eager, evaluating(model), frozen, torch.no_grad(), counter:
         model(**batch)
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops())
-
-
-@contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Lets no weight require a gradient: the counter looks for the history of those that are passed to modules."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def _site_cost(model: nn.Module, site: Site, found: Projections) -> SiteCost:

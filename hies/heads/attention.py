@@ -99,15 +99,12 @@ def _attention(
         query, key, value, attention_mask, kwargs = pruned.adapt(query, key, value, attention_mask, kwargs)
     function = _base_function(base, module)
     output, weights = unwatched(function, module, query, key, value, attention_mask, **kwargs)
-    call = None
-    for block in _active:
-        if module in block.names:
-            call = call or describe(module, query, key, attention_mask, kwargs, base == "eager")
-        output = block.handled(module, call, output)
-    return output, weights
+    is_handled = any(module in block.names for block in _active)
+    call = describe(module, query, key, attention_mask, kwargs, base == "eager") if is_handled else None
+    return _handled(module, call, output), weights
 
 
-def _handled(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+def _handled(module: nn.Module, call: Call | None, output: Tensor) -> Tensor:
     """Passes the output [rows, queries, heads, width] of a module's heads through all open blocks."""
     for block in _active:
         output = block.handled(module, call, output)

@@ -68,7 +68,7 @@ class SoftmaxCall:
 
     Attributes:
         module: the attention module.
-        scores: [rows, heads, queries, keys], any constant a query added; a function that returns them.
+        make_scores: returns [rows, heads, queries, keys], any constant a query added.
         rows: how many there are.
         heads: query heads.
         block: what texts are filled up to multiples of, where the attention is sparse.

@@ -40,13 +40,13 @@ def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     _calls[module] = _calls_of_kinds[_kind(module)] = tree_map(_outline, (args, kwargs), is_leaf=is_written)
 
 
-def inputs_like(module: nn.Module, copied: nn.Module) -> Inputs | None:
-    """Returns random numbers of the shapes of a call of a module, as `copied`, a copy of it, takes them.
+def inputs_like(module: nn.Module, taker: nn.Module) -> Inputs | None:
+    """Returns random numbers of the shapes of a call of a module, as `taker`, a copy of it, takes them.
 
     Indices and masks are those of the call. None where no call is known.
     """
     call = _calls.get(module) or _calls_of_kinds.get(_kind(module))
-    weight = next(copied.parameters())
+    weight = next(taker.parameters())
     leaves = tree_leaves(call)
     if call is None or any(one.is_meta for one in leaves if isinstance(one, Tensor) and not one.is_floating_point()):
         return None

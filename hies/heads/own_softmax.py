@@ -280,7 +280,7 @@ class _Run:
             return self._handled(call, output, back, result)
         if function in MIXING:
             raise UnknownLayoutError("a product of its softmax with a parameter")
-        for tensor in _tensors(result if isinstance(result, list | tuple) else (result,)):
+        for tensor in _tensors((result,)):
             self._weights[id(tensor)] = tensor, layout, call
         return result
 
@@ -295,7 +295,7 @@ class _Run:
         if any(map(_is_parameter, tensors)):
             self.projected += [one for one in tensors if id(one) in self.outputs]
             return
-        for tensor in _tensors(result if isinstance(result, list | tuple) else (result,)):
+        for tensor in _tensors((result,)):
             if tensor.is_floating_point():
                 self.outputs[id(tensor)] = tensor
 
