@@ -1,42 +1,85 @@
 """Independent of the library: the weights that attention modules compute by themselves, and gates on their heads."""
 
 import contextlib
+import inspect
 
 import torch
 import torch.nn.functional as F
 from tiny_models import output_projection
 from torch.overrides import TorchFunctionMode
 
+SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax)
+PACKED = inspect.signature(F.multi_head_attention_forward)
 
-class _Softmaxes(TorchFunctionMode):
-    """Keeps the softmax weights that the running site computes, [rows, heads, queries, keys]."""
 
-    def __init__(self):
+class Softmax(TorchFunctionMode):
+    """Scales what the heads of the site that is running make of their values, and keeps their softmax weights.
+
+    Args:
+        heads: site -> how many it has.
+        gates: site -> [heads], or None.
+    """
+
+    def __init__(self, heads, gates):
         super().__init__()
-        self.seen, self.site, self.heads = {}, None, 0
+        self.heads, self.gates, self.seen, self.running, self.columns = heads, gates, {}, [], set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if self.site and function is F.multi_head_attention_forward:
-            names = {"need_weights": True, "average_attn_weights": False}
-            self.keep(F.multi_head_attention_forward(*args, **{**kwargs, **names})[1])
+        kwargs, site = kwargs or {}, self.running[-1] if self.running else None
+        if site is not None and function is F.multi_head_attention_forward:
+            return self.packed(site, PACKED.bind(*args, **kwargs).arguments)
         result = function(*args, **kwargs)
-        if self.site and function in (F.softmax, torch.softmax, torch.Tensor.softmax):
-            self.keep(result)
-        if self.site and function is F.scaled_dot_product_attention:
-            self.keep(_weights(*args, **kwargs))
+        if site is None:
+            return result
+        if function in SOFTMAX and (axis := axis_of_heads(result, self.heads[site])) is not None:
+            by_head = result.unflatten(0, (-1, self.heads[site])) if axis == 0 else result
+            seen = by_head.transpose(1, axis or 1)
+            self.note(site, seen.flatten(2, -2))  # blocks of queries are queries
+            return (by_head * self.gate(site, by_head.dim() - (axis or 1))).view(result.shape)
+        if function is F.scaled_dot_product_attention:
+            self.note(site, _weights(*args, **kwargs))
+            return result * self.gate(site, 3)
         return result
 
-    def keep(self, weights):
-        if weights.dim() == 5:  # [rows, heads, blocks, queries, keys]
-            weights = weights.flatten(
-                *((2, 3) if weights.shape[1] == self.heads else (0, 1))
-            )  # LongT5 has blocks first
-        if weights.dim() == 3:
-            weights = weights.unflatten(0, (-1, self.heads))
-        elif weights.shape[1] != self.heads:
-            weights = weights.transpose(1, 2)
-        self.seen.setdefault(self.site, []).append(weights)
+    def packed(self, site, given):
+        """Torch's own attention, with gates on the columns of its output matrix: it leaves no other place."""
+        whole = given | {"need_weights": True, "average_attn_weights": False}
+        self.note(site, F.multi_head_attention_forward(**whole)[1])
+        self.columns.add(site)
+        if self.gates is not None:
+            weight = given["out_proj_weight"]
+            gate = self.gates[site].repeat_interleave(weight.shape[1] // self.heads[site])
+            given = given | {"out_proj_weight": weight * gate.to(weight)}
+        return F.multi_head_attention_forward(**given)
+
+    def gate(self, site, axes):
+        """The gates of a site, with as many axes as there are from the heads on."""
+        return 1 if self.gates is None else self.gates[site].view(-1, *[1] * (axes - 1))
+
+    def note(self, site, weights):
+        self.seen.setdefault(site, []).append(weights.detach())
+
+    @contextlib.contextmanager
+    def watching(self, model):
+        """Knows inside the block which site is running."""
+        hooks = []
+        for site in self.heads:
+            module = model.get_submodule(site)
+            hooks.append(module.register_forward_pre_hook(lambda *_, site=site: self.running.append(site)))
+            hooks.append(module.register_forward_hook(lambda *_: self.running.pop() and None, always_call=True))
+        try:
+            with self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def axis_of_heads(weights, heads):
+    """The axis of softmax weights that has the heads, 0 where it has the rows, too; None where none has."""
+    if weights.dim() == 3:
+        return 0 if weights.shape[0] % heads == 0 else None
+    return next((axis for axis in (1, 2) if weights.dim() > 3 and weights.shape[axis] == heads), None)
 
 
 def _weights(query, key, value, attn_mask=None, dropout_p=0, is_causal=False, scale=None, **others):
@@ -51,21 +94,12 @@ def _weights(query, key, value, attn_mask=None, dropout_p=0, is_causal=False, sc
 @contextlib.contextmanager
 def own_softmaxes(model, sites):
     """Yields {site: softmax weights of each call} of these modules, filled while the model runs."""
-    mode, hooks = _Softmaxes(), []
-    for site in sites:
-        module = model.get_submodule(site)
-        heads = next(getattr(module, name) for name in ("num_heads", "num_attention_heads", "n_heads", "n_head")
-                     if hasattr(module, name))  # fmt: skip
-        hooks.append(
-            module.register_forward_pre_hook(lambda *_, s=site, h=heads: mode.__dict__.update(site=s, heads=h))
-        )
-        hooks.append(module.register_forward_hook(lambda *_: mode.__dict__.update(site=None)))
-    try:
-        with mode if sites else contextlib.nullcontext():
-            yield mode.seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    counts = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+    modules = {site: model.get_submodule(site) for site in sites}
+    heads = {site: next(getattr(one, name) for name in counts if hasattr(one, name)) for site, one in modules.items()}
+    mode = Softmax(heads, None)
+    with mode.watching(model) if sites else contextlib.nullcontext():
+        yield mode.seen
 
 
 @contextlib.contextmanager
