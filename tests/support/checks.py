@@ -63,7 +63,7 @@ def real_tokens(site, count, batch):
     if mask is None or "vis" in site:
         return None
     missing = -mask.shape[1] % 4
-    if missing and count in (4, mask.shape[1] + missing):  # Longformer, LongT5: up to whole windows
+    if missing and count == mask.shape[1] + missing:  # Longformer, LongT5: up to whole windows
         return torch.nn.functional.pad(mask, (0, missing)).bool()
     if mask.shape[1] % count:
         return None
@@ -204,7 +204,6 @@ def entropy_of(calls, site, batch, examples):
         seen = (weights > 0).sum(-1)
         value = torch.special.entr(weights).sum(-1) / seen.clamp(min=2).log()
         real = real_tokens(site, weights.shape[2], batch)
-        real = real.reshape(value[:, 0].shape) if real is not None and real.numel() == value[:, 0].numel() else real
         counts = real if real is not None and real.shape == value[:, 0].shape else None
         if counts is None and weights.shape[-2] == weights.shape[-1]:  # a padded token is one that no query sees
             counts = (weights[:, 0] > 0).any(-2)
