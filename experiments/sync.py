@@ -12,8 +12,8 @@ from typing import Any
 
 import filelock
 
-from hies.errors import HiesError
-from hies.runs.wandb import ARTIFACT, IMPATIENT, ROW_FILE, first_line
+from hies.errors import HiesError, first_line
+from hies.runs.wandb import ARTIFACT, IMPATIENT, ROW_FILE
 
 PATIENCE = 60.0  # seconds without one more uploaded run before an upload is given up
 AT_ONCE = 200  # runs for one call of `wandb sync`: their names must fit a command line

@@ -51,3 +51,13 @@ class RowsWarning(UserWarning):
 def printable(text: str) -> str:
     """Returns a text that may have come from anywhere without the characters that would steer a terminal."""
     return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of what an error of another library says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+
+
+def brief(error: Exception) -> str:
+    """Returns 100 characters of what an error of another library says, on one line, or its kind."""
+    return " ".join(str(error).split())[:100] or type(error).__name__

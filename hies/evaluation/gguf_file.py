@@ -13,7 +13,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from hies.batch_size import is_out_of_memory
-from hies.errors import HiesError
+from hies.errors import HiesError, first_line
 from hies.evaluation.weights import INSTALL, NOTE
 from hies.storage import save_weights
 
@@ -43,8 +43,9 @@ def dequantise(file: Path, folder: Path, dtype: str) -> None:
     except Exception as error:  # damaged bytes and unknown architectures raise errors of many kinds
         if is_out_of_memory(error):
             raise
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise HiesError(f"{file} is no GGUF file of a language model that transformers can read ({cause}).") from error
+        raise HiesError(
+            f"{file} is no GGUF file of a language model that transformers can read ({first_line(error)})."
+        ) from error
     _split_words(tokenizer, header)
     save_weights(network, folder)
     tokenizer.save_pretrained(folder)

@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hies.batch_size import is_out_of_memory
-from hies.errors import HiesError, ParameterError
+from hies.errors import HiesError, ParameterError, first_line
 from hies.evaluation.models import Model, check_fit
 from hies.evaluation.weights import NOTE
 from hies.precision import machine
@@ -138,8 +138,9 @@ def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel
     except Exception as error:  # each architecture has its own way to say that its numbers do not go together
         if is_out_of_memory(error):
             raise
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ParameterError("architecture", architecture, f"no {kind} can be built of it ({cause})") from error
+        raise ParameterError(
+            "architecture", architecture, f"no {kind} can be built of it ({first_line(error)})"
+        ) from error
 
 
 def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:

@@ -71,9 +71,8 @@ def predicting_only(head: nn.Module, places: Tensor) -> Iterator[None]:
 
     def pick(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *others = inputs
-        return hidden.flatten(0, 1)[places.to(hidden.device)][
-            None
-        ], *others  # [rows, tokens, width] -> [1, places, width]
+        picked = hidden.flatten(0, 1)[places.to(hidden.device)]  # [rows, tokens, width] -> [places, width]
+        return picked[None], *others
 
     hook = head.register_forward_pre_hook(pick)
     try:

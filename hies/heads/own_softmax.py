@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from hies.errors import UnsupportedModelError
+from hies.errors import UnsupportedModelError, brief
 from hies.heads.calls import Call, SoftmaxCall, describe
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
@@ -144,7 +144,7 @@ def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: An
         except UnsupportedModelError as error:
             return str(error).partition(": ")[2].rstrip(".") or str(error), EVER
         except Exception as error:
-            why = why or f"its forward cannot be run twice ({' '.join(str(error).split())[:100]})"
+            why = why or f"its forward cannot be run twice ({brief(error)})"
     return why, NEXT
 
 

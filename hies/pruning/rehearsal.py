@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hies.errors import HiesError
+from hies.errors import HiesError, brief
 from hies.heads.inputs import Inputs
 from hies.heads.own_softmax import without
 
@@ -35,11 +35,11 @@ def why_not_the_same(
     except HiesError:
         raise
     except Exception as error:
-        return f"its forward does not run by itself ({_line(error)})"
+        return f"its forward does not run by itself ({brief(error)})"
     try:
         found = _numbers(small(*args, **kwargs))
     except Exception as error:
-        return f"its forward does not run with fewer heads ({_line(error)})"
+        return f"its forward does not run with fewer heads ({brief(error)})"
     given = {id(leaf) for leaf in tree_leaves(inputs)}
     if any(id(one) in given and other.shape != one.shape for one, other in zip(expected, found, strict=False)):
         return "it hands what comes for all heads on to another module"
@@ -61,7 +61,3 @@ def _compared(found: Tensor, expected: Tensor, columns: Tensor) -> str:
 
 def _numbers(result: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hies.errors import HiesError, RowsWarning
+from hies.errors import HiesError, RowsWarning, first_line
 from hies.runs import folders as runs
 from hies.runs.files import read_run
 from hies.runs.schema import LOSSES, BadRows
@@ -171,11 +171,6 @@ def _fetch_arrays(run: Any, new: Path, ratios: list[float]) -> None:
     arrays = runs.read_arrays(new)
     if arrays["ratios"].tolist() != ratios:
         raise ValueError("they belong to other ratios")
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the details below."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
 
 
 def _warn(text: str) -> None:
