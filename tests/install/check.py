@@ -49,7 +49,8 @@ def minors(versions: str) -> list[str]:
 
 def run(*command: str | Path, folder: Path) -> None:
     """Runs a command outside the clone, so that nothing of it is imported by accident."""
-    subprocess.run([str(word) for word in command], cwd=folder, check=True)
+    if subprocess.run([str(word) for word in command], cwd=folder, check=False).returncode:
+        sys.exit(f"error: {' '.join(map(str, command[1:]))} failed, for the reason above; nothing was written.")
 
 
 def build_wheel(folder: Path) -> Path:

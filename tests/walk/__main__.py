@@ -24,6 +24,8 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("walk"), help="folder of rows.jsonl")
     parser.add_argument("--resume", action="store_true", help="leave out the types that rows.jsonl has")
     options = parser.parse_args()
+    if unknown := [name for name in options.types if name not in catalogue.types()]:
+        parser.error(f"TYPE is {unknown[0]!r}; transformers {tf.__version__} has no such model type")
     torch.set_num_threads(1)
     tf.logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
