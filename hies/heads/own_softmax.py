@@ -27,6 +27,7 @@ from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layou
 from hies.heads.pruned import PrunedHeads
 
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
+TORCH_ATTENTION = inspect.signature(F.multi_head_attention_forward)
 MIXING = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
 SEEN = {"softmax", "Softmax", F.scaled_dot_product_attention.__name__, F.multi_head_attention_forward.__name__}
 
@@ -311,7 +312,7 @@ class _Run:
 
     def _torch_attention(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Runs torch's own attention without its output projection, which comes after its heads are handled."""
-        given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+        given = TORCH_ATTENTION.bind(*args, **kwargs)
         given.apply_defaults()
         weight, bias = given.arguments["out_proj_weight"], given.arguments["out_proj_bias"]
         given.arguments |= {"out_proj_weight": torch.eye(weight.shape[1]).to(weight), "out_proj_bias": None}
