@@ -1,17 +1,37 @@
 """What is left of a module that computes its softmax by itself, compared with what it was, before it is trusted."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
 
 from hies.errors import HiesError, brief
 from hies.heads.inputs import Inputs
-from hies.heads.own_softmax import without
+from hies.heads.own_softmax import computes_attention, without
 
 ALLOWED_ERROR = 1e-3  # of the largest number; a wrong row or head changes all of them
+
+
+def built_otherwise(model: nn.Module, sites: Iterable[str]) -> dict[str, str]:
+    """Returns the sites whose module is another than the configuration builds, and what to say: none can be loaded.
+
+    Only modules that compute their softmax by themselves are replaced while a model runs (BigBird's, by short texts).
+    """
+    own = {site: module for site in sites if computes_attention(module := model.get_submodule(site))}
+    if not own or not isinstance(model, PreTrainedModel):
+        return {}
+    try:
+        with torch.device("meta"):
+            built = dict(type(model)(copy.deepcopy(model.config)).named_modules())
+    except Exception:  # a class that is built in another way
+        return {}
+    kinds = {site: type(built[site]) for site in own if site in built}
+    reason = "its configuration builds {} in its place; let it name what was run (BigBird: attention_type)"
+    return {site: reason.format(kind.__name__) for site, kind in kinds.items() if kind is not type(own[site])}
 
 
 @torch.no_grad()

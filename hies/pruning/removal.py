@@ -24,7 +24,7 @@ from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
 from hies.heads.sites import Removed, Site, normalize_removed
 from hies.heads.weights import check_unshared, check_weights_are_here, refusals
 from hies.pruning.counts import settle_counts
-from hies.pruning.rehearsal import why_not_the_same
+from hies.pruning.rehearsal import built_otherwise, why_not_the_same
 from hies.pruning.selection import UNITS
 
 
@@ -52,10 +52,11 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
     check_weights_are_here(model, "hies.prune", shapes_will_do=True)
     check_choice("unit", unit, UNITS)
     removed = normalize_removed(removed)
-    for site, site_cut in _cuts(model, removed).items():
+    cuts, replaced = _cuts(model, removed), built_otherwise(model, removed)
+    for site, site_cut in cuts.items():
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
-        if reason := _rehearse(model, site, removed[site]):
+        if reason := replaced.get(site) or _rehearse(model, site, removed[site]):
             raise cannot_cut(model, site, reason)
     small = copy.deepcopy(model)
     cut(small, removed)
@@ -96,7 +97,7 @@ def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
     check_no_adapters(model)
     check_weights_are_here(model, "hies.prunable", shapes_will_do=True)
     sites = find_sites(model, batch)
-    refused = refusals(model, sites)
+    refused = built_otherwise(model, sites) | refusals(model, sites)
     for site in sites.keys() - refused.keys():
         groups = find_projections(model, site).groups
         first = [head for head, group in enumerate(groups) if group == 0]

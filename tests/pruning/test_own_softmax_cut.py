@@ -100,3 +100,14 @@ def test_a_cut_is_rehearsed(attention, why):
     with pytest.raises(hies.UnsupportedModelError, match=why):
         hies.prune(model, {"layer": [1]})
     assert torch.equal(model(**batch), before)
+
+
+def test_a_module_that_took_the_place_of_the_one_that_is_configured_is_not_cut():
+    model, batch = make("big_bird_sparse").eval(), checks.inputs_of("big_bird", dtype=torch.float32)  # short texts
+    found = hies.prunable(model, batch)
+    assert not found and "its configuration builds BigBirdBlockSparseAttention" in next(iter(found.refused.values()))
+    sites = hies.find_sites(model, batch)
+    with pytest.raises(hies.UnsupportedModelError, match="its configuration builds BigBirdBlockSparseAttention"):
+        hies.prune(model, of_each(sites, [0]))
+    model.config.attention_type = "original_full"
+    assert hies.pruned_heads(hies.prune(model, of_each(sites, [0]))) == of_each(sites, [0])
