@@ -287,15 +287,12 @@ class Trial:
             hies.save_pruned(small, folder)
             back = hies.load_pruned(folder)
             assert hies.pruned_heads(back) == hies.pruned_heads(small), "other heads"
-            self.compare_loaded(back, small, "loaded")
+            state, other = small.state_dict(), back.state_dict()
+            assert state.keys() == other.keys(), "loaded: other names"
+            assert all(torch.equal(state[key], other[key]) for key in state), "loaded: other numbers"
+            # Rounding depends on how the memory lies: 4e-5 was seen.
+            near(self.run(back.eval(), torch.float32), self.run(small, torch.float32), 1e-4, "loaded")
         return "yes"
-
-    def compare_loaded(self, loaded, small, what):
-        """Every number is the same; answers differ by what rounding depends on how the memory lies (4e-5 was seen)."""
-        state, other = small.state_dict(), loaded.state_dict()
-        assert state.keys() == other.keys(), f"{what}: other names"
-        assert all(torch.equal(state[key], other[key]) for key in state), f"{what}: other numbers"
-        near(self.run(loaded.eval(), torch.float32), self.run(small, torch.float32), 1e-4, what)
 
     def plain(self):
         """With the same groups gone everywhere, `from_pretrained` loads the folder where `save_pruned` says so."""
@@ -309,7 +306,8 @@ class Trial:
             if not hies.save_pruned(small, folder):
                 return "no"
             plain = type(small).from_pretrained(folder).eval()
-            self.compare_loaded(plain, small, "plain")
+            # Of any model it puts zeros into the row of padding: answers alone can be compared.
+            near(self.run(plain, torch.float32), self.run(small, torch.float32), 1e-5, "plain")
         return "yes"
 
 
