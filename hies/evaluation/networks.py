@@ -16,8 +16,9 @@ from hies.evaluation.models import Model, check_fit
 from hies.evaluation.weights import NOTE
 from hies.precision import machine
 from hies.pruning.counts import settle_counts
-from hies.pruning.files import RECORD, load_pruned, save_pruned
+from hies.pruning.files import load_pruned, save_pruned
 from hies.pruning.removal import pruned_heads
+from hies.pruning.transformers4 import holds_pruned
 from hies.storage import save_weights, write_checksums
 from hies.tasks.base import Task
 
@@ -68,7 +69,7 @@ def load_network(model: Model, source: str) -> PreTrainedModel:
         HiesError: it cannot be read, is of another class, or lacks weights, which would be drawn at random.
     """
     kind, dtype = NETWORKS[model.modality], getattr(torch, model.dtype)
-    if _is_pruned(source):
+    if holds_pruned(Path(source)):
         network = load_pruned(source, dtype=dtype)
         if not _is_of(kind, network):
             raise HiesError(f"{source} holds a pruned {type(network).__name__}, which is no {kind.__name__[4:]}.")
@@ -101,11 +102,6 @@ def trained_on(checkpoint: str) -> dict[str, str]:
             with (Path(checkpoint) / file).open(encoding="utf-8", errors="replace") as stream:
                 found[name] = stream.readline(200).strip()
     return found
-
-
-def _is_pruned(source: str) -> bool:
-    """Returns whether a folder holds what `hies.save_pruned` wrote."""
-    return (Path(source) / RECORD).is_file()
 
 
 def _is_of(kind: Any, network: PreTrainedModel) -> bool:
@@ -149,7 +145,7 @@ def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> Pre
     Raises:
         HiesError: other weights do not fit either, and would be drawn at random.
     """
-    if _is_pruned(source):
+    if holds_pruned(Path(source)):
         return _pruned_with_classifier(kind, source, options)
     network, report = load_weights(kind, source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
     body = f"{network.base_model_prefix}."

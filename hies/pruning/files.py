@@ -32,6 +32,7 @@ from hies.pruning.folder import (
 )  # fmt: skip
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
 from hies.pruning.removal import Constant, check_no_adapters, cut, pruned_heads
+from hies.pruning.transformers4 import SAID, cut_filled, heads_by_site, of_full_size, record_of, says_pruned
 from hies.storage import locking, save_weights
 
 HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies"}
@@ -95,7 +96,7 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
     """Loads what `save_pruned` wrote. The weights are read once, into a model that was never larger than they are.
 
     Only the files that the record names are read, whatever else lies in the folder, such as adapters. Nothing in them
-    is run as code.
+    is run as code. A folder in which transformers 4 saved a pruned model is loaded too.
 
     Args:
         source: a folder, or a repository on the Hub.
@@ -130,7 +131,8 @@ def load_pruned(source: str | Path, **options: Any) -> PreTrainedModel:
 
 def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
     with _in_a_sentence(files.source, ", ".join(sorted(options))):
-        record = read_record(files)
+        is_ours = RECORD in files or not says_pruned(files)
+        record = read_record(files) if is_ours else record_of(files)
         base = _class_named(record["model_class"])
         weights = Weights([files[name] for name in weights_of(files, record)])
         if not weights:
@@ -139,11 +141,21 @@ def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
         options["config"] = _read_config(files, base, record, weights)
         if "generation_config" not in options and _counts(files, record, GENERATION):
             options["generation_config"] = GenerationConfig.from_dict(files.json(GENERATION))
-        smaller = _smaller(base, record["removed"], weights, lambda: check_weights(files, record))
+        filled: Removed = {}  # sites of transformers 4 whose matrices kept their size
+
+        def remove(built: PreTrainedModel) -> None:
+            removed = record["removed"]
+            if not is_ours:
+                removed = heads_by_site(built, removed)
+                filled.update(of_full_size(built, removed, weights))
+            cut(built, {site: heads for site, heads in removed.items() if site not in filled})
+
+        smaller = _smaller(base, remove, weights, lambda: check_weights(files, record))
         options.update(state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True)
         model, report = smaller.from_pretrained(None, **options)
-        _check_report(report)
+        _check_report(report, RECORD if is_ours else SAID)
         model.__class__ = base
+        cut_filled(model, filled)
         settle_counts(model)
         model.name_or_path = model.config.name_or_path = files.source
         return model
@@ -166,12 +178,12 @@ def _reason(error: Exception) -> str:
     return printable(" ".join(str(error).split()) or type(error).__name__)[:LONGEST_REASON]
 
 
-def _smaller(base: Any, removed: Removed, weights: Weights, check: Callable[[], None]) -> Any:
+def _smaller(base: Any, remove: Callable[[Any], None], weights: Weights, check: Callable[[], None]) -> Any:
     """Returns the class of the pruned model while it is built and loaded.
 
     Args:
         base: the class of transformers.
-        removed: site -> its heads that are cut out.
+        remove: cuts heads out of the dense model.
         weights: that will be loaded.
         check: is called when the model fits the weights, so that no time is spent on others.
     """
@@ -179,7 +191,7 @@ def _smaller(base: Any, removed: Removed, weights: Weights, check: Callable[[], 
     def build(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
         with building_at_most(weights):
             base.__init__(self, *args, **kwargs)
-        cut(self, removed)
+        remove(self)
         check_size(self, weights)
         check()
         # What `save_pretrained` leaves out is computed; anything else would be drawn at random without a word.
@@ -214,12 +226,12 @@ def _aside(model: nn.Module) -> Iterator[None]:
             store[name] = parameter
 
 
-def _check_report(report: dict[str, Any]) -> None:
-    """Refuses weights that are missing, unexpected or of another shape than the record says."""
+def _check_report(report: dict[str, Any], record: str) -> None:
+    """Refuses weights that are missing, unexpected or of another shape than the record of removed heads says."""
     for kind, names in report.items():
         if names:
             first = min(map(str, names))
-            raise ValueError(f"its weights and its {RECORD} disagree: {kind.replace('_', ' ')} {first}")
+            raise ValueError(f"its weights and its {record} disagree: {kind.replace('_', ' ')} {first}")
 
 
 def _class_named(name: str) -> type[PreTrainedModel]:
@@ -238,6 +250,7 @@ def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: We
     try:
         files.json(CONFIG)  # short enough
         data = check_config(PreTrainedConfig.get_config_dict(files[CONFIG])[0], weights)
+        data.pop(SAID, None)  # the record says it
         if (model_type := str(data.get("model_type"))) not in CONFIG_MAPPING:
             raise ValueError(f"its model_type is {model_type!r}, which transformers does not know")
         config = CONFIG_MAPPING[model_type].from_dict(data)
