@@ -111,6 +111,19 @@ def test_every_command_takes_a_pruned_folder(call, sources, folder, tmp_path):
     assert call(diagnose, f"model.source={pruned}", ORDER, "sparsity.ratios=[0.3,0.5,0.7,0.9,1.0]")[0] in (0, 1)
 
 
+def test_every_command_takes_what_transformers_4_pruned(call, folder):
+    model = tf.BertForSequenceClassification(tf.BertConfig(**SIZES, **NAMED, pruned_heads={"1": [2, 5]}))
+    place = write_folder(folder / "four", model)
+    with torch.no_grad():
+        for head in (2, 5):  # of 8 units
+            model.bert.encoder.layer[1].attention.output.dense.weight[:, 8 * head : 8 * head + 8] = 0
+    model.save_pretrained(place)
+    status, _, errors = call(run, f"model.source={place}", ORDER, "sparsity.ratios=[0.5]", "name=four")
+    assert status == 0, errors
+    (path,) = (folder / "results" / "four").glob("*.jsonl")
+    assert json.loads(path.read_text().splitlines()[0])["heads_total"] == 16
+
+
 def test_a_pruned_folder_is_trained_further_and_stays_pruned(call, sources):
     _, pruned = sources
     small = hies.load_pruned(pruned)
