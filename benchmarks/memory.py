@@ -1,8 +1,8 @@
 """Memory that pruning, saving and loading take, in sizes of the dense weights: `python -m benchmarks.memory`.
 
-A LLaMA-shaped model with 1 GB of random weights loses heads at random and is saved, while the dense one is still held;
-a fresh process loads it. Each step runs in a process of its own, whose largest resident memory is compared with that of
-a process that has only imported what they need.
+A LLaMA-shaped model with 1 GB of random weights loses heads at random and is saved, while the dense one is still held,
+and once more in place, where it is not; a fresh process loads it. Each step runs in a process of its own, whose largest
+resident memory is compared with that of a process that has only imported what they need.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def main() -> None:
     rows = []
     for ratio in tqdm(ratios, unit="ratio"):
         with tempfile.TemporaryDirectory() as folder:
-            peaks = [_peak(step, ratio, folder) - baseline for step in (_build, _prune, _save, _load)]
+            peaks = [_peak(step, ratio, folder) - baseline for step in STEPS.values()]
         rows.append([f"{100 * ratio:g} %", *(peak / weights for peak in peaks)])
     print(f"Dense weights: {weights / 1e9:.2f} GB. Largest resident memory of each step / dense weights:")
-    print(tabulate(rows, headers=["heads removed", "build", "+ prune", "+ save", "load"], floatfmt=".2f"))
+    print(tabulate(rows, headers=["heads removed", *STEPS], floatfmt=".2f"))
 
 
 def _peak(step: Step, ratio: float, folder: str) -> int:
@@ -72,9 +72,27 @@ def _save(ratio: float, folder: str) -> None:
     hies.save_pruned(hies.prune(dense, _removed(ratio)), Path(folder))
 
 
+def _prune_in_place(ratio: float, folder: str) -> None:
+    hies.prune(_dense(), _removed(ratio), inplace=True)
+
+
+def _save_in_place(ratio: float, folder: str) -> None:
+    hies.save_pruned(hies.prune(_dense(), _removed(ratio), inplace=True), Path(folder))
+
+
 def _load(ratio: float, folder: str) -> None:
     for parameter in hies.load_pruned(folder).parameters():
         parameter.sum()  # what is loaded is read from the file when it is first used
+
+
+STEPS: dict[str, Step] = {
+    "build": _build,
+    "+ prune": _prune,
+    "+ save": _save,
+    "+ prune in place": _prune_in_place,
+    "+ save it": _save_in_place,
+    "load": _load,
+}
 
 
 def _dense() -> transformers.LlamaForCausalLM:

@@ -30,8 +30,9 @@ from hies.pruning.folder import (
     weights_of,
     write_record,
 )  # fmt: skip
+from hies.pruning.headless import Constant
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
-from hies.pruning.removal import Constant, check_no_adapters, cut, pruned_heads
+from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.pruning.transformers4 import SAID, cut_filled, heads_by_site, of_full_size, record_of, says_pruned
 from hies.storage import locking, save_weights
 

@@ -1,8 +1,9 @@
 """Heads cut out for good: `prune` returns a smaller model that computes what the masked one does."""
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,24 +12,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hies.errors import HiesError, UnsupportedModelError, check_choice
+from hies.errors import HiesError, UnsupportedModelError, brief, check_choice
 from hies.heads.attention import check_not_handled, find_sites
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.inputs import inputs_like
-from hies.heads.matrices import matrix
 from hies.heads.own_softmax import computes_attention
 from hies.heads.projections import Projections, cannot_cut, find_projections
 from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
 from hies.heads.sites import Removed, Site, normalize_removed
 from hies.heads.weights import check_unshared, check_weights_are_here, refusals
 from hies.pruning.counts import settle_counts
+from hies.pruning.headless import remove_weights
 from hies.pruning.rehearsal import built_otherwise, why_not_the_same
 from hies.pruning.selection import UNITS
 
 
-def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: str = "head") -> PreTrainedModel:
+def prune(
+    model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: str = "head", inplace: bool = False
+) -> PreTrainedModel:
     """Returns a copy of `model` without some heads; `model` stays as it is.
 
     Rows of the query, key and value matrices and columns of the output matrix are cut, biases too; a layer may lose all
@@ -40,6 +43,8 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
         removed: site -> indices of its heads that are removed.
         unit: `head`, or `kv_group` to insist that whole groups of query heads are removed, which keeps every layer a
             plain grouped-query attention.
+        inplace: cut the heads out of `model` itself and return it, where the memory does not hold two. What is refused
+            is refused before; a model that anything else stops halfway says so when it is run or saved.
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
@@ -58,9 +63,11 @@ def prune(model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: st
             _check_whole_groups(site, site_cut)
         if reason := replaced.get(site) or _rehearse(model, site, removed[site]):
             raise cannot_cut(model, site, reason)
-    small = copy.deepcopy(model)
-    cut(small, removed)
-    return small
+    if not inplace:
+        model = copy.deepcopy(model)
+        cuts = _cuts(model, removed)
+    _cut_all(model, cuts)
+    return model
 
 
 class PrunableSites(dict[str, Site]):
@@ -131,14 +138,35 @@ class _Cut:
 
 def cut(model: PreTrainedModel, removed: Mapping[str, Sequence[int]]) -> None:
     """Cuts heads out of `model` itself; works on the meta device, where weights have shapes only."""
-    cuts = _cuts(model, normalize_removed(removed))
+    _cut_all(model, _cuts(model, normalize_removed(removed)))
+
+
+def _cut_all(model: Any, cuts: Mapping[str, _Cut]) -> None:
     # Some module may make a bias of the scores of all dense heads, maybe for other modules' sites.
     biases = (getattr(module, name, None) for module in model.modules() for name in BIASES)
     biased = any(bias is not None and bias is not False for bias in biases)
-    for site, site_cut in cuts.items():
-        _apply(model.get_submodule(site), site_cut, biased)
+    with _unusable_if_stopped(model):
+        for site, site_cut in cuts.items():
+            _apply(model.get_submodule(site), site_cut, biased)
     if not any(weight.is_meta for weight in model.parameters()):  # else the configuration has to build the dense shapes
         settle_counts(model)
+
+
+@contextlib.contextmanager
+def _unusable_if_stopped(model: nn.Module) -> Iterator[None]:
+    """Refuses to run or save a model until the block has ended, whatever stops it: some sites would be cut, or half."""
+    stopped = f"Heads were being cut out of this {type(model).__name__} when it was stopped; load the model again."
+
+    def refuse(*_: Any) -> None:
+        raise HiesError(stopped)
+
+    hooks = [model.register_forward_pre_hook(refuse), model.register_state_dict_pre_hook(refuse)]
+    try:
+        yield
+    except Exception as error:
+        raise HiesError(f"{stopped.removesuffix('.')} ({brief(error)}).") from error
+    for hook in hooks:
+        hook.remove()
 
 
 def _cuts(model: nn.Module, removed: Removed) -> dict[str, _Cut]:
@@ -206,7 +234,7 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
     if stay:
         _cut_weights(module, found, stay, key_stay)
     else:
-        _remove_weights(module, found)
+        remove_weights(module, found)
     # a layer without heads runs as if it had one
     heads = len(stay) or 1
     if type(module).__name__ in DIVIDING:
@@ -271,55 +299,6 @@ def _keep_norm(norm: Any, stay: list[int]) -> None:
 @torch.no_grad()
 def _part(parameter: Tensor, dim: int, indices: Tensor) -> nn.Parameter:
     return nn.Parameter(parameter.index_select(dim, indices.to(parameter.device)), parameter.requires_grad)
-
-
-def _remove_weights(module: Any, found: Projections) -> None:
-    """Replaces the projections of a site by what has no weights: forwards still see the shapes of one head."""
-    widths: dict[tuple[nn.Module, str], int] = {}
-    for part in (found.query, found.key, found.value, *found.gates):
-        place = (part.owner, part.name)
-        widths[place] = widths.get(place, 0) + part.rows.shape[1]
-    for (owner, name), width in widths.items():
-        _replace(owner, name, Constant(width, None))
-    output: Any = found.output.module
-    _replace(found.output.owner, found.output.name, Constant(len(matrix(output)), output.bias))
-    for name in (*found.joint_norms, *found.head_norms):
-        setattr(module, name, nn.Identity())
-    for parameter in found.parameters:  # one head's zeros, which nothing saves: forwards add them to what is not used
-        zeros = torch.zeros_like(parameter.tensor.narrow(parameter.dim, 0, parameter.share), requires_grad=False)
-        delattr(parameter.owner, parameter.name)
-        parameter.owner.register_buffer(parameter.name, zeros, persistent=False)
-
-
-def _replace(owner: nn.Module, name: str, constant: "Constant") -> None:
-    """Puts a constant where forwards look for a projection, but not among the modules that adapters are added to."""
-    delattr(owner, name)
-    vars(owner)[name] = constant
-    if len(constant.bias):
-        owner.add_module(f"{name}_constant", constant)
-
-
-NOTHING: Any = torch.empty(0)
-NOTHING._is_hf_initialized = True  # transformers else fills it with random numbers, as it would a weight
-
-
-class Constant(nn.Module):
-    """Stands in place of a projection without heads: [..., inputs] -> what it gives for zeros, [..., width].
-
-    Attributes:
-        width: of its output.
-        weight: without elements, for transformers, which initialises weights before it loads a checkpoint.
-        bias: [width] of an output projection; without elements of another one, and where there was none.
-    """
-
-    def __init__(self, width: int, bias: nn.Parameter | None) -> None:
-        super().__init__()
-        self.width, self.weight, self.bias = width, NOTHING, NOTHING if bias is None else bias
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Returns the bias, or zeros, [..., width] for [..., inputs]."""
-        zeros = hidden.new_zeros(*hidden.shape[:-1], self.width)
-        return zeros + self.bias.to(hidden.dtype) if len(self.bias) else zeros
 
 
 def _set_counts(module: Any, found: Projections, heads: int, key_heads: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ from hies import HiesError, UnsupportedModelError
 from hies.evaluation.networks import _with_new_classifier
 from hies.heads.configuration import requires_hies_attention
 from hies.heads.pruned import groups_of
+from hies.pruning import removal
 
 GUARDED = ["llama_grouped", "t5", "swin"]
 
@@ -120,6 +121,50 @@ def test_the_given_model_is_untouched(name):
     assert hies.pruned_heads(model) == {}
     own = {parameter.data_ptr() for parameter in model.parameters()}
     assert not own & {parameter.data_ptr() for parameter in small.parameters() if parameter.numel()}
+
+
+@pytest.mark.parametrize("case", ["some", "a layer"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama_grouped", "t5", "mpnet"])
+def test_in_place_the_model_itself_becomes_what_the_copy_is(name, case):
+    model = make(name).eval()
+    removed = some_heads(sites_of(name, model), case)
+    small, before = hies.prune(model, removed), {*model.parameters()}
+    assert hies.prune(model, removed, inplace=True) is model
+    assert hies.pruned_heads(model) == hies.pruned_heads(small) and model.config.to_dict() == small.config.to_dict()
+    found, expected = model.state_dict(), small.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+    assert torch.equal(logits(model, name), logits(small, name))
+    assert len({*model.parameters()} & before) > len(before) / 3  # what is not cut is no copy
+
+
+def test_what_is_refused_in_place_is_refused_before_anything_is_changed(monkeypatch):
+    model = make("llama_grouped").eval()
+    first, second = sites_of("llama_grouped", model)
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(removal, "_apply", lambda *_: pytest.fail("something was changed"))
+    for removed, unit in (({first: [0], second: [6]}, "head"), ({first: [0, 1, 2], second: [0]}, "kv_group")):
+        with pytest.raises(HiesError):
+            hies.prune(model, removed, unit, inplace=True)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_model_that_was_cut_in_part_is_neither_run_nor_saved(monkeypatch, tmp_path, error):
+    model, calls, apply = make("bert").eval(), [], removal._apply
+
+    def stop_at_the_second(*arguments):
+        if calls:
+            raise error("of no more memory")
+        calls.append(apply(*arguments))
+
+    removed = {site: [1] for site in sites_of("bert", model)}
+    monkeypatch.setattr(removal, "_apply", stop_at_the_second)
+    with pytest.raises(HiesError if error is MemoryError else error, match="no more memory"):
+        hies.prune(model, removed, inplace=True)
+    for use in (lambda: logits(model, "bert"), lambda: hies.save_pruned(model, tmp_path), model.state_dict):
+        with pytest.raises(HiesError, match="were being cut out of this BertForSequenceClassification when it was st"):
+            use()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_pruned_model_trains():
