@@ -28,8 +28,8 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "pandas", "wandb", "datasets", "matplotlib")
-PUBLIC = ("attention_entropy", "collect", "find_sites", "load_pruned", "masked", "prunable", "prune", "pruned_heads",
-          "save_pruned", "select")  # fmt: skip
+PUBLIC = ("attention_entropy", "batches", "collect", "evaluate", "find_sites", "load_pruned", "masked", "prunable",
+          "prune", "pruned_heads", "save_pruned", "select", "summary")  # fmt: skip
 LONGEST = 350  # lines of a file
 # What torch documents under these names: a tensor without memory, and a mode that sees every operation.
 DOCUMENTED = ("torch._subclasses.fake_tensor", "torch.utils._python_dispatch", "torch.utils._pytree")

@@ -265,8 +265,9 @@ def cache_bytes(model: nn.Module, batch: Batch) -> int | None:
 
 def _storages(values: Iterable[Any]) -> dict[int, int]:
     """Returns where the tensors among `values` lie and the bytes there; what several share counts once."""
-    storages = [value.untyped_storage() for value in values if isinstance(value, Tensor)]
-    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    places = [value.untyped_storage().data_ptr() or id(value) for value in tensors]  # on the meta device all lie at 0
+    return {place: value.untyped_storage().nbytes() for place, value in zip(places, tensors, strict=True)}
 
 
 def _wait(batch: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from hies.progress import ProgressBar
 from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import entropy_of_call
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
-from hies.scoring.examples import examples_in
+from hies.scoring.examples import check_batches, examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, reads_encoder
 from hies.scoring.own_loss import answer, same_problem_type, with_loss
@@ -107,10 +107,7 @@ def collect(
 
 
 def _check(batches: Any, need: Collection[str]) -> None:
-    if not isinstance(batches, Iterable):
-        raise ParameterError("batches", batches, "give an iterable of dicts that the model accepts")
-    if isinstance(batches, Mapping):
-        raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
+    check_batches(batches)
     if isinstance(need, str):
         raise HiesError(f"need is the string {need!r}; give a tuple of names, such as ({need!r},).")
     known = (*OF_THE_PASS, *METHOD_STATISTICS)

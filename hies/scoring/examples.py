@@ -1,6 +1,6 @@
 """The examples of a calibration batch: how many there are, and each of them as a batch of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,14 @@ from hies.errors import HiesError, ParameterError
 # What has one row an example wherever it is given, by the number of dimensions that it has at least. The rest of a
 # batch (pictures, tiles, chunks of sound) may have several rows of an example, or none.
 _DIMENSIONS = {"labels": 1, "input_ids": 2, "inputs_embeds": 3}
+
+
+def check_batches(batches: Any) -> None:
+    """Raises HiesError for what is no iterable of batches."""
+    if not isinstance(batches, Iterable):
+        raise ParameterError("batches", batches, "give an iterable of dicts that the model accepts")
+    if isinstance(batches, Mapping):
+        raise HiesError("batches is a single dict; give an iterable of them, such as [batch].")
 
 
 def examples_in(batch: Mapping[str, Any]) -> int:

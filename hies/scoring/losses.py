@@ -46,8 +46,8 @@ class DefaultLoss:
         """Returns the loss of each example as the sum of its labelled places and their number, both [batch]."""
         if batch.get("labels") is None:
             raise HiesError(
-                "A calibration batch has no 'labels', and head importance is the gradient of a loss; add them, pass "
-                "loss=(outputs, batch) -> [batch], or ask for need=('ae',) alone."
+                "A batch has no 'labels', which a loss and its gradient need; add them, or pass loss=(outputs, batch) "
+                "-> [batch] (hies.collect(..., need=('ae',)) takes none)."
             )
         logits, labels = value_of(outputs, "logits"), self.labels_of(batch)
         if not isinstance(logits, Tensor):
@@ -85,12 +85,12 @@ def default_loss(model: nn.Module) -> DefaultLoss:
     return DefaultLoss(getattr(alone.config, "problem_type", None) if alone else None, shifted)
 
 
-def check_losses(losses: Tensor, examples: int) -> None:
-    """Raises HiesError for a loss to differentiate that is not one number for each example, [examples]."""
+def check_losses(losses: Tensor, examples: int, differentiable: bool = True) -> None:
+    """Raises HiesError for a loss that is not one number for each example, [examples], or has no gradient."""
     if losses.shape != (examples,):
         several = f"{examples} example{'s' if examples > 1 else ''}"
         raise HiesError(f"The loss has the shape {tuple(losses.shape)} for {several}, not one each.")
-    if not losses.requires_grad:
+    if differentiable and not losses.requires_grad:
         raise HiesError(
             "The loss does not depend on the model's outputs, or they were detached, so it has no gradient."
         )

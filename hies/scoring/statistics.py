@@ -15,7 +15,7 @@ IN_FILES = {"his": "gradient", "ae": "entropy", "l2": "weight_norm"}
 PREFIX_IN_FILES = "other/"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Statistics:
     """The statistics of one calibration set: a mapping statistic -> site -> tensor, float64 on the CPU.
 
@@ -37,6 +37,12 @@ class Statistics:
     examples: int
     tensors: dict[str, SiteTensors] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        sizes = set(self.heads.values())
+        heads = f"x {sizes.pop()} heads" if len(sizes) == 1 else f"with {sum(self.heads.values())} heads"
+        names = ", ".join(sorted(self.tensors)) or "no statistics"
+        return f"Statistics({len(self.heads)} sites {heads}, {self.examples} examples: {names})"
 
     def __getitem__(self, name: str) -> SiteTensors:
         if not self.tensors.get(name):

@@ -1,0 +1,115 @@
+"""How well a model answers labelled batches, dense, masked or pruned: `hies.evaluate`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hies.errors import HiesError, ParameterError
+from hies.heads.attention import evaluating, uncached
+from hies.scoring.examples import check_batches, examples_in
+from hies.scoring.losses import IGNORED, DefaultLoss, Loss, check_losses, default_loss, inputs_of, value_of
+from hies.scoring.own_loss import answer, same_problem_type, with_loss
+
+CLASSES = "single_label_classification"
+
+
+@dataclass(frozen=True)
+class Performance:
+    """How well a model answers; shares are in [0, 1].
+
+    Attributes:
+        examples: how many there were.
+        loss: the mean of the examples' losses, each as `hies.collect` takes it (cross-entropy in nats, squared error).
+        accuracy: the share of right answers: classes of examples or, where a model classifies tokens or says the next
+            one, labelled tokens. None where labels name no class.
+        agreement: the share of these answers that are those of the reference; None without one.
+    """
+
+    examples: int
+    loss: float
+    accuracy: float | None = None
+    agreement: float | None = None
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    reference: nn.Module | None = None,
+    loss: Loss | None = None,
+) -> Performance:
+    """Returns loss and accuracy of a model, and how often it answers as another one does.
+
+    Inside `hies.masked(model, ...)` it is that of the masked model.
+
+    Args:
+        model: as `hies.collect` takes it.
+        batches: dicts that the model accepts, labels included, as `hies.batches` makes them; they are read once.
+        reference: another model that takes the same batches, such as the dense one of a pruned one.
+        loss: (outputs, batch) -> [batch], each example's own; by default the model's, as in `hies.collect`.
+
+    Raises:
+        HiesError: no example, a batch without labels, a loss that is not known or not finite, or a reference whose
+            answers cannot be compared.
+    """
+    check_batches(batches)
+    loss_of: Loss
+    batches, loss_of = with_loss(model, batches) if loss is None else (batches, loss)
+    losses: list[Tensor] = []
+    right: list[Tensor | None] = []
+    same: list[Tensor | None] = []
+    formula = default_loss(model)
+    with evaluating(model), evaluating(reference or model), same_problem_type(model):
+        for batch in batches:
+            with uncached(model, batch):
+                outputs = answer(model, batch, loss_of)
+            losses.append(_checked(loss_of(outputs, batch), examples_in(batch), sum(map(len, losses))))
+            answers, labels = _answers(outputs, batch, formula)
+            right.append(None if answers is None or labels is None else answers == labels)
+            if reference is not None:
+                others, _ = _answers(reference(**inputs_of(reference, batch, loss_of)), batch, formula)
+                same.append(_compared(answers, others, reference))
+    if not losses:
+        raise HiesError("There is no example; give at least one batch.")
+    every = torch.cat(losses)
+    return Performance(len(every), float(every.mean()), _share(right), _share(same))
+
+
+def _checked(losses: Tensor, examples: int, before: int) -> Tensor:
+    check_losses(losses, examples, differentiable=False)
+    if not losses.isfinite().all():
+        row = int((~losses.isfinite()).nonzero()[0])
+        raise HiesError(f"Example {before + row} has the loss {float(losses[row])}; mend its labels, or leave it out.")
+    return losses.double().cpu()
+
+
+def _answers(outputs: Any, batch: Mapping[str, Any], formula: DefaultLoss) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the classes that have the largest logits where the labels name one, and these labels, both [answers]."""
+    logits, labels = value_of(outputs, "logits"), formula.labels_of(batch)
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or labels.is_floating_point():
+        return None, None
+    if logits.dim() == 3 and labels.shape == logits.shape[:2]:  # [batch, tokens, words]
+        if formula.shifted:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        labelled = labels != IGNORED
+        return logits[labelled].argmax(dim=-1), labels[labelled]
+    if logits.dim() != 2 or labels.numel() != len(logits) or formula.kind_of(logits, labels) != CLASSES:
+        return None, None
+    return logits.argmax(dim=-1), labels.reshape(-1)
+
+
+def _compared(answers: Tensor | None, others: Tensor | None, reference: nn.Module) -> Tensor:
+    if answers is None or others is None or answers.shape != others.shape:
+        expected = (
+            "its answers cannot be compared with the model's; give one with the same outputs, of classes or tokens"
+        )
+        raise ParameterError("reference", type(reference).__name__, expected)
+    return answers == others.to(answers.device)
+
+
+def _share(parts: list[Tensor | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return float(torch.cat(known).double().mean()) if known and len(known) == len(parts) else None
