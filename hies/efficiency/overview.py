@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 
 from hies.efficiency.cost import count
 from hies.efficiency.measure import cache_bytes
-from hies.errors import HiesError, ParameterError, brief
+from hies.errors import HiesError, ParameterError, UnsupportedModelError, brief
 from hies.heads.attention import find_sites
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
 from hies.heads.weights import check_weights_are_here
 from hies.pruning.counts import dense_counts, set_counts
+from hies.pruning.removal import pruned_heads
 from hies.scoring.losses import default_loss, inputs_of
 
 TOKENS = 128  # of the text that a summary is made with where no batch is given
@@ -109,6 +110,10 @@ def summary(small: PreTrainedModel, batch: Mapping[str, Any] | None = None) -> S
     inputs = _example(small) if batch is None else inputs_of(small, batch, default_loss(small))
     try:
         found = find_sites(small, inputs)
+    except UnsupportedModelError:
+        if not pruned_heads(small):
+            raise
+        found = {}  # none of its layers has a head left
     except Exception as error:
         if batch is not None or isinstance(error, HiesError):
             raise
@@ -139,7 +144,8 @@ def _of_dense(small: PreTrainedModel, heads: int, batch: Mapping[str, Any]) -> S
     config = copy.deepcopy(small.config)
     set_counts(config, dense_counts(small))
     with torch.device("meta"):
-        dense = type(small)(config).to(small.dtype).eval()
+        dense: Any = type(small)(config)
+    dense.to(small.dtype)
     # Forwards look into masks, which change no count here: all products are of all queries and keys.
     read = {name: value for name, value in batch.items() if not name.endswith("attention_mask")}
     shapes = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in read.items()}

@@ -160,5 +160,5 @@ def cut_filled(model: PreTrainedModel, removed: Removed) -> None:
 def _gives_zeros(found: Projections, head: int) -> bool:
     if not matrix(found.output.module)[:, found.output.rows[head]].any():
         return True
-    rows, value = found.value.rows[found.groups[head]], found.value.module
-    return not (matrix(value)[rows].any() or (value.bias is not None and value.bias[rows].any()))
+    rows, bias = found.value.rows[found.groups[head]], getattr(found.value.module, "bias", None)
+    return not (matrix(found.value.module)[rows].any() or (bias is not None and bias[rows].any()))

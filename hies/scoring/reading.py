@@ -1,5 +1,6 @@
 """Data as batches that a model accepts, labels included: `hies.batches`."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hies.batching import Batch, padding_id
 from hies.errors import HiesError, ParameterError, brief, check_choice
@@ -155,13 +157,14 @@ class Batches:
     def _for_model(self, batch: Batch) -> Batch:
         if self.model is None:
             return batch
-        taken, weight, token = taken_by(self.model), next(self.model.parameters()), padding_id(self.model)
+        weight, token = next(self.model.parameters()), padding_id(self.model)
+        names = {*inspect.signature(self.model.forward).parameters, "labels"}
         if token is not None and "attention_mask" in batch:
             batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, token)
         if "pixel_values" in batch:
             batch["pixel_values"] = batch["pixel_values"].to(weight.dtype)
-        read = {name: value for name, value in batch.items() if taken is None or name in {*taken, "labels"}}
-        return {name: value.to(weight.device) for name, value in read.items()}
+        of_any = taken_by(self.model) is None and not isinstance(self.model, PreTrainedModel)  # *args, **kwargs
+        return {name: value.to(weight.device) for name, value in batch.items() if of_any or name in names}
 
 
 def _rows(data: Any) -> Sequence[Any]:

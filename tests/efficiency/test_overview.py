@@ -1,0 +1,74 @@
+"""`hies.summary`: its numbers are those of the dense model that was pruned, which it does not have."""
+
+import pytest
+import torch
+from tiny_models import make, make_batch, some_heads
+
+import hies
+from hies.efficiency.cost import count
+from hies.efficiency.measure import cache_bytes
+
+
+def numbers(model, batch):
+    cost = count(model, batch)
+    return cost.parameters, cost.flops, cache_bytes(model, batch)
+
+
+@pytest.mark.parametrize("case", ["some", "a layer", "all"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama_grouped", "t5", "vit", "mpnet"])
+def test_a_summary_has_the_numbers_of_both_models(name, case):
+    model, batch = make(name).eval(), make_batch(name)
+    sites = hies.find_sites(model, batch)
+    removed = some_heads(sites, case)
+    small = hies.prune(model, removed)
+    found = hies.summary(small, batch)
+    inputs = {key: value for key, value in batch.items() if key != "labels" or name == "t5"}
+    assert (found.dense.parameters, found.dense.flops, found.dense.cache_bytes) == numbers(model, inputs)
+    assert (found.small.parameters, found.small.flops, found.small.cache_bytes) == numbers(small, inputs)
+    assert (found.dense.heads, found.dense.heads - found.small.heads) == (
+        sum(site.heads for site in sites.values()),
+        sum(map(len, removed.values())),
+    )
+    assert {site: one.dense_heads - one.heads for site, one in found.sites.items() if one.heads < one.dense_heads} == {
+        site: len(heads) for site, heads in removed.items()
+    }
+    assert {site: one.dense_key_heads for site, one in found.sites.items()} == {
+        name: site.key_heads for name, site in sites.items()
+    }
+
+
+def test_a_configuration_that_says_the_heads_that_are_left_is_no_dense_one():
+    model = make("llama").eval()
+    small = hies.prune(model, {site: [0, 3] for site in hies.find_sites(model, make_batch("llama"))})
+    assert small.config.num_attention_heads == 4
+    assert hies.summary(small).dense.parameters == model.num_parameters()
+    assert small.config.num_attention_heads == 4
+
+
+def test_a_summary_is_a_table():
+    model = make("llama_grouped").eval()
+    first, _ = hies.find_sites(model, make_batch("llama_grouped"))
+    lines = str(hies.summary(hies.prune(model, {first: [0, 1, 2, 4]}))).splitlines()
+    assert lines[0] == "LlamaForCausalLM"
+    assert lines[2].split() == ["model.layers.0.self_attn", "2", "6", "1", "2"]
+    assert lines[3].split() == ["model.layers.1.self_attn", "6", "6", "2", "2"]
+    cells = [line.rsplit(maxsplit=3) for line in lines[6:-1]]
+    assert [cell[0] for cell in cells] == ["heads", "parameters", "FLOPs", "key/value cache, bytes"]
+    assert cells[0][1:] == ["12", "8", "0.667"] and cells[3][1:] == ["10,240", "7,680", "0.750"]
+    assert lines[-1] == "for inputs of the shape 1 x 40"
+
+
+def test_what_needs_numbers_is_left_out_of_a_model_without_weights():
+    model, batch = make("deepseek_v3").eval(), make_batch("deepseek_v3")
+    small = hies.prune(model, {site: [0] for site in hies.find_sites(model, batch)})
+    found = hies.summary(small, batch)
+    assert (found.dense.parameters, found.dense.flops) == (model.num_parameters(), None)
+    assert found.small.flops and "?" in str(found)
+
+
+def test_a_model_that_reads_neither_text_nor_picture_alone_needs_a_batch():
+    model = make("t5").eval()
+    with pytest.raises(hies.HiesError, match="batch is None; give what the model reads"):
+        hies.summary(model)
+    with pytest.raises(hies.UnsupportedModelError):
+        hies.summary(torch.nn.Linear(2, 2), {"input": torch.ones(1, 2)})
