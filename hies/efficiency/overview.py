@@ -20,9 +20,9 @@ from hies.pruning.counts import dense_counts, set_counts
 from hies.pruning.removal import pruned_heads
 from hies.scoring.losses import default_loss, inputs_of
 
-TOKENS = 128  # of the text that a summary is made with where no batch is given
+EXAMPLE_TOKENS = 128  # of the text that a summary is made with where no batch is given
 
-ROWS = {"heads": "heads", "parameters": "parameters", "flops": "FLOPs", "cache_bytes": "key/value cache, bytes"}
+ROW_NAMES = {"heads": "heads", "parameters": "parameters", "flops": "FLOPs", "cache_bytes": "key/value cache, bytes"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Summary:
             before, after = getattr(self.dense, name), getattr(self.small, name)
             if after is not None:
                 numbers = f"{before:>18,}{after:>18,}{after / before:>8.3f}" if before else f"{'?':>18}{after:>18,}"
-                lines.append(f"{ROWS[name]:22}{numbers}")
+                lines.append(f"{ROW_NAMES[name]:22}{numbers}")
         return "\n".join([*lines, f"for inputs of the shape {' x '.join(map(str, self.batch))}"])
 
 
@@ -163,5 +163,5 @@ def _example(model: PreTrainedModel) -> dict[str, Tensor]:
         return {"pixel_values": torch.zeros(shape, dtype=model.dtype, device=model.device)}
     if model.main_input_name != "input_ids":
         raise ParameterError("batch", None, f"give what the model reads ({model.main_input_name})")
-    tokens = min(TOKENS, getattr(config.get_text_config(), "max_position_embeddings", None) or TOKENS)
+    tokens = min(EXAMPLE_TOKENS, getattr(config.get_text_config(), "max_position_embeddings", None) or EXAMPLE_TOKENS)
     return {"input_ids": torch.full((1, tokens), 3, device=model.device)}

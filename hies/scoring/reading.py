@@ -14,7 +14,7 @@ from hies.batching import Batch, padding_id
 from hies.errors import HiesError, ParameterError, brief, check_choice
 from hies.scoring.losses import IGNORED, taken_by
 
-TOKENS, NO_LABELS = "tokens", "none"  # in place of a column of labels
+OWN_TOKENS, NO_LABELS = "tokens", "none"  # in place of a column of labels
 LABEL_COLUMNS = ("labels", "label")
 PADDINGS = ("longest", "max_length")
 
@@ -116,7 +116,7 @@ class Batches:
             raise HiesError(f"{type(self.reader).__name__} cannot read data[{which}] ({brief(error)}).") from error
         if is_text and not (filled := batch["attention_mask"].any(dim=1)).all():
             raise HiesError(f"data[{[*rows][int((~filled).nonzero()[0])]}] has no token; leave it out.")
-        if self.labels == TOKENS:
+        if self.labels == OWN_TOKENS:
             return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)}
         return batch if self.labels == NO_LABELS else {**batch, "labels": self._labels(rows)}
 
@@ -190,7 +190,7 @@ def _label_of(rows: Sequence[Any], labels: Any) -> Any:
     first = rows[0]
     if labels is None:
         if isinstance(first, str):
-            return TOKENS
+            return OWN_TOKENS
         found = [name for name in LABEL_COLUMNS if isinstance(first, Mapping) and name in first]
         if not found:
             has = f"the columns are {', '.join(first)}; " if isinstance(first, Mapping) else ""
@@ -198,7 +198,7 @@ def _label_of(rows: Sequence[Any], labels: Any) -> Any:
             raise ParameterError("labels", None, f"{expected}, 'none' for none")
         return found[0]
     if isinstance(labels, str):
-        if labels not in (TOKENS, NO_LABELS):
+        if labels not in (OWN_TOKENS, NO_LABELS):
             _check_column("labels", labels, first)
         return labels
     if not (hasattr(labels, "__len__") and hasattr(labels, "__getitem__")) or len(labels) != len(rows):

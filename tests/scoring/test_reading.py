@@ -1,5 +1,7 @@
 """`hies.batches`: data of every form as what a model reads, with labels, and a sentence for what has no such form."""
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -114,6 +116,13 @@ def test_pictures_with_labels():
     assert next(iter(grey))["pixel_values"].shape == (3, 3, 12, 12)
     half = make("vit", torch.bfloat16)
     assert next(iter(hies.batches(reader(), rows, model=half)))["pixel_values"].dtype == torch.bfloat16
+
+
+def test_a_processor_lends_its_part():
+    both = SimpleNamespace(tokenizer=tokenizer(), image_processor=reader(), model_input_names=["pixel_values"])
+    for one, rows in ((tokenizer(), ROWS), (reader(), pictures())):
+        (batch,), (expected,) = hies.batches(both, rows), hies.batches(one, rows)
+        assert same(batch, expected)
 
 
 def test_a_model_gets_what_its_forward_takes_and_its_own_padding():

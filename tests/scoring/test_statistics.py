@@ -2,6 +2,7 @@
 
 import copy
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import peft
@@ -232,6 +233,14 @@ def test_every_architecture_gives_statistics_of_every_head(name):
         assert his.shape == ae.shape == (heads,) and his.dtype == ae.dtype == torch.float64
         assert his.isfinite().all() and (his > 0).all()
         assert ((ae > 0) & (ae <= 1)).all()
+
+
+def test_statistics_are_shown_in_one_line():
+    found = collect(make("bert"), [make_batch("bert")], need=("ae", "l2"))
+    assert repr(found) == "Statistics(2 sites x 5 heads, 3 examples: ae, l2)"
+    assert repr(replace(found, heads={"a": 2, "b": 3}, tensors={})) == (
+        "Statistics(2 sites with 5 heads, 3 examples: no statistics)"
+    )
 
 
 def test_collecting_one_statistic_leaves_the_others_out():
