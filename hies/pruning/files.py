@@ -258,7 +258,7 @@ def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: We
     except Exception as error:
         raise HiesError(f"The {CONFIG} of {files.source} cannot be read: {_reason(error)}") from error
     if not (isinstance(config, base.config_class or PreTrainedConfig) or _is_class_of(model_type, base.__name__)):
-        raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but a {base.__name__} by its {RECORD}.")
+        raise HiesError(f"{files.source} is a {model_type} by its {CONFIG}, but said to be a {base.__name__}.")
     config.dtype = config.dtype or weights.dtype
     set_counts(config, record["config"])
     return config

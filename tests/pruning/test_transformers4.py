@@ -179,6 +179,7 @@ OTHERS = {
     "norms that transformers does not have": ({"layer_norm_type": "no_norm"}, "its layer_norm_type is 'no_norm'"),
     "no class": ({"architectures": None}, "names no class under architectures"),
     "an unknown class": ({"architectures": ["Nothing"]}, "Nothing is no model class of transformers"),
+    "another class": ({"architectures": ["GPT2LMHeadModel"]}, "is a bert by its config.json, but said to be a GPT2LM"),
     "no heads": ({"pruned_heads": {}}, "has no pruned_heads.json"),
 }
 
