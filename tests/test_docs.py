@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
-from small_folders import GROUPED, SIZES, write_folder
+from small_folders import GROUPED, SIZES, spelling_tokenizer, write_folder
 from tiny_models import make, make_batch
 
 import hies
@@ -218,6 +218,7 @@ def test_the_python_of_the_readme_runs_and_leaves_the_model_alone(monkeypatch, t
     (code,) = blocks(ROOT / "README.md", "python")
     query, key = torch.randn(2, 1, 2, 7, 5)  # each [batch, heads, tokens, width]
     names = {"model": model, "batches": [batch], "batch": batch, "query": query, "key": key}
+    names |= {"tokenizer": spelling_tokenizer(), "texts": ["a b c", "d", "e f"], "labels": [0, 2, 1]}
     exec(compile(code, "README.md", "exec"), names)
     assert sum(map(len, hies.pruned_heads(names["small"]).values())) == 5
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())

@@ -145,8 +145,9 @@ def cut_filled(model: PreTrainedModel, removed: Removed) -> None:
     Raises:
         ValueError: one of these heads gives something else than zeros: it cannot be told whether it was to be there.
     """
-    if removed:
-        check_weights_are_here(model, "hies.load_pruned")
+    if not removed:
+        return
+    check_weights_are_here(model, "hies.load_pruned")
     for site, heads in removed.items():
         found = find_projections(model, site)
         if alive := [head for head in heads if not _gives_zeros(found, head)]:

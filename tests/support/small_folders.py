@@ -29,6 +29,18 @@ SIZES = {
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 
 
+def spelling_tokenizer():
+    """A tokenizer that spells every word."""
+    spelling = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))
+    spelling.normalizer, spelling.pre_tokenizer, spelling.decoder = Lowercase(), BertPreTokenizer(), Decoder()
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=spelling,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
 def write_folder(folder, model):
     """Save a model, its weights redrawn so that every head matters, and a tokenizer that spells every word."""
     generator = torch.Generator().manual_seed(0)
@@ -37,14 +49,7 @@ def write_folder(folder, model):
             if parameter.dim() > 1:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
-    spelling = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))
-    spelling.normalizer, spelling.pre_tokenizer, spelling.decoder = Lowercase(), BertPreTokenizer(), Decoder()
-    tf.PreTrainedTokenizerFast(
-        tokenizer_object=spelling,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(folder)
+    spelling_tokenizer().save_pretrained(folder)
     return folder
 
 
