@@ -14,8 +14,17 @@ def numbers(model, batch):
     return cost.parameters, cost.flops, cache_bytes(model, batch)
 
 
-@pytest.mark.parametrize("case", ["some", "a layer", "all"])
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama_grouped", "t5", "vit", "mpnet"])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("bert", "all"),
+        ("gpt2", "a layer"),
+        ("llama_grouped", "some"),
+        ("t5", "some"),
+        ("vit", "a layer"),
+        ("mpnet", "some"),
+    ],
+)
 def test_a_summary_has_the_numbers_of_both_models(name, case):
     model, batch = make(name).eval(), make_batch(name)
     sites = hies.find_sites(model, batch)

@@ -72,7 +72,7 @@ def difference(folder, dense, name, said=SAID):
         return float((small(**batch).logits - dense(**batch).logits).abs().max())
 
 
-@pytest.mark.parametrize("fill", [(), (0,), (0, 1)], ids=["cut", "one layer filled", "filled"])
+@pytest.mark.parametrize("fill", [(), (0,)], ids=["cut", "one layer filled"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_transformers_4_pruned_computes_what_the_masked_model_does(tmp_path, name, fill):
     dense = write(tmp_path, name, fill=fill)
