@@ -88,7 +88,7 @@ def test_a_placebo_has_the_values_of_other_heads_or_numbers_of_its_own():
     entropy = torch.arange(7.0) / 7
     permuted, drawn = (equations.placebo_entropy(entropy, kind, seed=3) for kind in ("permuted", "random"))
     assert sorted(permuted.tolist()) == entropy.tolist() and permuted.tolist() != entropy.tolist()
-    assert 0 <= drawn.min() and drawn.max() < 1 and not {*drawn.tolist()} & {*entropy.tolist()}
+    assert drawn.min() >= 0 and drawn.max() < 1 and not {*drawn.tolist()} & {*entropy.tolist()}
     for kind, first in (("permuted", permuted), ("random", drawn)):
         assert torch.equal(first, equations.placebo_entropy(entropy, kind, seed=3))
         assert not torch.equal(first, equations.placebo_entropy(entropy, kind, seed=4))

@@ -32,11 +32,11 @@ def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
         Unavailable: no setting has both on the same draws.
     """
     jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
-    turned = jobs["criterion"].eq("ad") | (jobs["combination"].eq("printed") if "combination" in jobs else False)
+    printed = jobs["combination"].eq("printed") if "combination" in jobs else False
     keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", "alpha", "normalize") if key in jobs]
-    jobs = jobs.assign(kind=jobs["criterion"].where(jobs["criterion"] != "ad", "ae"))
-    kinds = jobs[jobs["kind"].isin(["hies", "ae"])]
-    pairs = with_references(kinds[~turned], kinds[turned], [*keys, "kind"])
+    jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=jobs["criterion"].eq("ad") | printed)
+    both = jobs[jobs["kind"].isin(["hies", "ae"])]
+    pairs = with_references(both[~both["turned"]], both[both["turned"]], [*keys, "kind"])
     if pairs.empty:
         raise Unavailable(
             "it takes rows of hies with both signs of the entropy term, or of ae and ad, on the same seeds"

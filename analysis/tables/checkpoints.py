@@ -64,7 +64,8 @@ def _gains(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """HIES minus HIS of one checkpoint and draw, mean over the draws: a line a checkpoint, curve, ratio and measure."""
     keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", "ratio") if key in rows]
     pruned = rows[rows["ratio"] > 0]
-    long = pruned.melt([*keys, "criterion", "curve"], [*measures], "measure", "value")
+    named = pruned[[*keys, "criterion", "curve", *measures]]  # of a row's own keys, one is called `value`
+    long = named.melt([*keys, "criterion", "curve"], [*measures], "measure")
     his = long[long["criterion"] == "his"].drop(columns=["criterion", "curve"])
     if his.duplicated([*keys, "measure"]).any():
         raise Unavailable("it cannot choose between several curves of HIS")
