@@ -11,7 +11,7 @@ MODEL ?= minilm#                the model of the paper's tables on BERT
 LLAMA ?= smollm2#               the model of those on LLaMA-2 (llama2_7b: the paper's)
 VIT ?= vit_large#               the model of those on ViT
 LLAVA ?= llava_1_5_7b#          the model of those on LLaVA
-TASKS ?= cola sst2 stsb mrpc qqp mnli rte qnli# the tasks of `make when`, the first ones first
+TASKS ?= cola qnli sst2 stsb mrpc qqp mnli rte# the tasks of `make when`, the first ones first
 WORKERS ?= 2#                   how many processes `make test` uses
 SHAPE ?= minilm#                what `make efficiency` measures: minilm, tinybert, bert_base, llama or vit
 OUT ?= reports/gpu#             where `make gpu` leaves what it measured
@@ -49,7 +49,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination when $(WHEN_RUNS) checkpoints mpnet smollm2_few signs
+.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -175,15 +175,21 @@ combination: setup ## scale and combination of HIES
 	$(RUN) experiment=combination $(ARGS)
 	$(DRAW) --experiment combination variants forest
 
-##@ When entropy helps (DATA, TASKS); docs/when-entropy.md has the hours
+##@ When entropy helps (DATA, TASKS); -j2: two processes; docs/when-entropy.md has the hours
+
+when-entropy: when checkpoints mpnet signs smollm2-few ## all of them, what says most first
 
 WHEN_RUNS := $(addprefix when-,$(TASKS))
-WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS) --out reports/when-entropy --experiment
+CHECKPOINT_RUNS := $(addprefix checkpoints-,$(filter cola qnli mrpc rte stsb,$(TASKS)))
+WHEN_OUT := reports/when-entropy
+WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS) --out $(WHEN_OUT) --experiment
+GLUE_TASK = $(patsubst rte,rte/after_mnli,$*)
+MEASURES := --measure quality,stability,loss
 
-when: $(WHEN_RUNS) ## few examples, placebos, signs and labels on GLUE; make -j2 when: two tasks at a time
-	$(call draw_when,reports/when-entropy)
+when: $(WHEN_RUNS) ## few examples, placebos, signs and labels on GLUE, a task whole before the next
+	$(WHEN_PACK) few_examples placebo placebo_search signs first_layer label_free
+	$(call draw_when,$(WHEN_OUT))
 
-# A task is finished whole, and packed, before its process takes the next: rows of one checkpoint.
 $(WHEN_RUNS): when-%: setup
 	$(RUN_ONE) experiment=few_examples task=$(GLUE_TASK)
 	$(RUN_ONE) experiment=few_examples task=$(GLUE_TASK) criterion=hies/shrink criterion.prior_examples=0.25,4
@@ -193,37 +199,33 @@ $(WHEN_RUNS): when-%: setup
 	$(RUN_ONE) experiment=first_layer task=$(GLUE_TASK)
 	$(if $(filter-out stsb,$*),$(RUN_ONE) experiment=label_free task=$(GLUE_TASK))
 	$(if $(filter-out stsb,$*),$(RUN_ONE) experiment=label_free task=$(GLUE_TASK) $(FOREIGN))
-	$(WHEN_PACK) $(WHEN_THERE)
+	$(WHEN_PACK) few_examples placebo placebo_search signs first_layer $(if $(filter-out stsb,$*),label_free)
 
-GLUE_TASK = $(patsubst rte,rte/after_mnli,$*)
 FOREIGN := calibration.labels=model calibration.examples=words,apidocs
-WHEN := few_examples placebo placebo_search signs first_layer label_free
-WHEN_THERE = $$(cd $(RESULTS) && ls -d $(WHEN) 2>/dev/null)
-MEASURES := --measure quality,stability,loss
 
 define draw_when
 	$(BIN)/python -m analysis sizes held_out few_examples --experiment few_examples --results $(1) --out $(1)
-	for name in placebo placebo_search label_free; do $(BIN)/python -m analysis variants forest $(MEASURES) --experiment $$name --results $(1) --out $(1); done
-	for name in signs first_layer; do $(BIN)/python -m analysis signs depth variants --experiment $$name --results $(1) --out $(1); done
+	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment placebo --results $(1) --out $(1)
+	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment placebo_search --results $(1) --out $(1)
+	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment label_free --results $(1) --out $(1)
+	$(BIN)/python -m analysis signs depth --experiment signs --results $(1) --out $(1)
+	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment signs --results $(1) --out $(1)
+	$(BIN)/python -m analysis signs --experiment first_layer --results $(1) --out $(1)
+	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment first_layer --results $(1) --out $(1)
 endef
 
-checkpoints: setup ## HIS and HIES over three more fine-tuning seeds of five tasks
-	$(RUN_TWO) experiment=checkpoints
+checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
+	$(BIN)/python -m analysis checkpoints --experiment checkpoints --results $(WHEN_OUT) --out $(WHEN_OUT)
+
+$(CHECKPOINT_RUNS): checkpoints-%: setup
+	$(RUN_ONE) experiment=checkpoints task=$(GLUE_TASK)
 	$(WHEN_PACK) checkpoints
-	$(BIN)/python -m analysis checkpoints --experiment checkpoints --results reports/when-entropy --out reports/when-entropy
 
 mpnet: MODEL = mpnet_base
 mpnet: setup weights ## the nearest to BERT-base on CoLA that can be run without the Hub
-	$(RUN_TWO) experiment=mpnet
+	$(RUN_ONE) experiment=mpnet
 	$(WHEN_PACK) mpnet
-	$(BIN)/python -m analysis curves quality stability loss summary claims heatmaps --experiment mpnet --results reports/when-entropy --out reports/when-entropy
-
-smollm2_few: MODEL = smollm2
-smollm2_few: setup weights ## few calibration documents on SmolLM2
-	$(RUN_TWO) experiment=smollm2_few
-	$(RUN_TWO) experiment=smollm2_few criterion=hies criterion.alpha=0.5
-	$(WHEN_PACK) smollm2_few
-	$(BIN)/python -m analysis sizes few_examples --experiment smollm2_few --results reports/when-entropy --out reports/when-entropy
+	$(BIN)/python -m analysis curves summary claims significance $(MEASURES) --experiment mpnet --results $(WHEN_OUT) --out $(WHEN_OUT)
 
 signs: setup weights ## the signs on other models and tasks: apidocs, docs, digits, CIFAR-10 (DATA), SmolLM2
 	$(RUN_ONE) experiment=signs task=apidocs
@@ -232,7 +234,14 @@ signs: setup weights ## the signs on other models and tasks: apidocs, docs, digi
 	OMP_NUM_THREADS=1 $(call RUN_MODEL,vit_small) $(ARGS) experiment=signs task=cifar10
 	OMP_NUM_THREADS=1 $(call RUN_MODEL,smollm2) $(ARGS) experiment=signs task=arc_easy task.max_examples=100 sparsity.mode=mask
 	$(WHEN_PACK) signs
-	$(BIN)/python -m analysis signs depth --experiment signs --results reports/when-entropy --out reports/when-entropy
+	$(BIN)/python -m analysis signs depth --experiment signs --results $(WHEN_OUT) --out $(WHEN_OUT)
+
+smollm2-few: MODEL = smollm2
+smollm2-few: setup weights ## few calibration documents on SmolLM2
+	$(RUN_ONE) experiment=smollm2_few
+	$(RUN_ONE) experiment=smollm2_few criterion=hies criterion.alpha=0.5
+	$(WHEN_PACK) smollm2_few
+	$(BIN)/python -m analysis sizes few_examples --experiment smollm2_few --results $(WHEN_OUT) --out $(WHEN_OUT)
 
 ##@ Drawing, measuring, checking
 

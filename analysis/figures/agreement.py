@@ -12,7 +12,7 @@ from analysis import style
 from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
-from analysis.stats.overlap import heads_of, jaccard
+from analysis.stats.overlap import jaccard, removed_heads
 from analysis.text.captions import caption, heading, percent, without_heads
 from analysis.text.labels import ordered_curves
 
@@ -56,7 +56,7 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
 def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
     """Returns the mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
     rows = rows[np.isclose(rows["ratio"], ratio)]
-    removed = {(row["curve"], row["seed"]): heads_of(row["mask"]) for row in rows.to_dict("records")}
+    removed = {(row["curve"], row["seed"]): removed_heads(row["mask"]) for row in rows.to_dict("records")}
     return _mean_over_seeds(removed, curves, jaccard)
 
 

@@ -9,7 +9,7 @@ from analysis import style
 from analysis.registry import figure
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.sizes import SIZE, agreement_of_draws, differences_by_size, gains_of_sizes
-from analysis.tables.sizes import INTERVALS, NEEDS
+from analysis.tables.sizes import INTERVALS, OF_SIZES
 from analysis.text.captions import caption, percent
 from analysis.text.labels import without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, axis_label, measured, notes
@@ -18,7 +18,7 @@ from analysis.text.measures import ALL_MEASURES, MEASURE_OF, axis_label, measure
 @figure(
     "few_examples",
     about="HIES minus HIS against the number of calibration examples, and how far the draws agree.",
-    needs=NEEDS,
+    needs=OF_SIZES,
 )
 def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> list[Axes]:
     """Draws a row for each ratio, a panel for each measure, and one for the overlap of the draws' masks."""

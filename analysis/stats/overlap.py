@@ -8,7 +8,7 @@ import numpy as np
 HeadOfSite = tuple[str, int]
 
 
-def heads_of(mask: Mapping[str, list[int]]) -> set[HeadOfSite]:
+def removed_heads(mask: Mapping[str, list[int]]) -> set[HeadOfSite]:
     """Returns the removed heads of a mask."""
     return {(site, head) for site, heads in mask.items() for head in heads}
 
@@ -20,5 +20,5 @@ def jaccard(first: set[HeadOfSite], second: set[HeadOfSite]) -> float:
 
 def mean_jaccard(masks: Iterable[Mapping[str, list[int]]]) -> float:
     """Returns the mean overlap of all pairs of masks; NaN for fewer than two."""
-    pairs = [jaccard(one, other) for one, other in combinations(map(heads_of, masks), 2)]
+    pairs = [jaccard(one, other) for one, other in combinations(map(removed_heads, masks), 2)]
     return float(np.mean(pairs)) if pairs else np.nan

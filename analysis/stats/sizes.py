@@ -26,7 +26,7 @@ from analysis.text.labels import without_word
 SIZE = "calibration_size"
 GainsOfSizes = dict[int, list[Gain]]
 SIZE_COLUMNS = ["criterion", SIZE, "ratio", "measure", "task", "tasks", *ESTIMATE]
-HELD_OUT = ["measure", "task", "tasks", "criterion", "sizes", *ESTIMATE]
+CHOICE_COLUMNS = ["measure", "task", "tasks", "criterion", "sizes", *ESTIMATE]
 
 
 def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
@@ -72,7 +72,7 @@ def agreement_of_draws(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_on_other_tasks(gains: GainsOfSizes, candidates: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Returns each task's gain over HIS with the candidate of the best mean on all other tasks: HELD_OUT.
+    """Returns each task's gain over HIS with the candidate of the best mean on all other tasks: CHOICE_COLUMNS.
 
     A gain is the mean over calibration sizes and ratios. What is reported of a task has no part in the choice for it,
     and the interval takes the choice as given.
@@ -88,7 +88,7 @@ def chosen_on_other_tasks(gains: GainsOfSizes, candidates: Sequence[str], measur
     lines = [line for measure in measures for line in _held_out(gains, candidates, measure)]
     if not lines:
         raise Unavailable("it takes two curves of HIES with alpha = n / (n + k), both on the same two tasks or more")
-    return pd.DataFrame(lines, columns=HELD_OUT)
+    return pd.DataFrame(lines, columns=CHOICE_COLUMNS)
 
 
 def _held_out(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> Iterator[dict[str, object]]:

@@ -15,20 +15,20 @@ from analysis.text.captions import caption, percent, signed_interval
 from analysis.text.labels import in_order, task_name, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, better, difference_units, measured, notes
 
-NEEDS = "rows of his and hies on the same seeds, of at least two checkpoints of a task"
+OF_CHECKPOINTS = "rows of his and hies on the same seeds, of at least two checkpoints of a task"
 
 
 @table(
     "checkpoints",
     about="HIES minus HIS over several checkpoints of a task, with an interval for the next one.",
-    needs=NEEDS,
+    needs=OF_CHECKPOINTS,
 )
 def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES) -> Table:
     """Returns a line for each task, curve and ratio: the mean over the checkpoints, of each the mean over its draws."""
     measures, plain = measured(rows, measures), without_word(rows, "checkpoint")
     gains = _gains(plain, measures)
     if (gains.groupby("task")["checkpoint"].nunique() < 2).all():
-        raise Unavailable(f"it takes {NEEDS}")
+        raise Unavailable(f"it takes {OF_CHECKPOINTS}")
     keys = ["task", "curve", "ratio", "measure"]
     parts = gains.groupby(keys)["mean"]
     data = pd.DataFrame([{**dict(zip(keys, key, strict=True)), **over_checkpoints(means)} for key, means in parts])

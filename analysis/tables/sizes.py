@@ -12,14 +12,14 @@ from analysis.text.captions import caption, number, percent, signed_interval
 from analysis.text.labels import in_order, ordered_curves, task_name, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
-NEEDS = "rows and predictions of his, and of hies, on the same seeds, of at least two calibration sizes"
+OF_SIZES = "rows and predictions of his, and of hies, on the same seeds, of at least two calibration sizes"
 INTERVALS = "Brackets: 95 % percentile interval over draws and evaluation examples, not corrected for their number"
 
 
 @table(
     "sizes",
     about="HIES minus HIS by the number of calibration examples, mean over tasks, and how far the draws agree.",
-    needs=NEEDS,
+    needs=OF_SIZES,
 )
 def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> Table:
     """Returns a line for each curve and calibration size, also of HIS, whose draws agree more or less as well."""
@@ -48,7 +48,7 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
 @table(
     "held_out",
     about="HIES with alpha = n / (n + k) minus HIS, k of each task chosen on all the others.",
-    needs=f"{NEEDS}, of hies with alpha=shrink and at least two values of prior_examples",
+    needs=f"{OF_SIZES}, of hies with alpha=shrink and at least two values of prior_examples",
 )
 def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> Table:
     """Returns a line for each task and their mean: which k the other tasks choose, and what it gains here."""
