@@ -13,6 +13,7 @@ from analysis.errors import Unavailable
 from analysis.figures.depth import draw_depth
 from analysis.figures.sizes import draw_few_examples
 from analysis.stats.overlap import mean_jaccard
+from analysis.stats.pairing import paired
 from analysis.stats.signs import layer_statistics, predictors, rank_correlations, sign_gains
 from analysis.stats.sizes import agreement_of_draws
 from analysis.stats.variants import compare
@@ -145,6 +146,7 @@ def test_placebos_and_calibration_sets_stand_against_the_real_ones(tmp_path: Pat
     for knobs in ({}, own, words):
         right_in(tmp_path, "his", 1.0, 0.8, **knobs)
         right_in(tmp_path, "hies", 1.0, 0.85, alpha="auto", **knobs)
+    assert set(paired(load(tmp_path))["quality_gain"]) == {0.0}  # each with HIS of its own set
     right_in(tmp_path, "hies", 1.0, 0.7, alpha="auto", placebo="permuted")
     data = compare(load(tmp_path), DRAWS)
     pairs = {(row.criterion, row.against) for row in data.itertuples()}
