@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -33,13 +34,15 @@ def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
     """Returns of each calibration size every measure of each task and HIES curve, against HIS of this size and draw.
 
     Raises:
-        Unavailable: fewer than two sizes have both, or as `curve_differences`.
+        Unavailable: fewer than two sizes have both, several forms or checkpoints of HIS, or as `curve_differences`.
     """
     found: GainsOfSizes = {}
     for size, part in without_word(rows, SIZE).groupby(SIZE):
         jobs = part[part["ratio"] > 0].drop_duplicates("path")
         keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key in jobs]
         pairs = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], keys)
+        if pairs["against"].nunique() > 1:
+            raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(pairs['against'].unique())}")
         if not pairs.empty:
             found[int(str(size))] = curve_differences(part, pairs, draws)
     if len(found) < 2:
@@ -60,7 +63,7 @@ def _lines(size: int, gains: list[Gain], measures: Sequence[str]) -> Iterator[di
             parts = [gain for gain in gains if (gain.curve, gain.measure) == (curve, measure)]
             for ratio in sorted({ratio for gain in parts for ratio in gain.ratios.tolist()}):
                 line = {"criterion": curve, SIZE: size, "ratio": ratio, "measure": measure}
-                for task, sample in samples_at(parts, lambda ratios, ratio=ratio: ratios == ratio).items():
+                for task, sample in samples_at(parts, partial(np.equal, ratio)).items():
                     yield {**line, "task": task, "tasks": sample.tasks, **sample.estimate()}
 
 
@@ -99,7 +102,8 @@ def _held_out(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> I
     for task in by_task:
         others = [samples for other, (samples, _) in by_task.items() if other != task]
         means = {name: np.mean([one[name].mean * one[name].better for one in others]) for name in candidates}
-        chosen[task] = max(candidates, key=lambda name, means=means: np.nan_to_num(means[name], nan=-np.inf))
+        known = {name: float(np.nan_to_num(mean, nan=-np.inf)) for name, mean in means.items()}
+        chosen[task] = max(known, key=known.__getitem__)
     samples = {task: by_task[task][0][curve] for task, curve in chosen.items()}
     for task, sample in samples.items():
         line = {"measure": measure, "task": task, "tasks": 1, "criterion": chosen[task], "sizes": by_task[task][1]}
