@@ -18,7 +18,7 @@ PREDICTORS = {  # of a setting, mean over its draws -> what it is
     "first": "mean AE of the first layer",
     "depth": "rank correlation of AE with depth",
     "his": "rank correlation of AE with HIS",
-    "within": "the same within a layer, mean over layers",
+    "inside": "the same inside a layer, mean over layers",
 }
 LEAST = 5  # settings that a correlation over them takes
 
@@ -83,12 +83,12 @@ def _layers(scores: Scores) -> Iterator[dict[str, float]]:
     his, ae = scores.rectangle("his"), scores.rectangle("ae")  # [layers, heads]
     there = scores.there
     depths = np.broadcast_to(np.arange(len(ae))[:, None], ae.shape)[there]
-    within = [_rho(his[layer][there[layer]], ae[layer][there[layer]]) for layer in range(len(ae))]
+    inside = [_rho(his[layer][there[layer]], ae[layer][there[layer]]) for layer in range(len(ae))]
     whole = {
         "entropy": float(ae[there].mean()), "first": float(ae[0][there[0]].mean()), "depth": _rho(depths, ae[there]),
-        "his": _rho(his[there], ae[there]), "within": _mean(within),
+        "his": _rho(his[there], ae[there]), "inside": _mean(inside),
     }  # fmt: skip
-    for layer, rho in enumerate(within):
+    for layer, rho in enumerate(inside):
         yield {"layer": layer, "ae": float(ae[layer][there[layer]].mean()), "rho": rho, **whole}
 
 

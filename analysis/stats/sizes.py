@@ -113,20 +113,26 @@ def _held_out(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> I
 
 
 def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> dict[str, tuple[dict[str, Sample], str]]:
-    """Returns task -> (candidate -> its mean over the sizes and ratios, which sizes), of tasks that have them all."""
+    """Returns task -> (candidate -> its mean over the sizes and ratios, which sizes), of tasks that have them all.
+
+    Sizes of which some draws are not there yet have no part in it.
+    """
     found: dict[str, dict[str, dict[int, Gain]]] = defaultdict(lambda: defaultdict(dict))
     for size, of_size in gains.items():
         for gain in averaged_gains([gain for gain in of_size if gain.measure == measure]):
             found[gain.task][gain.curve][size] = gain
     samples = {}
     for task, by_curve in found.items():
-        sizes = set.intersection(*({*by_curve[name]} for name in candidates)) if candidates else set()
-        if sizes:
-            everywhere = {name: [_whole(by_curve[name][size]) for size in sorted(sizes)] for name in candidates}
-            means = {name: replace(mean_over_tasks(parts), tasks=1) for name, parts in everywhere.items()}
-            samples[task] = means, " ".join(map(str, sorted(sizes)))
+        most = max(len(gain.values) for by_size in by_curve.values() for gain in by_size.values())
+        whole = [{size for size, gain in by_curve[name].items() if len(gain.values) == most} for name in candidates]
+        if sizes := sorted(set.intersection(*whole)) if whole else []:
+            everywhere = {name: _joined([by_curve[name][size] for size in sizes]) for name in candidates}
+            samples[task] = everywhere, " ".join(map(str, sizes))
     return samples
 
 
-def _whole(gain: Gain) -> Sample:
-    return gain.over(np.ones(len(gain.ratios), dtype=bool))
+def _joined(gains: Sequence[Gain]) -> Sample:
+    """Returns the mean of gains on the same draws and examples, over all their ratios."""
+    parts = {name: [getattr(gain, name) for gain in gains] for name in ("ratios", "reference", "values", "resampled")}
+    one = replace(gains[0], **{name: np.concatenate(arrays, axis=-1) for name, arrays in parts.items()})  # [..., R]
+    return one.over(np.ones(len(one.ratios), dtype=bool))

@@ -128,7 +128,7 @@ def test_what_may_predict_a_sign_is_computed_from_the_heads(signed):
     of_a = layers[layers["task"] == "a"]  # HIS 0 1 | 2 3 4, AE 4 3 | 2 1 0
     assert of_a["ae"].tolist() == [3.5, 1] and of_a["rho"].tolist() == pytest.approx([-1, -1])
     row = of_a.iloc[0]
-    assert (row["entropy"], row["first"], row["his"], row["within"]) == pytest.approx((2, 3.5, -1, -1))
+    assert (row["entropy"], row["first"], row["his"], row["inside"]) == pytest.approx((2, 3.5, -1, -1))
     assert row["depth"] == pytest.approx(spearmanr([0, 0, 1, 1, 1], [4, 3, 2, 1, 0]).statistic)
     assert len(draw_depth(signed)) == 2
     table = signs_table(signed, draws=DRAWS)
@@ -136,7 +136,7 @@ def test_what_may_predict_a_sign_is_computed_from_the_heads(signed):
     one_a_task = sign_gains(signed, DRAWS).query("criterion == 'AE' and measure == 'quality'")
     assert rank_correlations(one_a_task, predictors(signed)) == {}  # two are too few
     many = pd.DataFrame([{"model": "tiny", "task": str(i), "unit": "points", "mean": i, "his": -i} for i in range(5)])
-    known = many[["model", "task", "his"]].assign(entropy=[3, 1, 4, 0, 5], first=0.0, depth=range(5), within=2.0)
+    known = many[["model", "task", "his"]].assign(entropy=[3, 1, 4, 0, 5], first=0.0, depth=range(5), inside=2.0)
     found = rank_correlations(many.drop(columns="his"), known)
     assert (found["his"], found["depth"], found["entropy"]) == pytest.approx((-1, 1, 0.3))
 
