@@ -188,7 +188,7 @@ MEASURES := --measure quality,stability,loss
 
 when: $(WHEN_RUNS) ## few examples, placebos, signs and labels on GLUE, a task whole before the next
 	$(WHEN_PACK) few_examples placebo placebo_search signs first_layer label_free
-	$(call draw_when,$(WHEN_OUT))
+	$(draw_when)
 
 $(WHEN_RUNS): when-%: setup
 	$(RUN_ONE) experiment=few_examples task=$(GLUE_TASK)
@@ -203,19 +203,24 @@ $(WHEN_RUNS): when-%: setup
 
 FOREIGN := calibration.labels=model calibration.examples=words,apidocs
 
+draw_if = test ! -d $(WHEN_OUT)/$(1) || $(BIN)/python -m analysis $(2) --experiment $(1) --results $(WHEN_OUT) --out $(WHEN_OUT)
+
 define draw_when
-	$(BIN)/python -m analysis sizes held_out few_examples --experiment few_examples --results $(1) --out $(1)
-	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment placebo --results $(1) --out $(1)
-	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment placebo_search --results $(1) --out $(1)
-	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment label_free --results $(1) --out $(1)
-	$(BIN)/python -m analysis signs depth --experiment signs --results $(1) --out $(1)
-	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment signs --results $(1) --out $(1)
-	$(BIN)/python -m analysis signs --experiment first_layer --results $(1) --out $(1)
-	$(BIN)/python -m analysis variants forest $(MEASURES) --experiment first_layer --results $(1) --out $(1)
+	$(call draw_if,few_examples,sizes held_out few_examples)
+	$(call draw_if,placebo,variants forest $(MEASURES))
+	$(call draw_if,placebo_search,variants forest $(MEASURES))
+	$(call draw_if,label_free,variants forest $(MEASURES))
+	$(call draw_if,signs,signs depth)
+	$(call draw_if,signs,variants forest $(MEASURES))
+	$(call draw_if,first_layer,signs)
+	$(call draw_if,first_layer,variants forest $(MEASURES))
+	$(call draw_if,checkpoints,checkpoints)
+	$(call draw_if,mpnet,curves summary claims significance $(MEASURES))
+	$(call draw_if,smollm2_few,sizes few_examples)
 endef
 
 checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
-	$(BIN)/python -m analysis checkpoints --experiment checkpoints --results $(WHEN_OUT) --out $(WHEN_OUT)
+	$(call draw_if,checkpoints,checkpoints)
 
 $(CHECKPOINT_RUNS): checkpoints-%: setup
 	$(RUN_ONE) experiment=checkpoints task=$(GLUE_TASK)
@@ -225,7 +230,7 @@ mpnet: MODEL = mpnet_base
 mpnet: setup weights ## the nearest to BERT-base on CoLA that can be run without the Hub
 	$(RUN_ONE) experiment=mpnet
 	$(WHEN_PACK) mpnet
-	$(BIN)/python -m analysis curves summary claims significance $(MEASURES) --experiment mpnet --results $(WHEN_OUT) --out $(WHEN_OUT)
+	$(call draw_if,mpnet,curves summary claims significance $(MEASURES))
 
 signs: setup weights ## the signs on other models and tasks: apidocs, docs, digits, CIFAR-10 (DATA), SmolLM2
 	$(RUN_ONE) experiment=signs task=apidocs
@@ -234,14 +239,14 @@ signs: setup weights ## the signs on other models and tasks: apidocs, docs, digi
 	OMP_NUM_THREADS=1 $(call RUN_MODEL,vit_small) $(ARGS) experiment=signs task=cifar10
 	OMP_NUM_THREADS=1 $(call RUN_MODEL,smollm2) $(ARGS) experiment=signs task=arc_easy task.max_examples=100 sparsity.mode=mask
 	$(WHEN_PACK) signs
-	$(BIN)/python -m analysis signs depth --experiment signs --results $(WHEN_OUT) --out $(WHEN_OUT)
+	$(call draw_if,signs,signs depth)
 
 smollm2-few: MODEL = smollm2
 smollm2-few: setup weights ## few calibration documents on SmolLM2
 	$(RUN_ONE) experiment=smollm2_few
 	$(RUN_ONE) experiment=smollm2_few criterion=hies criterion.alpha=0.5
 	$(WHEN_PACK) smollm2_few
-	$(BIN)/python -m analysis sizes few_examples --experiment smollm2_few --results $(WHEN_OUT) --out $(WHEN_OUT)
+	$(call draw_if,smollm2_few,sizes few_examples)
 
 ##@ Drawing, measuring, checking
 
@@ -257,7 +262,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,language,curves quality stability summary)
 	$(call draw_small,language_models,figure4 figure10 summary)
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
-	$(if $(wildcard reports/when-entropy),$(call draw_when,reports/when-entropy))
+	$(draw_when)
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)
