@@ -1,8 +1,10 @@
 """HIES minus HIS against the number of calibration examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from analysis import style
@@ -25,7 +27,7 @@ def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence
     measures, plain = measured(rows, measures), without_word(rows, SIZE)
     data, agreement = differences_by_size(gains_of_sizes(rows, draws), measures), agreement_of_draws(rows)
     lines = data[data["task"] == MEAN] if data["task"].nunique() > 1 else data
-    ratios, looks = sorted(lines["ratio"].unique()), style.looks(plain)
+    ratios, looks = sorted(lines["ratio"].unique()), _looks(plain, lines["criterion"].unique())
     canvas = style.new_figure(3 + 3 * (len(measures) + 1), 0.8 + 2.9 * len(ratios))
     grid = canvas.subplots(len(ratios), len(measures) + 1, sharex=True, squeeze=False)
     for line, ratio in zip(grid, ratios, strict=True):
@@ -45,6 +47,14 @@ def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence
         canvas, f"{rows['model'].iloc[0]}: HIES minus HIS of the same examples", text + notes(measures, rows)
     )
     return panels
+
+
+def _looks(rows: pd.DataFrame, hies: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The usual styles, but for the curves of HIES, which differ in a knob alone and cross each other."""
+    looks, curves = style.looks(rows), set(hies)
+    ordered = [curve for curve in looks if curve in curves]
+    colors = {curve: colormaps["plasma"](0.8 * i / max(len(ordered) - 1, 1)) for i, curve in enumerate(ordered)}
+    return {curve: {**look, "color": colors.get(curve, look["color"])} for curve, look in looks.items()}
 
 
 def _panel(axes: Axes, points: pd.DataFrame, column: str, looks: dict) -> None:

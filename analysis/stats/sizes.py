@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,6 +134,7 @@ def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> di
 
 def _joined(gains: Sequence[Gain]) -> Sample:
     """Returns the mean of gains on the same draws and examples, over all their ratios."""
-    parts = {name: [getattr(gain, name) for gain in gains] for name in ("ratios", "reference", "values", "resampled")}
-    one = replace(gains[0], **{name: np.concatenate(arrays, axis=-1) for name, arrays in parts.items()})  # [..., R]
+    names = ("ratios", "reference", "values", "resampled")  # all [..., R]
+    joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in gains], axis=-1) for name in names}
+    one = replace(gains[0], **joined)
     return one.over(np.ones(len(one.ratios), dtype=bool))

@@ -41,7 +41,7 @@ SYMBOLS = {
     "min_heads_per_layer": "min heads",
     "reduction_batch": "batch size",
     "prior_examples": "k",
-    "calibration_examples": "calibrated on",
+    "calibration_examples": "texts",
 }
 # An alpha that a job chose, by the word of its protocol.
 CHOSEN = {
