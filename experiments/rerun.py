@@ -181,6 +181,7 @@ def _what_differs(job: Job, rows: Sequence[Row]) -> str:
     described = job.describe()  # whose parameters are the criterion's knobs; those of a row are the model's weights
     now = {**described.pop("parameters"), **config.sparsity.knobs, **described}
     now |= {"calibration_size": config.calibration.size, "precision": config.model.precision}
+    now |= {f"calibration_{name}": value for name, value in config.calibration.off_default.items()}
     keys = [key for key in now if key in row and key not in ("run_id", "command") and now[key] != row[key]]
     if keys:
         return ", ".join(f"{key} is {now[key]} where the rows have {row[key]}" for key in keys)

@@ -232,6 +232,36 @@ def combine(importance: Tensor, entropy: Tensor, alpha: float, combination: str 
     return alpha * importance + (1 - alpha) * (entropy if combination == "printed" else 1 - entropy)
 
 
+def shrunk_alpha(examples: int, prior_examples: float) -> float:
+    """Weight of an importance that n examples estimate, beside an entropy worth k of them: alpha = n / (n + k).
+
+    The weights of a mean of two estimates of which one has n observations and the other counts as k; not the paper's.
+
+    Args:
+        examples: n, of the calibration set.
+        prior_examples: k, positive.
+    """
+    return examples / (examples + prior_examples)
+
+
+def placebo_entropy(entropy: Tensor, kind: str, seed: int) -> Tensor:
+    """What stands in the place of AE to tell what entropy gains from what a search gains; not the paper's.
+
+    Args:
+        entropy: AE, [heads].
+        kind: `permuted`, the same values, each at another head by chance; `random`, uniform numbers in [0, 1).
+        seed: of chance.
+
+    Returns:
+        In [0, 1], [heads]; NaN where `random` meets a NaN, so that an error can name the head.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "permuted":
+        return entropy[torch.randperm(len(entropy), generator=generator)]
+    drawn = torch.rand(len(entropy), generator=generator, dtype=torch.float64)
+    return drawn.to(entropy).masked_fill(entropy.isnan(), math.nan)
+
+
 def taylor_salience(weights: Tensor, gradient: Tensor, squares: Tensor, kind: str) -> Tensor:
     """Taylor salience: the change of the loss if a weight is removed (LLM-Pruner, arXiv 2305.11627, section 3.2).
 

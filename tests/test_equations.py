@@ -77,6 +77,24 @@ def test_combination_by_hand():
     torch.testing.assert_close(equations.combine(importance, entropy, 0.75), torch.tensor([0.25, 0.75, 0.575]))
 
 
+@pytest.mark.parametrize(
+    ("examples", "worth", "alpha"), [(1, 1, 0.5), (32, 1, 32 / 33), (1, 4, 0.2), (3, 0.25, 12 / 13)]
+)
+def test_the_more_examples_the_less_entropy_weighs(examples, worth, alpha):
+    assert equations.shrunk_alpha(examples, worth) == pytest.approx(alpha)
+
+
+def test_a_placebo_has_the_values_of_other_heads_or_numbers_of_its_own():
+    entropy = torch.arange(7.0) / 7
+    permuted, drawn = (equations.placebo_entropy(entropy, kind, seed=3) for kind in ("permuted", "random"))
+    assert sorted(permuted.tolist()) == entropy.tolist() and permuted.tolist() != entropy.tolist()
+    assert drawn.min() >= 0 and drawn.max() < 1 and not {*drawn.tolist()} & {*entropy.tolist()}
+    for kind, first in (("permuted", permuted), ("random", drawn)):
+        assert torch.equal(first, equations.placebo_entropy(entropy, kind, seed=3))
+        assert not torch.equal(first, equations.placebo_entropy(entropy, kind, seed=4))
+    assert equations.placebo_entropy(torch.tensor([0.3, NAN]), "random", 0).isnan().tolist() == [False, True]
+
+
 @pytest.mark.parametrize("alpha", [1, -0.1, NAN, 2.5])
 def test_alpha_outside_its_range_is_refused(alpha):
     with pytest.raises(HiesError, match="alpha"):

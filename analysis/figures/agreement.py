@@ -12,10 +12,10 @@ from analysis import style
 from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
+from analysis.stats.overlap import jaccard, removed_heads
 from analysis.text.captions import caption, heading, percent, without_heads
 from analysis.text.labels import ordered_curves
 
-HeadOfSite = tuple[str, int]
 Compared = TypeVar("Compared")
 
 
@@ -53,15 +53,10 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
     return panels
 
 
-def jaccard(first: set[HeadOfSite], second: set[HeadOfSite]) -> float:
-    """Returns shared heads over heads in either set; two empty sets are the same set: 1."""
-    return len(first & second) / len(first | second) if first | second else 1.0
-
-
 def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
     """Returns the mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
     rows = rows[np.isclose(rows["ratio"], ratio)]
-    removed = {(row["curve"], row["seed"]): _heads(row["mask"]) for row in rows.to_dict("records")}
+    removed = {(row["curve"], row["seed"]): removed_heads(row["mask"]) for row in rows.to_dict("records")}
     return _mean_over_seeds(removed, curves, jaccard)
 
 
@@ -92,10 +87,6 @@ def _mean_over_seeds(
         defined = [value for value in pairs if not np.isnan(value)]
         matrix[i, j] = np.mean(defined) if defined else np.nan
     return matrix
-
-
-def _heads(mask: dict[str, list[int]]) -> set[HeadOfSite]:
-    return {(site, head) for site, heads in mask.items() for head in heads}
 
 
 def _matrix(axes: Axes, matrix: np.ndarray, title: str, cmap: str, low: float) -> None:

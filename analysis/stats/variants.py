@@ -22,7 +22,7 @@ from analysis.text import labels
 from analysis.text.measures import IN_PERCENT
 
 # The knobs whose defaults are the definitions of the paper.
-VARIED = ("reduction", "entropy", "normalize", "combination")
+VARIED = ("reduction", "entropy", "normalize", "combination", "placebo", "calibration_examples", "calibration_labels")
 # Two forms of HIES that are compared also share the way to their alpha.
 ALPHA_KEYS = ["criterion", "alpha", *labels.TUNING_WORDS]
 WINDOWS: dict[str, ChosenRatios] = {
@@ -68,11 +68,13 @@ def is_paper(rows: pd.DataFrame) -> pd.Series:
 
 def _with_paper_forms(jobs: pd.DataFrame) -> pd.DataFrame:
     """A line for each job and each of its references of the same seed."""
-    shared = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key in jobs]
+    alike = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key in jobs]
+    shared = [key for key in alike if key not in VARIED]
     tuned = [*shared, *(key for key in ALPHA_KEYS if key in jobs)]
     own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], tuned)
-    his = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], shared)
-    return pd.concat([own, his], ignore_index=True)
+    hies, his = jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"]
+    forms = with_references(hies, his[~his["paper"]], alike)  # HIS of other examples says nothing of HIES on these
+    return pd.concat([own, with_references(hies, his[his["paper"]], shared), forms], ignore_index=True)
 
 
 def _wanted(jobs: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple[str, str]]:

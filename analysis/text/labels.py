@@ -26,7 +26,8 @@ QUESTION_NAMES = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Dig
 TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES}
 KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
                  "reduction": "example", "reduction_batch": 32, "entropy": "shannon",
-                 "combination": "sum"}  # fmt: skip
+                 "combination": "sum", "prior_examples": 1, "placebo": "none", "calibration_examples": "train",
+                 "calibration_labels": "data"}  # fmt: skip
 # Of criteria whose knobs have names and defaults of their own.
 DEFAULTS_OF: dict[str, dict[str, Any]] = {
     "llm_pruner_block": {"taylor": "first", "reduction": "sum", "local": True, "keep_last": 1},
@@ -35,12 +36,19 @@ DEFAULTS_OF: dict[str, dict[str, Any]] = {
                  "tune_examples": 6000, "tune_batch_size": 32},
 }  # fmt: skip
 ALPHA_SIGN = "\N{GREEK SMALL LETTER ALPHA}"
-SYMBOLS = {"alpha": ALPHA_SIGN, "min_heads_per_layer": "min heads", "reduction_batch": "batch size"}
+SYMBOLS = {
+    "alpha": ALPHA_SIGN,
+    "min_heads_per_layer": "min heads",
+    "reduction_batch": "batch size",
+    "prior_examples": "k",
+    "calibration_examples": "texts",
+}
 # An alpha that a job chose, by the word of its protocol.
 CHOSEN = {
     "per_ratio": f"{ALPHA_SIGN} per ratio",
     "per_task": f"{ALPHA_SIGN}* per task",
     "auto": f"{ALPHA_SIGN} auto",
+    "shrink": f"{ALPHA_SIGN} = n / (n + k)",
     "per_ratio_on_report": f"{ALPHA_SIGN} per ratio, chosen on the report split",
     "per_task_on_report": f"{ALPHA_SIGN}* per task, chosen on the report split",
 }
@@ -51,6 +59,10 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
     "entropy": {"gini": "Gini-Simpson", "min": "min-entropy", "support": "effective support"},
     "combination": {"product": "product", "printed": "as D.8 prints it"},
     "importance": {"output_norm": "of the output norm"},
+    "normalize": {"layer_entropy": "AE on its layer's scale"},
+    "placebo": {"permuted": "AE of other heads", "random": "random numbers for AE"},
+    "calibration_examples": {"selection": "unseen examples", "words": "random words"},
+    "calibration_labels": {"model": "the model's labels"},
     "tune": {True: "w/ tune", False: "w/o tune"},
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
@@ -127,6 +139,12 @@ def add_labels(rows: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
         name = ", ".join([label(row["criterion"], {knob: row[knob] for knob in named}), *extra])
         names.append(in_short(name, LONGEST_CURVE))
     return rows.assign(curve=kind.map(dict(enumerate(names))))
+
+
+def without_word(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns the rows with curves that go by the same name whatever they have in a column of PROTOCOL_WORDS."""
+    words = rows[column].map(lambda value: f", {PROTOCOL_WORDS[column].format(_text(value))}")
+    return rows.assign(curve=[curve.replace(word, "") for curve, word in zip(rows["curve"], words, strict=True)])
 
 
 def in_short(name: str, longest: int) -> str:

@@ -43,6 +43,14 @@ MEASURE_OF = {
 }
 IN_PERCENT = ("quality", "stability")  # the paper's, and what is shown unless another is asked for
 
+ALL_MEASURES = (*IN_PERCENT, "loss")  # what studies of our own show
+
+
+def measured(rows: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of the measures that some row of a pruned model has a number in."""
+    pruned = rows[rows["ratio"] > 0]
+    return tuple(measure for measure in measures if pruned[measure].notna().any())
+
 
 def is_loss(measure: str) -> bool:
     """Returns whether less of a measure is better."""

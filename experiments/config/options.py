@@ -10,7 +10,7 @@ from hies.errors import HiesError, ParameterError
 OPTION_OF = {
     "ratio": "sparsity.ratios",
     **{name: f"sparsity.{name}" for name in ("ratios", "scope", "unit", "schedule", "step", "min_heads_per_layer")},
-    "size": "calibration.size",
+    **{name: f"calibration.{name}" for name in ("size", "examples", "labels")},
     **{name: f"criterion.{name}" for name in ("alpha", "tune_learning_rate", "tune_batch_size")},
     **{name: f"model.{name}" for name in ("batch_size", "sites", "max_length", "label_order", "pretrain_task")},
     **{

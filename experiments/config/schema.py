@@ -12,6 +12,7 @@ from omegaconf import MISSING, OmegaConf
 
 from experiments.config.options import with_option
 from hies.errors import HiesError, ParameterError, check_choice
+from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.models import check_fit, with_fitting_source
 from hies.pruning.selection import Selection
 
@@ -57,8 +58,8 @@ class Sparsity(Selection):
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
-    """The training examples that heads are scored on.
+class CalibrationSet(CalibrationSource):
+    """The examples that heads are scored on.
 
     Attributes:
         size: how many they are.
@@ -67,6 +68,7 @@ class CalibrationSet:
     size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 1:
             raise ParameterError("size", self.size, "heads are scored on at least 1 example")
 
@@ -167,6 +169,7 @@ def to_config(node: Any) -> Config:
         raise ParameterError("data_root", config.data_root, "name a folder that holds the data sets")
     try:
         check_fit(config.model, config.task)
+        config.calibration.check(config.task)
         config.criterion.check_selection(config.sparsity)
     except ParameterError as error:
         raise with_option(error) from None

@@ -78,7 +78,7 @@ class Job:
             "task": [config.task.name, config.task.fingerprint(self.data_root), config.task.max_examples],
             "criterion": [config.criterion.name, config.criterion.knobs],
             "sparsity": config.sparsity.knobs,
-            "calibration": asdict(config.calibration),
+            "calibration": config.calibration.identity(self.data_root),
             "seed": config.seed,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **({} if config.task.judge is None else {"judge": config.task.judge}),
@@ -253,6 +253,7 @@ class Job:
             "revision": results.revision(),
             "command": self.command,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **{f"calibration_{name}": value for name, value in config.calibration.off_default.items()},
             **config.task.notes(self.data_root),
         }
 
@@ -328,6 +329,7 @@ def evaluator_of(config: Config) -> "Evaluator":
         _evaluators[key] = evaluator
     _evaluators[key].fresh = config.force
     _evaluators[key].remove = config.sparsity.mode == "remove"
+    _evaluators[key].calibrate_on = config.calibration
     return _evaluators[key]
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hies.batch_size import BatchSize, is_out_of_memory
 from hies.batching import Encoded, padding_id
-from hies.errors import HiesError
+from hies.errors import HiesError, ParameterError
 from hies.evaluation import metrics
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, check_fit, identity_of
@@ -193,7 +193,22 @@ class TaskModel:
 
     def all_answers(self, network: torch.nn.Module, split_name: str = "report", examples: int | None = None) -> Answers:
         """Returns the same, by all rules of the task."""
-        answers = self._ask(network, self.prepared(split_name, examples))
+        return self._in_order_of_labels(self._ask(network, self.prepared(split_name, examples)))
+
+    def with_own_labels(self, examples: Split) -> Split:
+        """Returns examples with what the model itself answers as labels.
+
+        Raises:
+            ParameterError: it writes its answers, so that its loss is that of a text that it did not write.
+        """
+        answers = self._ask(self.network, self._prepare(self._in_order_of_outputs(examples)))
+        if "losses" not in answers:
+            expected = f"the answers to task={self.task.name} are written and have no loss; use data"
+            raise ParameterError("labels", "model", expected)
+        return replace(examples, labels=self._in_order_of_labels(answers)["predictions"])
+
+    def _in_order_of_labels(self, answers: Answers) -> Answers:
+        """Returns answers with the labels in the place of the outputs that stand for them."""
         if self.label_order is not None:
             answers["predictions"] = np.argsort(self.label_order)[answers["predictions"]]
         return answers

@@ -18,6 +18,7 @@ from hies.batching import Batch
 from hies.efficiency.cost import Cost, CostModel, count, measure_cost
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.evaluation import metrics
+from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.checkpoints import TaskModel
 from hies.evaluation.models import PRUNABLE
 from hies.heads.attention import Site, find_sites
@@ -101,15 +102,17 @@ class Evaluator(TaskModel):
         counter: of what was asked for and computed.
         fresh: compute again what is asked for, once, whatever lies in the cache.
         remove: answer with the heads cut out of a copy; the answers are those of the masked model.
+        calibrate_on: where calibration examples come from.
     """
 
     counter: PassCounter = field(default_factory=PassCounter)
     fresh: bool = False
     remove: bool = False
+    calibrate_on: CalibrationSource = field(default_factory=CalibrationSource)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._calibrated: dict[tuple[int, int, int], list[Batch]] = {}  # the last calibration set alone
+        self._calibrated: dict[tuple[Any, ...], list[Batch]] = {}  # the last calibration set alone
         self._setting = [results.SCHEMA, results.versions(), self.device.type]  # what else computed arrays depend on
         self._renewed: set[Path] = set()
         self._weights = self.model.identity(self.task)
@@ -189,7 +192,8 @@ class Evaluator(TaskModel):
             raise HiesError(f"criterion={among_all[0]} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
-        key = [self._weights, self.task.name, self.data, sorted(need), seed, size, removed or {}]
+        source = self.calibrate_on.key(self)
+        key = [self._weights, self.task.name, self.data, sorted(need), seed, size, removed or {}, *source]
         build = partial(self._collect, need, seed, size, removed or {})
         arrays = self._cached_arrays("statistics", key, build, self.scoring_passes(need, size))
         statistics = Statistics.from_arrays(arrays)
@@ -218,7 +222,7 @@ class Evaluator(TaskModel):
 
     def evaluate_method(self, method: Method, ratio: float, seed: int, size: int) -> Evaluation:
         """Returns the model pruned by a method at `ratio`, with `size` calibration examples drawn with `seed`."""
-        key = [self.identity, "report", method.name, method.knobs, ratio, seed, size]
+        key = [self.identity, "report", method.name, method.knobs, ratio, seed, size, *self.calibrate_on.key(self)]
         self.counter.asked += 1
         self.counter.distinct.add(digest(key, 16))
         passes = len(self.splits.report)
@@ -284,11 +288,14 @@ class Evaluator(TaskModel):
 
     def calibration_loss(self, removed: Removed, seed: int, size: int) -> float:
         """Returns the mean loss over the calibration set with the `removed` heads masked, in the units of the loss."""
-        key = [self._weights, self.task.name, self.data, seed, size, removed]
+        key = [self._weights, self.task.name, self.data, seed, size, removed, *self.calibrate_on.key(self)]
+
+        def losses(batches: list[Batch]) -> np.ndarray:
+            with masked(self.network, removed):
+                return example_losses(self.network, batches)
 
         def build() -> dict[str, np.ndarray]:
-            with masked(self.network, removed):
-                return {"losses": self._on_calibration(seed, size, partial(example_losses, self.network))}
+            return {"losses": self._on_calibration(seed, size, losses)}
 
         return float(self._cached_arrays("losses", key, build, size)["losses"].mean())
 
@@ -308,31 +315,28 @@ class Evaluator(TaskModel):
         precision = self.model.precision if searches(need) else "float32"
 
         def scored(batches: list[Batch]) -> dict[str, np.ndarray]:
-            with computing(precision, self.device):
+            with masked(self.network, removed), computing(precision, self.device):
                 return collect(self.network, batches, need, checkpoint=self.model.checkpointing).to_arrays()
 
-        with masked(self.network, removed):
-            return self._on_calibration(seed, size, scored)
+        return self._on_calibration(seed, size, scored)
 
     def _on_calibration(self, seed: int, size: int, work: Callable[[list[Batch]], Made]) -> Made:
         """Returns what `work` makes of the calibration set, in batches that fit into the memory."""
         return self._batch_size.retry_on_oom(lambda together: work(self.calibration(seed, size, together)))
 
     def check_size(self, size: int) -> None:
-        """Raises ParameterError where there are fewer training examples to calibrate on."""
-        if not 1 <= size <= len(self.splits.train):
-            raise ParameterError("size", size, f"for task={self.task.name} it can be 1 to {len(self.splits.train)}")
+        """Raises ParameterError where there are fewer examples to calibrate on."""
+        if not 1 <= size <= (there := len(self.calibrate_on.pool(self))):
+            raise ParameterError("size", size, f"for task={self.task.name} it can be 1 to {there}")
 
     def calibration(self, seed: int, size: int, together: int) -> list[Batch]:
-        """Returns `size` training examples drawn with `seed`, on the device, in batches of like length."""
-        train = self.splits.train
+        """Returns `size` examples of `calibrate_on` drawn with `seed`, on the device, in batches of like length."""
         self.check_size(size)
-        if (seed, size, together) not in self._calibrated:  # choosing alpha asks for the same set once a mask
-            chosen = np.random.default_rng(seed).permutation(len(train))[:size]
-            examples = self.encode(train.take(chosen)).padded_for(self.network)
-            batches = [batch for _, batch in examples.batches(together, self.device)]
-            self._calibrated = {(seed, size, together): batches}
-        return self._calibrated[seed, size, together]
+        key = (self.calibrate_on, seed, size, together)
+        if key not in self._calibrated:  # choosing alpha asks for the same set once a mask
+            examples = self.encode(self.calibrate_on.drawn(self, seed, size)).padded_for(self.network)
+            self._calibrated = {key: [batch for _, batch in examples.batches(together, self.device)]}
+        return self._calibrated[key]
 
     def _pruned_answers(
         self, network: PreTrainedModel, removed: Removed, split_name: str, examples: int | None

@@ -1,5 +1,7 @@
 """Ways to choose alpha of HIES: for each ratio or once for a task, by quality on a split or by calibration loss.
 
+One more, `shrink`, chooses nothing: it follows from the size of the calibration set (`hies.equations.shrunk_alpha`).
+
 The paper's main tables search alpha "under each compression setting" (footnote 2); its appendix D.8 takes one alpha* a
 task. Choosing on the reported split is optimistic, so that has names of its own.
 """
@@ -31,6 +33,7 @@ PROTOCOLS: dict[str, tuple[str | None, bool]] = {
     "per_ratio_on_report": ("report", False),
     "per_task_on_report": ("report", True),
 }
+SHRINK = "shrink"
 
 
 def best_per_ratio(values: np.ndarray, alphas: Sequence[float]) -> list[float]:

@@ -224,6 +224,7 @@ PAPER_KNOBS: dict[str, Any] = {
     "importance": "his",
     "reduction": "example",
     "combination": "sum",
+    "placebo": "none",
 }
 
 

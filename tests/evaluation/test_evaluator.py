@@ -10,6 +10,7 @@ import transformers as tf
 from hies.errors import HiesError
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation import metrics
+from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.evaluator import Evaluator, PassCounter
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, identity_of
@@ -164,6 +165,23 @@ def test_the_calibration_loss_is_the_mean_loss_of_the_masked_model(bench):
             losses.append(-logits.log_softmax(-1)[torch.arange(len(logits)), batch["labels"]])
     assert bench.calibration_loss({site: [1]}, 3, 11) == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
     assert bench.calibration_loss({}, 3, 11) < bench.calibration_loss({site: list(range(7))}, 3, 11)
+
+
+def test_own_labels_are_those_of_the_whole_model_whatever_is_masked(cache):
+    bench = workbench(cache)
+    bench.calibrate_on = CalibrationSource("selection", "model")
+    chosen = np.random.default_rng(3).permutation(len(bench.splits.selection))[:11]
+    answers = bench.predictions({}, "selection")[chosen]
+    every = {site: list(range(7)) for site in bench.sites}
+    bench.calibration_loss(every, 3, 11)  # the first to ask for the set: the labels must not be the masked model's
+    labels = torch.cat([batch["labels"] for batch in bench.calibration(3, 11, 64)])
+    assert sorted(labels.tolist()) == sorted(answers.tolist())
+    his = bench.statistics(frozenset({"his"}), 3, 11, {site: [0] for site in bench.sites}).his
+    expected = workbench(cache)
+    other = expected.statistics(frozenset({"his"}), 3, 11, {site: [0] for site in bench.sites}).his
+    assert not all(torch.equal(his[site], other[site]) for site in his)
+    with pytest.raises(HiesError, match=f"it can be 1 to {len(bench.splits.selection)}"):
+        bench.check_size(len(bench.splits.selection) + 1)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"PK broken", b"not an archive"])

@@ -52,6 +52,21 @@ def test_a_job_writes_complete_rows_and_arrays(call):
     np.testing.assert_allclose([row["value"] for row in rows], (arrays["predictions"] == arrays["labels"]).mean(axis=1))
 
 
+def test_a_row_names_the_calibration_set_where_it_is_not_the_papers(call):
+    ratio, keys = "sparsity.ratios=[0.5]", ("calibration_examples", "calibration_labels")
+    call("criterion=his", ratio)
+    (usual,) = {path.stem for path in call.results.rglob("*.jsonl")}
+    call("criterion=his", ratio, "calibration.examples=selection", "calibration.labels=model")
+    rows = {row["run_id"]: row for row in rows_of(call.results)}
+    assert [rows[usual].get(key) for key in keys] == [None, None] and len(rows) == 2
+    (other,) = {*rows} - {usual}
+    assert [rows[other][key] for key in keys] == ["selection", "model"]
+    status, said = call("calibration.examples=words", "calibration.labels=model")
+    assert status == 2 and "error: calibration.examples is 'words'; task=digits takes no texts of others" in said
+    status, said = call("calibration.examples=cola")
+    assert status == 2 and "error: calibration.labels is 'data'; cola brings no labels of this task" in said
+
+
 def test_two_runs_with_one_seed_give_identical_rows(call, cache, tmp_path_factory):
     call("criterion=hies", "seed=3")
     first = rows_of(call.results)

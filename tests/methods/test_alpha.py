@@ -1,13 +1,19 @@
 """How alpha is chosen: rules against hand-made tables, and jobs that use them on a real small model."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from hies import Statistics, equations
 from hies.errors import HiesError
+from hies.heads.sites import Site
 from hies.methods import HIES
 from hies.methods.alpha import GRID, best_per_ratio, best_per_task
+from hies.methods.planning import Draw
+from hies.pruning.selection import Selection
 from hies.runs.quality import weighted_area
 
 ALPHAS = (0.3, 0.9, 0.5)
@@ -59,6 +65,8 @@ def test_a_word_for_alpha_needs_a_job():
         ({"alphas": (0.1, 1.0)}, "alphas"),
         ({"tuning_seeds": 0}, "tuning_seeds"),
         ({"tuning_examples": 0}, "tuning_examples"),
+        ({"prior_examples": 0}, "prior_examples is 0; it must be positive"),
+        ({"placebo": "sugar"}, "placebo is 'sugar'; use none, permuted or random"),
     ],
 )
 def test_wrong_knobs_are_named(knobs, word):
@@ -71,3 +79,53 @@ def test_how_alpha_is_chosen_counts_only_where_it_is_chosen():
     assert HIES(alpha="auto", alphas=(0.2,)).knobs != HIES(alpha="auto").knobs
     assert HIES(alpha="auto", tuning_seeds=1, tuning_examples=7).knobs == HIES(alpha="auto").knobs
     assert HIES(alpha="per_task", tuning_examples=7).knobs != HIES(alpha="per_task").knobs
+    assert HIES(alpha="shrink", alphas=(0.2,), tuning_examples=7).knobs == HIES(alpha="shrink").knobs
+    assert HIES(alpha="shrink").knobs == {"alpha": "shrink", "normalize": "global", "prior_examples": 1.0}
+
+
+def test_older_run_ids_know_nothing_of_newer_knobs():
+    for alpha in (0.9, "auto", "per_ratio"):
+        assert HIES(alpha, seed=3, prior_examples=7).knobs == HIES(alpha).knobs
+        assert not {"seed", "prior_examples", "placebo"} & {*HIES(alpha).knobs}
+    assert HIES(placebo="random", seed=3).knobs == HIES().knobs | {"placebo": "random", "seed": 3}
+
+
+STATISTICS = Statistics(
+    {"a": 3, "b": 2},
+    4,
+    {
+        "his": {"a": torch.tensor([[0.0, 1.0, 4.0]]).double(), "b": torch.tensor([[2.0, 3.0]]).double()},
+        "ae": {"a": torch.tensor([[0.2, 0.6, 0.4]]).double(), "b": torch.tensor([[0.7, 0.9]]).double()},
+    },
+)
+
+
+def test_a_shrinking_alpha_follows_from_the_calibration_examples():
+    for worth, alpha in ((1, 4 / 5), (12, 1 / 4)):
+        shrunk, fixed = HIES("shrink", prior_examples=worth)(STATISTICS), HIES(alpha)(STATISTICS)
+        assert all(torch.equal(shrunk[site], fixed[site]) for site in fixed)
+
+
+def test_a_shrinking_alpha_is_in_the_rows_and_takes_no_search():
+    model = SimpleNamespace(
+        sites={name: Site(name, heads, heads, 4, 2, 5, 5) for name, heads in STATISTICS.heads.items()},
+        statistics=lambda need, seed, size, removed=None: STATISTICS,
+    )
+    plan = HIES("shrink").plan(model, Draw(seed=0, size=4), Selection(), [0.4])
+    assert plan.notes == {0.0: {"alpha_used": None}, 0.4: {"alpha_used": 0.8}} and HIES("shrink").steps([0.4]) == 0
+    assert plan.models[0.4] == HIES(0.8).plan(model, Draw(0, 4), Selection(), [0.4]).models[0.4]
+
+
+def test_entropy_on_the_scale_of_its_layer_and_importance_on_that_of_the_model():
+    found = HIES(0.5, normalize="layer_entropy")(STATISTICS)
+    by_hand = {"a": [(0 + 1) / 2, (0.25 + 0) / 2, (1 + 0.5) / 2], "b": [(0.5 + 1) / 2, (0.75 + 0) / 2]}
+    assert {site: values.tolist() for site, values in found.items()} == {
+        site: pytest.approx(values) for site, values in by_hand.items()
+    }
+
+
+def test_a_placebo_stands_in_the_place_of_entropy_over_the_whole_model():
+    placebo = equations.placebo_entropy(torch.tensor([0.2, 0.6, 0.4, 0.7, 0.9]).double(), "permuted", 2)
+    found = HIES(0.0, placebo="permuted", seed=2)(STATISTICS)
+    expected = 1 - equations.min_max(placebo)
+    torch.testing.assert_close(torch.cat([*found.values()]), expected)

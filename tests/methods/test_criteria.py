@@ -150,7 +150,7 @@ def test_alpha_outside_its_range_is_refused(alpha):
 
 
 def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(HiesError, match=r"normalize is 'softmax'; use global, layer or rank"):
+    with pytest.raises(HiesError, match=r"normalize is 'softmax'; use global, layer, rank or layer_entropy"):
         HIES(normalize="softmax")
 
 

@@ -1,0 +1,118 @@
+"""Which sign of the entropy term is the better one on a model and task, and what of its heads may predict it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from analysis.data.scores import Scores, load_scores
+from analysis.errors import Unavailable
+from analysis.stats.pairing import PROTOCOL_KEYS, with_references
+from analysis.stats.significance import DRAWS, ESTIMATE, curve_differences
+from analysis.text.measures import NATS
+
+SETTINGS = ["model", "task"]
+PREDICTORS = {  # of a setting, mean over its draws -> what it is
+    "entropy": "mean AE of all heads",
+    "first": "mean AE of the first layer",
+    "depth": "rank correlation of AE with depth",
+    "his": "rank correlation of AE with HIS",
+    "inside": "the same inside a layer, mean over layers",
+}
+LEAST = 5  # settings that a correlation over them takes
+
+
+def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
+    """Returns a line for each setting, ratio and measure: the paper's sign minus the turned one, with ESTIMATE.
+
+    The paper's is 1 - AE in HIES and in AE alone, which keep focused heads; the turned one AE itself and AD.
+
+    Raises:
+        Unavailable: no setting has both on the same draws.
+    """
+    jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
+    printed = jobs["combination"].eq("printed") if "combination" in jobs else False
+    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", "alpha", "normalize") if key in jobs]
+    jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=jobs["criterion"].eq("ad") | printed)
+    both = jobs[jobs["kind"].isin(["hies", "ae"])]
+    pairs = with_references(both[~both["turned"]], both[both["turned"]], [*keys, "kind"])
+    if pairs.empty:
+        raise Unavailable(
+            "it takes rows of hies with both signs of the entropy term, or of ae and ad, on the same seeds"
+        )
+    lines = [line for setting, part in pairs.groupby(SETTINGS) for line in _gains(setting, part, rows, draws)]
+    return pd.DataFrame(lines)
+
+
+def _gains(
+    setting: tuple[str, ...], pairs: pd.DataFrame, rows: pd.DataFrame, draws: int
+) -> Iterator[dict[str, object]]:
+    used = rows[rows["path"].isin({*pairs["path"], *pairs["path_against"]})]
+    for gain in curve_differences(used, pairs, draws):
+        for place, ratio in enumerate(gain.ratios):
+            line = {**dict(zip(SETTINGS, setting, strict=True)), "criterion": gain.curve, "ratio": ratio}
+            estimate = gain.over(np.arange(len(gain.ratios)) == place).estimate()
+            yield {**line, "measure": gain.measure, "unit": gain.unit, **{name: estimate[name] for name in ESTIMATE}}
+
+
+def predictors(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns a line for each setting: PREDICTORS, mean over the draws of HIS.
+
+    Raises:
+        Unavailable: no run of HIS has a score file with importance and entropy.
+    """
+    return layer_statistics(rows).drop(columns=["layer", "ae", "rho"]).drop_duplicates(SETTINGS, ignore_index=True)
+
+
+def layer_statistics(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns a line for each setting and layer: mean AE, `rho` (rank correlation of AE with HIS), and PREDICTORS."""
+    found = [
+        {**{name: run[name] for name in SETTINGS}, **line}
+        for run in rows[rows["criterion"] == "his"].drop_duplicates("path").to_dict("records")
+        for line in _layers(load_scores(run))
+    ]
+    if not found:
+        raise Unavailable("it takes runs of his whose score files have importance and entropy")
+    return pd.DataFrame(found).groupby([*SETTINGS, "layer"], sort=False).mean().reset_index()
+
+
+def _layers(scores: Scores) -> Iterator[dict[str, float]]:
+    if not {"his", "ae"} <= set(scores.values):
+        return
+    his, ae = scores.rectangle("his"), scores.rectangle("ae")  # [layers, heads]
+    there = scores.there
+    depths = np.broadcast_to(np.arange(len(ae))[:, None], ae.shape)[there]
+    inside = [_rho(his[layer][there[layer]], ae[layer][there[layer]]) for layer in range(len(ae))]
+    whole = {
+        "entropy": float(ae[there].mean()), "first": float(ae[0][there[0]].mean()), "depth": _rho(depths, ae[there]),
+        "his": _rho(his[there], ae[there]), "inside": _mean(inside),
+    }  # fmt: skip
+    for layer, rho in enumerate(inside):
+        yield {"layer": layer, "ae": float(ae[layer][there[layer]].mean()), "rho": rho, **whole}
+
+
+def rank_correlations(gains: pd.DataFrame, known: pd.DataFrame) -> dict[str, float]:
+    """Returns how far each predictor ranks the settings as a gain does; NaN for fewer than LEAST settings.
+
+    Args:
+        gains: one line a setting, with `mean`.
+        known: `predictors`.
+    """
+    one_unit = gains if gains["unit"].nunique() < 2 else gains[gains["unit"] == NATS]
+    both = one_unit.merge(known, on=SETTINGS)
+    return (
+        {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
+        if len(both) >= LEAST
+        else {}
+    )
+
+
+def _rho(one: np.ndarray, other: np.ndarray) -> float:
+    constant = len(one) < 2 or not np.ptp(one) or not np.ptp(other)
+    return np.nan if constant else float(spearmanr(one, other).statistic)
+
+
+def _mean(values: list[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else np.nan

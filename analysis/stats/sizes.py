@@ -1,0 +1,140 @@
+"""HIES against HIS at every size of the calibration set, and k of alpha = n / (n + k) as other tasks choose it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import Unavailable
+from analysis.stats.overlap import mean_jaccard
+from analysis.stats.pairing import PROTOCOL_KEYS, with_references
+from analysis.stats.significance import (
+    DRAWS,
+    ESTIMATE,
+    MEAN,
+    Gain,
+    Sample,
+    averaged_gains,
+    curve_differences,
+    mean_over_tasks,
+    samples_at,
+)
+from analysis.text.labels import without_word
+
+SIZE = "calibration_size"
+GainsOfSizes = dict[int, list[Gain]]
+SIZE_COLUMNS = ["criterion", SIZE, "ratio", "measure", "task", "tasks", *ESTIMATE]
+CHOICE_COLUMNS = ["measure", "task", "tasks", "criterion", "sizes", *ESTIMATE]
+
+
+def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
+    """Returns of each calibration size every measure of each task and HIES curve, against HIS of this size and draw.
+
+    Raises:
+        Unavailable: fewer than two sizes have both, several forms or checkpoints of HIS, or as `curve_differences`.
+    """
+    found: GainsOfSizes = {}
+    for size, part in without_word(rows, SIZE).groupby(SIZE):
+        jobs = part[part["ratio"] > 0].drop_duplicates("path")
+        keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key in jobs]
+        pairs = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], keys)
+        if pairs["against"].nunique() > 1:
+            raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(pairs['against'].unique())}")
+        if not pairs.empty:
+            found[int(str(size))] = curve_differences(part, pairs, draws)
+    if len(found) < 2:
+        raise Unavailable("it takes rows of hies and his, on the same seeds, of at least two calibration sizes")
+    return found
+
+
+def differences_by_size(gains: GainsOfSizes, measures: Sequence[str]) -> pd.DataFrame:
+    """Returns a line for each curve, size, ratio, measure and task, and the mean over tasks: SIZE_COLUMNS."""
+    return pd.DataFrame(
+        [line for size, of_size in gains.items() for line in _lines(size, of_size, measures)], columns=SIZE_COLUMNS
+    )
+
+
+def _lines(size: int, gains: list[Gain], measures: Sequence[str]) -> Iterator[dict[str, object]]:
+    for curve in dict.fromkeys(gain.curve for gain in gains):
+        for measure in measures:
+            parts = [gain for gain in gains if (gain.curve, gain.measure) == (curve, measure)]
+            for ratio in sorted({ratio for gain in parts for ratio in gain.ratios.tolist()}):
+                line = {"criterion": curve, SIZE: size, "ratio": ratio, "measure": measure}
+                for task, sample in samples_at(parts, partial(np.equal, ratio)).items():
+                    yield {**line, "task": task, "tasks": sample.tasks, **sample.estimate()}
+
+
+def agreement_of_draws(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns how far the draws of each curve, size and ratio remove the same heads: mean Jaccard, mean over tasks."""
+    pruned, keys = without_word(rows[rows["ratio"] > 0], SIZE), ["curve", SIZE, "ratio"]
+    by_task = pruned.groupby([*keys, "task"])["mask"].agg(mean_jaccard).rename("agreement")
+    return by_task.groupby(keys).mean().reset_index().rename(columns={"curve": "criterion"})
+
+
+def chosen_on_other_tasks(gains: GainsOfSizes, candidates: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
+    """Returns each task's gain over HIS with the candidate of the best mean on all other tasks: CHOICE_COLUMNS.
+
+    A gain is the mean over calibration sizes and ratios. What is reported of a task has no part in the choice for it,
+    and the interval takes the choice as given.
+
+    Args:
+        gains: of `gains_of_sizes`.
+        candidates: curves, such as alpha = n / (n + k) of several k; of equal ones the first is chosen.
+        measures: each chooses for itself.
+
+    Raises:
+        Unavailable: fewer than two candidates, or than two tasks that have all of them at the same sizes.
+    """
+    lines = [line for measure in measures for line in _held_out(gains, candidates, measure)]
+    if not lines:
+        raise Unavailable("it takes two curves of HIES with alpha = n / (n + k), both on the same two tasks or more")
+    return pd.DataFrame(lines, columns=CHOICE_COLUMNS)
+
+
+def _held_out(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> Iterator[dict[str, object]]:
+    by_task = _samples(gains, candidates, measure)
+    if len(candidates) < 2 or len(by_task) < 2:
+        return
+    chosen = {}
+    for task in by_task:
+        others = [samples for other, (samples, _) in by_task.items() if other != task]
+        means = {name: np.mean([one[name].mean * one[name].better for one in others]) for name in candidates}
+        known = {name: float(np.nan_to_num(mean, nan=-np.inf)) for name, mean in means.items()}
+        chosen[task] = max(known, key=known.__getitem__)
+    samples = {task: by_task[task][0][curve] for task, curve in chosen.items()}
+    for task, sample in samples.items():
+        line = {"measure": measure, "task": task, "tasks": 1, "criterion": chosen[task], "sizes": by_task[task][1]}
+        yield {**line, **sample.estimate()}
+    yield {"measure": measure, "task": MEAN, "tasks": len(samples), "criterion": "", "sizes": "",
+           **mean_over_tasks(list(samples.values())).estimate()}  # fmt: skip
+
+
+def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> dict[str, tuple[dict[str, Sample], str]]:
+    """Returns task -> (candidate -> its mean over the sizes and ratios, which sizes), of tasks that have them all.
+
+    Sizes of which some draws are not there yet have no part in it.
+    """
+    found: dict[str, dict[str, dict[int, Gain]]] = defaultdict(lambda: defaultdict(dict))
+    for size, of_size in gains.items():
+        for gain in averaged_gains([gain for gain in of_size if gain.measure == measure]):
+            found[gain.task][gain.curve][size] = gain
+    samples = {}
+    for task, by_curve in found.items():
+        most = max(len(gain.values) for by_size in by_curve.values() for gain in by_size.values())
+        whole = [{size for size, gain in by_curve[name].items() if len(gain.values) == most} for name in candidates]
+        if sizes := sorted(set.intersection(*whole)) if whole else []:
+            everywhere = {name: _joined([by_curve[name][size] for size in sizes]) for name in candidates}
+            samples[task] = everywhere, " ".join(map(str, sizes))
+    return samples
+
+
+def _joined(gains: Sequence[Gain]) -> Sample:
+    """Returns the mean of gains on the same draws and examples, over all their ratios."""
+    names = ("ratios", "reference", "values", "resampled")  # all [..., R]
+    joined: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in gains], axis=-1) for name in names}
+    one = replace(gains[0], **joined)
+    return one.over(np.ones(len(one.ratios), dtype=bool))

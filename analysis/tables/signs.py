@@ -1,0 +1,55 @@
+"""Which sign of the entropy term is right where, and what of the heads goes with it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.registry import Table, table
+from analysis.stats.significance import DRAWS
+from analysis.stats.signs import LEAST, PREDICTORS, SETTINGS, predictors, rank_correlations, sign_gains
+from analysis.tables.beside import side_by_side
+from analysis.text.captions import caption, number, percent, signed_interval
+from analysis.text.labels import task_name
+from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
+
+
+@table(
+    "signs",
+    about="The paper's sign of the entropy term minus the turned one, for each model and task, and what predicts it.",
+    needs="rows, predictions and score files of his, and of hies with both signs or of ae and ad, on the same seeds",
+    per=("experiment",),
+)
+def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> Table:
+    """Returns a line for each model, task, curve and ratio, and one for each predictor's rank correlation with it."""
+    measures = measured(rows, measures)
+    gains, known = sign_gains(rows, draws), predictors(rows)
+    gains = gains[gains["measure"].isin(measures)]
+    keys = ["model", "task", "criterion", "removed"]
+    named = gains.merge(known, on=SETTINGS, how="left")
+    named = named.assign(task=named["task"].map(task_name), removed=named["ratio"].map(percent))
+
+    def cells(row: dict) -> dict[str, str]:
+        difference = {MEASURE_OF[row["measure"]].words: signed_interval(row, MEASURE_OF[row["measure"]].digits)}
+        return difference | {words: number(row[name]) for name, words in PREDICTORS.items()}
+
+    shown = pd.concat([side_by_side(named, keys, cells), _correlations(gains, known)], ignore_index=True).fillna("")
+    shown = shown[[*keys, *(MEASURE_OF[measure].words for measure in measures), *PREDICTORS.values()]]
+    text = (
+        f"The paper's sign of the entropy term (focused heads stay) minus the turned one, in "
+        f"{difference_units(measures, rows)}: {caption(rows)}. Brackets: 95 % interval over draws and "
+        f"evaluation examples, not corrected for their number. The last lines, of {LEAST} models and tasks or more: "
+        "Spearman rank correlation over them of each statistic of the heads with the difference. It is found and "
+        "tested on the same few cells, so it is a lead and no proof."
+    )
+    return Table(shown, gains.merge(known, on=SETTINGS, how="left"), text + notes(measures, rows))
+
+
+def _correlations(gains: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """A line for each curve, ratio and measure with the rank correlation of each predictor, over the settings."""
+    lines = []
+    for (curve, ratio, measure), part in gains.groupby(["criterion", "ratio", "measure"], sort=False):
+        if found := rank_correlations(part, known):
+            key = {"model": f"over {len(part)}", "task": f"by {MEASURE_OF[measure].words}", "criterion": curve}
+            numbers = {words: number(found[name], "+.2f") for name, words in PREDICTORS.items()}
+            lines.append({**key, "removed": percent(ratio), **numbers})
+    return pd.DataFrame(lines)

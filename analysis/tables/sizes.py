@@ -1,0 +1,76 @@
+"""Few calibration examples: HIES minus HIS by their number, and k of alpha = n / (n + k) as other tasks choose it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.registry import Table, table
+from analysis.stats.significance import DRAWS, MEAN
+from analysis.stats.sizes import SIZE, agreement_of_draws, chosen_on_other_tasks, differences_by_size, gains_of_sizes
+from analysis.tables.beside import side_by_side
+from analysis.text.captions import caption, number, percent, signed_interval
+from analysis.text.labels import in_order, ordered_curves, task_name, without_word
+from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
+
+OF_SIZES = "rows and predictions of his, and of hies, on the same seeds, of at least two calibration sizes"
+INTERVALS = "Brackets: 95 % interval over draws and evaluation examples, not corrected for their number"
+
+
+@table(
+    "sizes",
+    about="HIES minus HIS by the number of calibration examples, mean over tasks, and how far the draws agree.",
+    needs=OF_SIZES,
+)
+def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> Table:
+    """Returns a line for each curve and calibration size, also of HIS, whose draws agree more or less as well."""
+    measures = measured(rows, measures)
+    data = differences_by_size(gains_of_sizes(rows, draws), measures)
+    agreement = agreement_of_draws(rows)
+    several = data["task"].nunique() > 1
+    means = data[data["task"] == MEAN] if several else data
+    lines = pd.concat([agreement, means]).rename(columns={"criterion": "curve"})
+    named = in_order(lines.assign(task=MEAN), without_word(rows, SIZE), ["curve", SIZE])
+    named = named.rename(columns={"curve": "criterion", SIZE: "examples"})
+
+    def cells(row: dict) -> dict[str, str]:
+        if pd.notna(row["agreement"]):
+            return {f"draws agree, {percent(row['ratio'])}": number(row["agreement"])}
+        return {f"{MEASURE_OF[row['measure']].words}, {percent(row['ratio'])}": _signed(row)}
+
+    shown = side_by_side(named, ["criterion", "examples"], cells)
+    text = (
+        f"HIES minus HIS of the same calibration examples in {difference_units(measures, rows)}, mean over tasks: "
+        f"{caption(rows)}. {INTERVALS}. Draws agree: mean Jaccard overlap of the heads that two draws remove."
+    )
+    return Table(shown, data.merge(agreement, how="outer"), text + notes(measures, rows))
+
+
+@table(
+    "held_out",
+    about="HIES with alpha = n / (n + k) minus HIS, k of each task chosen on all the others.",
+    needs=f"{OF_SIZES}, of hies with alpha=shrink and at least two values of prior_examples",
+)
+def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> Table:
+    """Returns a line for each task and their mean: which k the other tasks choose, and what it gains here."""
+    measures, plain = measured(rows, measures), without_word(rows, SIZE)
+    used = plain[plain["alpha"].eq("shrink") | (plain["criterion"] == "his")] if "alpha" in plain else plain[:0]
+    candidates = ordered_curves(used[used["criterion"] == "hies"])
+    data = chosen_on_other_tasks(gains_of_sizes(used, draws) if candidates else {}, candidates, measures)
+    pairs = zip(data["task"], data["tasks"], strict=True)
+    named = data.assign(task=[f"mean of {count} tasks" if count > 1 else task_name(task) for task, count in pairs])
+
+    def cells(row: dict) -> dict[str, str]:
+        words = MEASURE_OF[row["measure"]].words
+        return {f"by {words}": row["criterion"], words: f"{row['verdict']}: {_signed(row)}"}
+
+    text = (
+        f"HIES minus HIS in {difference_units(measures, used)}, mean over calibration sizes and ratios: "
+        f"{caption(used)}. "
+        "By: which curve has the best mean of this measure on all other tasks; what is reported of a task has no part "
+        f"in it. {INTERVALS}, the choice taken as given."
+    )
+    return Table(side_by_side(named, ["task"], cells), data, text + notes(measures, used, differences=True))
+
+
+def _signed(row: dict) -> str:
+    return signed_interval(row, MEASURE_OF[row["measure"]].digits)
