@@ -283,6 +283,25 @@ def fisher_information(gradients: Tensor) -> Tensor:
     return gradients.square().mean(dim=0)
 
 
+def weighted_fluctuation(variance: Tensor, columns: Tensor) -> Tensor:
+    """Fluctuation of a head's output (FLAP, An et al. 2024): F_h = sum_c Var_t(A_htc) || W_c ||^2.
+
+    Args:
+        variance: of channel c of the head's output over all tokens, [heads, width].
+        columns: W_c, the column of the output projection that reads channel c, [heads, width, outputs].
+
+    Returns:
+        Non-negative, [heads].
+    """
+    return (variance * columns.square().sum(dim=-1)).sum(dim=-1)
+
+
+def standardized(values: Tensor) -> Tensor:
+    """Deviation from the mean in standard deviations (of all values, not of a sample); 0 where all are alike, [n]."""
+    differ = (values != values[:1]).any()  # equal values may deviate by rounding
+    return torch.where(differ, (values - values.mean()) / values.std(correction=0), 0.0)
+
+
 def token_output_norm(output: Tensor) -> Tensor:
     """Norm of a head's output at every token, appendix D.9: || A_ht ||_2 over the width of the head.
 

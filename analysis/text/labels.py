@@ -11,7 +11,7 @@ import pandas as pd
 from hies.errors import printable
 
 CRITERION_NAMES = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random",
-            "output_norm": "Output norm", "fisher": "Fisher", "greedy": "Greedy", "slicegpt": "SliceGPT",
+            "output_norm": "Output norm", "fisher": "Fisher", "flap": "FLAP", "greedy": "Greedy", "slicegpt": "SliceGPT",
             "llm_pruner_block": "LLM-Pruner (Block)", "llm_pruner_channel": "LLM-Pruner (Channel)"}  # fmt: skip
 # Tasks as people write them, by what they are about, each kind in the paper's order. The paper's tables 1, 2, 7, 9 and
 # 11 have a place for those of GLUE.
@@ -31,6 +31,7 @@ KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot"
 DEFAULTS_OF: dict[str, dict[str, Any]] = {
     "llm_pruner_block": {"taylor": "first", "reduction": "sum", "local": True, "keep_last": 1},
     "llm_pruner_channel": {"taylor": "first", "reduction": "sum"},
+    "flap": {"standardize": True},
     "slicegpt": {"damping": 0.01, "tune_epochs": 2, "tune_learning_rate": 1e-3, "tune_rank": 16,
                  "tune_examples": 6000, "tune_batch_size": 32},
 }  # fmt: skip

@@ -24,7 +24,7 @@ class Statistics:
     `Entropy.need`; `output_norm`, the mean over tokens of the norm of a head's output. An entropy or a norm is NaN
     where no token of an example has one, and a gradient 0 where the example does not reach the head (a vision tower's,
     without a picture). One number a head, [heads]: `l2`, the norm of its weights, and the statistics
-    that methods bring, such as `greedy` and `taylor/...`.
+    that methods bring, such as `greedy`, `fluctuation` and `taylor/...`.
 
     Attributes:
         heads: site -> its number of heads, always there.
@@ -106,10 +106,12 @@ class MethodStatistic:
             needed; the names are that of the statistic, or begin with it and a slash.
         search_passes: number of heads -> passes over the calibration set, for a search among the masks of all heads of
             the model; None for anything else, which counts as one pass.
+        reads_loss: it needs the loss of the examples, and so their labels.
     """
 
     collect: str
     search_passes: Callable[[int], int] | None = None
+    reads_loss: bool = True
 
 
 METHOD_STATISTICS: dict[str, MethodStatistic] = {}  # by what `need` calls them; `hies.methods` fills it
