@@ -1,9 +1,11 @@
 """Repeats a finished run and compares: `python -m experiments.rerun RUN_ID [key=value ...]`.
 
 The run's rows are looked for below results_dir; of their command only the options that make the result are taken, and
-what is given here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders
-that are removed afterwards; data and checkpoints are those of the cache_dir that is given here. The exit status is 0
-where nothing differs but times, revision and command, 1 where something does, 2 where the run could not be repeated.
+what is given here comes after them (data_root=..., device=...). A row may come from somebody else, so it imports no
+code: where its method or task is from outside, give criterion._target_=MODULE.CLASS or --config-dir=DIR here as well.
+Scoring and evaluation are computed again in folders that are removed afterwards; data and checkpoints are those of the
+cache_dir that is given here. The exit status is 0 where nothing differs but times, revision and command, 1 where
+something does, 2 where the run could not be repeated.
 """
 
 import difflib
@@ -11,18 +13,20 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from experiments.compare import ANSWERS, Run, run_differences, version_warnings
-from experiments.config.messages import CONF, choices_of
+from experiments.config.messages import CONF, choices_of, config_dirs
 from experiments.config.options import translated
+from experiments.config.outside import TARGET, source_of_job
 from experiments.sweep.command import report_errors
 from experiments.sweep.job import COMMAND, Job, evaluator_of
 from experiments.sweep.progress import print_warnings_above_the_bar, progress
@@ -36,6 +40,7 @@ COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that 
 PLAIN_OVERRIDE = re.compile(r"\+{0,2}(?!hydra)([a-z][\w.]*)=(.*)", re.DOTALL)  # sets an option of the job
 OF_THIS_CALL = ("results_dir", "cache_dir", "out", "force")  # what a record must not decide
 LONGEST_COMMAND = 10_000  # characters; jobs have some hundreds, and each word takes Hydra a millisecond
+CONFIG_DIR = "--config-dir="
 PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
@@ -50,10 +55,15 @@ def main() -> int:
 
 
 def _rerun(run_id: str, further: list[str]) -> int:
+    flags = [word for word in further if word.startswith(CONFIG_DIR)]
+    further = [word for word in further if word not in flags]
     given = {override.key_or_group: override for override in OverridesParser.create().parse_overrides(further)}
     folder = given["results_dir"].value() if "results_dir" in given else "results"
     path, before = _find_run(Path(str(folder)), run_id)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        search = GlobalHydra.instance().config_loader().get_search_path()
+        for flag in flags:
+            search.append("command-line", f"file://{Path(flag.removeprefix(CONFIG_DIR)).resolve()}")
         job = _job_of(before.rows, further)
     print(f"Repeating {path}.", file=sys.stderr)
     now = _repeat(job)
@@ -121,8 +131,13 @@ def _share(cache_dir: Path, target: Path) -> None:
             (target / child.name).symlink_to(child.resolve(), target_is_directory=child.is_dir())
 
 
-def recorded_overrides(command: str) -> list[str]:
+def recorded_overrides(command: str, named: Collection[str] = ()) -> list[str]:
     """Returns the overrides of a recorded command, of which nothing else is taken and nothing is executed.
+
+    Args:
+        command: of a row.
+        named: options of the command line at hand. Those of them that name code or a folder of configurations may be
+            in the record, and are left out of it.
 
     Raises:
         HiesError: it is no command of experiments.run, or holds more than plain overrides. A record may come from
@@ -138,6 +153,12 @@ def recorded_overrides(command: str) -> list[str]:
     if words[: len(start)] != start:
         raise HiesError(f"The command of the rows is {command!r}; only one that begins with {COMMAND!r} is repeated.")
     overrides = translated([word for word in words[len(start) :] if word != PACKED_ROOT])
+    if (code := next((word for word in overrides if _imports(word) and _key(word) not in named), None)) is not None:
+        raise HiesError(
+            f"The command of the rows takes code or settings from outside ({code[:200]}); if you trust them, give "
+            f"{_key(code)}=... yourself."
+        )
+    overrides = [word for word in overrides if not _imports(word)]
     if (refused := next((word for word in overrides if not _is_plain(word)), None)) is not None:
         raise HiesError(
             f"The command of the rows holds {refused!r}; only overrides of the form key=value are taken, whose groups "
@@ -146,14 +167,22 @@ def recorded_overrides(command: str) -> list[str]:
     return [word for word in overrides if _key(word) not in OF_THIS_CALL]
 
 
-@cache
+def _imports(word: str) -> bool:
+    """Whether a word names a class to import, or a folder of configurations, which may name one."""
+    return word.startswith(CONFIG_DIR) or TARGET in word
+
+
 def _is_plain(word: str) -> bool:
     """Whether an override sets one option to a value that is all there, or a group to a choice that is known."""
     if (match := PLAIN_OVERRIDE.fullmatch(word)) is None:
         return False
     key, value = match.groups()
-    if choices := choices_of(key):
-        return value in choices
+    choices = choices_of(key)
+    return value in choices if choices else _stands_for_itself(word)
+
+
+@cache
+def _stands_for_itself(word: str) -> bool:
     try:
         override = OverridesParser.create().parse_override(word)
         return not override.is_sweep_override() and "${" not in f"{override.value()}"  # escapes are resolved here
@@ -167,7 +196,8 @@ def _key(word: str) -> str:
 
 def _job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:
     """The job that these rows are of, with further overrides; Hydra must be initialised."""
-    overrides = [*recorded_overrides(rows[0]["command"]), *further]
+    named = {*map(_key, further), *([_key(CONFIG_DIR)] if config_dirs() else [])}
+    overrides = [*recorded_overrides(rows[0]["command"], named), *further]
     job = Job.of(hydra.compose("config", overrides), overrides)
     if job.run_id != rows[0]["run_id"]:
         raise HiesError(
@@ -180,7 +210,7 @@ def _what_differs(job: Job, rows: Sequence[Row]) -> str:
     row, config = rows[0], job.config
     described = job.describe()  # whose parameters are the criterion's knobs; those of a row are the model's weights
     now = {**described.pop("parameters"), **config.sparsity.knobs, **described}
-    now |= {"calibration_size": config.calibration.size, "precision": config.model.precision}
+    now |= source_of_job(config) | {"calibration_size": config.calibration.size, "precision": config.model.precision}
     keys = [key for key in now if key in row and key not in ("run_id", "command") and now[key] != row[key]]
     if keys:
         return ", ".join(f"{key} is {now[key]} where the rows have {row[key]}" for key in keys)

@@ -12,6 +12,8 @@ import filelock
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.messages import config_dirs
+from experiments.config.outside import source_of_job
 from experiments.config.schema import Config, to_config
 from experiments.sweep.devices import checked_device, unclaimed_device
 from hies.errors import HiesError, UnsupportedModelError
@@ -38,10 +40,12 @@ class Job:
     Attributes:
         config: the checked configuration.
         overrides: what makes it, none of them a sweep or one of Hydra's own settings.
+        config_dirs: folders outside conf/ that its configuration may come from.
     """
 
     config: Config
     overrides: tuple[str, ...]
+    config_dirs: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, node: DictConfig, overrides: Sequence[str]) -> "Job":
@@ -56,12 +60,13 @@ class Job:
             precision = "bfloat16" if has_bfloat16(unclaimed_device(config.device)) else "float32"
             config = replace(config, model=replace(config.model, precision=precision))
             kept.append(f"model.precision={precision}")
-        return cls(config, tuple(kept))
+        return cls(config, tuple(kept), tuple(config_dirs()))
 
     @property
     def command(self) -> str:
         """The command line that repeats this job."""
-        return " ".join([COMMAND, *(shlex.quote(override) for override in self.overrides)])
+        folders = (f"--config-dir={folder}" for folder in self.config_dirs)
+        return " ".join([COMMAND, *map(shlex.quote, (*folders, *self.overrides))])
 
     @property
     def data_root(self) -> Path | None:
@@ -82,6 +87,7 @@ class Job:
             "seed": config.seed,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **({} if config.task.judge is None else {"judge": config.task.judge}),
+            **source_of_job(config),
         }
 
     @cached_property
@@ -253,6 +259,7 @@ class Job:
             "revision": results.revision(),
             "command": self.command,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **source_of_job(config),
             **config.task.notes(self.data_root),
         }
 

@@ -9,6 +9,7 @@ import hies
 from hies.errors import HiesError
 from hies.heads.sites import SiteTensors, join, split
 from hies.scoring.entropy_kinds import Entropy
+from hies.storage import source_of
 
 # What three statistics are called in files; the name of any other follows a prefix.
 IN_FILES = {"his": "gradient", "ae": "entropy", "l2": "weight_norm"}
@@ -121,6 +122,12 @@ def searches(need: Collection[str]) -> dict[str, Callable[[int], int]]:
     """Returns the statistics among those needed that are found by a search among masks, with their `search_passes`."""
     brought = {name: METHOD_STATISTICS[name].search_passes for name in sorted(need) if name in METHOD_STATISTICS}
     return {name: passes for name, passes in brought.items() if passes}
+
+
+def outside_sources(need: Collection[str]) -> list[str]:
+    """Returns digests of the code of those statistics among the needed that come with a method from outside."""
+    modules = [METHOD_STATISTICS[name].collect.partition(":")[0] for name in sorted(need) if name in METHOD_STATISTICS]
+    return [source for module in modules if (source := source_of(module))]
 
 
 def passes_of(need: Collection[str], heads: int) -> int:
