@@ -9,6 +9,7 @@ something does, 2 where the run could not be repeated.
 """
 
 import difflib
+import json
 import re
 import shlex
 import sys
@@ -19,12 +20,11 @@ from functools import cache
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from experiments.compare import ANSWERS, Run, run_differences, version_warnings
-from experiments.config.messages import CONF, choices_of, config_dirs
+from experiments.config.messages import CONF, choices_of
 from experiments.config.options import translated
 from experiments.config.outside import TARGET, source_of_job
 from experiments.sweep.command import report_errors
@@ -55,16 +55,13 @@ def main() -> int:
 
 
 def _rerun(run_id: str, further: list[str]) -> int:
-    flags = [word for word in further if word.startswith(CONFIG_DIR)]
-    further = [word for word in further if word not in flags]
+    folders = [Path(word.removeprefix(CONFIG_DIR)).resolve() for word in further if word.startswith(CONFIG_DIR)]
+    further = [word for word in further if not word.startswith(CONFIG_DIR)]
     given = {override.key_or_group: override for override in OverridesParser.create().parse_overrides(further)}
     folder = given["results_dir"].value() if "results_dir" in given else "results"
     path, before = _find_run(Path(str(folder)), run_id)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        search = GlobalHydra.instance().config_loader().get_search_path()
-        for flag in flags:
-            search.append("command-line", f"file://{Path(flag.removeprefix(CONFIG_DIR)).resolve()}")
-        job = _job_of(before.rows, further)
+        job = _job_of(before.rows, further, folders)
     print(f"Repeating {path}.", file=sys.stderr)
     now = _repeat(job)
     for warning in version_warnings(before.rows[0], now.rows[0]):
@@ -131,13 +128,14 @@ def _share(cache_dir: Path, target: Path) -> None:
             (target / child.name).symlink_to(child.resolve(), target_is_directory=child.is_dir())
 
 
-def recorded_overrides(command: str, named: Collection[str] = ()) -> list[str]:
+def recorded_overrides(command: str, named: Collection[str] = (), folders: Sequence[Path] = ()) -> list[str]:
     """Returns the overrides of a recorded command, of which nothing else is taken and nothing is executed.
 
     Args:
         command: of a row.
         named: options of the command line at hand. Those of them that name code or a folder of configurations may be
             in the record, and are left out of it.
+        folders: of configurations, besides conf/, that the command line at hand names.
 
     Raises:
         HiesError: it is no command of experiments.run, or holds more than plain overrides. A record may come from
@@ -159,7 +157,7 @@ def recorded_overrides(command: str, named: Collection[str] = ()) -> list[str]:
             f"{_key(code)}=... yourself."
         )
     overrides = [word for word in overrides if not _imports(word)]
-    if (refused := next((word for word in overrides if not _is_plain(word)), None)) is not None:
+    if (refused := next((word for word in overrides if not _is_plain(word, folders)), None)) is not None:
         raise HiesError(
             f"The command of the rows holds {refused!r}; only overrides of the form key=value are taken, whose groups "
             "have a choice of conf/ and whose values stand for themselves."
@@ -172,12 +170,12 @@ def _imports(word: str) -> bool:
     return word.startswith(CONFIG_DIR) or TARGET in word
 
 
-def _is_plain(word: str) -> bool:
+def _is_plain(word: str, folders: Sequence[Path]) -> bool:
     """Whether an override sets one option to a value that is all there, or a group to a choice that is known."""
     if (match := PLAIN_OVERRIDE.fullmatch(word)) is None:
         return False
     key, value = match.groups()
-    choices = choices_of(key)
+    choices = choices_of(key, folders)
     return value in choices if choices else _stands_for_itself(word)
 
 
@@ -194,11 +192,12 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
 
 
-def _job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:
-    """The job that these rows are of, with further overrides; Hydra must be initialised."""
-    named = {*map(_key, further), *([_key(CONFIG_DIR)] if config_dirs() else [])}
-    overrides = [*recorded_overrides(rows[0]["command"], named), *further]
-    job = Job.of(hydra.compose("config", overrides), overrides)
+def _job_of(rows: Sequence[Row], further: Sequence[str], folders: Sequence[Path]) -> Job:
+    """The job that these rows are of, with further overrides and folders of configurations; Hydra must be ready."""
+    named = {*map(_key, further), *([_key(CONFIG_DIR)] if folders else [])}
+    overrides = [*recorded_overrides(rows[0]["command"], named, folders), *further]
+    places = json.dumps([f"file://{folder}" for folder in folders])
+    job = Job.of(hydra.compose("config", [f"hydra.searchpath={places}", *overrides]), overrides)
     if job.run_id != rows[0]["run_id"]:
         raise HiesError(
             f"The command of {rows[0]['run_id']} makes another run now, {job.run_id}: {_what_differs(job, rows)}."

@@ -3,6 +3,7 @@
 import difflib
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -79,9 +80,9 @@ def quoted(key: str, value: str) -> str:
     return shlex.quote(f'{key}="{inside}"')
 
 
-def choices_of(group: str) -> list[str]:
-    """Returns the names that a group can be set to: files, and what is stored for methods and tasks."""
-    places = [folder / group for folder in (CONF, *config_dirs())]
+def choices_of(group: str, folders: Sequence[Path] = ()) -> list[str]:
+    """Returns the names that a group can be set to: files, of `folders` as well, and what is stored by itself."""
+    places = [folder / group for folder in (CONF, *folders)]
     files = {path.relative_to(place).with_suffix("").as_posix() for place in places for path in place.rglob("*.yaml")}
     return sorted(files | {name.removesuffix(".yaml") for name in _stored(group) if name.endswith(".yaml")})
 

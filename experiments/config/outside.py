@@ -6,9 +6,11 @@
 import copy
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +30,7 @@ BUILT_ON = {"criterion": "hies.ScoringMethod", "task": "hies.tasks.Task"}  # as 
 KNOWN: dict[str, Mapping[str, type]] = {"criterion": METHODS, "task": TASKS}
 ENTRY_POINTS = {"criterion": "hies.methods", "task": "hies.tasks"}
 SCALE = (0, 5)  # of scores whose stability is known
+_imported: set[str] = set()  # outermost modules of classes from outside
 
 
 def choices(group: str) -> dict[str, str]:
@@ -115,7 +118,16 @@ def imported(group: str, target: str) -> type:
         what = f"is no class built on {BUILT_ON[group]}" if inspect.isclass(kind) else "is no class"
         raise wrong(f"{module} has no {name!r}" if kind is None else f"it {what}")
     _check(kind, group, wrong)
+    if sources_of(kind):
+        _imported.add(module.partition(".")[0])
     return kind
+
+
+def place_of(error: BaseException) -> str | None:
+    """Returns where code from outside raised, or made ours raise, an error: its file and line; None: it had no part."""
+    frames = traceback.walk_tb(error.__traceback__)
+    places = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").split(".")[0] in _imported]
+    return f"{Path(places[-1][0].f_code.co_filename).name}, line {places[-1][1]}" if places else None
 
 
 def _check(kind: Any, group: str, wrong: Callable[[str], ParameterError]) -> None:

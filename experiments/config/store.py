@@ -37,6 +37,11 @@ def _store_choices(group: str, kinds: Mapping[str, type]) -> None:
         _store(name, kind, f"schema/{group}")
         if not (CONF / group / f"{name}.yaml").exists():
             _store(name, kind, group)
+    _store_outside(group)
+
+
+def _store_outside(group: str) -> None:
+    """Stores a choice for each class that installed packages offer, and `custom`; files come before them."""
     for name, target in outside.choices(group).items():
         if not (CONF / group / f"{name}.yaml").exists():
             ConfigStore.instance().store(name=name, group=group, node=outside.node(target))

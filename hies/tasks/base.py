@@ -185,6 +185,8 @@ class Task(ABC):
     def load_checked(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns what `load` does, all of it checked, the report split cut to `max_examples`."""
         splits = self.load(data_root, cache_dir)
+        if not isinstance(splits, Splits):
+            raise HiesError(f"task={self.name} loads a {type(splits).__name__}, where Splits should be.")
         train, selection, report = (
             self.checked(getattr(splits, one.name), f"the {one.name} split of task={self.name}", data_root)
             for one in fields(splits)
