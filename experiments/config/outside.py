@@ -25,7 +25,7 @@ from hies.storage import sources_of
 from hies.tasks import TASKS, Task
 
 CUSTOM, TARGET = "custom", "_target_"
-BASES: dict[str, type] = {"criterion": Method, "task": Task}
+CONTRACTS: dict[str, type] = {"criterion": Method, "task": Task}
 BUILT_ON = {"criterion": "hies.ScoringMethod", "task": "hies.tasks.Task"}  # as people name them
 KNOWN: dict[str, Mapping[str, type]] = {"criterion": METHODS, "task": TASKS}
 ENTRY_POINTS = {"criterion": "hies.methods", "task": "hies.tasks"}
@@ -54,7 +54,7 @@ def typed(config: DictConfig, group: str) -> Any:
     Raises:
         HiesError: no such class, or one that cannot stand for the group; an option that it has not, or of another type.
     """
-    if group not in BASES or not OmegaConf.is_dict(config[group]) or TARGET not in [*config[group]]:
+    if group not in CONTRACTS or not OmegaConf.is_dict(config[group]) or TARGET not in [*config[group]]:
         return config[group]
     if OmegaConf.is_missing(config[group], TARGET):
         raise HiesError(f"{group}={CUSTOM} needs a class: give {group}.{TARGET}=MODULE.CLASS.")
@@ -114,7 +114,7 @@ def imported(group: str, target: str) -> type:
         raise wrong(
             f"importing {module} failed: {type(error).__name__}: {' '.join(str(error).split())[:100]}"
         ) from None
-    if not inspect.isclass(kind) or not issubclass(kind, BASES[group]):
+    if not inspect.isclass(kind) or not issubclass(kind, CONTRACTS[group]):
         what = f"is no class built on {BUILT_ON[group]}" if inspect.isclass(kind) else "is no class"
         raise wrong(f"{module} has no {name!r}" if kind is None else f"it {what}")
     _check(kind, group, wrong)

@@ -189,16 +189,8 @@ class Evaluator(TaskModel):
             raise HiesError(f"criterion={among_all[0]} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
-        key = [
-            self._weights,
-            self.task.name,
-            self.data,
-            sorted(need),
-            seed,
-            size,
-            removed or {},
-            *outside_sources(need),
-        ]
+        key = [self._weights, self.task.name, self.data, sorted(need), seed, size, removed or {}]
+        key += outside_sources(need)
         build = partial(self._collect, need, seed, size, removed or {})
         arrays = self._cached_arrays("statistics", key, build, self.scoring_passes(need, size))
         statistics = Statistics.from_arrays(arrays)

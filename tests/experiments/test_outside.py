@@ -85,7 +85,7 @@ def write_page(folder):
     """Writes the page's files under the names that it gives them; returns its commands that make rows."""
     text = PAGE.read_text()
     for block in re.finditer(r"^```(python|yaml)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
-        names = re.findall(r"`((?:conf/\w+/)?\w+\.(?:py|yaml))`", text[: block.start()])
+        names = re.findall(r"`((?:own/\w+/)?\w+\.(?:py|yaml))`", text[: block.start()])
         of_kind = [name for name in names if name.endswith(".py") == (block[1] == "python")]
         name = of_kind[0] if block[1] == "yaml" and not (folder / of_kind[0]).exists() else of_kind[-1]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def test_the_page_leads_from_a_file_to_curves(folder, cache, monkeypatch, capsys
     pack(folder / "results" / "mine", folder / "packed")
     assert str(folder) not in (folder / "packed" / "grid.json").read_text()
     paths = (folder / "results" / "mine").glob("*-focused-*.jsonl")
-    path = next(path for path in paths if f"--config-dir={folder}/conf " in path.read_text())
-    for given, says in (([], "give --config-dir=... yourself"), (["--config-dir=conf"], "nothing differs")):
+    path = next(path for path in paths if f"--config-dir={folder}/own " in path.read_text())
+    for given, says in (([], "give --config-dir=... yourself"), (["--config-dir=own"], "nothing differs")):
         monkeypatch.setattr("sys.argv", ["rerun", path.stem, f"cache_dir={cache}", *given])
         rerun.main()
         assert says in "".join(capsys.readouterr())
