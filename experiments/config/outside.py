@@ -21,7 +21,8 @@ from hies.evaluation.models import MODALITIES
 from hies.methods import METHODS, Method
 from hies.runs.quality import PERCENT, SQUARED
 from hies.runs.schema import RESERVED
-from hies.storage import sources_of
+from hies.scoring.statistics import outside_sources
+from hies.storage import source_of, sources_of
 from hies.tasks import TASKS, Task
 
 CUSTOM, TARGET = "custom", "_target_"
@@ -71,8 +72,13 @@ def typed(config: DictConfig, group: str) -> Any:
 
 
 def source_of_job(config: Any) -> dict[str, str]:
-    """Returns, as `source`, which classes from outside a job has, with digests of their code; nothing of others."""
+    """Returns, as `source`, which classes from outside a job has, with digests of their code; nothing of others.
+
+    A statistic that comes from another module than its method is there by the digest of that module alone.
+    """
     sources = sources_of(type(config.criterion), type(config.task))
+    own = source_of(type(config.criterion).__module__)
+    sources += [source for source in outside_sources(config.criterion.need) if source != own]
     return {"source": ", ".join(sources)} if sources else {}
 
 

@@ -161,6 +161,20 @@ def test_the_digest_covers_a_whole_package_and_bases_elsewhere(folder):
     assert sources_of(outside.imported("criterion", "my_module.Mine")) != before
 
 
+def test_a_statistic_from_another_module_is_part_of_what_a_run_is_known_by(folder):
+    write_page(folder)
+    peak = (folder / "my_peak.py").read_text()
+    (folder / "my_module.py").write_text("from my_peak import Peak\n\nclass Mine(Peak): name = 'mine'\n")
+    (folder / "my_other.py").write_text(peak)
+    (folder / "my_peak.py").write_text(peak.replace("my_peak:peaks", "my_other:peaks"))
+    found = [outside.source_of_job(of(*MINE))]
+    (folder / "my_other.py").write_text(f"{peak}# changed\n")
+    source_of.cache_clear()
+    found.append(outside.source_of_job(of(*MINE)))
+    names = [[part.partition("@")[0] for part in one["source"].split(", ")] for one in found]
+    assert names[0][0] == names[1][0] == "my_module.Mine" and names[0][1] != names[1][1]
+
+
 def test_what_is_cached_goes_by_the_code_of_a_task_and_of_a_statistic(folder):
     write_page(folder)
     task = outside.imported("task", "my_task.Stripes")()
