@@ -152,7 +152,7 @@ def source_of(module: str) -> str | None:
     they import from elsewhere.
     """
     top = importlib.import_module(module.partition(".")[0])
-    if top.__name__ in {__name__.partition(".")[0], *sys.stdlib_module_names} - {"__main__"}:
+    if top.__name__ in (__name__.partition(".")[0], *sys.stdlib_module_names):
         return None
     folders = map(Path, getattr(top, "__path__", ()))
     files = {str(file.relative_to(folder)): file for folder in folders for file in folder.rglob("*.py")}
