@@ -153,8 +153,8 @@ def recorded_overrides(command: str, named: Collection[str] = (), folders: Seque
     overrides = translated([word for word in words[len(start) :] if word != PACKED_ROOT])
     if (code := next((word for word in overrides if _imports(word) and _key(word) not in named), None)) is not None:
         raise HiesError(
-            f"The command of the rows takes code or settings from outside ({code[:200]}); if you trust them, give "
-            f"{_key(code)}=... yourself."
+            f"The command of the rows takes code or settings from outside, {code[:200]!r}; if you trust them, give "
+            f"{printable(_key(code)[:80])}=... yourself."
         )
     overrides = [word for word in overrides if not _imports(word)]
     if (refused := next((word for word in overrides if not _is_plain(word, folders)), None)) is not None:

@@ -117,9 +117,8 @@ def imported(group: str, target: str) -> type:
             raise wrong(f"importing {module} failed: there is no module {error.name!r}") from None
         raise wrong(f"there is no module {error.name!r} in the current directory, in PYTHONPATH or installed") from None
     except (Exception, SystemExit) as error:  # whatever code from elsewhere raises
-        raise wrong(
-            f"importing {module} failed: {type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        ) from None
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise wrong(f"importing {module} failed: {said}") from None
     if not inspect.isclass(kind) or not issubclass(kind, CONTRACTS[group]):
         what = f"is no class built on {BUILT_ON[group]}" if inspect.isclass(kind) else "is no class"
         raise wrong(f"{module} has no {name!r}" if kind is None else f"it {what}")
@@ -146,8 +145,8 @@ def _check(kind: Any, group: str, wrong: Callable[[str], ParameterError]) -> Non
     if KNOWN[group].get(name, kind) is not kind:
         raise wrong(f"its name is {name!r}, which {group}={name} has already; call it otherwise")
     knobs = {knob.name for knob in fields(kind)}
-    if bare := [one for one in inspect.get_annotations(kind) if one not in knobs and "ClassVar" not in
-                str(inspect.get_annotations(kind)[one])]:  # fmt: skip
+    annotated = {name for name, hint in inspect.get_annotations(kind).items() if "ClassVar" not in str(hint)}
+    if bare := sorted(annotated - knobs):
         raise wrong(f"its option {bare[0]!r} is none without @dataclass(frozen=True) above the class")
     if group == "criterion" and (clash := sorted(knobs & RESERVED)):
         raise wrong(f"its option {clash[0]!r} has the name of a key of rows; call it otherwise")
@@ -161,8 +160,8 @@ def _check_task(kind: Any, wrong: Callable[[str], ParameterError]) -> None:
     for attribute, values in {"modality": MODALITIES, "metric": PERCENT}.items():
         if (value := getattr(kind, attribute, None)) not in values:
             raise wrong(f"its {attribute} is {value!r}; use {' or '.join(values)}")
-    if kind.metric in SQUARED and kind.scores != SCALE:
-        raise wrong(f"its scores go from {kind.scores[0]} to {kind.scores[1]}; stability is known of 0 to 5 alone")
+    if kind.metric in SQUARED and getattr(kind, "scores", None) != SCALE:
+        raise wrong(f"its metric is {kind.metric!r}, which takes scores = {SCALE}: of others no stability is known")
 
 
 def _name(kind: type) -> str:

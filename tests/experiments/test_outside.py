@@ -240,7 +240,7 @@ def test_a_class_that_cannot_be_a_method_is_one_sentence(folder, text):
         ("class X(ClassifierTask): name, modality, metric = 'x', 'text', 'luck'", "its metric is 'luck'; use accuracy"),
         (
             "class X(ClassifierTask): name, modality, metric, scores = 'x', 'text', 'pearson', (0, 1)",
-            "its scores go from 0 to 1; stability is known of 0 to 5",
+            r"its metric is 'pearson', which takes scores = \(0, 5\)",
         ),
     ],
 )
@@ -306,3 +306,9 @@ def test_a_record_imports_nothing_that_is_not_named_again(word, named):
     with pytest.raises(HiesError, match=rf"The command of the rows takes code .*give {named}=\.\.\. yourself"):
         rerun.recorded_overrides(command, {"seed"})
     assert rerun.recorded_overrides(command, {named}) == ["criterion=custom", "seed=3"]
+
+
+def test_what_a_record_names_cannot_steer_the_terminal():
+    with pytest.raises(HiesError, match="takes code") as error:
+        rerun.recorded_overrides(f"{COMMAND} '\x1b]0;x\x07_target_=evil.X'")
+    assert f"{error.value}".isprintable()
