@@ -1,7 +1,7 @@
 """The paper's equations (arXiv 2510.13832 v2) as pure functions of tensors.
 
 The weighted area under a quality curve (appendix D.8) is in `hies.runs.quality.weighted_area`, since figures need it
-without torch; what SliceGPT takes from its paper is in `hies.methods.slicegpt.bases`.
+without torch; what SliceGPT and FLAP take from theirs is beside them in `hies.methods`.
 
 Words and symbols: m_h is a gate that multiplies the output A_h of head h; x is an example; a_t are the attention
 weights of query token t over the n_t keys it can see. Entropies are in nats until they are divided by log n_t.
@@ -281,25 +281,6 @@ def fisher_information(gradients: Tensor) -> Tensor:
         Non-negative, [heads].
     """
     return gradients.square().mean(dim=0)
-
-
-def weighted_fluctuation(variance: Tensor, columns: Tensor) -> Tensor:
-    """Fluctuation of a head's output (FLAP, An et al. 2024): F_h = sum_c Var_t(A_htc) || W_c ||^2.
-
-    Args:
-        variance: of channel c of the head's output over all tokens, [heads, width].
-        columns: W_c, the column of the output projection that reads channel c, [heads, width, outputs].
-
-    Returns:
-        Non-negative, [heads].
-    """
-    return (variance * columns.square().sum(dim=-1)).sum(dim=-1)
-
-
-def standardized(values: Tensor) -> Tensor:
-    """Deviation from the mean in standard deviations (of all values, not of a sample); 0 where all are alike, [n]."""
-    differ = (values != values[:1]).any()  # equal values may deviate by rounding
-    return torch.where(differ, (values - values.mean()) / values.std(correction=0), 0.0)
 
 
 def token_output_norm(output: Tensor) -> Tensor:

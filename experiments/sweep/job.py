@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.config.messages import config_dirs
 from experiments.config.outside import source_of_job
 from experiments.config.schema import Config, to_config
-from experiments.sweep.devices import checked_device, unclaimed_device
+from experiments.sweep.devices import checked_device, silence_libraries, unclaimed_device
 from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation.models import PRUNABLE
 from hies.methods.planning import Draw, Plan, Tick
@@ -319,7 +319,7 @@ def pass_counter() -> "PassCounter":
 
 def evaluator_of(config: Config) -> "Evaluator":
     """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once."""
-    _silence_libraries()
+    silence_libraries()
     from hies.evaluation.evaluator import Evaluator
 
     device = checked_device(config.device)
@@ -336,13 +336,3 @@ def evaluator_of(config: Config) -> "Evaluator":
     _evaluators[key].fresh = config.force
     _evaluators[key].remove = config.sparsity.mode == "remove"
     return _evaluators[key]
-
-
-def _silence_libraries() -> None:
-    """Shows nothing but errors of transformers and the Hub."""
-    import huggingface_hub
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    huggingface_hub.logging.set_verbosity_error()

@@ -9,8 +9,9 @@ import torch
 from plain_scoring import examples_of_different_length, in_batches, real_tokens
 from tiny_models import assert_same_state, make, make_batch, output_projection, state_of
 
-from hies import HiesError, Statistics, UnsupportedModelError, collect, equations, masked, select
+from hies import HiesError, Statistics, UnsupportedModelError, collect, masked, select
 from hies.methods.flap.flap import FLAP
+from hies.methods.flap.fluctuation import weighted_fluctuation
 
 NEED = ("fluctuation",)
 
@@ -110,7 +111,7 @@ def test_a_masked_head_has_none_and_goes_first():
 def test_by_hand():
     variance = torch.tensor([[1.0, 2.0], [0.0, 5.0], [3.0, 0.0]])
     columns = torch.tensor([[[1.0, 2.0], [3.0, 0.0]], [[7.0, 7.0], [1.0, 1.0]], [[0.0, 2.0], [9.0, 9.0]]])
-    found = equations.weighted_fluctuation(variance, columns)
+    found = weighted_fluctuation(variance, columns)
     assert found.tolist() == [1 * 5 + 2 * 9, 5 * 2, 3 * 4]
     statistics = Statistics({"a": 3, "b": 2}, 1, {"fluctuation": {"a": found, "b": torch.tensor([0.1, 0.1])}})
     deviation = math.sqrt((8**2 + 5**2 + 3**2) / 3)  # the mean is 15

@@ -8,7 +8,6 @@ so that all scores are compared on the same model. The paper prunes the MLPs as 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import hies
 from hies.heads.sites import SiteTensors
 from hies.methods.base import ScoringMethod
 from hies.scoring.statistics import METHOD_STATISTICS, MethodStatistic, Statistics
@@ -33,7 +32,9 @@ class FLAP(ScoringMethod):
         fluctuation = statistics["fluctuation"]
         if not self.standardize:
             return fluctuation
-        return {site: hies.equations.standardized(values) for site, values in fluctuation.items()}
+        from hies.methods.flap.fluctuation import standardized
+
+        return {site: standardized(values) for site, values in fluctuation.items()}
 
 
 METHOD_STATISTICS["fluctuation"] = MethodStatistic("hies.methods.flap.fluctuation:fluctuations", reads_loss=False)

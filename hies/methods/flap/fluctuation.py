@@ -8,7 +8,6 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from hies import equations
 from hies.errors import UnsupportedModelError
 from hies.heads.attention import evaluating, handling, uncached
 from hies.heads.calls import Call
@@ -48,7 +47,7 @@ def fluctuations(
                 model(**inputs_of(model, batch, loss))
     scores = {}
     for site, moments in observer.moments.items():
-        scores[site] = equations.weighted_fluctuation(moments.variance.cpu(), _output_columns(model, site))
+        scores[site] = weighted_fluctuation(moments.variance.cpu(), _output_columns(model, site))
     return {"fluctuation": scores}
 
 
@@ -122,3 +121,22 @@ def _moments_of(output: Tensor, counted: Tensor) -> _Moments:
     mean = output.where(counted, 0).sum(dim=(0, 1)) / count.clamp(min=1)
     squares = (output - mean).where(counted, 0).square().sum(dim=(0, 1))
     return _Moments(count, mean, squares)
+
+
+def weighted_fluctuation(variance: Tensor, columns: Tensor) -> Tensor:
+    """Fluctuation of a head's output (FLAP, An et al. 2024): F_h = sum_c Var_t(A_htc) || W_c ||^2.
+
+    Args:
+        variance: of channel c of the head's output over all tokens, [heads, width].
+        columns: W_c, the column of the output projection that reads channel c, [heads, width, outputs].
+
+    Returns:
+        Non-negative, [heads].
+    """
+    return (variance * columns.square().sum(dim=-1)).sum(dim=-1)
+
+
+def standardized(values: Tensor) -> Tensor:
+    """Deviation from the mean in standard deviations (of all values, not of a sample); 0 where all are alike, [n]."""
+    differ = (values != values[:1]).any()  # equal values may deviate by rounding
+    return torch.where(differ, (values - values.mean()) / values.std(correction=0), 0.0)
