@@ -26,6 +26,7 @@ LOOKS = {
     "random": ("#7F7F7F", "X"),
     "output_norm": ("#56B4E9", "P"),
     "fisher": ("#332288", "*"),
+    "flap": ("#117733", (8, 1, 0)),
     "greedy": ("#000000", ">"),
     "slicegpt": ("#999933", "<"),
     "llm_pruner_block": ("#882255", "h"),

@@ -1,17 +1,20 @@
 """Repeats a finished run and compares: `python -m experiments.rerun RUN_ID [key=value ...]`.
 
 The run's rows are looked for below results_dir; of their command only the options that make the result are taken, and
-what is given here comes after them (data_root=..., device=...). Scoring and evaluation are computed again in folders
-that are removed afterwards; data and checkpoints are those of the cache_dir that is given here. The exit status is 0
-where nothing differs but times, revision and command, 1 where something does, 2 where the run could not be repeated.
+what is given here comes after them (data_root=..., device=...). A row may come from somebody else, so it imports no
+code: where its method or task is from outside, give criterion._target_=MODULE.CLASS or --config-dir=DIR here as well.
+Scoring and evaluation are computed again in folders that are removed afterwards; data and checkpoints are those of the
+cache_dir that is given here. The exit status is 0 where nothing differs but times, revision and command, 1 where
+something does, 2 where the run could not be repeated.
 """
 
 import difflib
+import json
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,7 @@ from hydra.errors import HydraException
 from experiments.compare import ANSWERS, Run, run_differences, version_warnings
 from experiments.config.messages import CONF, choices_of
 from experiments.config.options import translated
+from experiments.config.outside import TARGET, source_of_job
 from experiments.sweep.command import report_errors
 from experiments.sweep.job import COMMAND, Job, evaluator_of
 from experiments.sweep.progress import print_warnings_above_the_bar, progress
@@ -36,6 +40,7 @@ COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that 
 PLAIN_OVERRIDE = re.compile(r"\+{0,2}(?!hydra)([a-z][\w.]*)=(.*)", re.DOTALL)  # sets an option of the job
 OF_THIS_CALL = ("results_dir", "cache_dir", "out", "force")  # what a record must not decide
 LONGEST_COMMAND = 10_000  # characters; jobs have some hundreds, and each word takes Hydra a millisecond
+CONFIG_DIR = "--config-dir="
 PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
@@ -50,11 +55,13 @@ def main() -> int:
 
 
 def _rerun(run_id: str, further: list[str]) -> int:
+    folders = [Path(word.removeprefix(CONFIG_DIR)).resolve() for word in further if word.startswith(CONFIG_DIR)]
+    further = [word for word in further if not word.startswith(CONFIG_DIR)]
     given = {override.key_or_group: override for override in OverridesParser.create().parse_overrides(further)}
     folder = given["results_dir"].value() if "results_dir" in given else "results"
     path, before = _find_run(Path(str(folder)), run_id)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        job = _job_of(before.rows, further)
+        job = _job_of(before.rows, further, folders)
     print(f"Repeating {path}.", file=sys.stderr)
     now = _repeat(job)
     for warning in version_warnings(before.rows[0], now.rows[0]):
@@ -121,8 +128,14 @@ def _share(cache_dir: Path, target: Path) -> None:
             (target / child.name).symlink_to(child.resolve(), target_is_directory=child.is_dir())
 
 
-def recorded_overrides(command: str) -> list[str]:
+def recorded_overrides(command: str, named: Collection[str] = (), folders: Sequence[Path] = ()) -> list[str]:
     """Returns the overrides of a recorded command, of which nothing else is taken and nothing is executed.
+
+    Args:
+        command: of a row.
+        named: options of the command line at hand. Those of them that name code or a folder of configurations may be
+            in the record, and are left out of it.
+        folders: of configurations, besides conf/, that the command line at hand names.
 
     Raises:
         HiesError: it is no command of experiments.run, or holds more than plain overrides. A record may come from
@@ -138,7 +151,13 @@ def recorded_overrides(command: str) -> list[str]:
     if words[: len(start)] != start:
         raise HiesError(f"The command of the rows is {command!r}; only one that begins with {COMMAND!r} is repeated.")
     overrides = translated([word for word in words[len(start) :] if word != PACKED_ROOT])
-    if (refused := next((word for word in overrides if not _is_plain(word)), None)) is not None:
+    if (code := next((word for word in overrides if _imports(word) and _key(word) not in named), None)) is not None:
+        raise HiesError(
+            f"The command of the rows takes code or settings from outside, {code[:200]!r}; if you trust them, give "
+            f"{printable(_key(code)[:80])}=... yourself."
+        )
+    overrides = [word for word in overrides if not _imports(word)]
+    if (refused := next((word for word in overrides if not _is_plain(word, folders)), None)) is not None:
         raise HiesError(
             f"The command of the rows holds {refused!r}; only overrides of the form key=value are taken, whose groups "
             "have a choice of conf/ and whose values stand for themselves."
@@ -146,14 +165,22 @@ def recorded_overrides(command: str) -> list[str]:
     return [word for word in overrides if _key(word) not in OF_THIS_CALL]
 
 
-@cache
-def _is_plain(word: str) -> bool:
+def _imports(word: str) -> bool:
+    """Whether a word names a class to import, or a folder of configurations, which may name one."""
+    return word.startswith(CONFIG_DIR) or TARGET in word
+
+
+def _is_plain(word: str, folders: Sequence[Path]) -> bool:
     """Whether an override sets one option to a value that is all there, or a group to a choice that is known."""
     if (match := PLAIN_OVERRIDE.fullmatch(word)) is None:
         return False
     key, value = match.groups()
-    if choices := choices_of(key):
-        return value in choices
+    choices = choices_of(key, folders)
+    return value in choices if choices else _stands_for_itself(word)
+
+
+@cache
+def _stands_for_itself(word: str) -> bool:
     try:
         override = OverridesParser.create().parse_override(word)
         return not override.is_sweep_override() and "${" not in f"{override.value()}"  # escapes are resolved here
@@ -165,10 +192,12 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
 
 
-def _job_of(rows: Sequence[Row], further: Sequence[str]) -> Job:
-    """The job that these rows are of, with further overrides; Hydra must be initialised."""
-    overrides = [*recorded_overrides(rows[0]["command"]), *further]
-    job = Job.of(hydra.compose("config", overrides), overrides)
+def _job_of(rows: Sequence[Row], further: Sequence[str], folders: Sequence[Path]) -> Job:
+    """The job that these rows are of, with further overrides and folders of configurations; Hydra must be ready."""
+    named = {*map(_key, further), *([_key(CONFIG_DIR)] if folders else [])}
+    overrides = [*recorded_overrides(rows[0]["command"], named, folders), *further]
+    places = json.dumps([f"file://{folder}" for folder in folders])
+    job = Job.of(hydra.compose("config", [f"hydra.searchpath={places}", *overrides]), overrides)
     if job.run_id != rows[0]["run_id"]:
         raise HiesError(
             f"The command of {rows[0]['run_id']} makes another run now, {job.run_id}: {_what_differs(job, rows)}."
@@ -180,7 +209,7 @@ def _what_differs(job: Job, rows: Sequence[Row]) -> str:
     row, config = rows[0], job.config
     described = job.describe()  # whose parameters are the criterion's knobs; those of a row are the model's weights
     now = {**described.pop("parameters"), **config.sparsity.knobs, **described}
-    now |= {"calibration_size": config.calibration.size, "precision": config.model.precision}
+    now |= source_of_job(config) | {"calibration_size": config.calibration.size, "precision": config.model.precision}
     now |= {f"calibration_{name}": value for name, value in config.calibration.off_default.items()}
     keys = [key for key in now if key in row and key not in ("run_id", "command") and now[key] != row[key]]
     if keys:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies.heads.attention import find_sites
     from hies.heads.masking import masked
     from hies.heads.sites import Site
-    from hies.methods import HIES
+    from hies.methods import HIES, ScoringMethod
     from hies.pruning.files import load_pruned, save_pruned
     from hies.pruning.removal import prunable, prune, pruned_heads
     from hies.pruning.selection import select
@@ -39,7 +39,7 @@ _NAMES = {
     "hies.heads.attention": ("find_sites",),
     "hies.heads.masking": ("masked",),
     "hies.heads.sites": ("Site",),
-    "hies.methods": ("HIES",),
+    "hies.methods": ("HIES", "ScoringMethod"),
     "hies.pruning.files": ("load_pruned", "save_pruned"),
     "hies.pruning.removal": ("prunable", "prune", "pruned_heads"),
     "hies.pruning.selection": ("select",),
@@ -52,9 +52,9 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "HIES", "HiesError", "ParameterError", "Site", "Statistics", "UnsupportedModelError", "attention_entropy",
-    "batches", "collect", "criteria", "equations", "evaluate", "find_sites", "load_pruned", "masked", "methods",
-    "prunable", "prune", "pruned_heads", "save_pruned", "select", "summary",
+    "HIES", "HiesError", "ParameterError", "ScoringMethod", "Site", "Statistics", "UnsupportedModelError",
+    "attention_entropy", "batches", "collect", "criteria", "equations", "evaluate", "find_sites", "load_pruned",
+    "masked", "methods", "prunable", "prune", "pruned_heads", "save_pruned", "select", "summary",
 ]  # fmt: skip
 
 

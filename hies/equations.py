@@ -1,7 +1,7 @@
 """The paper's equations (arXiv 2510.13832 v2) as pure functions of tensors.
 
 The weighted area under a quality curve (appendix D.8) is in `hies.runs.quality.weighted_area`, since figures need it
-without torch; what SliceGPT takes from its paper is in `hies.methods.slicegpt.bases`.
+without torch; what SliceGPT and FLAP take from theirs is beside them in `hies.methods`.
 
 Words and symbols: m_h is a gate that multiplies the output A_h of head h; x is an example; a_t are the attention
 weights of query token t over the n_t keys it can see. Entropies are in nats until they are divided by log n_t.

@@ -6,12 +6,15 @@ The checksums of a folder are in the file that `sha256sum -c SHA256SUMS` reads.
 import contextlib
 import glob
 import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +142,32 @@ def unchanged_folder(folder: Path) -> str:
     """Returns the name of a folder whose files are those that were written; ValueError where they are not."""
     check_checksums(folder)
     return str(folder)
+
+
+@cache
+def source_of(module: str) -> str | None:
+    """Returns a digest of the code that a module comes from; None for this package and for Python's own.
+
+    It covers the module's file, or, where the module is in a package, every `.py` file of the outermost one; not what
+    they import from elsewhere.
+    """
+    top = importlib.import_module(module.partition(".")[0])
+    if top.__name__ in (__name__.partition(".")[0], *sys.stdlib_module_names):
+        return None
+    folders = map(Path, getattr(top, "__path__", ()))
+    files = {str(file.relative_to(folder)): file for folder in folders for file in folder.rglob("*.py")}
+    files |= {Path(file).name: Path(file) for file in [getattr(top, "__file__", None)] if file and not files}
+    return digest([top.__name__, {name: sha256_of(file) for name, file in files.items()}])
+
+
+def sources_of(*kinds: type) -> list[str]:
+    """Returns for each class from outside its name and the digest of its code, that of its bases included."""
+    found = {}
+    for kind in kinds:
+        digests = [source for base in kind.__mro__ if (source := source_of(base.__module__))]
+        if digests:
+            found[f"{kind.__module__}.{kind.__qualname__}"] = digest(digests)
+    return [f"{name}@{source}" for name, source in found.items()]
 
 
 def sha256_of(file: Path) -> str:

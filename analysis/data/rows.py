@@ -19,7 +19,7 @@ from hies.runs.schema import LOSSES, MEASURES, PER_RATIO, REQUIRED, BadRows, Row
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
 ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
 # What a job came to or started from, which is no knob of it; a row may lack these.
-NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source")
+NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source", "source")
 RUN_OF_CURVE = [*SETTING, "curve", "seed"]  # of which there should be one run
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 from hies.errors import printable
 
 CRITERION_NAMES = {"hies": "HIES", "his": "HIS", "ae": "AE", "ad": "AD", "l2": "L2", "random": "Random",
-            "output_norm": "Output norm", "fisher": "Fisher", "greedy": "Greedy", "slicegpt": "SliceGPT",
-            "llm_pruner_block": "LLM-Pruner (Block)", "llm_pruner_channel": "LLM-Pruner (Channel)"}  # fmt: skip
+            "output_norm": "Output norm", "fisher": "Fisher", "flap": "FLAP", "greedy": "Greedy",
+            "slicegpt": "SliceGPT", "llm_pruner_block": "LLM-Pruner (Block)",
+            "llm_pruner_channel": "LLM-Pruner (Channel)"}  # fmt: skip
 # Tasks as people write them, by what they are about, each kind in the paper's order. The paper's tables 1, 2, 7, 9 and
 # 11 have a place for those of GLUE.
 GLUE_NAMES = {"sst2": "SST-2", "cola": "CoLA", "mrpc": "MRPC", "qqp": "QQP", "stsb": "STS-B", "qnli": "QNLI",
@@ -32,6 +33,7 @@ KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot"
 DEFAULTS_OF: dict[str, dict[str, Any]] = {
     "llm_pruner_block": {"taylor": "first", "reduction": "sum", "local": True, "keep_last": 1},
     "llm_pruner_channel": {"taylor": "first", "reduction": "sum"},
+    "flap": {"standardize": True},
     "slicegpt": {"damping": 0.01, "tune_epochs": 2, "tune_learning_rate": 1e-3, "tune_rank": 16,
                  "tune_examples": 6000, "tune_batch_size": 32},
 }  # fmt: skip
@@ -78,6 +80,7 @@ PROTOCOL_WORDS = {
     "precision": "{} precision",
     "checkpoint": "checkpoint {}",
     "data": "data {}",
+    "source": "code {}",
 }
 TUNING_WORDS = {
     "alphas": f"{ALPHA_SIGN} from {{}}",
@@ -186,9 +189,11 @@ def _part(name: str, value: Any) -> str:
 def _unusual(kinds: pd.DataFrame, column: str) -> list[bool]:
     """For each row: whether most runs of its setting have another value.
 
-    A tuning knob counts within each way to choose alpha.
+    A tuning knob counts within each way to choose alpha, code from outside within each criterion that has any.
     """
     counted, within = kinds, SETTING
+    if column == "source":
+        counted, within = kinds[kinds[column].notna()], [*SETTING, "criterion"]
     if column in TUNING_WORDS:
         counted, within = kinds[kinds["alpha"].map(lambda alpha: isinstance(alpha, str))], [*SETTING, "alpha"]
     settings = counted.groupby(within)

@@ -18,7 +18,8 @@ HELP_WIDTH = 110  # characters of a line
 GROUPS = {"model": Model, "sparsity": Sparsity, "calibration": CalibrationSet, "wandb": Wandb, "resources": Resources}
 FLAGS = (
     "Hydra's own flags: -m (a job for every combination of values), --cfg job (the composed configuration),\n"
-    "--config-dir DIR (configurations of your own), --hydra-help; hydra.verbose=true shows what libraries log."
+    "--config-dir DIR (configurations of your own), --hydra-help; hydra.verbose=true shows what libraries log.\n"
+    "A method or task of your own: criterion=custom criterion._target_=MODULE.CLASS, or task; docs/your-method.md."
 )
 
 

@@ -3,9 +3,11 @@
 import difflib
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
@@ -78,10 +80,19 @@ def quoted(key: str, value: str) -> str:
     return shlex.quote(f'{key}="{inside}"')
 
 
-def choices_of(group: str) -> list[str]:
-    """Returns the names that a group can be set to: files in conf/, and what is stored for methods and tasks."""
-    files = {path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml")}
+def choices_of(group: str, folders: Sequence[Path] = ()) -> list[str]:
+    """Returns the names that a group can be set to: files, of `folders` as well, and what is stored by itself."""
+    places = [folder / group for folder in (CONF, *folders)]
+    files = {path.relative_to(place).with_suffix("").as_posix() for place in places for path in place.rglob("*.yaml")}
     return sorted(files | {name.removesuffix(".yaml") for name in _stored(group) if name.endswith(".yaml")})
+
+
+def config_dirs() -> list[Path]:
+    """Returns the folders of configurations that the command line names (--config-dir), besides conf/."""
+    if not GlobalHydra.instance().is_initialized():
+        return []
+    entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return [Path(entry.path.removeprefix("file://")) for entry in entries if entry.provider == "command-line"]
 
 
 def _stored(group: str) -> list[str]:
@@ -123,6 +134,8 @@ def _keys_of(group: str, choice: str) -> set[str]:
     file, store = CONF / group / f"{choice}.yaml", ConfigStore.instance()
     kind = f"{group}/{choice.partition('/')[0]}" if group in ("criterion", "task") else group
     nodes = [OmegaConf.load(file)] if file.exists() else []
+    if f"{choice}.yaml" in _stored(group):
+        nodes.append(store.load(f"{group}/{choice}.yaml").node)
     if f"{kind.rpartition('/')[2]}.yaml" in _stored(f"schema/{kind}".rpartition("/")[0]):
         nodes.append(store.load(f"schema/{kind}.yaml").node)
     return {str(key) for node in nodes for key in node if key != "defaults"}

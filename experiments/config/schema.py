@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.options import with_option
-from hies.errors import HiesError, ParameterError, check_choice
+from experiments.config.outside import typed
+from hies.errors import HiesError, ParameterError, brief, check_choice
 from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.models import check_fit, with_fitting_source
 from hies.pruning.selection import Selection
@@ -160,7 +162,7 @@ def to_config(node: Any) -> Config:
     names = {option.name for option in fields(Config)}
     if added := [key for key in node if key not in names]:
         raise _no_option(added[0])
-    config = Config(**{name: _converted(node, name) for name in names})
+    config = Config(**{name: _converted(typed(node, name), name) for name in names})
     if not 0 <= config.seed < 2**32:
         raise ParameterError("seed", config.seed, "it must be between 0 and 4294967295")
     if not re.fullmatch(r"\w[\w.-]*", config.name):
@@ -177,21 +179,24 @@ def to_config(node: Any) -> Config:
     return replace(config, model=with_fitting_source(config.model, config.task, data_root))
 
 
-def _converted(node: Any, name: str, path: str = "") -> Any:
+def _converted(value: Any, path: str) -> Any:
     """Returns a value, or a group as its dataclass; its parameters are named as the options that they are."""
-    value, path = node[name], f"{path}{name}"
     if not OmegaConf.is_config(value):
         return value
     if OmegaConf.is_dict(value):
         for key in value:
             if not OmegaConf.is_missing(value, key) and is_dataclass(OmegaConf.get_type(value, key)):
-                _converted(value, key, f"{path}.")  # before the group that it is in, which would not name it
+                _converted(value[key], f"{path}.{key}")  # before the group that it is in, which would not name it
     try:
         return OmegaConf.to_object(value)
     except FrozenInstanceError as error:
         raise _no_option(str(error).split("'")[1]) from None
     except ParameterError as error:
         raise error.renamed(f"{path}.{error.name}") from None
+    except (HiesError, OmegaConfBaseException):
+        raise
+    except Exception as error:  # whatever a class from outside raises of its options
+        raise HiesError(f"The options of {path} are refused: {type(error).__name__}: {brief(error)}.") from None
 
 
 def _no_option(name: str) -> HiesError:

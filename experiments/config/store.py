@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
+from experiments.config import outside
 from experiments.config.messages import CONF
 from experiments.config.schema import Config, Sparsity
 from hies.evaluation.models import Model
@@ -31,11 +32,19 @@ def register() -> None:
 
 
 def _store_choices(group: str, kinds: Mapping[str, type]) -> None:
-    """Stores each kind as what files build on, and as a choice of its own where it has no file of its name."""
+    """Stores each kind as what files build on, and as a choice where it has no file of its name; then those outside."""
     for name, kind in kinds.items():
         _store(name, kind, f"schema/{group}")
         if not (CONF / group / f"{name}.yaml").exists():
             _store(name, kind, group)
+    _store_outside(group)
+
+
+def _store_outside(group: str) -> None:
+    """Stores a choice for each class that installed packages offer, and `custom`; files come before them."""
+    for name, target in outside.choices(group).items():
+        if not (CONF / group / f"{name}.yaml").exists():
+            ConfigStore.instance().store(name=name, group=group, node=outside.node(target))
 
 
 def _store(name: str, kind: type, group: str | None = None) -> None:

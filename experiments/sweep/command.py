@@ -14,12 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import messages, options, store
 from experiments.config.help import help_text
+from experiments.config.outside import place_of
 from experiments.sweep.job import Job
 from experiments.sweep.jobs import Declared, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
-from hies.errors import HiesError
+from hies.errors import HiesError, first_line
 
 store.register()
 
@@ -97,6 +98,10 @@ def report_errors(work: Callable[[], int | None]) -> int:
             f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}); check results_dir, "
             "cache_dir and data_root."
         )
+    except Exception as error:
+        if (place := place_of(error)) is None:
+            raise
+        _print_error(f"{place}: {type(error).__name__}: {first_line(error)}.")
     except KeyboardInterrupt:
         print("Interrupted; finished work is kept, and the same command goes on from there.", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Gives each process a GPU of its own, where several processes share a machine with several GPUs."""
+"""What a process computes on: a GPU of its own, where several processes share a machine; and what it prints."""
 
 import os
 import tempfile
@@ -100,3 +100,13 @@ def cpu_count() -> int:
     import joblib
 
     return int(joblib.cpu_count())
+
+
+def silence_libraries() -> None:
+    """Shows nothing but errors of transformers and the Hub in this process."""
+    import huggingface_hub
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()

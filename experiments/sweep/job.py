@@ -12,8 +12,10 @@ import filelock
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.messages import config_dirs
+from experiments.config.outside import source_of_job
 from experiments.config.schema import Config, to_config
-from experiments.sweep.devices import checked_device, unclaimed_device
+from experiments.sweep.devices import checked_device, silence_libraries, unclaimed_device
 from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation.models import PRUNABLE
 from hies.methods.planning import Draw, Plan, Tick
@@ -38,10 +40,12 @@ class Job:
     Attributes:
         config: the checked configuration.
         overrides: what makes it, none of them a sweep or one of Hydra's own settings.
+        config_dirs: folders outside conf/ that its configuration may come from.
     """
 
     config: Config
     overrides: tuple[str, ...]
+    config_dirs: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, node: DictConfig, overrides: Sequence[str]) -> "Job":
@@ -56,12 +60,13 @@ class Job:
             precision = "bfloat16" if has_bfloat16(unclaimed_device(config.device)) else "float32"
             config = replace(config, model=replace(config.model, precision=precision))
             kept.append(f"model.precision={precision}")
-        return cls(config, tuple(kept))
+        return cls(config, tuple(kept), tuple(config_dirs()))
 
     @property
     def command(self) -> str:
         """The command line that repeats this job."""
-        return " ".join([COMMAND, *(shlex.quote(override) for override in self.overrides)])
+        folders = (f"--config-dir={folder}" for folder in self.config_dirs)
+        return " ".join([COMMAND, *map(shlex.quote, (*folders, *self.overrides))])
 
     @property
     def data_root(self) -> Path | None:
@@ -82,6 +87,7 @@ class Job:
             "seed": config.seed,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **({} if config.task.judge is None else {"judge": config.task.judge}),
+            **source_of_job(config),
         }
 
     @cached_property
@@ -254,6 +260,7 @@ class Job:
             "command": self.command,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **{f"calibration_{name}": value for name, value in config.calibration.off_default.items()},
+            **source_of_job(config),
             **config.task.notes(self.data_root),
         }
 
@@ -313,7 +320,7 @@ def pass_counter() -> "PassCounter":
 
 def evaluator_of(config: Config) -> "Evaluator":
     """Returns the evaluator of a configuration; the last one stays loaded: a sweep reads model and data once."""
-    _silence_libraries()
+    silence_libraries()
     from hies.evaluation.evaluator import Evaluator
 
     device = checked_device(config.device)
@@ -331,13 +338,3 @@ def evaluator_of(config: Config) -> "Evaluator":
     _evaluators[key].remove = config.sparsity.mode == "remove"
     _evaluators[key].calibrate_on = config.calibration
     return _evaluators[key]
-
-
-def _silence_libraries() -> None:
-    """Shows nothing but errors of transformers and the Hub."""
-    import huggingface_hub
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    huggingface_hub.logging.set_verbosity_error()

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from tabulate import tabulate
 
+from experiments.config.outside import CUSTOM
 from experiments.sweep.job import Job
 from hies.errors import printable
 from hies.runs.files import Row
@@ -67,7 +68,7 @@ def criterion_of(job: Job) -> str:
 
 def _choice(job: Job, group: str) -> str | None:
     words = [override.removeprefix(f"{group}=") for override in job.overrides if override.startswith(f"{group}=")]
-    return words[-1] if words else None
+    return words[-1] if words and words[-1] != CUSTOM else None
 
 
 def _rows_of(job: Job) -> list[Row]:

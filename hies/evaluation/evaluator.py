@@ -31,8 +31,8 @@ from hies.runs import files as results
 from hies.runs.schema import LOSSES
 from hies.scoring.calibration_pass import collect
 from hies.scoring.own_loss import example_losses
-from hies.scoring.statistics import Statistics, passes_of, searches
-from hies.storage import cached_arrays, digest
+from hies.scoring.statistics import Statistics, outside_sources, passes_of, searches
+from hies.storage import cached_arrays, digest, sources_of
 from hies.tasks.base import TOKENS, Answers
 
 MEASURED = ("predictions", *LOSSES, "seconds", "prune_seconds", "parameters", "flops")  # kept besides other rules
@@ -192,8 +192,8 @@ class Evaluator(TaskModel):
             raise HiesError(f"criterion={among_all[0]} searches among all heads; leave model.sites out.")
         # One pass gives importance and entropy together, so that all criteria of a sweep share it.
         need = need | {"his", "ae"} if need & {"his", "ae"} else need
-        source = self.calibrate_on.key(self)
-        key = [self._weights, self.task.name, self.data, sorted(need), seed, size, removed or {}, *source]
+        key = [self._weights, self.task.name, self.data, sorted(need), seed, size, removed or {}]
+        key += [*self.calibrate_on.key(self), *outside_sources(need)]
         build = partial(self._collect, need, seed, size, removed or {})
         arrays = self._cached_arrays("statistics", key, build, self.scoring_passes(need, size))
         statistics = Statistics.from_arrays(arrays)
@@ -222,7 +222,8 @@ class Evaluator(TaskModel):
 
     def evaluate_method(self, method: Method, ratio: float, seed: int, size: int) -> Evaluation:
         """Returns the model pruned by a method at `ratio`, with `size` calibration examples drawn with `seed`."""
-        key = [self.identity, "report", method.name, method.knobs, ratio, seed, size, *self.calibrate_on.key(self)]
+        key = [self.identity, "report", method.name, method.knobs, ratio, seed, size]
+        key += [*self.calibrate_on.key(self), *sources_of(type(method))]
         self.counter.asked += 1
         self.counter.distinct.add(digest(key, 16))
         passes = len(self.splits.report)

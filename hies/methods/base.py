@@ -148,7 +148,7 @@ class ScoringMethod(Method):
     @property
     def need(self) -> frozenset[str]:
         """The statistics that `hies.collect` has to find for these knobs."""
-        return self.needs
+        return frozenset(self.needs)
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -160,8 +160,12 @@ class ScoringMethod(Method):
         """Returns scores per site, [heads], higher = keep."""
 
     def __call__(self, statistics: Statistics) -> SiteTensors:
-        """Returns the scores, or raises HiesError for a head whose score is not finite."""
-        scores = self.score(statistics)
+        """Returns the scores, sites in the order of the statistics.
+
+        Raises:
+            HiesError: a site without scores, another number of them than heads, or a score that is not finite.
+        """
+        scores = self._checked(self.score(statistics), statistics.heads)
         for site, values in scores.items():
             if not values.isfinite().all():
                 head = int((~values.isfinite()).nonzero()[0])
@@ -170,6 +174,25 @@ class ScoringMethod(Method):
                     "must be finite (an entropy needs calibration examples of at least two tokens)."
                 )
         return scores
+
+    def _checked(self, scores: Any, heads: Mapping[str, int]) -> SiteTensors:
+        """Returns what `score` returned as float64 on the CPU, if it is one number for each head of each site."""
+        import torch
+
+        if not isinstance(scores, Mapping):
+            raise HiesError(f"Method {self.name!r} gave a {type(scores).__name__}; score returns {{site: [heads]}}.")
+        if odd := [site for site in (*heads, *scores) if (site in heads) != (site in scores)]:
+            what = "no scores for" if odd[0] in heads else "scores for something that is no site:"
+            raise HiesError(f"Method {self.name!r} gave {what} {odd[0]!r}; score returns them for every site.")
+        for site, count in heads.items():
+            values = scores[site]
+            if not isinstance(values, torch.Tensor) or values.shape != (count,) or values.is_complex():
+                shape = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+                raise HiesError(
+                    f"Method {self.name!r} gave {shape} for site {site!r}, which has {count} heads; score returns one "
+                    "number for each of them, a tensor [heads]."
+                )
+        return {site: scores[site].detach().double().cpu() for site in heads}
 
     def check(self, model: "PreTrainedModel") -> None:
         """Takes every model: whether its heads can be reached is seen when they are scored."""

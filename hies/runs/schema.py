@@ -51,6 +51,9 @@ HIGHEST = {"ratio": 1, "quality": 100, "stability": 100, **dict.fromkeys(LOSSES.
 RANGES = tuple((key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in HIGHEST.items())
 OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict")
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
+# Names that an option of a method from outside cannot have: rows, or the frame that analysis makes of them, have them.
+RESERVED = frozenset({*REQUIRED, *PER_RATIO, *SEAL, "alpha_used", "curve", "label_order", "path", "precision", "run",
+                      "sites", "source", "step", "unit"}) - {"seed"}  # fmt: skip
 
 Row = dict[str, Any]
 

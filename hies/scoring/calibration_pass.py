@@ -71,14 +71,15 @@ def collect(
     _check(batches, need)
     check_weights_are_here(model, "hies.collect", hooked_will_do="l2" not in need)
     brought = [METHOD_STATISTICS[name] for name in sorted(METHOD_STATISTICS.keys() & set(need))]
+    reads_loss = any(statistic.reads_loss for statistic in brought)
     loss_of = loss or default_loss(model)
     is_callers = not isinstance(loss_of, DefaultLoss)  # then gradients show whether examples mix in it
-    collector = StatisticsCollector({*need, "his"} if is_callers and brought else set(need), reads_encoder(model))
+    collector = StatisticsCollector({*need, "his"} if is_callers and reads_loss else set(need), reads_encoder(model))
     collector.checks_mixing = is_callers
     if collector.wants_gradient and torch.is_inference_mode_enabled():
         raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
     started = time.perf_counter()
-    if loss is None and (collector.wants_gradient or brought):
+    if loss is None and (collector.wants_gradient or reads_loss):
         batches, loss_of = with_loss(model, batches)
     batches = list(batches) if brought else batches  # they are read more than once
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext

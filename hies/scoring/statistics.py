@@ -9,6 +9,7 @@ import hies
 from hies.errors import HiesError
 from hies.heads.sites import SiteTensors, join, split
 from hies.scoring.entropy_kinds import Entropy
+from hies.storage import source_of
 
 # What three statistics are called in files; the name of any other follows a prefix.
 IN_FILES = {"his": "gradient", "ae": "entropy", "l2": "weight_norm"}
@@ -24,7 +25,7 @@ class Statistics:
     `Entropy.need`; `output_norm`, the mean over tokens of the norm of a head's output. An entropy or a norm is NaN
     where no token of an example has one, and a gradient 0 where the example does not reach the head (a vision tower's,
     without a picture). One number a head, [heads]: `l2`, the norm of its weights, and the statistics
-    that methods bring, such as `greedy` and `taylor/...`.
+    that methods bring, such as `greedy`, `fluctuation` and `taylor/...`.
 
     Attributes:
         heads: site -> its number of heads, always there.
@@ -112,10 +113,12 @@ class MethodStatistic:
             needed; the names are that of the statistic, or begin with it and a slash.
         search_passes: number of heads -> passes over the calibration set, for a search among the masks of all heads of
             the model; None for anything else, which counts as one pass.
+        reads_loss: it needs the loss of the examples, and so their labels.
     """
 
     collect: str
     search_passes: Callable[[int], int] | None = None
+    reads_loss: bool = True
 
 
 METHOD_STATISTICS: dict[str, MethodStatistic] = {}  # by what `need` calls them; `hies.methods` fills it
@@ -125,6 +128,12 @@ def searches(need: Collection[str]) -> dict[str, Callable[[int], int]]:
     """Returns the statistics among those needed that are found by a search among masks, with their `search_passes`."""
     brought = {name: METHOD_STATISTICS[name].search_passes for name in sorted(need) if name in METHOD_STATISTICS}
     return {name: passes for name, passes in brought.items() if passes}
+
+
+def outside_sources(need: Collection[str]) -> list[str]:
+    """Returns digests of the code of those statistics among the needed that come with a method from outside."""
+    modules = [METHOD_STATISTICS[name].collect.partition(":")[0] for name in sorted(need) if name in METHOD_STATISTICS]
+    return [source for module in modules if (source := source_of(module))]
 
 
 def passes_of(need: Collection[str], heads: int) -> int:

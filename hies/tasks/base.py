@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from hies.errors import HiesError, ParameterError
-from hies.storage import digest
+from hies.storage import digest, sources_of
 from hies.tasks import checks
 
 if TYPE_CHECKING:  # what computes is imported when it is first called: the knobs of a task need no torch
@@ -154,6 +154,8 @@ class Task(ABC):
         identity = self.identity(data_root)
         if left_out := self._knobs_without_effect(identity, data_root):
             identity = digest([identity, left_out])
+        if sources := sources_of(type(self)):  # of a task from outside any line may change the answers
+            identity = digest([identity, sources])
         return identity if self.after is None else digest([identity, self.after.fingerprint(data_root)])
 
     def _knobs_without_effect(self, identity: str, data_root: Path | None) -> dict[str, str]:
@@ -183,6 +185,8 @@ class Task(ABC):
     def load_checked(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns what `load` does, all of it checked, the report split cut to `max_examples`."""
         splits = self.load(data_root, cache_dir)
+        if not isinstance(splits, Splits):
+            raise HiesError(f"task={self.name} loads a {type(splits).__name__}, where Splits should be.")
         train, selection, report = (
             self.checked(getattr(splits, one.name), f"the {one.name} split of task={self.name}", data_root)
             for one in fields(splits)

@@ -128,6 +128,15 @@ def test_how_alpha_was_chosen_is_told_only_where_a_setting_holds_several_ways(tm
     ]  # fmt: skip
 
 
+def test_code_from_outside_is_named_only_beside_other_code_of_the_same_method(tmp_path: Path) -> None:
+    write_run(tmp_path / "exp", "his")
+    write_run(tmp_path / "exp", "mine", beta=0.5, source="m.Mine@1")
+    assert {*load(tmp_path)["curve"]} == {"HIS", "mine (beta = 0.5)"}
+    write_run(tmp_path / "exp", "mine", seed=1, beta=0.5, source="m.Mine@2")
+    curves = {"HIS", "mine (beta = 0.5), code m.Mine@1", "mine (beta = 0.5), code m.Mine@2"}
+    assert {*load(tmp_path)["curve"]} == curves
+
+
 def test_curves_of_several_calibration_sizes_are_in_the_order_of_their_sizes(tmp_path: Path) -> None:
     for size in (1024, 16, 128):
         write_run(tmp_path / "exp", "his", calibration_size=size)

@@ -1,12 +1,14 @@
 """One contract for everything that prunes: what callers ask a method, whatever it is."""
 
+import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hies import Statistics
-from hies.errors import ParameterError
+from hies.errors import HiesError, ParameterError
 from hies.heads.sites import Site
 from hies.methods import HIES, HIS, METHODS, LLMPrunerBlock, ScoringMethod, SliceGPT
 from hies.methods.planning import AppliedMethod, Draw, MaskedHeads
@@ -57,6 +59,44 @@ def test_a_scoring_method_plans_masks_and_scores_once():
     assert plan.arrays["scores"].tolist() == plan.arrays["his"].tolist() == [1, 5, 4, 10, 0.5]
     assert plan.arrays["sites"].tolist() == ["a", "b"] and plan.arrays["heads"].tolist() == [3, 2]
     assert plan.models[0.2].evaluated(model) == {"b": [1]}
+
+
+@dataclass(frozen=True)
+class Given(ScoringMethod):
+    """A method from outside that returns what it is given."""
+
+    name = "given"
+    needs = ("his",)
+    scores: object = None
+
+    def score(self, statistics):
+        return self.scores
+
+
+def test_scores_come_in_the_order_of_the_sites_and_in_float64():
+    found = Given({"b": torch.tensor([4, 5]), "a": torch.ones(3, requires_grad=True)})(Model().statistics((), 0, 0))
+    assert [*found] == ["a", "b"] and found["b"].tolist() == [4, 5]
+    assert all(values.dtype == torch.float64 and not values.requires_grad for values in found.values())
+    assert Given().need == frozenset({"his"})
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (torch.ones(5), r"gave a Tensor; score returns \{site: \[heads\]\}"),
+        ({"a": torch.ones(3)}, "gave no scores for 'b'"),
+        (
+            {"a": torch.ones(3), "b": torch.ones(2), "c": torch.ones(2)},
+            "gave scores for something that is no site: 'c'",
+        ),
+        ({"a": torch.ones(1, 3), "b": torch.ones(2)}, r"gave \[1, 3\] for site 'a', which has 3 heads"),
+        ({"a": torch.ones(3), "b": [1, 2]}, "gave list for site 'b', which has 2 heads"),
+        ({"a": torch.ones(3), "b": torch.tensor([1, math.nan])}, "gave nan for head 1 of site 'b'"),
+    ],
+)
+def test_scores_that_are_not_one_number_a_head_are_refused(scores, says):
+    with pytest.raises(HiesError, match=f"^Method 'given' {says}"):
+        Given(scores)(Model().statistics((), 0, 0))
 
 
 def test_an_iterative_selection_scores_again_with_heads_masked():

@@ -33,7 +33,8 @@ def tensors(values):
 def statistics():
     taylor = {f"taylor/{matrix}/{kind}": tensors(NORM) for matrix in MATRICES for kind in TAYLOR_KINDS}
     groups = {KEY_HEAD_OF: tensors({"a": [0, 1, 2], "b": [0, 1]})}
-    others = {"output_norm": tensors(ENTROPY), "greedy": tensors(PLACES), **taylor, **groups}
+    others = {"output_norm": tensors(ENTROPY), "greedy": tensors(PLACES), "fluctuation": tensors(NORM)}
+    others |= taylor | groups
     own = {"his": tensors(GRADIENT), "ae": tensors(ENTROPY), "l2": tensors(NORM)}
     return Statistics(dict(HEADS), 2, own | others)
 

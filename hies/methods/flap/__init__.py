@@ -1,0 +1,1 @@
+"""FLAP: the fluctuation score, and the pass that its statistic takes."""
