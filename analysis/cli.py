@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -14,12 +14,14 @@ import pandas as pd
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
 from analysis.registry import Entry, entries
+from analysis.text.labels import model_name
 from analysis.text.measures import MEASURE_OF
 from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
 from hies.runs.schema import Row
 
 JOBS_NAMED = 12  # missing jobs that are named one by one
+PAGE = "leaderboard"  # the table that comes with an HTML page
 RUN_COMMAND = "python -m experiments.run -m experiment="
 
 
@@ -78,6 +80,64 @@ def _build(options: argparse.Namespace) -> int:
     chosen = _chosen(options.names, bool(measures))
     with rows_warnings():
         _fetch(options)
+    if PAGE not in options.names:
+        return _build_from(options, chosen, measures)[0]
+    parts = _parts(options)
+    built = {part.results: _build_from(part, chosen, measures) for part in parts}
+    _write_page(options, {results: (jobs, missing) for results, (_, jobs, missing) in built.items()})
+    return max((status for status, _, _ in built.values()), default=0)
+
+
+def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options for each folder that a page is made of: --results itself, or those folders in it that hold rows.
+
+    None where there are only figures.
+    """
+    results, named = options.results, options.experiment
+
+    def holds_rows(folder: Path) -> bool:
+        known = grid.experiments(folder)
+        return bool(known) and named in (None, *known)
+
+    below = (
+        [] if grid.experiments(results) or not results.is_dir() else [*filter(holds_rows, sorted(results.iterdir()))]
+    )
+    if not below:
+        return [] if _figure_folders(options) and not grid.experiments(results) else [options]
+    return [argparse.Namespace(**{**vars(options), "results": one, "out": options.out / one.name}) for one in below]
+
+
+def _figure_folders(options: argparse.Namespace) -> list[Path]:
+    """The folders with figures of a page: --results and --out, and those in them."""
+    tops = dict.fromkeys([options.results.resolve(), options.out.resolve()])
+    return [path.parent for top in tops for pattern in ("figures", "*/figures") for path in sorted(top.glob(pattern))]
+
+
+def _write_page(options: argparse.Namespace, built: dict[Path, tuple[pd.DataFrame, list[grid.DeclaredJob]]]) -> None:
+    """Writes the page of the leaderboards of these rows, and of all figures."""
+    from analysis.page import Section, write_page
+
+    sections = []
+    for results, (rows, missing) in built.items():
+        folder = "" if results == options.results else f"{results.name}, "
+        for (experiment, model), group in rows.groupby(["experiment", "model"]):
+            with suppress(Unavailable):
+                made = entries()[PAGE].make(group)
+                lacking = [
+                    f"{job}: {job.command}" for job in missing if (job.experiment, job.model) == (experiment, model)
+                ]
+                title = f"{folder}{experiment}, {model_name(str(model))}"
+                sections.append(Section(title, made.shown, made.caption, lacking))
+    name = printable(options.results.resolve().name)
+    path = options.out / f"{PAGE}.html"
+    print(f"written: {write_page(path, f'Leaderboard: {name}', sections, _figure_folders(options))}")
+
+
+def _build_from(
+    options: argparse.Namespace, chosen: list[Entry], measures: tuple[str, ...]
+) -> tuple[int, pd.DataFrame, list[grid.DeclaredJob]]:
+    """Builds what was chosen; returns the exit code, the rows of jobs, and the declared jobs without rows."""
+    with rows_warnings():
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
@@ -95,7 +155,7 @@ def _build(options: argparse.Namespace) -> int:
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
         _print_completeness(options.results, finished_jobs(jobs), missing, options.experiment)
-    return 0 if written else 1
+    return 0 if written else 1, pd.DataFrame() if jobs is None else jobs, missing
 
 
 def _fetch(options: argparse.Namespace) -> None:
