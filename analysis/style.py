@@ -42,7 +42,7 @@ PROMINENT = ("slicegpt", "random", "ae", "llm_pruner_block", "ad", "l2")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
 STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
-THIN = {"color": REST, "linewidth": 0.9, "markersize": 4.5, "zorder": 2.5}
+THIN = {"color": REST, "linewidth": 1, "markersize": 6.5, "zorder": 2.5}
 INK, MUTED, REMOVED = "#222222", "#666666", "#D9D9D9"
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue in linear light
 FIGURE_WIDTH = 10.4  # inches of a figure of many panels
@@ -95,9 +95,13 @@ def headline(figure: Figure, title: str, caption: str) -> None:
 
 
 def legend_beside(canvas: Figure, panels: Iterable[Axes], title: str = "", **size: Any) -> None:
-    """Puts one legend of all panels beside them, each name once; what all curves have in common is said above it."""
+    """Puts one legend of all panels beside them, each name once, what is not highlighted last.
+
+    What all curves have in common is said above it, unless it has a title.
+    """
     pairs = (pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True))
     named = {name: handle for handle, name in pairs}
+    named = dict(sorted(named.items(), key=lambda item: getattr(item[1], "get_color", str)() == REST))
     names, shared = without_shared(list(named))
     title = wrapped(title or (f"all: {', '.join(shared)}" if shared else ""))
     texts = [wrapped(name) for name in names]

@@ -28,9 +28,9 @@ SMALL_NAMES = {"apidocs": "API docs", "digits": "Digits"}
 TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES, **SMALL_NAMES}
 METRIC_NAMES = {"f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
 MODEL_NAMES = {"minilm": "MiniLM", "bert_base": "BERT-base", "tinybert": "TinyBERT", "mpnet_base": "MPNet-base",
-               "smollm2": "SmolLM2-135M", "llama2_7b": "LLaMA-2-7B", "llama_tiny": "small LLaMA", "llama": "LLaMA",
-               "vit_large": "ViT-Large", "vit_small": "small ViT", "vit_tiny": "tiny ViT", "vit": "ViT",
-               "llava_1_5_7b": "LLaVA-1.5-7B", "llava_tiny": "small LLaVA"}  # fmt: skip
+               "smollm2": "SmolLM2-135M", "llama2_7b": "LLaMA-2-7B", "llama_tiny": "LLaMA (small)", "llama": "LLaMA",
+               "vit_large": "ViT-Large", "vit_small": "ViT (small)", "vit_tiny": "ViT (tiny)", "vit": "ViT",
+               "llava_1_5_7b": "LLaVA-1.5-7B", "llava_tiny": "LLaVA (small)"}  # fmt: skip
 KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
                  "reduction": "example", "reduction_batch": 32, "entropy": "shannon",
                  "combination": "sum"}  # fmt: skip
