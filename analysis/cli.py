@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pandas as pd
 
@@ -18,10 +18,17 @@ from analysis.text.labels import model_name
 from analysis.text.measures import MEASURE_OF
 from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
+from hies.runs.folders import has_rows
 from hies.runs.schema import Row
 
+if TYPE_CHECKING:  # the template engine is there for the page alone
+    from analysis.page import Section
+
 JOBS_NAMED = 12  # missing jobs that are named one by one
-PAGE = "leaderboard"  # the table that comes with an HTML page
+LEADERBOARD = "leaderboard"  # the table that comes with an HTML page
+Jobs = tuple[pd.DataFrame, list[grid.DeclaredJob]]  # rows, and the declared jobs that have none
+# Rows may come from anywhere: those of one group, which end in one of these, must not end all others.
+UNUSABLE = (ValueError, TypeError, LookupError, ArithmeticError)
 RUN_COMMAND = "python -m experiments.run -m experiment="
 
 
@@ -80,12 +87,14 @@ def _build(options: argparse.Namespace) -> int:
     chosen = _chosen(options.names, bool(measures))
     with rows_warnings():
         _fetch(options)
-    if PAGE not in options.names:
+    if LEADERBOARD not in options.names:
         return _build_from(options, chosen, measures)[0]
     parts = _parts(options)
     built = {part.results: _build_from(part, chosen, measures) for part in parts}
-    _write_page(options, {results: (jobs, missing) for results, (_, jobs, missing) in built.items()})
-    return max((status for status, _, _ in built.values()), default=0)
+    boards = (_sections(options, results, *jobs, measures) for results, (_, jobs) in built.items())
+    with _writing(options.out):
+        _write_page(options, [one for board in boards for one in board])
+    return max((status for status, _ in built.values()), default=0)
 
 
 def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
@@ -96,14 +105,13 @@ def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
     results, named = options.results, options.experiment
 
     def holds_rows(folder: Path) -> bool:
-        known = grid.experiments(folder)
-        return bool(known) and named in (None, *known)
+        return any(named in (None, name) and has_rows(folder / name) for name in grid.experiments(folder))
 
-    below = (
-        [] if grid.experiments(results) or not results.is_dir() else [*filter(holds_rows, sorted(results.iterdir()))]
-    )
+    if grid.experiments(results) or not results.is_dir():
+        return [options]
+    below = [*filter(holds_rows, sorted(results.iterdir()))]
     if not below:
-        return [] if _figure_folders(options) and not grid.experiments(results) else [options]
+        return [] if _figure_folders(options) else [options]
     return [argparse.Namespace(**{**vars(options), "results": one, "out": options.out / one.name}) for one in below]
 
 
@@ -113,30 +121,44 @@ def _figure_folders(options: argparse.Namespace) -> list[Path]:
     return [path.parent for top in tops for pattern in ("figures", "*/figures") for path in sorted(top.glob(pattern))]
 
 
-def _write_page(options: argparse.Namespace, built: dict[Path, tuple[pd.DataFrame, list[grid.DeclaredJob]]]) -> None:
-    """Writes the page of the leaderboards of these rows, and of all figures."""
-    from analysis.page import Section, write_page
+def _sections(
+    options: argparse.Namespace,
+    results: Path,
+    rows: pd.DataFrame,
+    missing: list[grid.DeclaredJob],
+    measures: tuple[str, ...],
+) -> Iterator["Section"]:
+    """The leaderboards of these rows; why there is none of some has been said when their tables were built."""
+    from analysis.page import Section
 
-    sections = []
-    for results, (rows, missing) in built.items():
-        folder = "" if results == options.results else f"{results.name}, "
-        for (experiment, model), group in rows.groupby(["experiment", "model"]):
-            with suppress(Unavailable):
-                made = entries()[PAGE].make(group)
-                lacking = [
-                    f"{job}: {job.command}" for job in missing if (job.experiment, job.model) == (experiment, model)
-                ]
-                title = f"{folder}{experiment}, {model_name(str(model))}"
-                sections.append(Section(title, made.shown, made.caption, lacking))
-    name = printable(options.results.resolve().name)
-    path = options.out / f"{PAGE}.html"
-    print(f"written: {write_page(path, f'Leaderboard: {name}', sections, _figure_folders(options))}")
+    folder = "" if results == options.results else f"{results.name}, "
+    for key, group in rows.groupby(["experiment", "model"]):
+        with suppress(Unavailable, *UNUSABLE):
+            made = entries()[LEADERBOARD].make(group, **({"measures": measures} if measures else {}))
+            lacking = [f"{job}: {job.command}" for job in missing if (job.experiment, job.model) == key]
+            title = f"{folder}{key[0]}, {model_name(str(key[1]))}"
+            yield Section(title, made.shown, made.caption, lacking)
 
 
-def _build_from(
-    options: argparse.Namespace, chosen: list[Entry], measures: tuple[str, ...]
-) -> tuple[int, pd.DataFrame, list[grid.DeclaredJob]]:
-    """Builds what was chosen; returns the exit code, the rows of jobs, and the declared jobs without rows."""
+def _write_page(options: argparse.Namespace, sections: list["Section"]) -> None:
+    """Writes these leaderboards and all figures as one page."""
+    from analysis.page import write_page
+
+    title, path = f"Leaderboard: {printable(options.results.resolve().name)}", options.out / f"{LEADERBOARD}.html"
+    print(f"written: {write_page(path, title, sections, _figure_folders(options))}")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Says in one sentence that the folder of an option cannot be written to."""
+    try:
+        yield
+    except OSError as problem:
+        raise HiesError(f"--out={out} cannot be written to ({problem.strerror}); name a folder.") from None
+
+
+def _build_from(options: argparse.Namespace, chosen: list[Entry], measures: tuple[str, ...]) -> tuple[int, Jobs]:
+    """Builds what was chosen; returns the exit code, and the rows of jobs with the declared jobs that have none."""
     with rows_warnings():
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
@@ -145,17 +167,15 @@ def _build_from(
     if all(frame.empty for frame in frames.values()):
         raise HiesError(_nothing(options, chosen))
     named = bool(options.names)
-    try:
+    with _writing(options.out):
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, measures, named) for entry in chosen}
-    except OSError as problem:
-        raise HiesError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
     if not (written := any(made.values())):
         print("Nothing was written.")
     if not named and (without := [name for name, paths in made.items() if not paths]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
         _print_completeness(options.results, finished_jobs(jobs), missing, options.experiment)
-    return 0 if written else 1, pd.DataFrame() if jobs is None else jobs, missing
+    return 0 if written else 1, (pd.DataFrame() if jobs is None else jobs, missing)
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -233,8 +253,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[s
             written += new
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
-        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            # Rows may come from anywhere: those of one group must not end all others.
+        except UNUSABLE as error:
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             said = f"error: {entry.name} for {', '.join(map(str, key))} cannot be built from these rows ({what})."
             print(printable(said), file=sys.stderr)

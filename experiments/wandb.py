@@ -30,8 +30,8 @@ INIT_TIMEOUT = 15  # seconds to wait for W&B's own process, which writes the fil
 LAST = 10.0  # seconds that a command waits at its end for the upload, which then goes on by itself
 SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST_SECRET = 6  # characters; a shorter value would hide ordinary words
-MEASURED = ("quality", "stability", *LOSSES.values())
-CURVE = ("ratio", *MEASURED, "value", "parameters", "flops")
+MIRRORED = ("quality", "stability", *LOSSES.values())
+CURVE = ("ratio", *MIRRORED, "value", "parameters", "flops")
 QUIET = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
@@ -145,8 +145,8 @@ def summary_of(rows: list[Row]) -> dict[str, float]:
     """
     ratios = np.array([row["ratio"] for row in rows])
     half = [row for row in rows if abs(row["ratio"] - 0.5) < 1e-6]
-    summary = {}
-    for name in MEASURED:
+    summary: dict[str, float] = {}
+    for name in MIRRORED:
         summary |= {f"{name}_at_50": row[name] for row in half if row.get(name) is not None}
         values = [row.get(name) for row in rows]
         if len(rows) > 1 and None not in values:

@@ -67,8 +67,11 @@ def write_page(path: Path, title: str, sections: Sequence[Section], folders: Seq
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.partial")  # no half of a page
-    new.write_text(text, encoding="utf-8")
-    return new.replace(path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        return new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _is_png(path: Path) -> bool:

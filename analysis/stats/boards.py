@@ -9,7 +9,7 @@ from analysis.stats.resampling import seed_counts
 from analysis.text.labels import SETTING
 from analysis.text.measures import averaged
 
-DRAWS = 1_000
+RANK_DRAWS = 1_000
 FEWEST = 5  # draws for an interval; of fewer the range is given
 # What rows must share to be compared; each task has a checkpoint and data of its own.
 COMPARED = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key not in (*SETTING, "seed")]
@@ -66,7 +66,8 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
     if count < 2:
         return pd.DataFrame({"rank": rank, "low": np.nan, "high": np.nan})
     shared = values.loc[:, seeds].where(several, values.mean(axis=1), axis=0)
-    weights = seed_counts("leaderboard", count, DRAWS) / count if count >= FEWEST else np.eye(count)  # [draws, seeds]
+    # [draws, seeds]
+    weights = seed_counts("leaderboard", count, RANK_DRAWS) / count if count >= FEWEST else np.eye(count)
     drawn = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)
     level = percentiles if count >= FEWEST else lambda each: (each.min(), each.max())
     ends = [level(drawn[curve].to_numpy()) for curve in values.index]

@@ -16,7 +16,7 @@ from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label,
 
 FLOPS = "flops_left"  # a column: FLOPs in percent of those of the run's unpruned model
 NO_ROWS, UNDEFINED_HERE = "no rows", "undefined"
-NOTE = (
+BOARD_NOTE = (
     "Means over the tasks, of one checkpoint and equal settings; a criterion that lacks a task has neither mean nor "
     "rank. Brackets: 95 % bootstrap interval over the calibration draws, of fewer than five draws their range; ranks "
     "over the same draws, where a criterion of one draw has its number in all. The evaluation examples are not "
@@ -39,7 +39,7 @@ def leaderboard_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) 
     order = sorted(boards, key=lambda words: [word.zfill(9) for word in words.split()])  # numbers by their size
     lines = [line for settings in order for line in _lines(settings, boards[settings], measures, shown)]
     data = pd.DataFrame(lines)
-    text = f"Leaderboard: {caption(rows)}. {NOTE}{_missing(data)}{notes(shown, rows)}"
+    text = f"Leaderboard: {caption(rows)}. {BOARD_NOTE}{_missing(data)}{notes(shown, rows)}"
     return Table(_texts(data, rows, measures, shown), data.drop(columns=["tasks", "lacking"]), text)
 
 
