@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from analysis.stats.intervals import Interval, mean_interval, percentiles
+from analysis.stats.intervals import LEVEL, Interval, mean_interval
 from analysis.stats.pairing import PROTOCOL_KEYS
-from analysis.stats.resampling import seed_counts
 from analysis.text.labels import SETTING
 from analysis.text.measures import averaged
 
@@ -66,12 +65,12 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
     if count < 2:
         return pd.DataFrame({"rank": rank, "low": np.nan, "high": np.nan})
     shared = values.loc[:, seeds].where(several, values.mean(axis=1), axis=0)
-    # [draws, seeds]
-    weights = seed_counts("leaderboard", count, RANK_DRAWS) / count if count >= FEWEST else np.eye(count)
+    weights = np.eye(count)  # each draw alone, [draws, seeds]
+    if count >= FEWEST:
+        weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RANK_DRAWS) / count
     drawn = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)
-    level = percentiles if count >= FEWEST else lambda each: (each.min(), each.max())
-    ends = [level(drawn[curve].to_numpy()) for curve in values.index]
-    return pd.DataFrame({"rank": rank, "low": [low for low, _ in ends], "high": [high for _, high in ends]})
+    tail = (1 - LEVEL) / 2 if count >= FEWEST else 0.0
+    return pd.DataFrame({"rank": rank, "low": drawn.quantile(tail), "high": drawn.quantile(1 - tail)})
 
 
 def _ranked(draws: pd.DataFrame, better: int) -> pd.DataFrame:

@@ -18,9 +18,9 @@ FLOPS = "flops_left"  # a column: FLOPs in percent of those of the run's unprune
 NO_ROWS, UNDEFINED_HERE = "no rows", "undefined"
 BOARD_NOTE = (
     "Means over the tasks, of one checkpoint and equal settings; a criterion that lacks a task has neither mean nor "
-    "rank. Brackets: 95 % bootstrap interval over the calibration draws, of fewer than five draws their range; ranks "
-    "over the same draws, where a criterion of one draw has its number in all. The evaluation examples are not "
-    "resampled. FLOPs: of one example of full length, in percent of the dense model."
+    "rank. Brackets: 95 % interval over the calibration draws, of fewer than five draws their range; ranks: of a "
+    "bootstrap of the same draws for all, where a criterion of one draw has its number in all. The evaluation examples "
+    "are not resampled. FLOPs: of one example of full length, in percent of the dense model."
 )
 
 
