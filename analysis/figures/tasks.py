@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 from functools import partial
-from math import ceil
 from typing import Any
 
 import pandas as pd
@@ -130,7 +129,7 @@ def _draw_tasks(
     if columns is None and count <= ONE_ROW:
         columns, width = count, max(LEAST_WIDTH, count * PANEL_WIDTH + LEGEND_WIDTH)
     canvas, blocks = style.small_multiples(count, columns or TASKS_IN_ROW, 1.95, len(measures), width)
-    room = int(TITLE_CHARACTERS * (width - LEGEND_WIDTH) / ceil(count / ceil(count / (columns or TASKS_IN_ROW))))
+    room = int(TITLE_CHARACTERS * (width - LEGEND_WIDTH) / len({axes.get_position().x0 for axes in blocks[0]}))
     below = textwrap.fill(removed_words(rows), room)
     for block, measure in zip(blocks, measures, strict=True):
         _block(block, rows, tasks, measure)
