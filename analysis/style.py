@@ -137,7 +137,7 @@ def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
         family = [other for other in prominent if first[other] == first[curve]]
         look = {"color": color, "marker": marker, "linestyle": DASHES[family.index(curve) % len(DASHES)], "zorder": 4}
         if curve not in colored:
-            look |= THIN
+            look |= {**THIN, "linestyle": DASHES[(order.index(family[0]) + family.index(curve)) % len(DASHES)]}
         elif any(other["color"] == color for other in styles.values()):
             look |= {"color": free.pop(0) if free else REST}
         styles[curve] = look
