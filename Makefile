@@ -49,7 +49,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
+.PHONY: help setup weights run sync glue figures report efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -264,6 +264,9 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
 	$(draw_when)
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
+
+report: setup ## one page with the leaderboards and all figures of a folder, for a browser (RESULTS=reports: of ours)
+	$(DRAW) leaderboard
 
 test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)
 	$(BIN)/python tests/install/check.py

@@ -4,22 +4,31 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pandas as pd
 
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
 from analysis.registry import Entry, entries
+from analysis.text.labels import model_name
 from analysis.text.measures import MEASURE_OF
 from hies.errors import HiesError, RowsWarning, printable
 from hies.runs import grid
+from hies.runs.folders import has_rows
 from hies.runs.schema import Row
 
+if TYPE_CHECKING:  # the template engine is there for the page alone
+    from analysis.page import Section
+
 JOBS_NAMED = 12  # missing jobs that are named one by one
+LEADERBOARD = "leaderboard"  # the table that comes with an HTML page
+Jobs = tuple[pd.DataFrame, list[grid.DeclaredJob]]  # rows, and the declared jobs that have none
+# Rows may come from anywhere: those of one group, which end in one of these, must not end all others.
+UNUSABLE = (ValueError, TypeError, LookupError, ArithmeticError)
 RUN_COMMAND = "python -m experiments.run -m experiment="
 
 
@@ -78,6 +87,79 @@ def _build(options: argparse.Namespace) -> int:
     chosen = _chosen(options.names, bool(measures))
     with rows_warnings():
         _fetch(options)
+    if LEADERBOARD not in options.names:
+        return _build_from(options, chosen, measures)[0]
+    parts = _parts(options)
+    built = {part.results: _build_from(part, chosen, measures) for part in parts}
+    boards = (_sections(options, results, *jobs, measures) for results, (_, jobs) in built.items())
+    with _writing(options.out):
+        _write_page(options, [one for board in boards for one in board])
+    return max((status for status, _ in built.values()), default=0)
+
+
+def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options for each folder that a page is made of: --results itself, or those folders in it that hold rows.
+
+    None where there are only figures.
+    """
+    results, named = options.results, options.experiment
+
+    def holds_rows(folder: Path) -> bool:
+        return any(named in (None, name) and has_rows(folder / name) for name in grid.experiments(folder))
+
+    if grid.experiments(results) or not results.is_dir():
+        return [options]
+    below = [*filter(holds_rows, sorted(results.iterdir()))]
+    if not below:
+        return [] if _figure_folders(options) else [options]
+    return [argparse.Namespace(**{**vars(options), "results": one, "out": options.out / one.name}) for one in below]
+
+
+def _figure_folders(options: argparse.Namespace) -> list[Path]:
+    """The folders with figures of a page: --results and --out, and those in them."""
+    tops = dict.fromkeys([options.results.resolve(), options.out.resolve()])
+    return [path.parent for top in tops for pattern in ("figures", "*/figures") for path in sorted(top.glob(pattern))]
+
+
+def _sections(
+    options: argparse.Namespace,
+    results: Path,
+    rows: pd.DataFrame,
+    missing: list[grid.DeclaredJob],
+    measures: tuple[str, ...],
+) -> Iterator["Section"]:
+    """The leaderboards of these rows; why there is none of some has been said when their tables were built."""
+    from analysis.page import Section
+
+    folder = "" if results == options.results else f"{results.name}, "
+    for key, group in rows.groupby(["experiment", "model"]):
+        with suppress(Unavailable, *UNUSABLE):
+            made = entries()[LEADERBOARD].make(group, **({"measures": measures} if measures else {}))
+            lacking = [f"{job}: {job.command}" for job in missing if (job.experiment, job.model) == key]
+            title = f"{folder}{key[0]}, {model_name(str(key[1]))}"
+            yield Section(title, made.shown, made.caption, lacking)
+
+
+def _write_page(options: argparse.Namespace, sections: list["Section"]) -> None:
+    """Writes these leaderboards and all figures as one page."""
+    from analysis.page import write_page
+
+    title, path = f"Leaderboard: {printable(options.results.resolve().name)}", options.out / f"{LEADERBOARD}.html"
+    print(f"written: {write_page(path, title, sections, _figure_folders(options))}")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Says in one sentence that the folder of an option cannot be written to."""
+    try:
+        yield
+    except OSError as problem:
+        raise HiesError(f"--out={out} cannot be written to ({problem.strerror}); name a folder.") from None
+
+
+def _build_from(options: argparse.Namespace, chosen: list[Entry], measures: tuple[str, ...]) -> tuple[int, Jobs]:
+    """Builds what was chosen; returns the exit code, and the rows of jobs with the declared jobs that have none."""
+    with rows_warnings():
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
         jobs = frames.get(load)
@@ -85,17 +167,15 @@ def _build(options: argparse.Namespace) -> int:
     if all(frame.empty for frame in frames.values()):
         raise HiesError(_nothing(options, chosen))
     named = bool(options.names)
-    try:
+    with _writing(options.out):
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, measures, named) for entry in chosen}
-    except OSError as problem:
-        raise HiesError(f"--out={options.out} cannot be written to ({problem.strerror}); name a folder.") from None
     if not (written := any(made.values())):
         print("Nothing was written.")
     if not named and (without := [name for name, paths in made.items() if not paths]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
         _print_completeness(options.results, finished_jobs(jobs), missing, options.experiment)
-    return 0 if written else 1
+    return 0 if written else 1, (pd.DataFrame() if jobs is None else jobs, missing)
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -173,8 +253,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[s
             written += new
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
-        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            # Rows may come from anywhere: those of one group must not end all others.
+        except UNUSABLE as error:
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             said = f"error: {entry.name} for {', '.join(map(str, key))} cannot be built from these rows ({what})."
             print(printable(said), file=sys.stderr)

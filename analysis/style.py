@@ -1,4 +1,4 @@
-"""How figures look: one colour and marker per criterion everywhere, safe for colour-blind readers."""
+"""How figures look: one colour and marker a criterion everywhere, also for those who see no red or no green."""
 
 import textwrap
 from collections.abc import Iterable
@@ -8,45 +8,44 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.colors as colors
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis.text import choice
-from analysis.text.labels import ordered_curves
+from analysis.text.labels import ordered_curves, without_shared
 
-# Colours of Okabe and Ito; the markers carry the same distinction in print without colour.
+# Every two colours of this file lie at least 15 apart (CIE76), also for those who see no red or no green, and each has
+# a contrast of at least 3 with white; the markers carry the same distinction in print without colour.
 LOOKS = {
     "hies": ("#D55E00", "o"),
     "his": ("#0072B2", "s"),
-    "ae": ("#009E73", "^"),
-    "ad": ("#CC79A7", "v"),
-    "l2": ("#E69F00", "D"),
-    "random": ("#7F7F7F", "X"),
-    "output_norm": ("#56B4E9", "P"),
+    "ae": ("#0A743E", "^"),
+    "ad": ("#C07AB3", "v"),
+    "l2": ("#B88947", "D"),
+    "random": ("#4B525F", "X"),
+    "output_norm": ("#2999E7", "P"),
     "fisher": ("#332288", "*"),
-    "flap": ("#117733", (8, 1, 0)),
+    "flap": ("#1414F0", (8, 1, 0)),
     "greedy": ("#000000", ">"),
-    "slicegpt": ("#999933", "<"),
-    "llm_pruner_block": ("#882255", "h"),
-    "llm_pruner_channel": ("#44AA99", "p"),
+    "slicegpt": ("#8E9769", "<"),
+    "llm_pruner_block": ("#78083C", "h"),
+    "llm_pruner_channel": ("#287D64", "p"),
 }
-SPARE = (("#B2182B", "d"), ("#5E3C99", "H"), ("#8C510A", "8"), ("#4D4D4D", "|"))
+# Of criteria that are not in LOOKS, and of further curves of one that is.
+SPARE = (("#722C00", "d"), ("#794DCE", "H"), ("#BC2434", "8"))
+REST = "#949494"  # of the lines that are not highlighted
+CROWDED, HIGHLIGHTED = 8, 5  # of more lines than the first number so many are highlighted
+# Which are: after HIES, HIS and criteria that are not in LOOKS, since those are somebody's own.
+PROMINENT = ("slicegpt", "random", "ae", "llm_pruner_block", "ad", "l2")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
-# Shade, marker and dash of HIES by the way its alpha was chosen; those chosen on the reported split are the palest.
-ALPHA_LOOKS: dict[str, tuple[str, Any, Any]] = {
-    "per_ratio": ("#D55E00", "o", DASHES[0]),
-    "per_task": ("#E89A5B", (4, 1, 0), DASHES[2]),
-    "auto": ("#7A3300", (4, 1, 45), DASHES[1]),
-    "per_ratio_on_report": ("#F0BE96", (3, 1, 0), DASHES[3]),
-    "per_task_on_report": ("#F0BE96", (5, 1, 0), DASHES[2]),
-}
-COMBINED = "with entropy"  # in the place of how alpha was chosen
-OTHER_ALPHA = ("#A65A2A", (6, 1, 0), DASHES[3])
 # One strong line lies below the thin ones: where curves coincide, all of them stay visible.
 STRONG = {"linewidth": 3.6, "markersize": 8.5, "zorder": 3}
+THIN = {"color": REST, "linewidth": 1, "markersize": 6.5, "zorder": 2.5}
 INK, MUTED, REMOVED = "#222222", "#666666", "#D9D9D9"
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue in linear light
 FIGURE_WIDTH = 10.4  # inches of a figure of many panels
 CHARACTERS_PER_LABEL = 26
 CHARACTERS_PER_INCH = 15  # of the caption, for wrapping
@@ -60,25 +59,33 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def small_multiples(
-    count: int, columns: int, height: float, lines: int = 1, width: float = FIGURE_WIDTH
+    count: int, most: int, height: float, lines: int = 1, width: float = FIGURE_WIDTH
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Returns a figure `width` inches wide, and its `lines` blocks of `count` panels `height` inches each."""
-    rows = ceil(count / columns)
+    """Returns a figure `width` inches wide, and its `lines` blocks of `count` panels `height` inches each.
+
+    At most `most` stand in a row; the last of a block fills its row, so that no place is empty.
+    """
+    rows = ceil(count / most)
+    columns = ceil(count / rows)
     canvas = new_figure(width, lines * rows * height + 1.2)
-    grid = canvas.subplots(lines * rows, min(columns, count), squeeze=False)
-    blocks = [list(grid[i * rows : (i + 1) * rows].flat) for i in range(lines)]
-    for block in blocks:
-        for unused in block[count:]:
-            unused.set_axis_off()
-    return canvas, [block[:count] for block in blocks]
+    grid = canvas.add_gridspec(lines * rows, columns)
+
+    def panel(block: int, place: int) -> Axes:
+        row, column = divmod(place, columns)
+        return canvas.add_subplot(grid[block * rows + row, column : columns if place == count - 1 else column + 1])
+
+    return canvas, [[panel(block, place) for place in range(count)] for block in range(lines)]
 
 
-def outer_labels(panels: list[Axes], columns: int, below: str, left: str) -> None:
-    """Labels the panels at the left edge, and of each column the lowest."""
-    for axes in panels[::columns]:
-        axes.set_ylabel(left)
-    for axes in panels[-columns:]:
-        axes.set_xlabel(below)
+def outer_labels(panels: list[Axes], below: str, left: str) -> None:
+    """Labels those panels of a block that stand at its left edge and in its last row."""
+    places = [axes.get_subplotspec() for axes in panels]
+    for axes, place in zip(panels, places, strict=True):
+        assert place is not None and places[-1] is not None
+        if place.colspan.start == 0:
+            axes.set_ylabel(left)
+        if place.rowspan.start == places[-1].rowspan.start:
+            axes.set_xlabel(below)
 
 
 def headline(figure: Figure, title: str, caption: str) -> None:
@@ -88,16 +95,18 @@ def headline(figure: Figure, title: str, caption: str) -> None:
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=8.5, color=MUTED)
 
 
-def legend_of(panels: Iterable[Axes]) -> tuple[list[Any], list[str]]:
-    """Returns the handles and the wrapped names of a legend of all panels, each name once."""
+def legend_beside(canvas: Figure, panels: Iterable[Axes], title: str = "", **size: Any) -> None:
+    """Puts one legend of all panels beside them, each name once, what is not highlighted last.
+
+    What all curves have in common is said above it, unless it has a title.
+    """
     pairs = (pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True))
     named = {name: handle for handle, name in pairs}
-    return list(named.values()), [wrapped(name) for name in named]
-
-
-def legend_beside(canvas: Figure, panels: Iterable[Axes], **size: Any) -> None:
-    """Puts the legend of the panels beside them."""
-    canvas.legend(*legend_of(panels), loc="outside right center", **size)
+    named = dict(sorted(named.items(), key=lambda item: getattr(item[1], "get_color", str)() == REST))
+    names, shared = without_shared(list(named))
+    title = wrapped(title or (f"all: {', '.join(shared)}" if shared else ""))
+    texts = [wrapped(name) for name in names]
+    canvas.legend(list(named.values()), texts, loc="outside right center", title=title, alignment="left", **size)
 
 
 def wrapped(curve: str) -> str:
@@ -112,49 +121,44 @@ def plain_box(axes: Axes) -> None:
 
 
 def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Returns the line style of every curve: colour and marker of its criterion, shade and dash of its knobs.
+    """Returns the line style of every curve: marker of its criterion, dash of its place there, and a colour of its own.
 
-    HIES with a chosen alpha has a shade, a dash and a marker for each way to choose it, whatever else is drawn; HIES
-    of another importance is a dashed line in the colour of that.
+    The first curve of a criterion has the criterion's colour, and where there are many curves a few have one.
     """
-    curves = {row["curve"]: row for row in rows.drop_duplicates("curve").to_dict("records")}
-    unknown = sorted({row["criterion"] for row in curves.values()} - set(LOOKS))
-    table = {**LOOKS, **{name: SPARE[i % len(SPARE)] for i, name in enumerate(unknown)}}
-    families: dict[tuple[str, str | None], list[str]] = {}
+    first = rows.drop_duplicates("curve").set_index("curve")["criterion"].to_dict()
     order = ordered_curves(rows)
-    for curve in order:
-        row = curves[curve]
-        mixture = row.get("importance") in LOOKS
-        family_key = (row["importance"], COMBINED) if mixture else (row["criterion"], choice.word(row))
-        families.setdefault(family_key, []).append(curve)
-    variants = sum(criterion == "hies" for criterion, _ in families)
+    unknown = sorted({*first.values()} - {*LOOKS})
+    table = {**LOOKS, **{name: SPARE[i % len(SPARE)] for i, name in enumerate(unknown)}}
+    prominent = _prominent(rows, order)
+    colored = prominent[:HIGHLIGHTED] if len(order) > CROWDED else prominent
+    free = [color for color, _ in (*SPARE, *LOOKS.values()) if color not in {table[name][0] for name in first.values()}]
     styles: dict[str, dict[str, Any]] = {}
-    for (criterion, word), family in families.items():
-        if word == COMBINED:
-            styles |= _shades(family, *table[criterion], DASHES[1])
-        elif word is not None:
-            styles |= _shades(family, *ALPHA_LOOKS.get(word, OTHER_ALPHA))
-        else:  # beside a variant, a fixed alpha leaves the full colour to it
-            styles |= _shades(family, *table[criterion], "-", crowded=criterion == "hies" and variants > 1)
-        if criterion == "hies" and len(family) == 1 and (variants == 1 or word == "per_ratio"):
-            styles[family[0]] |= STRONG
+    for curve in prominent:
+        color, marker = table[first[curve]]
+        family = [other for other in prominent if first[other] == first[curve]]
+        look = {"color": color, "marker": marker, "linestyle": DASHES[family.index(curve) % len(DASHES)], "zorder": 4}
+        if curve not in colored:
+            look |= {**THIN, "linestyle": DASHES[(order.index(family[0]) + family.index(curve)) % len(DASHES)]}
+        elif any(other["color"] == color for other in styles.values()):
+            look |= {"color": free.pop(0) if free else REST}
+        styles[curve] = look
+    if (strong := choice.plainest(rows, "hies")) is not None:
+        styles[strong] |= STRONG
     return {curve: styles[curve] for curve in order}
 
 
-def _shades(family: list[str], color: str, marker: Any, dash: Any, crowded: bool = False) -> dict[str, dict[str, Any]]:
-    """Curves that differ in a knob alone: the last has the full colour, those before it more and more white."""
-    last = len(family) - 1 + crowded
-    dashes = [dash, *(other for other in DASHES if other != dash)]
-    return {
-        curve: {
-            "color": mixed(color, 0.65 * (1 - i / last) if last else 0.0),
-            "marker": marker,
-            "linestyle": dashes[(i + crowded) % len(dashes)],
-            "zorder": 4,
-            **({"markersize": 8.0} if isinstance(marker, tuple) else {}),  # a star fills little of its size
-        }
-        for i, curve in enumerate(family)
-    }
+def rest_note(rows: pd.DataFrame) -> str:
+    """Returns a sentence on the lines that are not highlighted, for a caption; empty if all are."""
+    return " Grey: further curves, without a band." if rows["curve"].nunique() > CROWDED else ""
+
+
+def _prominent(rows: pd.DataFrame, order: list[str]) -> list[str]:
+    """The curves, those that are highlighted first: one of each criterion, then the others."""
+    criteria = list(rows["criterion"].unique())
+    own = sorted({*criteria} - {*LOOKS})
+    ranked = [name for name in dict.fromkeys(("hies", "his", *own, *PROMINENT, *LOOKS)) if name in criteria]
+    plainest = [choice.plainest(rows, name) for name in ranked]
+    return list(dict.fromkeys([*(curve for curve in plainest if curve is not None), *order]))
 
 
 def smaller(looks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -163,6 +167,8 @@ def smaller(looks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {curve: {**look, **{k: 0.75 * look.get(k, v) for k, v in sizes.items()}} for curve, look in looks.items()}
 
 
-def mixed(color: str, share: float) -> tuple[float, ...]:
-    """Returns a colour with this share of white."""
-    return tuple(share + (1 - share) * channel for channel in colors.to_rgb(color))
+def ink_on(background: Any) -> str:
+    """Returns the colour of text, dark or white, that has the larger contrast with a background."""
+    channels = np.array(colors.to_rgb(background))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return "white" if linear @ LUMINANCE < 0.21 else INK  # there both have a contrast of about 4

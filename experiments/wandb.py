@@ -5,6 +5,7 @@ once, when a command that has done jobs ends.
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -29,7 +30,8 @@ INIT_TIMEOUT = 15  # seconds to wait for W&B's own process, which writes the fil
 LAST = 10.0  # seconds that a command waits at its end for the upload, which then goes on by itself
 SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST_SECRET = 6  # characters; a shorter value would hide ordinary words
-CURVE = ("ratio", "quality", "stability", *LOSSES.values(), "value", "parameters", "flops")
+MIRRORED = ("quality", "stability", *LOSSES.values())
+CURVE = ("ratio", *MIRRORED, "value", "parameters", "flops")
 QUIET = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
@@ -121,6 +123,7 @@ def _write_offline(job: Job, rows: list[Row], folder: str) -> Path:
         for row in rows:
             run.log({key: row[key] for key in CURVE if key in row})
         run.log({"ratio": rows[-1]["ratio"], **_heat_maps(job.path, wandb.Image)})
+        run.summary.update(summary_of(rows))
         artifact = wandb.Artifact(job.run_id, type=ARTIFACT)
         for file in (job.path, job.path.with_suffix(".npz")):
             # Immutable: read where it lies when the run is uploaded, not copied to the home folder.
@@ -134,16 +137,54 @@ def _wandb_id(experiment: str, run_id: str) -> str:
     return f"{experiment[:40]}-{digest([experiment, run_id])}"
 
 
+def summary_of(rows: list[Row]) -> dict[str, float]:
+    """Returns what a table of runs is sorted by: each measure at 50 %, and the mean height of its curve.
+
+    The latter is the area under the curve by its width; its name says up to which ratio it goes, since areas of other
+    widths are not comparable. What some row lacks, or leaves undefined, is left out.
+    """
+    ratios = np.array([row["ratio"] for row in rows])
+    half = [row for row in rows if abs(row["ratio"] - 0.5) < 1e-6]
+    summary: dict[str, float] = {}
+    for name in MIRRORED:
+        summary |= {f"{name}_at_50": row[name] for row in half if row.get(name) is not None}
+        values = [row.get(name) for row in rows]
+        if len(rows) > 1 and None not in values:
+            area = np.trapezoid(np.array(values, dtype=float), ratios) / np.ptp(ratios)
+            summary[f"{name}_area_to_{100 * ratios.max():g}"] = float(area)
+    return summary
+
+
 def _heat_maps(path: Path, image: Any) -> dict[str, Any]:
-    """Layer by head pictures of scores and statistics, from lowest (black) to highest (white)."""
+    """Drawn maps, layer by head, of scores and statistics."""
     arrays = read_arrays(path.with_suffix(".npz"))
-    names = [name for name in ("scores", "his", "ae") if name in arrays]
-    return {f"heads/{name}": image(_picture(arrays[name], arrays["heads"])) for name in names}
+    names = {"scores": "scores: the lowest go first", "his": "HIS", "ae": "AE"}
+    drawn = {name: _heat_map(arrays[name], arrays["heads"], title) for name, title in names.items() if name in arrays}
+    return {f"heads/{name}": image(_picture(figure)) for name, figure in drawn.items()}
 
 
-def _picture(values: np.ndarray, heads: np.ndarray) -> np.ndarray:
-    """Returns [16 * sites, 16 * largest number of heads] in 0..255: each head is a square of 16 pixels."""
-    extent = np.ptp(values) or 1.0
-    rows = np.split(np.round(255 * (values - values.min()) / extent), np.cumsum(heads)[:-1])
-    square = np.stack([np.pad(row, (0, heads.max() - len(row))) for row in rows]).astype(np.uint8)
-    return np.kron(square, np.ones((16, 16), dtype=np.uint8))
+def _picture(figure: Any) -> Any:
+    """Returns it drawn; of a figure itself W&B would ask that matplotlib's windows be there."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file)
+
+
+def _heat_map(values: np.ndarray, heads: np.ndarray, title: str) -> Any:
+    """Returns a figure of values [sum of heads]: a line for each layer, blank where it has fewer heads than others."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    lines = np.split(values.astype(float), np.cumsum(heads)[:-1])
+    square = np.stack([np.pad(line, (0, heads.max() - len(line)), constant_values=np.nan) for line in lines])
+    layers, most = square.shape  # [layers, most heads]
+    figure = Figure(figsize=(2.2 + 0.3 * most, 1.4 + 0.3 * layers), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    cells = axes.imshow(square, cmap="viridis", aspect="auto")
+    axes.set(title=title, xlabel="head", ylabel="layer")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(min(12, max(square.shape)), integer=True))
+    figure.colorbar(cells, ax=axes)
+    return figure

@@ -93,8 +93,7 @@ def _matrix(axes: Axes, matrix: np.ndarray, title: str, cmap: str, low: float) -
     image = axes.imshow(matrix, cmap=cmap, vmin=low, vmax=1)
     for (i, j), value in np.ndenumerate(matrix):
         text = "n/a" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        axes.text(j, i, text, ha="center", va="center", fontsize=8.5, color="white" if dark else style.INK)
+        ink = style.ink_on("white" if np.isnan(value) else image.cmap(image.norm(value)))
+        axes.text(j, i, text, ha="center", va="center", fontsize=8.5, color=ink)
     axes.set_title(title)
     style.plain_box(axes)

@@ -20,11 +20,11 @@ from hies.runs.quality import weighted_area
 IN_A_ROW = 4
 MARKERS = "osD^v<>"
 FEW = "fewer than three alphas, or no quality"
-COLOR, MARKER = style.LOOKS["hies"]
+MARKER = style.LOOKS["hies"][1]
 RANK_LOOKS: dict[str, dict[str, Any]] = {
-    "best": {"color": COLOR, "linestyle": "-", "linewidth": 2.4},
-    "median": {"color": style.mixed(COLOR, 0.35), "linestyle": style.DASHES[1]},
-    "worst": {"color": style.mixed(COLOR, 0.6), "linestyle": style.DASHES[2]},
+    f"best {ALPHA_SIGN}": {"color": style.LOOKS["hies"][0], "linestyle": "-", "linewidth": 2.4},
+    f"median {ALPHA_SIGN}": {"color": style.SPARE[0][0], "linestyle": style.DASHES[1]},
+    f"worst {ALPHA_SIGN}": {"color": style.LOOKS["random"][0], "linestyle": style.DASHES[2]},
 }
 
 
@@ -43,14 +43,13 @@ def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
     for axes, task in zip(panels, tasks, strict=True):
         _against_alpha(axes, fixed[fixed["task"] == task], looks, sorted(fixed["alpha"].unique()))
         axes.set_title(labels.task_name(task))
-    style.outer_labels(panels, IN_A_ROW, ALPHA_SIGN, "quality (%)")
-    handles, names = panels[0].get_legend_handles_labels()
-    canvas.legend(handles, names, loc="outside right center", title="heads removed")
+    style.outer_labels(panels, ALPHA_SIGN, "quality (%)")
+    style.legend_beside(canvas, panels, "heads removed")
     text = f"{caption(fixed)}. Line: mean over seeds; band: 95 % bootstrap interval; alphas at equal distances."
     if fixed["quality"].isna().any():
         text += " A gap: quality is undefined for all seeds."
     text += lost_tasks(rows, tasks, FEW)
-    style.headline(canvas, f"{rows['model'].iloc[0]}: quality of HIES against {ALPHA_SIGN}", text)
+    style.headline(canvas, f"{labels.model_name(rows['model'].iloc[0])}: quality of HIES against {ALPHA_SIGN}", text)
     return panels
 
 
@@ -66,13 +65,15 @@ def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
     canvas, (panels,) = style.small_multiples(len(tasks), IN_A_ROW, height=2.7)
     for axes, task in zip(panels, tasks, strict=True):
         _ranked(axes, fixed[fixed["task"] == task], rows[rows["task"] == task])
-        axes.set_title(labels.task_name(task), pad=34)
-    style.outer_labels(panels, IN_A_ROW, "heads removed (%)", "quality (%)")
-    model = rows["model"].iloc[0]
+        axes.set_title(labels.task_name(task))
+    style.outer_labels(panels, "heads removed (%)", "quality (%)")
+    style.legend_beside(canvas, panels)
+    model = labels.model_name(rows["model"].iloc[0])
     text = (
         f"{caption(fixed)}. By weighted area under the quality curve, wAUC = sum of r q(r) / sum of r over the ratios "
         "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over seeds; band: 95 % "
-        "bootstrap interval; dashed: unpruned. Ranked on the report split itself, so the best is optimistic."
+        "bootstrap interval. Above each panel the best, the median and the worst alpha. Ranked on the report split "
+        "itself, so the best is optimistic."
     )
     if fixed["quality"].isna().any():
         text += " Undefined quality counts as 0, the worst, and is not drawn."
@@ -105,7 +106,7 @@ def _with_three_alphas(fixed: pd.DataFrame) -> list[str]:
 
 def _looks(ratios: list[float]) -> dict[float, dict[str, Any]]:
     """Light to dark with the ratio, a marker for each."""
-    shades = mpl.colormaps["cividis_r"](np.linspace(0.12, 1, len(ratios)))
+    shades = mpl.colormaps["inferno"](np.linspace(0.65, 0.1, len(ratios)))  # the palest has a contrast of 3
     return {
         ratio: {"color": tuple(shade), "marker": MARKERS[i % len(MARKERS)], "label": percent(ratio)}
         for i, (ratio, shade) in enumerate(zip(ratios, shades, strict=True))
@@ -125,16 +126,12 @@ def _against_alpha(axes: Axes, rows: pd.DataFrame, looks: dict[float, dict[str, 
 
 def _ranked(axes: Axes, fixed: pd.DataFrame, task: pd.DataFrame) -> None:
     areas = weighted_areas(fixed)
-    places = {"best": 0, "median": len(areas) // 2, "worst": len(areas) - 1}
-    names = {name: f"{name} {ALPHA_SIGN} = {areas.index[place]:g}" for name, place in places.items()}
-    shown = [fixed[fixed["alpha"] == areas.index[place]].assign(curve=names[name]) for name, place in places.items()]
-    looks = {names[name]: {"marker": MARKER, "zorder": 4, **look} for name, look in RANK_LOOKS.items()}
+    alphas = areas.index[[0, len(areas) // 2, -1]]  # the places of RANK_LOOKS
+    shown = [fixed[fixed["alpha"] == alpha].assign(curve=name) for name, alpha in zip(RANK_LOOKS, alphas, strict=True)]
+    looks = {name: {"marker": MARKER, "zorder": 4, **look} for name, look in RANK_LOOKS.items()}
     if not (his := choice.usual_run(task, "his")).empty:
         shown.append(his.assign(curve="HIS"))
         looks["HIS"] = style.looks(shown[-1])["HIS"]
     draw_panel(axes, pd.concat(shown), "quality", looks)
-    handles, words = axes.get_legend_handles_labels()
-    where: Any = {"loc": "lower left", "bbox_to_anchor": (-0.04, 1), "borderaxespad": 0}
-    size: Any = {"fontsize": 8, "handlelength": 1.6, "handletextpad": 0.4, "columnspacing": 0.8}
-    count = len(looks)  # the unpruned level is in the caption
-    axes.legend(handles[:count], words[:count], ncols=2, **where, **size).set_in_layout(False)
+    named = f"{ALPHA_SIGN} = {', '.join(f'{alpha:g}' for alpha in alphas)}"
+    axes.set_title(named, loc="right", fontsize=8, fontweight="normal", color=style.MUTED)

@@ -11,9 +11,9 @@ from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
 from analysis.stats.intervals import summarise
 from analysis.text.captions import caption, heading, removed_words
+from analysis.text.labels import UNPRUNED, metric_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
-METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
 CORRELATIONS = ("matthews", "pearson")
 MAPPED_NOTE = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
 
@@ -42,7 +42,7 @@ def draw_curves(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> lis
 def _meaning(measure: str, rows: pd.DataFrame) -> str:
     """What a measure is, for the title of its panel."""
     if measure == "quality":
-        return ", ".join(METRIC_NAMES.get(name, name) for name in sorted(rows["metric"].unique()))
+        return ", ".join(metric_name(name) for name in sorted(rows["metric"].unique()))
     return "agreement with the unpruned model" if measure == "stability" else "lower is better"
 
 
@@ -60,14 +60,15 @@ def draw_panel(axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dic
         axes.set_ylim(0, 100)
     unpruned = rows.loc[rows["ratio"] == 0, column].mean()
     if pd.notna(unpruned):
-        axes.axhline(unpruned, color=style.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label="unpruned")
+        axes.axhline(unpruned, color=style.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label=UNPRUNED)
     axes.grid(axis="y")
 
 
 def _line(axes: Axes, points: pd.DataFrame, curve: str, look: dict[str, Any]) -> None:
     x = 100 * points["ratio"]
     axes.plot(x, points["mean"], label=curve, markeredgecolor="white", markeredgewidth=0.5, **look)
-    axes.fill_between(x, points["low"], points["high"], color=look["color"], alpha=0.16, linewidth=0)
+    if look["color"] != style.REST:
+        axes.fill_between(x, points["low"], points["high"], color=look["color"], alpha=0.16, linewidth=0)
     partial = points[(points["n"] < points["seeds"].max()) & (points["n"] > 0)]
     hollow = {**look, "linestyle": "none", "zorder": 5}
     axes.plot(100 * partial["ratio"], partial["mean"], markerfacecolor="white", **hollow)
@@ -81,4 +82,4 @@ def _caption(rows: pd.DataFrame, measures: Sequence[str]) -> str:
         text += ". Hollow or absent marker: undefined for some or all seeds"
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f". {MAPPED_NOTE}"
-    return f"{text}.{notes(measures, rows)}"
+    return f"{text}.{style.rest_note(rows)}{notes(measures, rows)}"

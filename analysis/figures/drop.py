@@ -16,7 +16,7 @@ from analysis.text import choice
 from analysis.text.captions import caption, heading, percent
 
 # Of the histograms: dark and light in print too.
-PARTS: Any = {"label": ["removed", "kept"], "color": ["#222222", "#B9D3E8"], "edgecolor": "white"}
+PARTS: Any = {"label": ["removed", "kept"], "color": [style.INK, style.LOOKS["output_norm"][0]], "edgecolor": "white"}
 
 
 @figure(

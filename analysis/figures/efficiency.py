@@ -9,15 +9,16 @@ from analysis import style
 from analysis.data.efficiency import COSTS, NEEDS, PAPER_FLOPS, load
 from analysis.errors import Unavailable
 from analysis.registry import figure
+from analysis.text.labels import model_name
 
 PANELS_IN_ROW = 2
 # Latency lies over what the FLOPs promise, so that a gap shows.
 COST_LOOKS: dict[str, dict[str, Any]] = {
-    "flops": {"color": "#0072B2", "marker": "s", "linewidth": 3.6, "markersize": 8, "zorder": 3},
-    "latency": {"color": "#D55E00", "marker": "o", "zorder": 5},
-    "parameters": {"color": "#009E73", "marker": "^", "zorder": 4},
-    "peak_bytes": {"color": "#CC79A7", "marker": "v", "zorder": 4},
-    "cache_bytes": {"color": "#E69F00", "marker": "D", "zorder": 4},
+    "flops": {"color": style.LOOKS["his"][0], "marker": "s", "linewidth": 3.6, "markersize": 8, "zorder": 3},
+    "latency": {"color": style.LOOKS["hies"][0], "marker": "o", "zorder": 5},
+    "parameters": {"color": style.LOOKS["ae"][0], "marker": "^", "zorder": 4},
+    "peak_bytes": {"color": style.LOOKS["ad"][0], "marker": "v", "zorder": 4},
+    "cache_bytes": {"color": style.LOOKS["l2"][0], "marker": "D", "zorder": 4},
 }
 PRINTED_FLOPS = "FLOPs, the paper's TinyBERT"
 STAR: dict[str, Any] = {
@@ -41,7 +42,7 @@ def draw_efficiency(rows: pd.DataFrame) -> list[Axes]:
     canvas, (panels,) = style.small_multiples(len(models), PANELS_IN_ROW, height=3.1)
     for axes, part in zip(panels, models, strict=True):
         _panel(axes, part)
-    style.outer_labels(panels, PANELS_IN_ROW, "heads removed (%)", "% of the dense model")
+    style.outer_labels(panels, "heads removed (%)", "% of the dense model")
     style.legend_beside(canvas, panels)
     style.headline(canvas, "What really pruned models cost", _caption(rows))
     return panels
@@ -58,7 +59,7 @@ def _panel(axes: Axes, part: pd.DataFrame) -> None:
     axes.fill_between(x, part["latency_low_percent"], part["latency_high_percent"], **band)
     if first["architecture"] == "bert":
         axes.plot([100 * ratio for ratio in PAPER_FLOPS], list(PAPER_FLOPS.values()), label=PRINTED_FLOPS, **STAR)
-    axes.set_title(f"{first['model']}: {first['batch']} x {first['tokens']} tokens")
+    axes.set_title(f"{model_name(first['model'])}: {first['batch']} x {first['tokens']} tokens")
     axes.grid(axis="y")
 
 

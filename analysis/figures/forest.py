@@ -12,6 +12,7 @@ from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
 from analysis.tables.differences import missing_note
 from analysis.text.captions import caption
+from analysis.text.labels import criterion_name, model_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 
 COMPARISON_HEIGHT, BLOCK_GAP = 0.25, 0.22  # inches of a comparison and between blocks
@@ -40,8 +41,10 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
-    names = f"{rows['model'].iloc[0]}, {rows['experiment'].iloc[0]}"
-    title = f"{names}: each form minus its reference, {difference_units(measures, rows)}"
+    curves = rows[rows["curve"].isin(drawn["criterion"])].drop_duplicates("criterion")
+    forms = " and ".join(map(criterion_name, curves["criterion"]))
+    title = f"{model_name(rows['model'].iloc[0])}: forms of {forms} minus their references"
+    title += f", {difference_units(measures, rows)}"
     style.headline(canvas, title, _caption(data, rows, measures))
     return list(grid.flat)
 
@@ -71,7 +74,7 @@ def _panel(axes: Axes, curves: list[str], lines: pd.DataFrame) -> None:
     for row in lines.to_dict("records"):
         place, color = curves.index(row["criterion"]) + 1, row["color"]
         if not row["bold"]:
-            axes.plot(row["mean"], place, "|", color=style.mixed(color, 0.4), markersize=7, markeredgewidth=1.3)
+            axes.plot(row["mean"], place, "|", color=color, markersize=7, markeredgewidth=0.8)
         elif np.isnan(row["mean"]):
             axes.text(0, place, " undefined", va="center", fontsize=8, color=style.MUTED)
         else:
@@ -111,5 +114,5 @@ def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) ->
     side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
     text = f"{caption(used)}. {side} of the line: better than the reference. Circle and bar: mean over seeds, ratios "
     text += "and tasks with 95 % interval of a paired bootstrap over seeds and examples, filled where it excludes 0; "
-    text += f"light tick: a single task (one that is far off may lie outside).{missing_note(data)}"
+    text += f"thin tick: a single task (one that is far off may lie outside).{missing_note(data)}"
     return text + notes(measures, used)

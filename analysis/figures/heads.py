@@ -10,7 +10,6 @@ from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.colors import ListedColormap, Normalize, PowerNorm
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 
 from analysis import style
 from analysis.data.scores import Scores, load_scores
@@ -25,7 +24,6 @@ MAPPED_ARRAYS = {"his": ("his", "lowest"), "ae": ("ae", "highest"), "hies": ("sc
 # What becomes of a head: removed by neither, by HIS alone, by HIES alone, by both.
 FATES = ("neither", "only HIS", "only HIES", "both")
 FATE_COLORS = ("#EFEFEF", style.LOOKS["his"][0], style.LOOKS["hies"][0], "#4D4D4D")
-TO_LEGEND = 0.48  # inches from the cells down to the legend
 ELEVATION, AZIMUTH = 32, -57  # of the viewer, in degrees
 BAR = 0.72  # width of a bar, of the unit between two heads
 SITE_NOTE = "Site 0 is the first attention module"
@@ -81,8 +79,9 @@ def draw_figure3(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.4, 0.5)
     for axes, ratio in zip(panels, common, strict=True):
         _fates_panel(axes, scores, *(run[np.isclose(run["ratio"], ratio)].iloc[0] for run in (his, hies)))
     panels[0].set_ylabel("site")
-    text = f"{caption(pd.concat([his, hies]))}. {hies['curve'].iloc[0]}. {SITE_NOTE}; "
-    text += "in brackets: how many heads are removed so."
+    parts = [Patch(facecolor=color, edgecolor=style.MUTED, linewidth=0.4) for color in FATE_COLORS]
+    canvas.legend(parts, FATES, loc="outside right center", title="removed by", alignment="left")
+    text = f"{caption(pd.concat([his, hies]))}. {hies['curve'].iloc[0]}. {SITE_NOTE}."
     style.headline(canvas, f"Heads that HIS and HIES remove: {heading(rows)}", text)
     return panels
 
@@ -156,7 +155,7 @@ def _grey(axes: Axes, at_ratio: pd.DataFrame, scores: Scores, alpha: float | Non
         return
     removed = np.argwhere(scores.removed(at_ratio["mask"].iloc[0]))
     cells = [Rectangle((float(head), float(site)), 1, 1) for site, head in removed]
-    look: Any = {"facecolor": style.REMOVED, "edgecolor": "white", "hatchcolor": "#9A9A9A", "hatch": "////"}
+    look: Any = {"facecolor": style.REMOVED, "edgecolor": "white", "hatchcolor": style.MUTED, "hatch": "////"}
     axes.add_collection(PatchCollection(cells, linewidth=0.4, **look))
 
 
@@ -164,18 +163,12 @@ def _fates_panel(axes: Axes, scores: Scores, his: pd.Series, hies: pd.Series) ->
     fate = scores.removed(his["mask"]) + 2.0 * scores.removed(hies["mask"])  # of each head its place in FATES
     fate[~scores.there] = np.nan
     _map(axes, fate, cmap=ListedColormap(FATE_COLORS), vmin=0, vmax=3, linewidth=1)
-    axes.set_xlabel("head")
     alpha = hies.get("alpha_used")
     axes.set_title(f"{percent(his['ratio'])} removed", fontsize=10)
     used = "" if alpha is None or pd.isna(alpha) else f"HIES: {ALPHA_SIGN} = {alpha:g}"
     axes.set_title(used, loc="right", fontsize=8.5, fontweight="normal")
-    handles = [
-        Patch(facecolor=FATE_COLORS[i], edgecolor=style.MUTED, linewidth=0.4, label=f"{FATES[i]} ({(fate == i).sum()})")
-        for i in (0, 3, 1, 2)
-    ]
-    place = ScaledTranslation(0, -TO_LEGEND, axes.figure.dpi_scale_trans)
-    below: Any = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": axes.transAxes + place}
-    axes.legend(handles=handles, ncols=2, fontsize=9, handlelength=1, columnspacing=1.5, borderaxespad=0, **below)
+    counts = [f"{(fate == i).sum()} {FATES[i]}" for i in range(1, len(FATES))]
+    axes.set_xlabel(f"head\n{', '.join(counts)}")
 
 
 def _bars(axes: Any, values: np.ndarray) -> None:

@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from analysis import style
 from analysis.errors import Unavailable
 from analysis.figures.curves import draw_panel
-from analysis.figures.tasks import mean_of_tasks
 from analysis.registry import figure
+from analysis.stats.boards import mean_of_tasks
 from analysis.stats.intervals import summarise
 from analysis.tables.measures import percent_of_dense
 from analysis.text.captions import caption
+from analysis.text.labels import model_name
 from analysis.text.measures import IN_PERCENT, averaged, axis_label, notes
 
 FLOPS_LEFT = "flops left"  # a column: FLOPs in percent of those of the run's unpruned model
@@ -48,6 +49,7 @@ def draw_methods(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
     style.legend_beside(canvas, grid[0][:1])
     tasks = rows["task"].nunique()
     text = f"{caption(rows)}. Mean over {tasks} task{'s' * (tasks > 1)}, absent where one has no number; band: 95 % "
-    text += f"bootstrap interval over seeds. FLOPs: of one example of full length.{notes(measures, rows)}"
-    style.headline(canvas, f"{rows['model'].iloc[0]}: what each method keeps, and what it saves", text)
+    text += "bootstrap interval over seeds. FLOPs: of one example of full length."
+    text += style.rest_note(rows) + notes(measures, rows)
+    style.headline(canvas, f"{model_name(rows['model'].iloc[0])}: what each method keeps, and what it saves", text)
     return [axes for line in grid for axes in line]

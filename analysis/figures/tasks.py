@@ -11,11 +11,12 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from analysis import paper, style
 from analysis.errors import Unavailable
-from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, METRIC_NAMES, draw_panel
+from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, draw_panel
 from analysis.registry import figure
+from analysis.stats.boards import mean_of_tasks
 from analysis.text import choice, labels
 from analysis.text.captions import caption, lost_tasks, removed_words
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, is_loss, notes, unit
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
@@ -25,7 +26,6 @@ TASK_CRITERIA = ("his", "ad", "ae", "l2", "random")  # beside the curves of HIES
 PRINTED_LOOK: dict[str, Any] = {
     "linestyle": "none", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.1, "zorder": 6,
 }  # fmt: skip
-AFTER_LAST: Any = {"loc": "center left", "bbox_to_anchor": (1.1, 0.5), "fontsize": 8.5}  # the place of a legend
 PAPER_CRITERIA = (*TASK_CRITERIA, "llm_pruner_channel", "llm_pruner_block", "slicegpt")  # the paper's, and AE
 PRINTED_MODEL = "llama2_7b"  # the model whose numbers table 10 prints; figure 4 itself comes without numbers
 PRINTED_NOTE = " Hollow: the paper's table 10 (LLaMA-2-7B, mean over its seeds)."
@@ -49,7 +49,7 @@ def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
     """Of which model, and in which block which measure is."""
     words = [MEASURE_OF[measure].words for measure in measures]
     places = {1: [""], 2: [" (above)", " (below)"]}.get(len(words), ["", *[" (below)"] * (len(words) - 1)])
-    return f"{rows['model'].iloc[0]}: {' and '.join(map(str.__add__, words, places))}"
+    return f"{labels.model_name(rows['model'].iloc[0])}: {' and '.join(map(str.__add__, words, places))}"
 
 
 def _draw_kind(
@@ -103,7 +103,7 @@ def draw_figure13(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> l
     alone, together = choice.plainest(rows, NORM), choice.plainest(mixed, "hies")
     if alone is None or together is None or not (rows["ratio"] > 0).any():
         raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
-    title = f"{rows['model'].iloc[0]}: norm of the outputs alone and with AE"
+    title = f"{labels.model_name(rows['model'].iloc[0])}: norm of the outputs alone and with AE"
     shown = rows[rows["curve"].isin([alone, together])]
     lost = lost_tasks(rows, shown["task"], LACKING)
     return _draw_tasks(shown, lost, title, measures, note=f" With AE: {together}.")
@@ -128,22 +128,17 @@ def _draw_tasks(
     width = style.FIGURE_WIDTH
     if columns is None and count <= ONE_ROW:
         columns, width = count, max(LEAST_WIDTH, count * PANEL_WIDTH + LEGEND_WIDTH)
-    columns = min(columns or TASKS_IN_ROW, count)
-    full = count % columns == 0  # no free place for the legend
-    canvas, blocks = style.small_multiples(count, columns, height=1.95, lines=len(measures), width=width)
-    room = int(TITLE_CHARACTERS * (width - LEGEND_WIDTH * full) / columns)
+    canvas, blocks = style.small_multiples(count, columns or TASKS_IN_ROW, 1.95, len(measures), width)
+    room = int(TITLE_CHARACTERS * (width - LEGEND_WIDTH) / len({axes.get_position().x0 for axes in blocks[0]}))
     below = textwrap.fill(removed_words(rows), room)
     for block, measure in zip(blocks, measures, strict=True):
         _block(block, rows, tasks, measure)
-        style.outer_labels(block, columns, below, axis_label(measure, rows))
+        style.outer_labels(block, below, axis_label(measure, rows))
     _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room, measures[0])
     if printed is not None and "quality" in measures:
         _beside(dict(zip(tasks, blocks[measures.index("quality")], strict=False)), printed)
     panels = [axes for block in blocks for axes in block]
-    if full:
-        style.legend_beside(canvas, panels, fontsize=8.5)
-    else:
-        blocks[0][-1].legend(*style.legend_of(panels), **AFTER_LAST).set_in_layout(False)
+    style.legend_beside(canvas, panels, fontsize=8.5)
     style.headline(canvas, title, _caption(rows, tasks, measures) + note + lost)
     return panels
 
@@ -168,17 +163,6 @@ def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) ->
         forms = [part for _, part in same.groupby("tune", dropna=False)] if "tune" in same else [same]
         chosen += [choice.plainest(part, criterion) for part in forms]
     return [curve for curve in dict.fromkeys(chosen) if curve is not None]
-
-
-def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number.
-
-    Of a loss it is over the tasks of one unit, see `averaged`.
-    """
-    rows = averaged(rows, column)
-    wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
-    whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
-    return whole.mean(axis=1).rename(column).reset_index()
 
 
 def printed_language() -> pd.DataFrame:
@@ -207,9 +191,7 @@ def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room
 
     `first` holds a row of each task; where one has more characters than there is `room`, all stand below the names.
     """
-    units = {
-        name: unit(measure, name) if is_loss(measure) else METRIC_NAMES.get(name, name) for name in first["metric"]
-    }
+    units = {name: unit(measure, name) if is_loss(measure) else labels.metric_name(name) for name in first["metric"]}
     metrics = [f"{units[row.metric]}, n = {row.examples:,}" for row in first.loc[tasks].itertuples()]
     names = map(labels.task_name, tasks)
     if any(len(name) + len(words) > room for name, words in zip(names, metrics, strict=True)):
@@ -224,7 +206,7 @@ def _beside(panels: dict[str, Axes], printed: pd.DataFrame) -> None:
     for (task, criterion), part in printed.groupby(["task", "criterion"], sort=False):
         if axes := panels.get(str(task)):
             color, marker = style.LOOKS[str(criterion)]
-            name = f"{labels.criterion_name(str(criterion))}, paper"
+            name = f"{labels.criterion_name(str(criterion))}{labels.OF_PAPER}"
             look = {**PRINTED_LOOK, "marker": marker, "markeredgecolor": color}
             axes.plot(100 * part["ratio"], part["percent"], label=name, **look)
 
@@ -236,4 +218,4 @@ def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> s
     text += " Line: mean over seeds; band: 95 % bootstrap interval."
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f" {MAPPED_NOTE}."
-    return text + notes(measures, rows)
+    return text + style.rest_note(rows) + notes(measures, rows)

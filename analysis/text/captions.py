@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.text.labels import SETTING, ordered_curves, ordered_tasks, task_name
+from analysis.text.labels import SETTING, model_name, ordered_curves, ordered_tasks, task_name
 
 
 def percent(ratio: Any) -> str:
@@ -32,7 +32,7 @@ def caption(rows: pd.DataFrame) -> str:
     seeds, counts = rows["seed"].nunique(), rows["examples"]
     several = len(tasks) > 1 and counts.nunique() > 1
     parts = [
-        f"model {_listed(rows['model'])}",
+        f"model {_listed(rows['model'].map(model_name))}",
         f"task{'s' * (len(tasks) > 1)} {', '.join(tasks)}",
         f"{counts.min()} to {counts.max()} examples a task" if several else f"{_listed(counts)} examples",
         f"{seeds} seed{'s' * (seeds > 1)} ({_listed(rows['seed'])})",
@@ -50,7 +50,7 @@ def lost_tasks(rows: pd.DataFrame, shown: Collection[str], lack: str) -> str:
 
 def heading(rows: pd.DataFrame) -> str:
     """Returns model and task of a figure of one task, for its title."""
-    return f"{rows['model'].iloc[0]} on {task_name(rows['task'].iloc[0])}"
+    return f"{model_name(rows['model'].iloc[0])} on {task_name(rows['task'].iloc[0])}"
 
 
 def without_heads(rows: pd.DataFrame) -> list[str]:

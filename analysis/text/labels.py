@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Iterable
 from functools import partial
 from typing import Any
@@ -24,7 +25,13 @@ REASONING_NAMES = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
 VISION_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "food101": "Food-101", "fashion_mnist": "Fashion-MNIST",
                 "imagenet1k": "ImageNet-1k"}  # fmt: skip
 QUESTION_NAMES = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Digit questions"}
-TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES}
+SMALL_NAMES = {"apidocs": "API docs", "digits": "Digits"}
+TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES, **SMALL_NAMES}
+METRIC_NAMES = {"f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
+MODEL_NAMES = {"minilm": "MiniLM", "bert_base": "BERT-base", "tinybert": "TinyBERT", "mpnet_base": "MPNet-base",
+               "smollm2": "SmolLM2-135M", "llama2_7b": "LLaMA-2-7B", "llama_tiny": "LLaMA (small)", "llama": "LLaMA",
+               "vit_large": "ViT-Large", "vit_small": "ViT (small)", "vit_tiny": "ViT (tiny)", "vit": "ViT",
+               "llava_1_5_7b": "LLaVA-1.5-7B", "llava_tiny": "LLaVA (small)"}  # fmt: skip
 KNOB_DEFAULTS = {"normalize": "global", "scope": "global", "schedule": "oneshot", "min_heads_per_layer": 0,
                  "reduction": "example", "reduction_batch": 32, "entropy": "shannon",
                  "combination": "sum", "prior_examples": 1, "placebo": "none", "calibration_examples": "train",
@@ -69,6 +76,7 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
+UNPRUNED, OF_PAPER = "unpruned", ", paper"  # in legends: the dense model, and the end of the names of paper's numbers
 RUNS = "runs alike"  # a column: how many there are
 LONGEST_CURVE = 200  # characters of the name of a curve, for which a figure makes room
 # Named only where a setting holds several of them, because they rarely differ, and not for the value that most of its
@@ -97,6 +105,16 @@ def criterion_name(criterion: str) -> str:
 def task_name(task: str) -> str:
     """Returns the task as people write it."""
     return TASK_NAMES.get(task, task)
+
+
+def model_name(model: str) -> str:
+    """Returns the model as people write it."""
+    return MODEL_NAMES.get(model, model)
+
+
+def metric_name(metric: str) -> str:
+    """Returns the metric as people write it."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
 def ordered_tasks(tasks: pd.Series) -> list[str]:
@@ -173,6 +191,19 @@ def ordered_curves(rows: pd.DataFrame) -> list[str]:
         return rank, criterion, word, number, row.get("calibration_size", 0), row["curve"]
 
     return [row["curve"] for row in sorted(first, key=place)]
+
+
+def without_shared(names: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the names of curves without the parts that all of them have, and these parts.
+
+    What is no curve (`unpruned`, or the paper's number) has no part in it.
+    """
+    curves = [name for name in names if name != UNPRUNED and not name.endswith(OF_PAPER)]
+    parts = [re.split(r" \(|\), |, |\)$", name)[1:] for name in curves]
+    shared = [part for part in parts[0] if part and all(part in other for other in parts)] if len(parts) > 1 else []
+    for part in map(re.escape, shared):
+        names = [re.sub(rf"(?<=\(){part}, | \({part}\)|, {part}(?=[,)]|$)", "", name) for name in names]
+    return names, shared
 
 
 def in_order(frame: pd.DataFrame, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def test_the_figure_has_a_panel_for_each_model_and_a_line_for_each_measure(tmp_p
     assert "key/value cache" not in drawn[1] and "FLOPs, the paper's TinyBERT" not in drawn[0]
     band = {tuple(np.round(point, 6)) for point in minilm.collections[0].get_paths()[0].vertices}
     assert {(50.0, 80.0), (50.0, 120.0)} <= band
-    assert minilm.get_title(loc="left") == "minilm: 8 x 128 tokens"
+    assert minilm.get_title(loc="left") == "MiniLM: 8 x 128 tokens"
     assert "median of 15 rounds" in minilm.figure.get_supxlabel().replace("\n", " ")
 
 

@@ -11,6 +11,7 @@ import threading
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from analysis_runs import write_run
@@ -175,7 +176,7 @@ class Mirrored:
     dir = "/tmp/offline/files"
 
     def __init__(self):
-        self.logged = []
+        self.logged, self.summary = [], {}
 
     def __enter__(self):
         return self
@@ -203,6 +204,36 @@ def test_the_curve_of_the_mirror_has_the_losses_that_the_rows_have(tmp_path, mon
     mirrored._write_offline(job, [json.loads(line) for line in path.read_text().splitlines()], str(tmp_path))
     assert [numbers.get("loss", "nothing") for numbers in run.logged] == [0.25, None, "nothing"]
     assert all("token_loss" not in numbers for numbers in run.logged) and run.logged[1]["quality"] == 80
+    assert run.summary == {
+        "quality_area_to_40": 85,
+        "stability_area_to_40": 90,
+    }  # a loss is undefined, 50 % is not there
+    assert run.logged[-1].keys() == {"ratio", "heads/scores", "heads/his", "heads/ae"}
+    assert min(run.logged[-1]["heads/his"].size) > 150  # pixels: a head is 30 wide
+
+
+def test_a_heat_map_of_the_mirror_has_layers_heads_and_a_scale():
+    axes, bar = mirrored._heat_map(np.arange(5), np.array([2, 3]), "HIS").axes
+    drawn = axes.images[0].get_array()
+    np.testing.assert_array_equal(drawn.filled(-1), [[0, 1, -1], [2, 3, 4]])  # the first site has two heads
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == (
+        "head",
+        "layer",
+        "HIS",
+    ) and bar.get_yticks().size
+
+
+def test_the_summary_of_the_mirror_has_the_value_at_one_half_and_areas_that_name_their_width():
+    rows = [
+        {"ratio": ratio, "quality": quality, "stability": 100.0} for ratio, quality in ((0, 90), (0.3, 60), (0.5, 40))
+    ]
+    # trapezia by hand: 0.3 * 75 + 0.2 * 50 = 32.5, by the width 0.5
+    wanted = {"quality_at_50": 40, "quality_area_to_50": 65, "stability_at_50": 100, "stability_area_to_50": 100}
+    assert mirrored.summary_of(rows) == pytest.approx(wanted)
+    assert mirrored.summary_of([*rows, {"ratio": 0.7, "quality": None, "stability": 0.0}]).keys() == {
+        "quality_at_50", "stability_at_50", "stability_area_to_70",
+    }  # fmt: skip
+    assert mirrored.summary_of(rows[:1]) == {}
 
 
 HOSTILE = {

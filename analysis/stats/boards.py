@@ -1,0 +1,78 @@
+"""Leaderboards: which rows may stand in one, the mean over tasks, and ranks with intervals over calibration draws."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats.intervals import LEVEL, Interval, mean_interval
+from analysis.stats.pairing import PROTOCOL_KEYS
+from analysis.text.labels import SETTING
+from analysis.text.measures import averaged
+
+RANK_DRAWS = 1_000
+FEWEST = 5  # draws for an interval; of fewer the range is given
+# What rows must share to be compared; each task has a checkpoint and data of its own.
+COMPARED = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key not in (*SETTING, "seed")]
+
+
+def unusual_settings(rows: pd.DataFrame) -> pd.Series:
+    """Returns for each row in words which settings it does not share with most runs of its task; empty if none.
+
+    Of several settings that are as frequent none is the usual one.
+    """
+    runs = rows.drop_duplicates("path").set_index("path")
+    words = pd.Series("", index=runs.index)
+    total = runs.groupby("task")["seed"].transform("size")
+    for key in (key for key in COMPARED if key in runs):
+        alike = runs.groupby(["task", key], dropna=False)["seed"].transform("size")
+        named = runs[key].map(lambda value, key=key: f", {key.replace('_', ' ')} {'none' if pd.isna(value) else value}")
+        words += named.where((2 * alike <= total) & (alike < total), "")
+    return rows["path"].map(words.str.removeprefix(", "))
+
+
+def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number.
+
+    Of a loss it is over the tasks of one unit, see `averaged`.
+    """
+    rows = averaged(rows, column)
+    wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
+    whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
+    return whole.mean(axis=1).rename(column).reset_index()
+
+
+def interval_or_range(values: np.ndarray) -> Interval:
+    """Returns the mean of the defined values with its interval; of fewer than FEWEST with their range."""
+    whole = mean_interval(values)
+    if 1 < whole.n < FEWEST:
+        return whole._replace(low=float(np.nanmin(values)), high=float(np.nanmax(values)))
+    return whole
+
+
+def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
+    """Returns rank, low and high of each curve; 1 is the best, and equals share the better rank.
+
+    Args:
+        values: a line a curve, a column a seed, NaN where the curve lacks it. The interval is over the seeds that all
+            curves of several seeds have, the same draws for all; a curve of one seed has its number in every draw.
+        better: 1 where more is better, -1 where less is.
+    """
+    if values.empty:
+        return pd.DataFrame(columns=["rank", "low", "high"], dtype=float)
+    rank = _ranked(values.mean(axis=1).to_frame().T, better).iloc[0]
+    several = values.notna().sum(axis=1) > 1
+    seeds = values.loc[several].notna().all()
+    count = int(seeds.sum()) if several.any() else 0
+    if count < 2:
+        return pd.DataFrame({"rank": rank, "low": np.nan, "high": np.nan})
+    shared = values.loc[:, seeds].where(several, values.mean(axis=1), axis=0)
+    weights = np.eye(count)  # each draw alone, [draws, seeds]
+    if count >= FEWEST:
+        weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RANK_DRAWS) / count
+    drawn = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)
+    tail = (1 - LEVEL) / 2 if count >= FEWEST else 0.0
+    return pd.DataFrame({"rank": rank, "low": drawn.quantile(tail), "high": drawn.quantile(1 - tail)})
+
+
+def _ranked(draws: pd.DataFrame, better: int) -> pd.DataFrame:
+    """Ranks in each line; what differs by rounding alone is equal."""
+    return draws.round(9).rank(axis=1, method="min", ascending=better < 0)
