@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies.heads.sites import Site
     from hies.methods import HIES
     from hies.pruning.files import load_pruned, save_pruned
-    from hies.pruning.removal import prunable, prune, pruned_heads
+    from hies.pruning.prunable_sites import prunable
+    from hies.pruning.removal import prune, pruned_heads
     from hies.pruning.selection import select
     from hies.scoring.calibration_pass import collect
     from hies.scoring.entropy import attention_entropy
@@ -34,7 +35,8 @@ _NAMES = {
     "hies.heads.sites": ("Site",),
     "hies.methods": ("HIES",),
     "hies.pruning.files": ("load_pruned", "save_pruned"),
-    "hies.pruning.removal": ("prunable", "prune", "pruned_heads"),
+    "hies.pruning.prunable_sites": ("prunable",),
+    "hies.pruning.removal": ("prune", "pruned_heads"),
     "hies.pruning.selection": ("select",),
     "hies.scoring.calibration_pass": ("collect",),
     "hies.scoring.entropy": ("attention_entropy",),

@@ -52,6 +52,7 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
     "combination": {"product": "product", "printed": "as D.8 prints it"},
     "importance": {"output_norm": "of the output norm"},
     "tune": {True: "w/ tune", False: "w/o tune"},
+    "plain": {True: "plain"},
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]
