@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies.pruning.prunable_sites import prunable
     from hies.pruning.removal import prune, pruned_heads
     from hies.pruning.selection import select
+    from hies.pruning.trainer import PrunedCheckpoints
     from hies.scoring.calibration_pass import collect
     from hies.scoring.entropy import attention_entropy
     from hies.scoring.statistics import Statistics
@@ -38,6 +39,7 @@ _NAMES = {
     "hies.pruning.prunable_sites": ("prunable",),
     "hies.pruning.removal": ("prune", "pruned_heads"),
     "hies.pruning.selection": ("select",),
+    "hies.pruning.trainer": ("PrunedCheckpoints",),
     "hies.scoring.calibration_pass": ("collect",),
     "hies.scoring.entropy": ("attention_entropy",),
     "hies.scoring.statistics": ("Statistics",),
@@ -45,7 +47,7 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "HIES", "HiesError", "ParameterError", "Site", "Statistics", "UnsupportedModelError", "attention_entropy",
+    "HIES", "HiesError", "ParameterError", "PrunedCheckpoints", "Site", "Statistics", "UnsupportedModelError", "attention_entropy",
     "collect", "criteria", "equations", "find_sites", "load_pruned", "masked", "methods", "prunable", "prune",
     "pruned_heads", "save_pruned", "select",
 ]  # fmt: skip

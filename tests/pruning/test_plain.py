@@ -88,9 +88,8 @@ def test_a_pruned_model_becomes_plain():
 class Sites(PrunableSites):
     """Seven heads in each of two sites, of which 2, 3 and 5 can be built."""
 
-    plain = {"a": [2, 3, 5], "b": [2, 3, 5]}
-
     def __init__(self):
+        self.plain = {"a": [2, 3, 5], "b": [2, 3, 5]}
         site = hies.Site("a", 7, 7, 4, 1, 3, 3)
         super().__init__({"a": site, "b": site}, {}, torch.nn.Identity())
 
@@ -163,8 +162,8 @@ def call(folders, monkeypatch, capsys):
 
     def call(command, name, *arguments):
         job_module._evaluators.clear()
-        folder = folders[name]
-        words = [*TEXT, f"model.source={folder}", f"+model.checkpoint.apidocs={folder}", f"cache_dir={folders['cache']}"]
+        folder, cache = folders[name], folders["cache"]
+        words = [*TEXT, f"model.source={folder}", f"+model.checkpoint.apidocs={folder}", f"cache_dir={cache}"]
         monkeypatch.setattr("sys.argv", ["command", *words, "wandb.mode=disabled", *arguments])
         status = {"prune": prune, "run": run}[command].main()
         printed = capsys.readouterr()
