@@ -1,5 +1,4 @@
-"""Prunes a language model so that it stays an ordinary one, for plain from_pretrained and generate_batch, and says what
-that costs: the loss beside that of as many heads chosen freely.
+"""Prunes a language model so that plain from_pretrained and generate_batch take it, and says what that costs.
 
 python examples/plain.py --model FOLDER --texts docs/results.md --out plain
 """

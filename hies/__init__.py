@@ -47,9 +47,9 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "HIES", "HiesError", "ParameterError", "PrunedCheckpoints", "Site", "Statistics", "UnsupportedModelError", "attention_entropy",
-    "collect", "criteria", "equations", "find_sites", "load_pruned", "masked", "methods", "prunable", "prune",
-    "pruned_heads", "save_pruned", "select",
+    "HIES", "HiesError", "ParameterError", "PrunedCheckpoints", "Site", "Statistics", "UnsupportedModelError",
+    "attention_entropy", "collect", "criteria", "equations", "find_sites", "load_pruned", "masked", "methods",
+    "prunable", "prune", "pruned_heads", "save_pruned", "select",
 ]  # fmt: skip
 
 

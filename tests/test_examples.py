@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import transformers as tf
@@ -46,8 +47,8 @@ def folder(tmp_path_factory):
 def test_an_example_is_short_and_opens_with_its_command(path):
     text = path.read_text()
     assert text.count("\n") <= 60
-    assert re.match(rf'"""[A-Z][^\n]+\n(?:[^\n]+\n)?\npython examples/{path.name} --model', text)
-    assert f"({'../examples/' + path.name})" in (ROOT / "docs" / "after-pruning.md").read_text()
+    assert re.match(rf'"""[A-Z][^\n]+\n\npython examples/{path.name} --model', text)
+    assert f"(../examples/{path.name})" in (ROOT / "docs" / "after-pruning.md").read_text()
 
 
 def test_checkpoints_of_trainer_load_again_and_it_resumes_from_them(folder, tmp_path, capsys):
@@ -107,7 +108,7 @@ def test_the_exported_program_gives_the_same_answers(folder, tmp_path):
     assert example("torch_export").main(["--model", str(folder / "small"), "--out", f"{tmp_path}/small.pt2"]) < 1e-5
 
 
-def test_the_compiled_model_gives_the_same_answers(folder, monkeypatch):
+def test_the_compiled_model_gives_the_same_answers(folder):
     torch._dynamo.reset()
     assert example("torch_compile").main(["--model", str(folder / "small"), "--backend", "eager"]) < 1e-5
 
@@ -130,8 +131,10 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch, tmp_path, capsys):
     notebook = json.loads((ROOT / "examples" / "prune.ipynb").read_text())
     monkeypatch.chdir(tmp_path)
     names = {}
+    monkeypatch.setattr(plt, "show", plt.close)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
-            exec(compile("".join(cell["source"]), "prune.ipynb", "exec"), names)
-    assert sum(map(len, hies.pruned_heads(hies.load_pruned("small")).values())) > 0
+            exec(compile("".join(cell["source"]).replace("range(200)", "range(20)"), "prune.ipynb", "exec"), names)
+    assert sum(map(len, hies.pruned_heads(hies.load_pruned("small")).values())) == 8
+    assert "parameters: 35682 before, 31490 after" in capsys.readouterr().out

@@ -25,4 +25,4 @@ class PrunedCheckpoints(TrainerCallback):
     ) -> None:
         """Replaces the weights that were just saved, which lack the record of the heads that were removed."""
         if model is not None and state.is_world_process_zero:
-            save_pruned(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            save_pruned(model, Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
