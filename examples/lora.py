@@ -51,7 +51,7 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
         hies.save_pruned(small, f"{options.out}/ratio-{ratio:g}")
 
     curves = pd.DataFrame(found, options.ratios, ["all heads", "pruned", f"pruned, {options.steps} steps of LoRA"])
-    axes = curves.plot(style=["k:", "o-", "s-"], figsize=(5, 3.2), xlabel="share of heads removed", ylabel="accuracy")
+    axes = curves.plot(style=["k:", "o-", "s-"], figsize=(6, 4), xlabel="share of heads removed", ylabel="accuracy")
     axes.figure.savefig(f"{options.out}/recovery.png", dpi=120, bbox_inches="tight")
     return curves
 
