@@ -47,18 +47,6 @@ def test_from_pretrained_loads_what_is_left_and_gives_the_same_answers(name, tmp
     assert "init_continuous_batching" not in vars(small)  # which refuses where the configuration is wrong
 
 
-def test_generate_batch_goes_by_the_configuration(tmp_path):
-    model = make("llama_grouped").eval()
-    sites = hies.prunable(model, make_batch("llama_grouped"))
-    hies.save_pruned(hies.prune(model, hies.select(drawn(sites), 0.5, sites=sites, plain=True)), tmp_path)
-    small, words = tf.AutoModelForCausalLM.from_pretrained(tmp_path), [5, 6, 7, 8]
-    greedy = tf.GenerationConfig(max_new_tokens=3, do_sample=False, eos_token_id=-1)
-    cache = tf.ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=16)
-    found = small.generate_batch([words], generation_config=greedy, continuous_batching_config=cache)
-    expected = small.generate(torch.tensor([words]), max_new_tokens=3, do_sample=False)
-    assert [answer.generated_tokens for answer in found.values()] == [expected[0, len(words) :].tolist()]
-
-
 @pytest.mark.parametrize("name", ["bert", "gpt2", "gpt_bigcode", "t5"])
 def test_an_architecture_that_builds_no_fewer_heads_is_one_sentence(name):
     model, batch = make(name).eval(), make_batch(name)
