@@ -27,6 +27,7 @@ from hies.errors import HiesError
 from hies.evaluation.models import PRUNABLE
 from hies.methods import METHODS
 from hies.progress import ProgressBar
+from hies.pruning.selection import PlainHeads
 from hies.runs.quality import stability
 from hies.scoring.statistics import METHOD_STATISTICS
 from hies.storage import replacing
@@ -84,6 +85,7 @@ def _prune_declared(declared: Declared) -> int:
     how = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "was not trained here"
     print(f"The {_name(evaluator)} model {how}: {evaluator.checkpoint}\n")
     notes |= {name: text for name, text in evaluator.trained_on().items() if name == "weights"}
+    notes |= _cost_of_plain(job, evaluator, removed, dense)
     print("".join(f"{name}: {text}\n" for name, text in notes.items()))
     _write_card(folder, small, plain, config.task.name, lines, notes)
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
@@ -136,9 +138,24 @@ def _check_cut(config: Config, evaluator: Evaluator) -> None:
 
     equal = {name: torch.zeros(site.heads) for name, site in sites.items()}
     (ratio,) = config.sparsity.ratios
-    if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, sites)[ratio]:
+    among = evaluator.prunable if config.sparsity.plain else sites
+    if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, among)[ratio]:
         heads = sum(site.heads for site in sites.values())
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
+
+
+def _cost_of_plain(job: Job, evaluator: Evaluator, removed: Removed, dense: np.ndarray) -> dict[str, str]:
+    """What `sparsity.plain` costs against as many heads chosen freely, which are masked for it; nothing without it."""
+    if not isinstance(removed, PlainHeads):
+        return {}
+    ratio = sum(map(len, removed.values())) / evaluator.heads_total
+    sparsity = replace(job.config.sparsity, plain=False, ratio=ratio, ratios=[])
+    free = replace(job, config=replace(job.config, sparsity=sparsity)).plan(evaluator).models[ratio].removed
+    answers = evaluator.predictions(free)
+    value = evaluator.measure(answers)[1]
+    quality = "undefined" if value is None else f"{value:.1f} %"
+    freely = f"As many heads chosen freely leave quality {quality} and stability {stability(answers, dense):.1f} %."
+    return {"plain": f"{removed.note} {freely}"}
 
 
 def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:

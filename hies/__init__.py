@@ -24,8 +24,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from hies.heads.sites import Site
     from hies.methods import HIES, ScoringMethod
     from hies.pruning.files import load_pruned, save_pruned
-    from hies.pruning.removal import prunable, prune, pruned_heads
+    from hies.pruning.prunable_sites import prunable
+    from hies.pruning.removal import prune, pruned_heads
     from hies.pruning.selection import select
+    from hies.pruning.trainer import PrunedCheckpoints
     from hies.scoring.calibration_pass import collect
     from hies.scoring.entropy import attention_entropy
     from hies.scoring.performance import evaluate
@@ -41,8 +43,10 @@ _NAMES = {
     "hies.heads.sites": ("Site",),
     "hies.methods": ("HIES", "ScoringMethod"),
     "hies.pruning.files": ("load_pruned", "save_pruned"),
-    "hies.pruning.removal": ("prunable", "prune", "pruned_heads"),
+    "hies.pruning.prunable_sites": ("prunable",),
+    "hies.pruning.removal": ("prune", "pruned_heads"),
     "hies.pruning.selection": ("select",),
+    "hies.pruning.trainer": ("PrunedCheckpoints",),
     "hies.scoring.calibration_pass": ("collect",),
     "hies.scoring.entropy": ("attention_entropy",),
     "hies.scoring.performance": ("evaluate",),
@@ -52,9 +56,10 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "HIES", "HiesError", "ParameterError", "ScoringMethod", "Site", "Statistics", "UnsupportedModelError",
-    "attention_entropy", "batches", "collect", "criteria", "equations", "evaluate", "find_sites", "load_pruned",
-    "masked", "methods", "prunable", "prune", "pruned_heads", "save_pruned", "select", "summary",
+    "HIES", "HiesError", "ParameterError", "PrunedCheckpoints", "ScoringMethod", "Site", "Statistics",
+    "UnsupportedModelError", "attention_entropy", "batches", "collect", "criteria", "equations", "evaluate",
+    "find_sites", "load_pruned", "masked", "methods", "prunable", "prune", "pruned_heads", "save_pruned", "select",
+    "summary",
 ]  # fmt: skip
 
 

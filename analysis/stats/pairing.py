@@ -9,8 +9,8 @@ from analysis.text.measures import MEASURE_OF
 
 # What a HIES job and a HIS job must share to be compared.
 PROTOCOL_KEYS = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
-                 "sites", "precision", "calibration_size", "calibration_examples", "calibration_labels", "examples",
-                 "seed"]  # fmt: skip
+                 "plain", "sites", "precision", "calibration_size", "calibration_examples", "calibration_labels",
+                 "examples", "seed"]  # fmt: skip
 
 
 def one_calibration_size(rows: pd.DataFrame) -> pd.DataFrame:

@@ -73,6 +73,7 @@ VALUE_WORDS: dict[str, dict[Any, str]] = {
     "calibration_examples": {"selection": "unseen examples", "words": "random words"},
     "calibration_labels": {"model": "the model's labels"},
     "tune": {True: "w/ tune", False: "w/o tune"},
+    "plain": {True: "plain"},
 }
 WITH_ORDER = {"renyi": "Renyi", "tsallis": "Tsallis"}  # entropies that are said with their order
 SETTING = ["experiment", "model", "task"]

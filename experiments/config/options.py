@@ -9,7 +9,10 @@ from hies.errors import HiesError, ParameterError
 # where the group is made (schema.to_config); here are those that are raised later.
 OPTION_OF = {
     "ratio": "sparsity.ratios",
-    **{name: f"sparsity.{name}" for name in ("ratios", "scope", "unit", "schedule", "step", "min_heads_per_layer")},
+    **{
+        name: f"sparsity.{name}"
+        for name in ("ratios", "scope", "unit", "schedule", "step", "min_heads_per_layer", "plain")
+    },
     **{name: f"calibration.{name}" for name in ("size", "examples", "labels")},
     **{name: f"criterion.{name}" for name in ("alpha", "tune_learning_rate", "tune_batch_size")},
     **{name: f"model.{name}" for name in ("batch_size", "sites", "max_length", "label_order", "pretrain_task")},

@@ -54,8 +54,8 @@ class Sparsity(Selection):
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """What the masks depend on, by name; a later rule is left out at its default, as unit is, to keep run ids."""
-        left_out = {"ratio", "mode", *(["unit"] if self.unit == "head" else [])}
+        """What the masks depend on, by name; later rules are left out at their defaults, to keep run ids."""
+        left_out = {"ratio", "mode", *(["unit"] if self.unit == "head" else []), *([] if self.plain else ["plain"])}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

@@ -20,6 +20,7 @@ from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation.models import PRUNABLE
 from hies.methods.planning import Draw, Plan, Tick
 from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
+from hies.pruning.selection import check_plain
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
 from hies.runs.quality import mean_loss, stability
@@ -237,6 +238,8 @@ class Job:
                 why = f"but {names[1]} cannot be cut; use sparsity.mode=mask"
                 some = ", or model.sites=prunable for the sites that can" if vars(evaluator).get("prunable") else ""
                 raise HiesError(f"sparsity.mode is 'remove', {why}{some}: {error}") from None
+        if self.config.sparsity.plain:
+            check_plain(evaluator.prunable)
         if self.config.model.sites == PRUNABLE and evaluator.prunable and evaluator.prunable.refused:
             warnings.warn(evaluator.prunable.note, stacklevel=2)
 

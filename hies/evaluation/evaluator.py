@@ -26,7 +26,8 @@ from hies.heads.masking import masked
 from hies.heads.sites import Removed
 from hies.methods import Calibration, Method
 from hies.precision import computing
-from hies.pruning.removal import PrunableSites, prunable, prune
+from hies.pruning.prunable_sites import PrunableSites, prunable
+from hies.pruning.removal import prune
 from hies.runs import files as results
 from hies.runs.schema import LOSSES
 from hies.scoring.calibration_pass import collect

@@ -225,7 +225,8 @@ class ScoringMethod(Method):
         def score(removed: Removed) -> SiteTensors:
             return self(evaluator.statistics(self.need, draw.seed, draw.size, removed)) if removed else scores
 
-        masks = {0.0: {}, **self.masks(score, ratios, selection, evaluator.sites)}
+        sites = evaluator.prunable if selection.plain else evaluator.sites
+        masks = {0.0: {}, **self.masks(score, ratios, selection, sites)}
         return Plan(
             {ratio: MaskedHeads(removed) for ratio, removed in masks.items()},
             {ratio: {} for ratio in masks},

@@ -1,6 +1,6 @@
 """What a job evaluates, a model at each ratio as its method prunes it, and what a method needs to plan it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,10 @@ class ModelOnTask(Protocol):
     @property
     def sites(self) -> dict[str, Site]:
         """The sites that heads may be removed from."""
+
+    @property
+    def prunable(self) -> Mapping[str, Site]:
+        """The sites whose heads can be cut out, from `hies.prunable`."""
 
     def statistics(self, need: frozenset[str], seed: int, size: int, removed: Removed | None = None) -> Statistics:
         """Returns statistics of `size` calibration examples drawn with `seed`, the `removed` heads masked."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import HiesError, UnsupportedModelError, brief, check_choice
-from hies.heads.attention import check_not_handled, find_sites
+from hies.heads.attention import check_not_handled
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
@@ -21,8 +21,8 @@ from hies.heads.inputs import inputs_like
 from hies.heads.own_softmax import computes_attention
 from hies.heads.projections import Projections, cannot_cut, find_projections
 from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
-from hies.heads.sites import Removed, Site, normalize_removed
-from hies.heads.weights import check_unshared, check_weights_are_here, refusals
+from hies.heads.sites import Removed, normalize_removed
+from hies.heads.weights import check_unshared, check_weights_are_here
 from hies.pruning.counts import settle_counts
 from hies.pruning.headless import remove_weights
 from hies.pruning.rehearsal import built_otherwise, why_not_the_same
@@ -61,56 +61,13 @@ def prune(
     for site, site_cut in cuts.items():
         if unit == "kv_group":
             _check_whole_groups(site, site_cut)
-        if reason := replaced.get(site) or _rehearse(model, site, removed[site]):
+        if reason := replaced.get(site) or rehearse(model, site, removed[site]):
             raise cannot_cut(model, site, reason)
     if not inplace:
         model = copy.deepcopy(model)
         cuts = _cuts(model, removed)
     _cut_all(model, cuts)
     return model
-
-
-class PrunableSites(dict[str, Site]):
-    """The sites whose heads can be cut out, by name, in order of first use.
-
-    Attributes:
-        refused: every other site -> why its heads cannot be cut out, in words that follow a colon.
-    """
-
-    def __init__(self, sites: Mapping[str, Site], refused: dict[str, str]) -> None:
-        super().__init__({name: site for name, site in sites.items() if name not in refused})
-        self.refused = refused
-
-    @property
-    def note(self) -> str:
-        """A sentence that names the sites whose heads stay, and why."""
-        names: dict[str, list[str]] = {}
-        for site, reason in self.refused.items():
-            names.setdefault(reason, []).append(site)
-        more = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' * (len(of) > 3)} ({why})" for why, of in names.items()]
-        every = len(self) + len(self.refused)
-        return f"Heads are removed from {len(self)} of {every} sites; the others stay whole: {'; '.join(more)}."
-
-
-def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
-    """Returns the sites that `prune` can cut heads out of, among those that a forward pass over `batch` reaches.
-
-    `hies.select(scores, ratio, sites=hies.prunable(model, batch))` takes heads of these alone. Nothing is changed. None
-    are left where no site can be cut; `refused` says why of each.
-
-    Raises:
-        UnsupportedModelError: heads are not found, or adapters or weights elsewhere keep all of the model from it.
-    """
-    check_no_adapters(model)
-    check_weights_are_here(model, "hies.prunable", shapes_will_do=True)
-    sites = find_sites(model, batch)
-    refused = built_otherwise(model, sites) | refusals(model, sites)
-    for site in sites.keys() - refused.keys():
-        groups = find_projections(model, site).groups
-        first = [head for head, group in enumerate(groups) if group == 0]
-        if reason := _rehearse(model, site, first if len(first) < len(groups) else [0]):
-            refused[site] = reason
-    return PrunableSites(sites, refused)
 
 
 def check_no_adapters(model: nn.Module) -> None:
@@ -203,7 +160,7 @@ def _cut_of(model: nn.Module, site: str, heads: Sequence[int]) -> _Cut:
     return _Cut(found, stay, key_stay, record)
 
 
-def _rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
+def rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
     """Returns why a copy of a module, cut, does not compute what the module does without these heads; "" where it does.
 
     Where it computes its softmax by itself, its own code has to run with fewer heads; it is run before it is trusted.

@@ -8,6 +8,7 @@ as near.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Selection:
         unit: what is removed, `head` or `kv_group` (all query heads that share a key/value head).
         schedule: `oneshot`, or `iterative`, which scores again after each `step`.
         step: share of the heads that is removed between two scorings, in (0, 1]; for `iterative` alone.
+        plain: every site keeps as many heads, in whole groups, as come nearest to the ratio among the numbers that
+            plain `from_pretrained` can build; how many go in all follows from that. For `oneshot` alone.
     """
 
     scope: str = "global"
@@ -39,6 +42,7 @@ class Selection:
     unit: str = "head"
     schedule: str = "oneshot"
     step: float | None = None
+    plain: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("scope", SCOPES), ("unit", UNITS), ("schedule", SCHEDULES)):
@@ -50,6 +54,8 @@ class Selection:
             raise ParameterError("step", self.step, "for the iterative schedule it must be above 0 and at most 1")
         if self.schedule == "oneshot" and self.step is not None:
             raise ParameterError("step", self.step, "the oneshot schedule scores once and takes none")
+        if self.plain and self.schedule != "oneshot":
+            raise ParameterError("plain", self.plain, "it goes with schedule='oneshot'")
 
     def masks(self, score: Score, ratios: Sequence[float], sites: Mapping[str, Site]) -> dict[float, Removed]:
         """Returns the heads that are removed at each ratio, smallest ratio first.
@@ -57,8 +63,11 @@ class Selection:
         Args:
             score: computes the scores; it is called once for `oneshot`.
             ratios: each in [0, 1].
-            sites: the model's sites, from `hies.find_sites`.
+            sites: the model's sites, from `hies.find_sites`; for `plain` from `hies.prunable`.
         """
+        if self.plain:
+            scores = score({})
+            return {ratio: self.select_plain(scores, ratio, sites) for ratio in sorted(ratios)}
         groups = group_sizes(sites) if self.unit == "kv_group" else {}
         if self.step is not None:
             return self.select_iteratively(score, ratios, self.step, groups)
@@ -108,6 +117,22 @@ class Selection:
             raise ParameterError("ratio", ratio, f"it removes {count} of {total} heads, but {rule}")
         return [*already, *_nearest(candidates, count - len(already))]
 
+    def select_plain(self, scores: SiteTensors, ratio: float, sites: Any) -> "PlainHeads":
+        """Returns the worst groups of every site, so many that `plain` is kept; see `hies.select`."""
+        counts, chosen = check_plain(sites), []
+        _check_scores(scores)
+        if missing := [site for site in counts if counts[site] and site not in scores]:
+            raise ParameterError("plain", True, f"every layer has to lose heads, but {missing[0]!r} has no scores")
+        hies.equations.removal_count(ratio, 1)  # which refuses what is no ratio
+        for site, fewer in counts.items():
+            values = scores[site]
+            allowed = [*(count for count in fewer if count >= self.min_heads_per_layer), len(values)]
+            stay = min(allowed, key=lambda count: (round(abs(count - (1 - ratio) * len(values)), 9), -count))
+            order = Selection().order({site: values}, (), {site: sites[site].heads // sites[site].key_heads})
+            chosen += [head for group in order for head in group][: len(values) - stay]
+        share = len(chosen) / sum(map(len, scores.values()))
+        return PlainHeads(_as_removed(chosen), scores, counts, self.extend(scores, [], share))
+
     def select_iteratively(
         self, score: Score, ratios: Sequence[float], step: float, groups: Groups | None = None
     ) -> dict[float, Removed]:
@@ -128,6 +153,42 @@ class Selection:
                 scores = score(_as_removed(removed))
             masks[ratio] = _as_removed(self.extend(scores, removed, ratio, groups))
         return masks
+
+
+class PlainHeads(dict[str, list[int]]):
+    """The heads that are removed for what is left to be an ordinary model, and what that costs.
+
+    Attributes:
+        note: how many heads stay of how many, and the scores of those that go beside those of as many chosen freely.
+    """
+
+    def __init__(
+        self, removed: Removed, scores: SiteTensors, counts: Mapping[str, list[int]], free: Sequence[SiteHead]
+    ) -> None:
+        super().__init__(removed)
+        kinds = [(len(scores[site]) - len(removed.get(site, [])), len(scores[site]), *counts[site]) for site in counts]
+        layers = "; ".join(
+            f"{stay} of {heads} in each of {kinds.count((stay, heads, *fewer))} sites (what can be built with fewer "
+            f"heads: {', '.join(map(str, fewer)) or 'nothing'})"
+            for stay, heads, *fewer in dict.fromkeys(kinds)
+        )
+        own = [(site, head) for site, heads in removed.items() for head in heads]
+        plain, freely = (sum(float(scores[site][head]) for site, head in heads) for heads in (own, free))
+        self.note = (
+            f"{len(own)} of {sum(map(len, scores.values()))} heads go; there stay {layers}. The scores of the heads "
+            f"that go sum to {plain:.4g}, those of as many chosen freely to {freely:.4g}."
+        )
+
+
+def check_plain(sites: Any) -> Mapping[str, list[int]]:
+    """Returns the numbers of heads that plain `from_pretrained` builds, site by site; refuses sites without any."""
+    counts: Mapping[str, list[int]] | None = getattr(sites, "plain", None)
+    if counts is None:
+        raise ParameterError("plain", True, "it takes the sites that hies.prunable(model, batch) returns")
+    if not any(counts.values()):
+        reason = f"plain from_pretrained builds no {type(sites.model).__name__} with fewer heads in every layer"
+        raise ParameterError("plain", True, f"{reason}; leave it out, and hies.load_pruned loads what is saved")
+    return counts
 
 
 def _check_scores(scores: SiteTensors) -> None:
@@ -169,6 +230,7 @@ def select(
     min_heads_per_layer: int = 0,
     groups: Groups | None = None,
     sites: Collection[str] | None = None,
+    plain: bool = False,
 ) -> Removed:
     """Returns the heads that are removed at a ratio, one shot, {site: sorted heads}.
 
@@ -180,11 +242,15 @@ def select(
         groups: query heads that share a key/value head, {site: number}, for whole groups to go; None: single heads.
             `{name: site.heads // site.key_heads for name, site in hies.find_sites(model, batch).items()}` finds them.
         sites: the sites that heads may be removed from, such as `hies.prunable` returns; None: all that have scores.
+        plain: for a model that plain `from_pretrained` loads, see `Selection`; with `sites` from `hies.prunable`, and
+            without `groups`, which follow. The `note` of the result says how many stay and what it costs.
 
     Raises:
-        HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, or groups or
-            sites that do not fit the scores.
+        HiesError: a ratio outside [0, 1], a score that is not finite, more heads than may be removed, groups or sites
+            that do not fit the scores, or `plain` where the architecture has no such number of heads.
     """
+    if plain:
+        return Selection(scope, min_heads_per_layer, plain=True).select_plain(scores, ratio, sites)
     if sites is not None:
         groups = {} if groups is None else groups
         _check_scores(scores)

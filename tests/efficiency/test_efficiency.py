@@ -15,7 +15,8 @@ from hies.efficiency.cost import measure_cost
 from hies.efficiency.measure import Quartiles, cache_bytes, measure, pass_bytes
 from hies.errors import HiesError
 from hies.heads.attention import find_sites
-from hies.pruning.removal import prunable, prune, pruned_heads
+from hies.pruning.prunable_sites import prunable
+from hies.pruning.removal import prune, pruned_heads
 
 FLOAT = 4  # bytes
 

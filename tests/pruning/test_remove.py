@@ -200,6 +200,7 @@ EARLIER = {"scope": "global", "min_heads_per_layer": 0, "ratios": [0.5], "schedu
         (["sparsity=iterative", "sparsity.min_heads_per_layer=2"],
          {"schedule": "iterative", "step": 0.1, "min_heads_per_layer": 2}),
         (["sparsity.unit=kv_group"], {"unit": "kv_group"}),
+        (["sparsity.plain=true"], {"plain": True}),
     ],
 )  # fmt: skip
 def test_runs_from_before_mode_and_unit_keep_their_identity(arguments, changes):

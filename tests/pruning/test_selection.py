@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hies import HiesError, select
-from hies.pruning.removal import PrunableSites
+from hies.pruning.prunable_sites import PrunableSites
 from hies.pruning.selection import Selection
 
 HEADS = (11, 7, 13, 5)
@@ -390,7 +390,7 @@ def test_groups_of_other_sites_do_not_matter(generator):
         ("a", "^sites is 'a'; give names of sites"),
         (3, "^sites is 3; give names of sites"),
         ([], r"^sites is \[\]; no heads can be removed\.$"),
-        (PrunableSites({}, {"a": "layers share its keys", "b": "layers share its keys"}),
+        (PrunableSites({}, {"a": "layers share its keys", "b": "layers share its keys"}, torch.nn.Identity()),
          r"^sites is \[\]; no heads can be removed: layers share its keys\.$"),
     ],
 )  # fmt: skip
