@@ -16,6 +16,13 @@ MOST_LINES = 40
 OF_A_LINE = ("model", "task", "criterion", "seed", "sparsity.ratios", "sparsity.ratio")  # have a column, or several
 
 
+def print_data(jobs: Sequence[Job]) -> None:
+    """Prints a line on each data of one's own that jobs read: files, columns and splits."""
+    for text in dict.fromkeys(job.config.task.description(job.data_root) for job in jobs):
+        if text:
+            print(printable(text), flush=True)
+
+
 def print_summary(jobs: Sequence[Job]) -> None:
     """Prints the table of those jobs that have rows, and the command; nothing where none has."""
     finished = [(job, rows) for job in jobs if (rows := _rows_of(job))]

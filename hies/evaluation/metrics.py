@@ -33,6 +33,11 @@ def _mean_f1(labels: np.ndarray, predictions: np.ndarray, average: str) -> float
     return f1_score(labels, predictions, average=average, zero_division=np.nan)
 
 
+def _next_token(texts: np.ndarray, tokens: np.ndarray) -> float:
+    """Returns how many texts go on with the token that was predicted for them, both as texts, [examples]."""
+    return float(np.mean(np.char.startswith(texts, tokens) & (tokens != "")))
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy_score,
     "f1": partial(f1_score, zero_division=0.0),
@@ -42,6 +47,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": _pearson,
     "vqa": vqa_accuracy,
     "judged": lambda labels, grades: float(np.mean(grades)),  # NaN without a judge
+    "next_token": _next_token,
     "exact_match": lambda labels, predictions: float(np.mean(labels == predictions)),
 }  # name -> (labels, predictions), both [examples] -> raw value, NaN where undefined
 

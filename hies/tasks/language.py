@@ -46,16 +46,7 @@ class ChoiceTask(PromptTask):
 
         A text of more than `max_length` tokens loses its beginning, as with lm-eval: its end is the answer.
         """
-        import torch
-
-        from hies.batching import Encoded
-        from hies.scoring.losses import IGNORED
-
-        rows = []
-        for ids in processor(list(self.texts(examples)))["input_ids"]:
-            tokens = torch.tensor(ids[-max_length:])
-            rows.append({"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens})
-        return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0), "labels": IGNORED})
+        return encode_texts(list(self.texts(examples)), processor, max_length)
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
         """Returns the options chosen, int64 [examples]: `predictions` as lm-eval's acc counts, `norm` as acc_norm.
@@ -73,6 +64,20 @@ class ChoiceTask(PromptTask):
     def right_options(self, labels: np.ndarray) -> np.ndarray:
         """Returns the continuation of each example that is right."""
         return labels
+
+
+def encode_texts(texts: list[str], processor: Any, max_length: int) -> Encoded:
+    """Returns texts as tokens that are labels as well; of more than `max_length` tokens the last are kept."""
+    import torch
+
+    from hies.batching import Encoded
+    from hies.scoring.losses import IGNORED
+
+    rows = []
+    for ids in processor(texts)["input_ids"]:
+        tokens = torch.tensor(ids[-max_length:])
+        rows.append({"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens})
+    return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0), "labels": IGNORED})
 
 
 PROMPTS_VERSION = 1  # to be raised when the same documents give other splits

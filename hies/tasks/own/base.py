@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +42,7 @@ class OwnData(Task):
     data_seed: int = 0
 
     kind_name: ClassVar[str]
+    example: ClassVar[str] = "FILE.csv"  # of a source, for messages
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,8 +85,7 @@ class OwnData(Task):
     def given(self) -> dict[str, str]:
         """Returns the sources that options name, by the split that they are of."""
         if self.train is None:
-            expected = f"name the file of your examples, as in task.train={'FILE.txt' if self.kind_name == 'text' else 'FILE.csv'}"
-            raise ParameterError("task.train", None, expected)
+            raise ParameterError("task.train", None, f"name the file of your examples, as in task.train={self.example}")
         return {name: source for name in ("train", "report", "selection") if (source := getattr(self, name))}
 
     def divided(self, parts: dict[str, Split], strata: np.ndarray | None = None, unit: str = "row") -> Splits:
@@ -172,11 +171,3 @@ def sizes_in_words(splits: Splits) -> str:
         f"{len(splits.train):,} to score heads (or train) on, {len(splits.selection):,} for choices, "
         f"{len(splits.report):,} reported"
     )
-
-
-def check_choice_of_columns(option: str, given: Sequence[str], columns: Sequence[str], source: str) -> None:
-    """Raises ParameterError for a name that no column has."""
-    for name in given:
-        if name not in columns:
-            expected = f"{files.called(source)} has the columns {', '.join(map(str, columns))}"
-            raise ParameterError(f"task.{option}", name, expected)

@@ -22,9 +22,7 @@ def inputs(rows: pd.DataFrame, texts: Sequence[str], image: str | None, source: 
     """Returns the columns of a split: `text` and perhaps `text_pair`, or `image` as encoded files."""
     if image is not None:
         return {"image": [_file(cell, row, image, source) for row, cell in enumerate(rows[image].tolist())]}
-    return {
-        name: text_column(rows, column, source) for name, column in zip(("text", "text_pair"), texts, strict=False)
-    }
+    return {name: text_column(rows, column, source) for name, column in zip(("text", "text_pair"), texts, strict=False)}
 
 
 def text_column(rows: pd.DataFrame, column: str, source: str) -> list[str]:
@@ -36,7 +34,7 @@ def text_column(rows: pd.DataFrame, column: str, source: str) -> list[str]:
 
 def check_text(cell: Any, row: int, column: str, source: str) -> None:
     """Raises HiesError for a cell that holds no text, or one that is too long."""
-    if _is_missing(cell):
+    if is_missing(cell):
         raise bad_cell(source, row, column, "there is no text", WHOLE)
     if not isinstance(cell, str):
         raise bad_cell(source, row, column, f"{shown(cell)} is no text", WHOLE)
@@ -58,7 +56,7 @@ def label_sets(rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[
     held: list[set[str]] = [set() for _ in range(len(rows))]
     for column in columns:
         for row, cell in enumerate(rows[column].tolist()):
-            if (text := "" if _is_missing(cell) else _label(cell, row, column, source).lower()) in ("1", "true"):
+            if (text := "" if is_missing(cell) else _label(cell, row, column, source).lower()) in ("1", "true"):
                 held[row].add(column)
             elif text not in ("0", "false"):
                 raise bad_cell(source, row, column, f"{shown(cell)} is neither 0 nor 1", WHOLE)
@@ -112,10 +110,10 @@ def text_of_bits(bits: np.ndarray) -> np.ndarray:
 
 def _label(cell: Any, row: int, column: str, source: str) -> str:
     """Returns a label in words; a whole number without a point."""
-    if _is_missing(cell):
+    if is_missing(cell):
         raise bad_cell(source, row, column, "there is no label", WHOLE)
     if not isinstance(cell, str | int | float):
-        raise bad_cell(source, row, column, f"{shown(cell)} is no label", f"{WHOLE}; several need task.kind=multi_label")
+        raise bad_cell(source, row, column, f"{shown(cell)} is no label", "for several give task.kind=multi_label")
     try:
         number = float(cell)
     except ValueError:
@@ -136,14 +134,15 @@ def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:
     return frozenset(_label(one, row, column, source) for one in several)
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Returns whether a cell is empty: nothing, NaN, or what tables write for it."""
     return cell is None or cell != cell if not isinstance(cell, str) else cell.strip().lower() in MISSING
 
 
 def _file(cell: Any, row: int, column: str, source: str) -> bytes:
     """Returns the encoded image of a cell: its bytes, or those of the file that it names."""
     found = cell.get("bytes") if isinstance(cell, dict) else cell
-    if isinstance(found, str) and not _is_missing(found):
+    if isinstance(found, str) and not is_missing(found):
         path = Path(source).parent / found
         try:
             found = path.read_bytes()
@@ -152,4 +151,3 @@ def _file(cell: Any, row: int, column: str, source: str) -> bytes:
     if not isinstance(found, bytes) or not found:
         raise bad_cell(source, row, column, "there is no image", WHOLE)
     return found
-

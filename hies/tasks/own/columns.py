@@ -51,7 +51,12 @@ def find_columns(
     Raises:
         ParameterError: an option names no column, or a column cannot be guessed.
     """
-    named = {"text": texts[:1], "text_pair": texts[1:], "image": [image], "label": labels}
+    named: dict[str, Sequence[str | None]] = {
+        "text": texts[:1],
+        "text_pair": texts[1:],
+        "image": [image],
+        "label": labels,
+    }
     named |= {} if ids == "id" else {"id": [ids]}
     for option, given in named.items():
         for name in given:
@@ -67,8 +72,8 @@ def find_columns(
     free = [name for name in free if name not in chosen]
     if not label and len(free) == 1 and (chosen or image):
         label = (free[0],)
-    for option, found in (("text", chosen or image), ("label", label)):
-        if not found:
+    for option, is_there in (("text", bool(chosen or image)), ("label", bool(label))):
+        if not is_there:
             raise ParameterError(f"task.{option}", None, f"{_there_are(names, source)}; name the one of the {option}s")
     given_names = {*texts, *labels}
     return Columns(chosen, image, label, tuple(name for name in (*chosen, *label) if name not in given_names))

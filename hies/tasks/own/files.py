@@ -116,7 +116,7 @@ def _decoded(content: bytes, source: str, encoding: str) -> str:
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError:
-        raise ParameterError("task.encoding", encoding, "give one that Python knows, such as utf-8 or latin-1") from None
+        raise ParameterError("task.encoding", encoding, "Python knows none of this name; give latin-1, say") from None
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         line, column = content.count(b"\n", 0, start) + 1, start - content.rfind(b"\n", 0, start)
@@ -136,7 +136,7 @@ def _json_rows(text: str, source: str) -> list[dict[str, Any]]:
         except ValueError as error:
             raise HiesError(f"{called(source)}, line {number}: it is no JSON ({brief(error)}); mend it.") from None
         if not isinstance(row, dict):
-            raise HiesError(f"{called(source)}, line {number}: it is {shown(row)}, not an object such as {{'text': ...}}.")
+            raise HiesError(f"{called(source)}, line {number}: {shown(row)} is no object such as {{'text': ...}}.")
         rows.append(row)
     return rows
 
@@ -151,10 +151,16 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
     names = next(csv.reader(io.StringIO(text), delimiter=chosen), [])
     if separator is None and len(names) < 2 and (other := next((one for one in ";\t|," if one in text[:1000]), None)):
         raise HiesError(
-            f"{called(source)}, row 1: it has one column, {shown(text.splitlines()[0])}, whose fields seem to be parted "
-            f"by {other!r}; give task.separator='{other}'."
+            f"{called(source)}, line 1: there is one column, {shown(names[0])}, whose fields seem to be parted "
+            f"by {other!r}; give task.separator='\"{other}\"'."
         )
-    content, wrong = text.encode(), []
+    content = text.encode()
+    wrong: list[Any] = []
+
+    def note(row: Any) -> str:
+        wrong.append(row)
+        return "error"
+
     try:
         table = arrow.read_csv(
             io.BytesIO(content),
@@ -162,7 +168,7 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
             arrow.ParseOptions(
                 delimiter=chosen,
                 newlines_in_values=True,
-                invalid_row_handler=lambda row: wrong.append(row) or "error",
+                invalid_row_handler=note,
             ),
             arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )
@@ -172,7 +178,7 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
         row = wrong[0]
         raise HiesError(
             f"{called(source)}, row {row.number - 1}: it has {row.actual_columns} fields, but there are "
-            f"{row.expected_columns} columns ({', '.join(names)[:80]}); quote a text that holds {chosen!r}, or mend the row."
+            f"{row.expected_columns} columns, {', '.join(names)[:80]}; put a text that holds {chosen!r} in quotes."
         ) from None
     return table.to_pandas()
 
@@ -182,7 +188,9 @@ def _hub_rows(option: str, source: str, data_root: Path | None) -> pd.DataFrame:
     owner, _, rest = place.partition("/")
     name, _, config = rest.partition("/")
     if not owner or not name or source.startswith(("/", ".", "~")):
-        expected = f"there is no such file; give one that ends in {ENDINGS}, or a data set of the Hub as OWNER/NAME:SPLIT"
+        expected = (
+            f"there is no such file; give one that ends in {ENDINGS}, or a data set of the Hub as OWNER/NAME:SPLIT"
+        )
         raise ParameterError(f"task.{option}", source, expected)
     frames = hub.frames(f"{owner}/{name}", config or None, data_root)
     if (split := split or ("train" if option == "train" else "")) not in frames:

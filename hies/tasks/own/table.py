@@ -253,7 +253,9 @@ class Table(OwnData, ClassifierTask):
             else:
                 find_columns(names, source, columns.texts, columns.image, columns.labels, self.id)
         assert columns is not None
-        read = {"classification": cells.classes, "multi_label": cells.label_sets, "regression": self._scores}[self.kind]
+        read: Any = {"classification": cells.classes, "multi_label": cells.label_sets, "regression": self._scores}[
+            self.kind
+        ]
         found = {part: read(tables[part], columns.labels, source) for part, source in self.given().items()}
         return _Content(tables, columns, found)
 
