@@ -113,15 +113,15 @@ def _options(cell: Any, row: int, columns: Sequence[str], source: str) -> list[s
     if not isinstance(found, list | tuple):
         what = f"{shown(cell)} is no list of options"
         raise bad_cell(source, row, columns[0], what, "give a list, or a column for each as task.options=[a,b]")
-    if len(columns) > 1:
-        while found and cells.is_missing(found[-1]):
-            found.pop()
+    found = list(found)
+    while len(columns) > 1 and found and cells.is_missing(found[-1]):
+        found.pop()
     for place, option in enumerate(found):
         cells.check_text(option, row, columns[min(place, len(columns) - 1)], source)
     if len(found) < 2 or len(set(found)) < len(found):
         what = "there are fewer than two options" if len(found) < 2 else "two options are the same"
         raise bad_cell(source, row, columns[0], what, cells.WHOLE)
-    return list(found)
+    return found
 
 
 def _answers(answers: Sequence[Any], offered: Sequence[Sequence[str]], column: str, source: str) -> np.ndarray:
