@@ -13,7 +13,8 @@ from analysis.stats.intervals import summarise
 from analysis.text.captions import caption, heading, removed_words
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
-METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
+METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "f1_macro": "macro F1", "f1_weighted": "weighted F1",
+                "matthews": "Matthews", "pearson": "Pearson", "next_token": "next token"}  # fmt: skip
 CORRELATIONS = ("matthews", "pearson")
 MAPPED_NOTE = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
 
