@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hies.tasks.checks import plain_label, shown
-from hies.tasks.own.files import LONGEST, MISSING, bad_cell
+from hies.tasks.own.files import EMPTY_CELLS, MOST_CHARACTERS, bad_cell
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PART = "|"  # between the labels of a cell that has several
-WHOLE = "mend the cell, or leave the row out"
+MEND = "mend the cell, or leave the row out"
 
 
 def inputs(rows: pd.DataFrame, texts: Sequence[str], image: str | None, source: str) -> dict[str, list[Any]]:
@@ -35,11 +35,11 @@ def text_column(rows: pd.DataFrame, column: str, source: str) -> list[str]:
 def check_text(cell: Any, row: int, column: str, source: str) -> None:
     """Raises HiesError for a cell that holds no text, or one that is too long."""
     if is_missing(cell):
-        raise bad_cell(source, row, column, "there is no text", WHOLE)
+        raise bad_cell(source, row, column, "there is no text", MEND)
     if not isinstance(cell, str):
-        raise bad_cell(source, row, column, f"{shown(cell)} is no text", WHOLE)
-    if len(cell) > LONGEST:
-        what = f"the text has {len(cell):,} characters, and at most {LONGEST:,} are read"
+        raise bad_cell(source, row, column, f"{shown(cell)} is no text", MEND)
+    if len(cell) > MOST_CHARACTERS:
+        what = f"the text has {len(cell):,} characters, and at most {MOST_CHARACTERS:,} are read"
         raise bad_cell(source, row, column, what, "cut it")
 
 
@@ -59,7 +59,7 @@ def label_sets(rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[
             if (text := "" if is_missing(cell) else _label(cell, row, column, source).lower()) in ("1", "true"):
                 held[row].add(column)
             elif text not in ("0", "false"):
-                raise bad_cell(source, row, column, f"{shown(cell)} is neither 0 nor 1", WHOLE)
+                raise bad_cell(source, row, column, f"{shown(cell)} is neither 0 nor 1", MEND)
     return [frozenset(one) for one in held]
 
 
@@ -73,7 +73,7 @@ def scores(rows: pd.DataFrame, column: str, source: str, scale: Sequence[float])
             found.append(float("nan"))
         if not scale[0] <= found[-1] <= scale[1]:
             what = f"{shown(cell)} is no score from {scale[0]:g} to {scale[1]:g}"
-            raise bad_cell(source, row, column, what, f"{WHOLE}, or give another task.scale")
+            raise bad_cell(source, row, column, what, f"{MEND}, or give another task.scale")
     return found
 
 
@@ -111,7 +111,7 @@ def text_of_bits(bits: np.ndarray) -> np.ndarray:
 def _label(cell: Any, row: int, column: str, source: str) -> str:
     """Returns a label in words; a whole number without a point."""
     if is_missing(cell):
-        raise bad_cell(source, row, column, "there is no label", WHOLE)
+        raise bad_cell(source, row, column, "there is no label", MEND)
     if not isinstance(cell, str | int | float):
         raise bad_cell(source, row, column, f"{shown(cell)} is no label", "for several give task.kind=multi_label")
     try:
@@ -136,7 +136,7 @@ def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:
 
 def is_missing(cell: Any) -> bool:
     """Returns whether a cell is empty: nothing, NaN, or what tables write for it."""
-    return cell is None or cell != cell if not isinstance(cell, str) else cell.strip().lower() in MISSING
+    return cell is None or cell != cell if not isinstance(cell, str) else cell.strip().lower() in EMPTY_CELLS
 
 
 def _file(cell: Any, row: int, column: str, source: str) -> bytes:
@@ -147,7 +147,7 @@ def _file(cell: Any, row: int, column: str, source: str) -> bytes:
         try:
             found = path.read_bytes()
         except OSError as error:
-            raise bad_cell(source, row, column, f"{path} cannot be read ({error.strerror})", WHOLE) from None
+            raise bad_cell(source, row, column, f"{path} cannot be read ({error.strerror})", MEND) from None
     if not isinstance(found, bytes) or not found:
-        raise bad_cell(source, row, column, "there is no image", WHOLE)
+        raise bad_cell(source, row, column, "there is no image", MEND)
     return found

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GAP = "{question}"
-NAMES = {"question": ("question",), "options": ("options", "choices"), "answer": ("answer", "label")}
+USUAL_COLUMNS = {"question": ("question",), "options": ("options", "choices"), "answer": ("answer", "label")}
 
 
 @dataclass(frozen=True)
-class Choice(OwnData, ChoiceTask):
+class OwnChoice(OwnData, ChoiceTask):
     """Questions of one's own with options, of which a language model takes the most likely one after the question.
 
     Attributes:
@@ -86,12 +86,12 @@ class Choice(OwnData, ChoiceTask):
         names = [*map(str, rows.columns)]
         there = f"{called(source)} has the columns {', '.join(names)}"
         chosen: dict[str, tuple[str, ...]] = {}
-        for option in NAMES:
+        for option in USUAL_COLUMNS:
             asked = getattr(self, option)
             given = (asked,) if isinstance(asked, str) else tuple(asked or ())
             if unknown := [name for name in given if name not in names]:
                 raise ParameterError(f"task.{option}", unknown[0], there)
-            guessed = tuple(name for name in NAMES[option] if name in names)[:1]
+            guessed = tuple(name for name in USUAL_COLUMNS[option] if name in names)[:1]
             if option == "options" and not guessed:
                 guessed = tuple(name for name in ascii_uppercase if name in names)
             chosen[option] = given or guessed
@@ -120,7 +120,7 @@ def _options(cell: Any, row: int, columns: Sequence[str], source: str) -> list[s
         cells.check_text(option, row, columns[min(place, len(columns) - 1)], source)
     if len(found) < 2 or len(set(found)) < len(found):
         what = "there are fewer than two options" if len(found) < 2 else "two options are the same"
-        raise bad_cell(source, row, columns[0], what, cells.WHOLE)
+        raise bad_cell(source, row, columns[0], what, cells.MEND)
     return found
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from hies.errors import ParameterError
 from hies.tasks.own.files import called
 
-LABELS = ("label", "labels", "target", "class", "category", "sentiment", "score", "rating", "y")
-PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text", "text_pair"))
-TEXTS = ("text", "sentence", "review", "content", "comment", "document")
+LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "score", "rating", "y")
+PAIR_NAMES = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text", "text_pair"))
+TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "document")
 
 
 @dataclass(frozen=True)
-class Columns:
+class FoundColumns:
     """The columns that are read.
 
     Attributes:
@@ -37,7 +37,7 @@ def find_columns(
     image: str | None,
     labels: Sequence[str],
     ids: str | None,
-) -> Columns:
+) -> FoundColumns:
     """Returns the columns of a table.
 
     Args:
@@ -64,11 +64,11 @@ def find_columns(
                 raise ParameterError(f"task.{option}", name, _there_are(names, source))
     chosen = tuple(name for name in texts if name)
     free = [name for name in names if name not in {*chosen, image, *labels, ids}]
-    label = tuple(labels) or tuple(_named(LABELS, free)[:1])
+    label = tuple(labels) or tuple(_named(LABEL_NAMES, free)[:1])
     free = [name for name in free if name not in label]
     if not chosen and image is None:
-        pairs = (found for pair in PAIRS if len(found := _named(pair, free)) == 2)
-        chosen = tuple(next(pairs, _named(TEXTS, free)[:1])) or (tuple(free) if len(free) == 1 and label else ())
+        pairs = (found for pair in PAIR_NAMES if len(found := _named(pair, free)) == 2)
+        chosen = tuple(next(pairs, _named(TEXT_NAMES, free)[:1])) or (tuple(free) if len(free) == 1 and label else ())
     free = [name for name in free if name not in chosen]
     if not label and len(free) == 1 and (chosen or image):
         label = (free[0],)
@@ -76,7 +76,7 @@ def find_columns(
         if not is_there:
             raise ParameterError(f"task.{option}", None, f"{_there_are(names, source)}; name the one of the {option}s")
     given_names = {*texts, *labels}
-    return Columns(chosen, image, label, tuple(name for name in (*chosen, *label) if name not in given_names))
+    return FoundColumns(chosen, image, label, tuple(name for name in (*chosen, *label) if name not in given_names))
 
 
 def _named(wanted: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from hies.precision import computing
 from hies.scoring.losses import DefaultLoss
 from hies.tasks.base import Answers
 
-LOSS = DefaultLoss(None, shifted=True)  # the mean negative log-likelihood of the tokens of a text
+_LOSS = DefaultLoss(None, shifted=True)  # the mean negative log-likelihood of the tokens of a text
 
 
 @torch.no_grad()
@@ -37,6 +37,6 @@ def read_on(network: nn.Module, tokenizer: Any, examples: Encoded, batch_size: i
             outputs = network(**{name: value for name, value in batch.items() if name != "labels"})
             last = batch["attention_mask"].sum(dim=1) - 1  # [batch]; padding is on the right
             expected = outputs.logits[torch.arange(len(last)), last].argmax(dim=-1)
-            tokens[indices], losses[indices] = expected.cpu().numpy(), LOSS(outputs, batch).cpu().numpy()
+            tokens[indices], losses[indices] = expected.cpu().numpy(), _LOSS(outputs, batch).cpu().numpy()
     words = [tokenizer.decode([token]).strip() for token in tokens.tolist()]
     return {"predictions": np.array(words, dtype=str), "losses": losses, "token_losses": losses}

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson", ".json")
 TABLES = (*SEPARATORS, *LINES, ".parquet")
-ENDINGS = f"{', '.join(TABLES[:-1])} or {TABLES[-1]}"
-MISSING = ("", "nan", "null")  # what tables write where there is nothing
-LONGEST = 1_000_000  # characters of a text: several hundred times as many as models read
+FILE_ENDINGS = f"{', '.join(TABLES[:-1])} or {TABLES[-1]}"
+EMPTY_CELLS = ("", "nan", "null")  # what tables write where there is nothing
+MOST_CHARACTERS = 1_000_000  # characters of a text: several hundred times as many as models read
 
 
 def bad_cell(source: str, row: int, column: str, problem: str, remedy: str) -> HiesError:
@@ -89,7 +89,7 @@ def _read(
         return _hub_rows(option, source, data_root)
     ending = Path(source).suffix.lower()
     if ending not in TABLES:
-        raise ParameterError(f"task.{option}", source, f"give a file that ends in {ENDINGS}")
+        raise ParameterError(f"task.{option}", source, f"give a file that ends in {FILE_ENDINGS}")
     content = _bytes(option, source)
     if ending == ".parquet":
         try:
@@ -189,7 +189,7 @@ def _hub_rows(option: str, source: str, data_root: Path | None) -> pd.DataFrame:
     name, _, config = rest.partition("/")
     if not owner or not name or source.startswith(("/", ".", "~")):
         expected = (
-            f"there is no such file; give one that ends in {ENDINGS}, or a data set of the Hub as OWNER/NAME:SPLIT"
+            f"there is no such file; give one that ends in {FILE_ENDINGS}, or a data set of the Hub as OWNER/NAME:SPLIT"
         )
         raise ParameterError(f"task.{option}", source, expected)
     frames = hub.frames(f"{owner}/{name}", config or None, data_root)

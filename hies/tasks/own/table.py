@@ -15,7 +15,7 @@ from hies.tasks import checks
 from hies.tasks.base import Answers, ClassifierTask, Split, Splits
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
-from hies.tasks.own.columns import Columns, find_columns
+from hies.tasks.own.columns import FoundColumns, find_columns
 from hies.tasks.own.files import bad_cell, called, read_rows
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class _Content:
     """
 
     tables: dict[str, pd.DataFrame]
-    columns: Columns
+    columns: FoundColumns
     labels: dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
-class Table(OwnData, ClassifierTask):
+class OwnTable(OwnData, ClassifierTask):
     """Texts, pairs of texts or images with labels, from a CSV, JSON lines or parquet file, or a Hub data set.
 
     Attributes:
@@ -151,7 +151,7 @@ class Table(OwnData, ClassifierTask):
         checks.check_columns(split.inputs, len(split), where, (str,))
         return Split(split.inputs, checks.text_labels(split.labels, where))
 
-    def for_classifier(self, outputs: Sequence[str], data_root: Path | None) -> Table:
+    def for_classifier(self, outputs: Sequence[str], data_root: Path | None) -> OwnTable:
         """Returns the task with the classes of a classifier, by name or by number, in the order of its outputs.
 
         Raises:

@@ -23,7 +23,7 @@ FEWEST = 20  # characters of a piece
 
 
 @dataclass(frozen=True)
-class Text(OwnData, PromptTask):
+class OwnText(OwnData, PromptTask):
     """How well a language model reads on in a text file of one's own: its loss, and which token it expects next.
 
     The text is cut into pieces between words. The loss of a piece is the mean negative log-likelihood of its tokens, in

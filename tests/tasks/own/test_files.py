@@ -32,7 +32,7 @@ BAD = {
     "header alone": ("review,stars\n", r"^films\.csv has no rows; task\.train needs"),
     "semicolons": (
         "review;stars\ngood, really;a\nbad;b\n",
-        r"""^films\.csv, line 1: there is one column, 'review;stars', .* parted by ';'; give task\.separator='";"'\.$""",
+        r"""^films\.csv, line 1: there is one column, 'review;stars', .*; give task\.separator='";"'\.$""",
     ),
     "too many fields": (
         "review,stars\ngood,a\nbad, very bad,b\n",
@@ -49,24 +49,24 @@ BAD = {
         "review,stars\ngood,a\nbad,a\n",
         r"^films\.csv, column 'stars': all 2 rows have the same label, 'a'; give rows of others, too\.$",
     ),
-    "no label": ("review,stars\ngood,a\nbad,\n", r"^films\.csv, row 2, column 'stars': there is no label; mend the cell"),
+    "no label": ("review,stars\ngood,a\nbad,\n", r"^films\.csv, row 2, column 'stars': there is no label; mend"),
     "NaN as label": ("review,stars\ngood,a\nbad,NaN\n", r"row 2, column 'stars': there is no label"),
     "NaN as text": ("review,stars\nnan,a\nbad,b\n", r"^films\.csv, row 1, column 'review': there is no text"),
     "blank text": ('review,stars\ngood,a\n"  ",b\n', r"row 2, column 'review': there is no text"),
-    "fraction": ("review,stars\ngood,a\nbad,2.5\n", r"row 2, column 'stars': '2\.5' is no class; for scores give task\.kind"),
+    "fraction": ("review,stars\ngood,a\nbad,2.5\n", r"row 2, column 'stars': '2\.5' is no class; for scores give"),
     "duplicate ids": (
         "id,review,stars\n7,good,a\n8,bad,b\n7,fine,a\n",
         r"^films\.csv, row 3, column 'id': row 1 has the same id, '7'; mend one, or give task\.id=null",
     ),
     "10 MB text": (
         f"review,stars\ngood,a\n{'x' * 10_000_000},b\n",
-        r"^films\.csv, row 2, column 'review': the text has 10,000,000 characters, and at most 1,000,000 are read; cut it",
+        r"^films\.csv, row 2, column 'review': the text has 10,000,000 characters, and at most 1,000,000 are read",
     ),
     "a class in one row": (
         "review,stars\n" + "".join(f"good {i},{'ab'[i % 2]}\n" for i in range(20)) + "odd,c\n",
         r"^films\.csv has 21 rows, 1 of them 'c', from which splits cannot be drawn",
     ),
-    "no columns known": ("one,two,three\n1,2,3\n", r"^task\.text is None; films\.csv has the columns one, two, three; name"),
+    "no columns known": ("one,two,three\n1,2,3\n", r"^task\.text is None; films\.csv has the columns one, two, three;"),
 }  # fmt: skip
 
 
@@ -88,8 +88,8 @@ def test_bad_data_is_refused_in_a_sentence(tmp_path, content, says):
         ({"encoding": "utf-99"}, r"^task\.encoding is 'utf-99'; Python knows none"),
         ({"separator": "::"}, r"^task\.separator is '::'; give a single character"),
         ({"report": "none.csv"}, r"^task\.report is 'none\.csv'; there is no such file"),
-        ({"report": "films.xlsx"}, r"^task\.report is 'films\.xlsx'; there is no such file; give one that ends in \.csv"),
-        ({"metric": "f1", "label": "review", "text": "stars"}, r"^task\.metric is 'f1'; it is of two classes, and there"),
+        ({"report": "films.xlsx"}, r"^task\.report is 'films\.xlsx'; there is no such file; give one that ends"),
+        ({"metric": "f1", "label": "review", "text": "stars"}, r"^task\.metric is 'f1'; it is of two classes, and"),
         ({"label": ["stars", "id"]}, r"^films\.csv, row 1, column 'stars': 'a' is neither 0 nor 1"),
         ({"kind": "regression", "scale": [1, 5]}, r"row 1, column 'stars': 'a' is no score from 1 to 5"),
         ({"image": "review"}, r"row 1, column 'review': .*film 0 was bad cannot be read"),
@@ -191,7 +191,7 @@ def test_json_lines_are_checked_line_by_line(tmp_path):
         ("[1]", r"^films\.jsonl, line 10: \[1\] is no object"),
         ('{"text": "a"}', r"^films\.jsonl, row 10, column 'label': there is no label"),
         ('{"text": 5, "label": 1}', r"row 10, column 'text': 5 is no text"),
-        ('{"text": "a", "label": [1]}', r"row 10, column 'label': \[1\] is no label; for several give task\.kind=multi_label"),
+        ('{"text": "a", "label": [1]}', r"row 10, column 'label': \[1\] is no label; for several give task\.kind"),
     ):  # fmt: skip
         path.write_text("\n".join([*lines, bad, ""]))
         with pytest.raises(HiesError, match=says):
@@ -211,5 +211,5 @@ def test_a_data_set_of_the_hub_by_owner_name_and_split(tmp_path):
     with pytest.warns(UserWarning, match="among those to train on"):
         splits = task.load_checked(tmp_path, tmp_path)
     assert task.name == "films" and len(splits.report) == 37 and len(splits.train) + len(splits.selection) == 37
-    with pytest.raises(HiesError, match=r"^task\.report is 'me/films:dev'; it has the splits train, test, as in me/films:"):
+    with pytest.raises(HiesError, match=r"^task\.report is 'me/films:dev'; it has the splits train, test, as in me"):
         TASKS["table"](train="me/films", report="me/films:dev").load(tmp_path, tmp_path)
