@@ -63,8 +63,9 @@ def quality_lines(finished: Sequence[tuple[Job, list[Row]]]) -> dict[tuple[str, 
 
 
 def line_of(job: Job) -> tuple[str, str]:
-    """Returns model and task, as the command line chooses them."""
-    return job.config.model.name, _choice(job, "task") or job.config.task.name
+    """Returns model and task, a variant of it (rte/after_mnli) as the command line chooses it."""
+    name, choice = job.config.task.name, _choice(job, "task") or ""
+    return job.config.model.name, choice if choice.partition("/")[0] == name else name
 
 
 def criterion_of(job: Job) -> str:

@@ -46,7 +46,9 @@ class OwnData(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = self.name or (safe_filename(Path(self.train.partition(":")[0]).stem) if self.train else self.kind_name)
+        name = self.name or (
+            safe_filename(Path(self.train.partition(":")[0]).stem.replace(".", "_")) if self.train else self.kind_name
+        )
         if name != safe_filename(name):
             raise ParameterError("name", name, "use letters, digits, dots, dashes and underscores")
         from hies.tasks import TASKS

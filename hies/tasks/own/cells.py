@@ -136,7 +136,11 @@ def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:
 
 def is_missing(cell: Any) -> bool:
     """Returns whether a cell is empty: nothing, NaN, or what tables write for it."""
-    return cell is None or cell != cell if not isinstance(cell, str) else cell.strip().lower() in EMPTY_CELLS
+    import pandas as pd
+
+    if isinstance(cell, str):
+        return cell.strip().lower() in EMPTY_CELLS
+    return np.ndim(cell) == 0 and bool(pd.isna(cell))
 
 
 def _file(cell: Any, row: int, column: str, source: str) -> bytes:

@@ -282,7 +282,8 @@ class OwnTable(OwnData, ClassifierTask):
                 if unknown := [one for one in several if checks.plain_label(one) not in known]:
                     there = ", ".join(outputs[:SHOWN_CLASSES]) + (", ..." if len(outputs) > SHOWN_CLASSES else "")
                     what = f"the label {unknown[0]!r} is none of the {len(outputs)} of the model ({there})"
-                    remedy = "mend it, or name what the outputs stand for as task.classes; numbers count from 0"
+                    counted = "; numbers count from 0" if unknown[0].isdecimal() else ""
+                    remedy = f"mend it, or name what the outputs stand for as task.classes{counted}"
                     raise bad_cell(self.given()[part], row, content.columns.labels[0], what, remedy)
 
     def _array(self, labels: Sequence[Any], names: Sequence[str]) -> np.ndarray:

@@ -183,7 +183,7 @@ def test_the_identity_follows_what_is_read_and_no_path(tmp_path):
     assert task.fingerprint(None) != before
 
 
-def test_json_lines_are_checked_line_by_line(tmp_path):
+def test_json_lines_and_parquet_are_checked_row_by_row(tmp_path):
     path = tmp_path / "films.jsonl"
     lines = [json.dumps({"text": f"a {i}", "label": i % 2}) for i in range(9)]
     for bad, says in (
@@ -196,6 +196,13 @@ def test_json_lines_are_checked_line_by_line(tmp_path):
         path.write_text("\n".join([*lines, bad, ""]))
         with pytest.raises(HiesError, match=says):
             loaded(path)
+    frame = pd.DataFrame({"text": pd.array(["a", pd.NA, "c"], "string"), "label": [[0], [1], [0]]})
+    frame.to_parquet(tmp_path / "nullable.parquet")
+    with pytest.raises(HiesError, match=r"^nullable\.parquet, row 1, column 'label': .* is no label; for several"):
+        loaded(tmp_path / "nullable.parquet")
+    frame.assign(label=[0, 1, 0]).to_parquet(tmp_path / "nullable.parquet")
+    with pytest.raises(HiesError, match=r"^nullable\.parquet, row 2, column 'text': there is no text"):
+        loaded(tmp_path / "nullable.parquet")
     damaged = tmp_path / "films.parquet"
     damaged.write_bytes(b"PAR1")
     with pytest.raises(HiesError, match=r"^films\.parquet cannot be read as parquet"):
