@@ -14,6 +14,7 @@ from hies.tasks.own.files import EMPTY_CELLS, MOST_CHARACTERS, bad_cell
 if TYPE_CHECKING:
     import pandas as pd
 
+COMMON = 10  # examples of a set of labels whose share every split keeps
 PART = "|"  # between the labels of a cell that has several
 MEND = "mend the cell, or leave the row out"
 
@@ -96,6 +97,16 @@ def distinct(labels: Iterable[Sequence[Any]]) -> tuple[str, ...]:
         first.setdefault(plain_label(one), one)
     numbers = all(map(str.isdecimal, first))
     return tuple(first[one] for one in sorted(first, key=lambda label: (int(label) if numbers else 0, label)))
+
+
+def common_sets(texts: np.ndarray) -> np.ndarray:
+    """Returns the texts of 0 and 1 that many examples have, for splits to keep their shares; "" for all others."""
+    sets, place, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    often = counts >= COMMON
+    sets = np.where(often, sets, "")
+    if 0 < counts[~often].sum() < COMMON:  # too few for a group of their own
+        sets[~often] = sets[counts.argmax()]
+    return sets[place]
 
 
 def bits_of(texts: np.ndarray) -> np.ndarray:

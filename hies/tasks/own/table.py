@@ -139,8 +139,9 @@ class OwnTable(OwnData, ClassifierTask):
             if self.kind != "multi_label" and len(set(parts[part].labels.tolist())) < 2:
                 what = f"all {len(rows)} rows have the same label, {checks.shown(content.labels[part][0])}"
                 raise HiesError(f"{called(source)}, column {columns.labels[0]!r}: {what}; give rows of others, too.")
-        strata = np.array(names)[parts["train"].labels] if self.kind == "classification" else None
-        splits = self.divided(parts, strata)
+        labels = parts["train"].labels
+        strata = {"classification": lambda: np.array(names)[labels], "multi_label": lambda: cells.common_sets(labels)}
+        splits = self.divided(parts, strata[self.kind]() if self.kind in strata else None)
         self.warn_of_shared(parts, splits)
         return splits
 

@@ -113,6 +113,16 @@ def test_a_folder_without_a_classifier_is_trained_on_the_labels(tmp_path):
     assert not model.checkpoint and task.network_options(None, {}, None)["id2label"] == {0: "a", 1: "b"}
 
 
+def test_splits_keep_the_shares_of_common_sets_of_labels(tmp_path):
+    path = file(
+        tmp_path, rows(80, toxic=lambda i: int(i % 2), rude=lambda i: int(i % 4 == 0), odd=lambda i: int(i == 3))
+    )
+    splits = TASKS["table"](train=path, label=["toxic", "rude", "odd"]).load_checked(None, tmp_path)
+    for split, size in ((splits.train, 48), (splits.selection, 16), (splits.report, 16)):
+        bits = np.array([[*map(int, text)] for text in split.labels])
+        assert len(bits) == size and bits[:, :2].sum(axis=0).tolist() == [size // 2, size // 4]
+
+
 @pytest.mark.parametrize("form", ["columns", "lists", "parted"])
 def test_several_labels_are_one_answer_and_stable_where_all_are_the_same(tmp_path, form):
     wanted = [(i % 2 == 0, i % 3 == 0, i % 5 == 0) for i in range(43)]
