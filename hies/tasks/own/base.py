@@ -80,6 +80,11 @@ class OwnData(Task):
             _READ[key] = found
         return _READ[key]
 
+    def in_use(self, data_root: Path | None) -> Splits:
+        """Returns the splits, the report split cut to `max_examples`."""
+        splits = self.load(data_root, Path())
+        return replace(splits, report=splits.report.first(self.max_examples))
+
     @abstractmethod
     def read(self, data_root: Path | None) -> Splits:
         """Returns the splits from what the options name."""

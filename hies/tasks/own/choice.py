@@ -79,7 +79,7 @@ class OwnChoice(OwnData, ChoiceTask):
         rows = read_rows("train", self.given()["train"], self.encoding, self.separator, data_root)
         question, options, answer = self._columns(rows, self.given()["train"])
         columns = f"questions in {question!r}, options in {', '.join(map(repr, options))}, answers in {answer!r}"
-        return f"{self.name}: {self.origin()}; {columns}; {sizes_in_words(self.load(data_root, Path()))}."
+        return f"{self.name}: {self.origin()}; {columns}; {sizes_in_words(self.in_use(data_root))}."
 
     def _columns(self, rows: pd.DataFrame, source: str) -> tuple[str, tuple[str, ...], str]:
         """Returns the columns of the question, of the options and of the answer."""

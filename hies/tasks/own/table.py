@@ -223,7 +223,7 @@ class OwnTable(OwnData, ClassifierTask):
 
     def description(self, data_root: Path | None) -> str:
         """Returns what is read: files, columns, classes and splits."""
-        splits, content = self.load(data_root, Path()), self._content(data_root)
+        splits, content = self.in_use(data_root), self._content(data_root)
         columns = content.columns
         inputs = " and ".join(map(repr, [columns.image] if columns.image else columns.texts))
         guessed = f" (guessed: {', '.join(map(repr, columns.guessed))})" if columns.guessed else ""

@@ -73,7 +73,7 @@ class OwnText(OwnData, PromptTask):
 
     def description(self, data_root: Path | None) -> str:
         """Returns what is read: files and splits."""
-        sizes = sizes_in_words(self.load(data_root, Path()))
+        sizes = sizes_in_words(self.in_use(data_root))
         return f"{self.name}: {self.origin()}; pieces of at most {self.characters} characters, {sizes}."
 
 

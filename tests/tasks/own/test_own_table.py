@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -180,6 +181,7 @@ def test_columns_are_guessed_only_where_their_names_leave_no_doubt(tmp_path):
     said = task.description(None)
     assert "inputs in 'Premise' and 'hypothesis', labels in 'label' (guessed: 'Premise', 'hypothesis', 'label')" in said
     assert "2 classes, reported: 0 4, 1 4; 27 to score heads (or train) on, 8 for choices, 8 reported." in said
+    assert ", 3 reported." in replace(task, max_examples=3).description(None)
     odd = frame.rename(columns={"text": "words", "label": "kind"})
     with pytest.raises(HiesError, match=r"^task\.text is None; odd\.csv has the columns words, kind"):
         TASKS["table"](train=file(tmp_path, odd, "odd.csv")).load(None, tmp_path)
