@@ -13,6 +13,7 @@ from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import evaluator_of
 from experiments.sweep.jobs import Declared
+from experiments.sweep.summary import print_data
 from hies.progress import ProgressBar
 from hies.storage import digest
 
@@ -27,6 +28,7 @@ def main() -> int:
 
 def _finetune_all(declared: Declared) -> int:
     done: set[str] = set()
+    print_data(declared.jobs)
     for job in ProgressBar(declared.jobs, "fine-tuning", unit="job", leave=False):
         config = _with_source_to_train(job.config)
         name = digest([config.model.identity(config.task), job.identity["task"]])

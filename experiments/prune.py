@@ -12,7 +12,9 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import astuple, replace
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +25,13 @@ from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
+from experiments.sweep.summary import print_data
 from hies.errors import HiesError
 from hies.evaluation.models import PRUNABLE
 from hies.methods import METHODS
 from hies.progress import ProgressBar
 from hies.pruning.selection import PlainHeads
-from hies.runs.quality import stability
+from hies.runs.quality import mean_loss, stability
 from hies.scoring.statistics import METHOD_STATISTICS
 from hies.storage import replacing
 
@@ -36,11 +39,13 @@ if TYPE_CHECKING:  # torch and transformers, which are imported when the options
     from transformers import PreTrainedModel
 
     from hies.efficiency.cost import Cost
-    from hies.evaluation.evaluator import Evaluator
+    from hies.evaluation.evaluator import Evaluation, Evaluator
     from hies.heads.sites import Removed
 
 Line = tuple[str, str, str]  # name, of the dense model, of the pruned one
 TEXTS, LONGEST, NEW_TOKENS = 4, 128, 24  # that speed is measured with: texts of so many tokens at most, and answers
+# Lines on losses: a name, the losses of single examples, and what is made of their mean.
+MEANS = (("loss", "losses", float), ("perplexity", "token_losses", exp))
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -55,11 +60,14 @@ def _prune_declared(declared: Declared) -> int:
             f"experiments.prune makes one model, but the command line declares {len(declared.jobs)} jobs; "
             "give one value for each option."
         )
+    from hies.evaluation.evaluator import Evaluation
+
     (job,) = declared.jobs
     folder = _checked_folder(job.config)
     job = _where_heads_can_go(job)
     evaluator = evaluator_of(job.config)
     _check_cut(job.config, evaluator)
+    print_data(declared.jobs)
     print(_before(evaluator), flush=True)
     if evaluator.model.sites == PRUNABLE and evaluator.prunable.refused:
         print(evaluator.prunable.note, flush=True)
@@ -68,10 +76,10 @@ def _prune_declared(declared: Declared) -> int:
         (ratio,) = job.config.sparsity.ratios
         removed = plan.models[ratio].removed
         plain = _save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
-        dense = evaluator.predictions({})
+        dense = evaluator.evaluate({})
         bar.update()
         small = hies.load_pruned(folder).to(evaluator.device)  # type: ignore[arg-type]
-        pruned = evaluator.answers(small)
+        pruned = Evaluation.of({**evaluator.all_answers(small), "seconds": np.array(0.0)}, None)
         bar.update()
     config, alpha = job.config, plan.notes[ratio].get("alpha_used")
     print(
@@ -225,14 +233,14 @@ def _name(evaluator: Evaluator) -> str:
     return "given" if hies.pruned_heads(evaluator.network) else "dense"
 
 
-def _comparison(evaluator: Evaluator, removed: Removed, dense: np.ndarray, pruned: np.ndarray) -> list[Line]:
+def _comparison(evaluator: Evaluator, removed: Removed, dense: Evaluation, pruned: Evaluation) -> list[Line]:
     """What the dense and the pruned model are, (name, dense, pruned).
 
     Args:
         evaluator: of both.
         removed: site -> heads that the pruned one lacks.
-        dense: answers of the dense one on the report split, [examples].
-        pruned: of the pruned one.
+        dense: the dense one on the report split.
+        pruned: the pruned one.
     """
     cost = evaluator.cost
     assert cost is not None  # its weights were found when they were cut
@@ -242,7 +250,16 @@ def _comparison(evaluator: Evaluator, removed: Removed, dense: np.ndarray, prune
         ("pruned", *_column(kept, cost.without(removed), evaluator, pruned, dense)),
     )
     names = ("", "heads", "parameters", "FLOPs of an example", f"quality ({evaluator.task.metric})", "stability")
-    return list(zip(names, *columns, strict=True))
+    lines = list(zip(names, *columns, strict=True))
+    for name, key, change in MEANS:
+        if key in dense.losses:
+            lines.append((name, _mean(dense.losses[key], change), _mean(pruned.losses[key], change)))
+    return lines
+
+
+def _mean(losses: np.ndarray, change: Callable[[float], float]) -> str:
+    mean = mean_loss(losses)
+    return "not finite" if mean is None else f"{change(mean):.4g}"
 
 
 def _speeds(evaluator: Evaluator, small: PreTrainedModel) -> tuple[list[Line], dict[str, str]]:
@@ -275,16 +292,14 @@ def _speeds(evaluator: Evaluator, small: PreTrainedModel) -> tuple[list[Line], d
     return lines, notes
 
 
-def _column(heads: int, cost: Cost, evaluator: Evaluator, answers: np.ndarray, unpruned: np.ndarray) -> tuple[str, ...]:
-    from hies.evaluation import metrics
-
-    _, quality = metrics.quality(evaluator.task.metric, evaluator.labels("report"), answers)
+def _column(heads: int, cost: Cost, evaluator: Evaluator, found: Evaluation, unpruned: Evaluation) -> tuple[str, ...]:
+    _, quality = evaluator.measure(found.answers)
     return (
         str(heads),
         _short(cost.parameters),
         _short(cost.flops),
         "undefined" if quality is None else f"{quality:.1f} %",
-        f"{stability(answers, unpruned):.1f} %",
+        f"{stability(found.answers, unpruned.answers):.1f} %",
     )
 
 

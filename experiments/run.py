@@ -15,7 +15,7 @@ from experiments.sweep.job import Job, pass_counter
 from experiments.sweep.jobs import Declared, leave_grid
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
-from experiments.sweep.summary import print_summary
+from experiments.sweep.summary import print_data, print_summary
 from hies.errors import HiesError, ParameterError, printable
 from hies.runs import files as results
 
@@ -45,6 +45,7 @@ def _run_all(declared: Declared) -> int:
         if job.path.exists() and not job.config.force:
             kept = f"the file is kept as {job.path.name}.damaged"
             say(printable(f"{job.path} {job.damage()}; it is computed again ({kept})."))
+    print_data(todo)
     say(f"{len(todo)} of {len(jobs)} jobs to do, rows go to {where}.")
     _run_todo(todo, declared.launcher)
     if not declared.launcher.here:  # what jobs printed came to other terminals, or none

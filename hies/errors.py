@@ -58,6 +58,6 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """Returns 100 characters of what an error of another library says, on one line, or its kind."""
     return " ".join(str(error).split())[:100] or type(error).__name__

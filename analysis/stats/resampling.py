@@ -142,6 +142,31 @@ def _f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.
     return _ratio(2 * both, _sums(predictions == 1, weights) + _sums((labels == 1)[None], weights))
 
 
+def _mean_f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray, by_support: bool) -> np.ndarray:
+    """The mean F1 of the classes, or of the labels in texts such as 0110, that a resample has on either side.
+
+    `by_support` weighs each by how often it is right.
+    """
+    several = labels.dtype.kind == "U"
+    if several:  # [N, labels] and [M, N, labels]
+        labels, predictions = (np.char.encode(one)[..., None].view("S1") == b"1" for one in (labels, predictions))
+        pairs = ((labels[:, i], predictions[..., i]) for i in range(labels.shape[-1]))
+    else:
+        pairs = ((labels == one, predictions == one) for one in np.union1d(labels, predictions))
+    total = shares = np.zeros((len(weights), len(predictions)))
+    for true, said in pairs:
+        support = _sums(true[None], weights)
+        f1 = _ratio(2 * _sums(said & true, weights), _sums(said, weights) + support)
+        share = np.where(np.isnan(f1), 0, support if by_support else 1)
+        total, shares = total + np.nan_to_num(f1) * share, shares + share
+    return _ratio(total, shares)
+
+
+def _next_token(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    right = np.char.startswith(labels[None], predictions) & (predictions != "")
+    return _sums(right, weights) / _total(weights)
+
+
 def _matthews(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The correlation of classes; 0 where either side has one class only, as scikit-learn and the paper have it."""
     total = _total(weights)
@@ -192,6 +217,9 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 WEIGHTED_METRICS: dict[str, WeightedMetric] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "f1_macro": partial(_mean_f1, by_support=False),
+    "f1_weighted": partial(_mean_f1, by_support=True),
+    "next_token": _next_token,
     "matthews": _matthews,
     "pearson": _pearson,
 }

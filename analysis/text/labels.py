@@ -27,7 +27,13 @@ VISION_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "food101": "Food
 QUESTION_NAMES = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Digit questions"}
 SMALL_NAMES = {"apidocs": "API docs", "digits": "Digits"}
 TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES, **SMALL_NAMES}
-METRIC_NAMES = {"f1": "F1", "matthews": "Matthews", "pearson": "Pearson"}
+METRIC_NAMES = {
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+}
 MODEL_NAMES = {"minilm": "MiniLM", "bert_base": "BERT-base", "tinybert": "TinyBERT", "mpnet_base": "MPNet-base",
                "smollm2": "SmolLM2-135M", "llama2_7b": "LLaMA-2-7B", "llama_tiny": "LLaMA (small)", "llama": "LLaMA",
                "vit_large": "ViT-Large", "vit_small": "ViT (small)", "vit_tiny": "ViT (tiny)", "vit": "ViT",

@@ -15,7 +15,7 @@ from experiments.config.options import with_option
 from experiments.config.outside import typed
 from hies.errors import HiesError, ParameterError, brief, check_choice
 from hies.evaluation.calibration import CalibrationSource
-from hies.evaluation.models import check_fit, with_fitting_source
+from hies.evaluation.models import check_fit, fitted
 from hies.pruning.selection import Selection
 
 MODES = ("mask", "remove")
@@ -176,7 +176,8 @@ def to_config(node: Any) -> Config:
     except ParameterError as error:
         raise with_option(error) from None
     data_root = None if config.data_root is None else Path(config.data_root)
-    return replace(config, model=with_fitting_source(config.model, config.task, data_root))
+    model, task = fitted(config.model, config.task, data_root)
+    return replace(config, model=model, task=task)
 
 
 def _converted(value: Any, path: str) -> Any:

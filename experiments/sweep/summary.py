@@ -17,6 +17,13 @@ MOST_LINES = 40
 OF_A_LINE = ("model", "task", "criterion", "seed", "sparsity.ratios", "sparsity.ratio")  # have a column, or several
 
 
+def print_data(jobs: Sequence[Job]) -> None:
+    """Prints a line on each data of one's own that jobs read: files, columns and splits."""
+    for text in dict.fromkeys(job.config.task.description(job.data_root) for job in jobs):
+        if text:
+            print(printable(text), flush=True)
+
+
 def print_summary(jobs: Sequence[Job]) -> None:
     """Prints the table of those jobs that have rows, and the command; nothing where none has."""
     finished = [(job, rows) for job in jobs if (rows := _rows_of(job))]
@@ -57,8 +64,9 @@ def quality_lines(finished: Sequence[tuple[Job, list[Row]]]) -> dict[tuple[str, 
 
 
 def line_of(job: Job) -> tuple[str, str]:
-    """Returns model and task, as the command line chooses them."""
-    return job.config.model.name, _choice(job, "task") or job.config.task.name
+    """Returns model and task, a variant of it (rte/after_mnli) as the command line chooses it."""
+    name, choice = job.config.task.name, _choice(job, "task") or ""
+    return job.config.model.name, choice if choice.partition("/")[0] == name else name
 
 
 def criterion_of(job: Job) -> str:

@@ -9,8 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from transformers import PreTrainedModel
 
 from hies.errors import HiesError, ParameterError
-from hies.evaluation.models import plain_label
 from hies.tasks.base import Task
+from hies.tasks.checks import plain_label
 
 
 def find_label_order(

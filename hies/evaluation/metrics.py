@@ -20,13 +20,34 @@ def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float("nan") if constant else pearsonr(labels, predictions).statistic
 
 
+def _mean_f1(labels: np.ndarray, predictions: np.ndarray, average: str) -> float:
+    """Returns the mean F1 over the classes, or labels of which an example may have several, that occur on either side.
+
+    Args:
+        labels: class indices, or texts with a 0 or 1 for each label such as 0110, [examples].
+        predictions: of the same kind.
+        average: `macro`, or `weighted` by how often each is right.
+    """
+    if labels.dtype.kind == "U":
+        labels, predictions = (np.array([[*text] for text in one.tolist()]) == "1" for one in (labels, predictions))
+    return f1_score(labels, predictions, average=average, zero_division=np.nan)
+
+
+def _next_token(texts: np.ndarray, tokens: np.ndarray) -> float:
+    """Returns how many texts go on with the token that was predicted for them, both as texts, [examples]."""
+    return float(np.mean(np.char.startswith(texts, tokens) & (tokens != "")))
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy_score,
     "f1": partial(f1_score, zero_division=0.0),
+    "f1_macro": partial(_mean_f1, average="macro"),
+    "f1_weighted": partial(_mean_f1, average="weighted"),
     "matthews": matthews_corrcoef,
     "pearson": _pearson,
     "vqa": vqa_accuracy,
     "judged": lambda labels, grades: float(np.mean(grades)),  # NaN without a judge
+    "next_token": _next_token,
     "exact_match": lambda labels, predictions: float(np.mean(labels == predictions)),
 }  # name -> (labels, predictions), both [examples] -> raw value, NaN where undefined
 

@@ -30,6 +30,7 @@ IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
     "pruned_heads.json",
 )  # fmt: skip
+UNNAMED = {i: f"LABEL_{i}" for i in range(2)}  # what transformers calls the outputs of a classifier by default
 CLASSIFIERS = {"text": "ForSequenceClassification", "image": "ForImageClassification"}  # modality -> their names' end
 
 
@@ -161,28 +162,18 @@ class Model:
         return identity_of(self.source or "")
 
 
-def with_fitting_source(model: Model, task: Task, data_root: Path | None) -> Model:
-    """Returns the model with its source as the checkpoint for a task whose classes that has a classifier for.
+def fitted(model: Model, task: Task, data_root: Path | None) -> tuple[Model, Task]:
+    """Returns a model and a task as they go together: the source is the checkpoint where its classifier fits the task.
 
-    It has one where its outputs are as many and go by the names of the classes, or by none (LABEL_0: then answers tell
-    which is which), and their weights are there. Folders alone are looked into: what the Hub has may not be here.
+    A task of one's own data takes the classes of that classifier. Folders alone are looked into: what the Hub has may
+    not be here.
     """
-    if not task.finetuned or task.name in model.checkpoint or model.packages or not (source := model.source):
-        return model
-    if not (outputs := _outputs(Path(source), CLASSIFIERS[model.modality])):
-        return model
-    classes = task.label_names(data_root)
-    named = {plain_label(name) for name in outputs}
-    unnamed = named == {f"label {i}" for i in range(len(outputs))}
-    fits = unnamed or task.numbered or not classes or named == {plain_label(name) for name in classes}
-    if len(outputs) != max(len(classes), 1) or not fits:
-        return model
-    return replace(model, checkpoint={**model.checkpoint, task.name: source})
-
-
-def plain_label(name: str) -> str:
-    """Returns the name of a class as it is compared with others."""
-    return name.lower().replace("_", " ")
+    source = model.checkpoint.get(task.name, "" if model.packages else model.source)
+    if not task.finetuned or not source or not (outputs := _outputs(Path(source), CLASSIFIERS[model.modality])):
+        return model, task
+    if (fitting := task.for_classifier(outputs, data_root)) is None:
+        return model, task
+    return replace(model, checkpoint={**model.checkpoint, task.name: source}), fitting
 
 
 def _outputs(folder: Path, ending: str) -> list[str]:
@@ -191,7 +182,7 @@ def _outputs(folder: Path, ending: str) -> list[str]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not any(str(kind).endswith(ending) for kind in config.get("architectures") or ()):
             return []
-        names = list((config.get("id2label") or {i: f"LABEL_{i}" for i in range(2)}).values())
+        names = [name for _, name in sorted((int(i), name) for i, name in (config.get("id2label") or UNNAMED).items())]
         shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _shapes(file)}
     except (OSError, ValueError, AttributeError, SafetensorError):  # no folder of a model, which loading it says
         return []

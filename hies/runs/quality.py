@@ -7,7 +7,8 @@ import numpy as np
 
 # Raw metric, a number or an array of them -> quality in percent: 0 of a share and -1 of a correlation are 0 %.
 PERCENT: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("accuracy", "f1", "vqa", "judged", "exact_match"), lambda share: 100 * share),
+    **dict.fromkeys(("accuracy", "f1", "f1_macro", "f1_weighted"), lambda share: 100 * share),
+    **dict.fromkeys(("vqa", "judged", "exact_match", "next_token"), lambda share: 100 * share),
     **dict.fromkeys(("matthews", "pearson"), lambda correlation: 50 * (correlation + 1)),
 }
 

@@ -262,6 +262,21 @@ class Task(ABC):
         """Returns what rows say besides, such as where calibration examples come from."""
         return {}
 
+    def description(self, data_root: Path | None) -> str:
+        """Returns a line on what is read, for commands to print; nothing where the name of the task says it."""
+        return ""
+
+    def for_classifier(self, outputs: Sequence[str], data_root: Path | None) -> Task | None:
+        """Returns the task as a classifier answers it whose outputs have these names; None: it has other classes.
+
+        Names count, unless they are none (LABEL_0: then answers tell which is which) or the task goes by numbers.
+        """
+        classes = self.label_names(data_root)
+        named = {checks.plain_label(name) for name in outputs}
+        unnamed = named == {f"label {i}" for i in range(len(outputs))}
+        fits = unnamed or self.numbered or not classes or named == set(map(checks.plain_label, classes))
+        return self if fits and len(outputs) == max(len(classes), 1) else None
+
 
 class ClassifierTask(Task):
     """A task with classes or scores, for which a classifier is fine-tuned."""

@@ -33,7 +33,7 @@ def check_cells(name: str, column: Sequence[Any], where: str, kinds: tuple[type,
         for value in values(cell):
             if not isinstance(value, kinds) or value != value or value == b"":
                 expected = "bytes of an image file" if kinds == (bytes,) else "text"
-                raise HiesError(f"Row {row} of {where} has {_shown(value)} in {name!r}, where {expected} should be.")
+                raise HiesError(f"Row {row} of {where} has {shown(value)} in {name!r}, where {expected} should be.")
 
 
 def class_labels(labels: Any, classes: int, where: str) -> np.ndarray:
@@ -64,7 +64,7 @@ def option_labels(labels: Any, options: Sequence[Sequence[Any]], where: str) -> 
 def text_labels(labels: Any, where: str) -> np.ndarray:
     """Returns labels that are texts with something in them, [examples]; refuses any other."""
     if not isinstance(labels, list | tuple | np.ndarray):
-        raise HiesError(f"The labels of {where} are {_shown(labels)}, not one for each example.")
+        raise HiesError(f"The labels of {where} are {shown(labels)}, not one for each example.")
     _check(labels, np.array([isinstance(one, str) and one != "" for one in labels], bool), where, "answers are texts")
     return np.asarray(labels, dtype=str)
 
@@ -75,7 +75,7 @@ def _numbers(labels: Any, where: str) -> np.ndarray:
         values = np.asarray(labels)
     except ValueError:  # lists that are not equally long
         row = next(row for row, one in enumerate(labels) if isinstance(one, list | tuple | np.ndarray))
-        raise HiesError(f"Row {row} of {where} has the label {_shown(labels[row])}, not one number.") from None
+        raise HiesError(f"Row {row} of {where} has the label {shown(labels[row])}, not one number.") from None
     if values.ndim != 1:
         raise HiesError(f"The labels of {where} have the shape {values.shape}, not one for each example.")
     if values.dtype.kind in "biuf":
@@ -94,7 +94,12 @@ def _check(labels: Any, fits: np.ndarray, where: str, expected: str) -> None:
     if not fits.all():
         row = int(np.argmin(fits))
         remedy = "leave out rows without a label, or give a split that has labels"
-        raise HiesError(f"Row {row} of {where} has the label {_shown(labels[row])}, but {expected}; {remedy}.")
+        raise HiesError(f"Row {row} of {where} has the label {shown(labels[row])}, but {expected}; {remedy}.")
+
+
+def plain_label(name: str) -> str:
+    """Returns the name of a class as it is compared with others."""
+    return name.strip().lower().replace("_", " ")
 
 
 def values(cell: Any) -> Iterator[Any]:
@@ -108,6 +113,7 @@ def values(cell: Any) -> Iterator[Any]:
         yield cell
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Returns a value as messages have it."""
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

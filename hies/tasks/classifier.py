@@ -3,7 +3,7 @@
 import hashlib
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -124,8 +124,24 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W"))
 
 
+def class_or_score(logits: Tensor) -> Tensor:
+    """Returns what logits [batch, outputs] say: the class, or the score of a single output; [batch]."""
+    return logits[:, 0].float() if logits.shape[1] == 1 else logits.argmax(dim=1)
+
+
+def labels_that_hold(logits: Tensor) -> Tensor:
+    """Returns which of several labels hold by logits [batch, outputs]: those more likely than not; uint8, the same."""
+    return (logits > 0).to(torch.uint8)
+
+
 @torch.no_grad()
-def predict(model: nn.Module, examples: Encoded, batch_size: int, precision: str = "float32") -> Answers:
+def predict(
+    model: nn.Module,
+    examples: Encoded,
+    batch_size: int,
+    precision: str = "float32",
+    answer: Callable[[Tensor], Tensor] = class_or_score,
+) -> Answers:
     """Returns the model's answers and their losses, see `hies.tasks.base.ClassifierTask.answers`."""
     device = next(model.parameters()).device
     answers: Answers = {"predictions": np.empty(0, dtype=np.int64), "losses": np.empty(0, dtype=np.float32)}
@@ -133,11 +149,9 @@ def predict(model: nn.Module, examples: Encoded, batch_size: int, precision: str
         for indices, batch in examples.padded_for(model).batches(batch_size, device):
             labels = batch.pop("labels")
             outputs = model(**batch)
-            logits = outputs.logits  # [batch, outputs]
-            answer = logits[:, 0].float() if logits.shape[1] == 1 else logits.argmax(dim=1)
-            for name, values in (("predictions", answer), ("losses", LOSS(outputs, {"labels": labels}))):
-                found = values.cpu().numpy()
+            values = {"predictions": answer(outputs.logits), "losses": LOSS(outputs, {"labels": labels})}
+            for name, found in ((name, value.cpu().numpy()) for name, value in values.items()):
                 if not len(answers[name]):
-                    answers[name] = np.empty(len(examples), dtype=found.dtype)
+                    answers[name] = np.empty((len(examples), *found.shape[1:]), dtype=found.dtype)
                 answers[name][indices] = found
     return answers

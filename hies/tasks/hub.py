@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hies.errors import HiesError, ParameterError
+from hies.errors import HiesError, ParameterError, brief
 from hies.storage import digest
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ Frames = dict[str, "pd.DataFrame"]  # split as the data set names it -> its rows
 
 
 @cache
-def frames(repository: str, config: str | None, data_root: Path | None) -> Frames:
+def frames(repository: str, config: str | None, data_root: Path | None, options: str = "{}") -> Frames:
     """Returns the splits of one configuration, from `data_root`/`repository` if that folder is there, else the Hub's.
+
+    `options` are further ones of `datasets.load_dataset`, as JSON: its `data_files` are read where they are.
 
     Raises:
         HiesError: neither can be read; the sentence says how to get either.
@@ -36,14 +38,18 @@ def frames(repository: str, config: str | None, data_root: Path | None) -> Frame
     source = _local_copy(repository, data_root)
     try:
         # Of a local folder nothing is remembered: datasets would take its later states for the first.
+        more = json.loads(options)
         with tempfile.TemporaryDirectory() as forgotten, no_progress_bars():
-            loaded = datasets.load_dataset(str(source or repository), config, cache_dir=forgotten if source else None)
+            place = forgotten if source or "data_files" in more else None
+            loaded = datasets.load_dataset(str(source or repository), config, cache_dir=place, **more)
             return {name: split.to_pandas() for name, split in loaded.items()}
     except Exception as error:  # datasets raises whatever its network or file layer does
         if source:
             raise HiesError(
                 f"data_root={data_root} holds {repository}, but its configuration {config!r} cannot be read from there."
             ) from error
+        if files := json.loads(options).get("data_files"):
+            raise HiesError(f"{files} cannot be read as {repository} by datasets ({brief(error)}).") from error
         raise HiesError(_how_to_get(repository, data_root)) from error
 
 

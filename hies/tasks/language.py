@@ -46,16 +46,7 @@ class ChoiceTask(PromptTask):
 
         A text of more than `max_length` tokens loses its beginning, as with lm-eval: its end is the answer.
         """
-        import torch
-
-        from hies.batching import Encoded
-        from hies.scoring.losses import IGNORED
-
-        rows = []
-        for ids in processor(list(self.texts(examples)))["input_ids"]:
-            tokens = torch.tensor(ids[-max_length:])
-            rows.append({"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens})
-        return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0), "labels": IGNORED})
+        return encode_texts(list(self.texts(examples)), processor, max_length)
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
         """Returns the options chosen, int64 [examples]: `predictions` as lm-eval's acc counts, `norm` as acc_norm.
@@ -73,6 +64,20 @@ class ChoiceTask(PromptTask):
     def right_options(self, labels: np.ndarray) -> np.ndarray:
         """Returns the continuation of each example that is right."""
         return labels
+
+
+def encode_texts(texts: list[str], processor: Any, max_length: int) -> Encoded:
+    """Returns texts as tokens that are labels as well; of more than `max_length` tokens the last are kept."""
+    import torch
+
+    from hies.batching import Encoded
+    from hies.scoring.losses import IGNORED
+
+    rows = []
+    for ids in processor(texts)["input_ids"]:
+        tokens = torch.tensor(ids[-max_length:])
+        rows.append({"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens})
+    return Encoded(rows, {"input_ids": int(processor.pad_token_id or 0), "labels": IGNORED})
 
 
 PROMPTS_VERSION = 1  # to be raised when the same documents give other splits
@@ -97,8 +102,10 @@ class Language(ChoiceTask):
         repository: the data set's name on the Hub.
         config: its configuration.
         definition: lm-eval's YAML file.
+        trained: the split that heads are scored on, if the data set has it.
         reported: the split that lm-eval evaluates on.
         further: other splits that must be there.
+        options: what else `datasets` needs to load it, as JSON.
         shots: few-shot examples in front of a reported or selected document, drawn by lm-eval's seed; None: as many as
             lm-eval's definition says. Calibration documents have none.
     """
@@ -106,8 +113,10 @@ class Language(ChoiceTask):
     repository: ClassVar[str]
     config: ClassVar[str]
     definition: ClassVar[str]
+    trained: ClassVar[str] = "train"
     reported: ClassVar[str] = "test"
     further: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[str] = "{}"
 
     shots: int | None = None
 
@@ -118,7 +127,8 @@ class Language(ChoiceTask):
 
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of the documents, of how they are divided, and of lm-eval's version, which words prompts."""
-        contents = [_content(*self._where(data_root), data_root, split) for split in self._used(data_root)]
+        place = (*self._where(data_root), data_root, self.options)
+        contents = [_content(split, *place) for split in self._used(data_root)]
         return digest([self.name, PROMPTS_VERSION, harness.version(), self._settings(), contents])
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
@@ -142,7 +152,7 @@ class Language(ChoiceTask):
 
     def _frames(self, data_root: Path | None) -> hub.Frames:
         repository, config = self._where(data_root)
-        frames = hub.frames(repository, config, data_root)
+        frames = hub.frames(repository, config, data_root, self.options)
         for split in (*self.further, self.reported):
             if split not in frames:
                 raise HiesError(f"The copy of {repository} has no split {split!r}, which task={self.name} needs.")
@@ -150,7 +160,7 @@ class Language(ChoiceTask):
 
     def _used(self, data_root: Path | None) -> list[str]:
         """Returns the splits of the data set that results depend on."""
-        return [name for name in ("train", *self.further, self.reported) if name in self._frames(data_root)]
+        return [name for name in (self.trained, *self.further, self.reported) if name in self._frames(data_root)]
 
     def _settings(self) -> list[Any]:
         """Returns what the prompts and answers depend on besides the documents."""
@@ -158,7 +168,7 @@ class Language(ChoiceTask):
 
     def _rows(self, data_root: Path | None) -> _Rows:
         frames = self._frames(data_root)
-        documents, report, source = frames.get("train"), frames[self.reported], "train"
+        documents, report, source = frames.get(self.trained), frames[self.reported], self.trained
         if documents is None:
             start = min(HELD_OUT, len(report) // 2)
             documents, report, source = report.iloc[:start], report.iloc[start:], f"{self.reported}[:{start}]"
@@ -333,7 +343,7 @@ def _in_turn(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 @cache
-def _content(repository: str, config: Any, data_root: Path | None, split: str) -> str:
+def _content(split: str, repository: str, config: Any, data_root: Path | None, options: str) -> str:
     """Returns a digest of the rows of a split, whose cells may be lists."""
-    rows = hub.frames(repository, config, data_root)[split]
+    rows = hub.frames(repository, config, data_root, options)[split]
     return hashlib.sha256(rows[sorted(rows.columns)].to_json(orient="values").encode()).hexdigest()

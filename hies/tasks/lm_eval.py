@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib.metadata
 import logging
 import re
+import string
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,52 +22,21 @@ import numpy as np
 from hies.errors import HiesError, ParameterError
 from hies.tasks.base import Answers
 from hies.tasks.choices import chosen_options, option_losses
-from hies.tasks.embedded.packages import package_folder
 from hies.tasks.hub import no_progress_bars
+from hies.tasks.lm_eval_definitions import PACKAGE, definition, is_defined, version
 
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
-PACKAGE = "lm_eval"
+__all__ = ["choose", "definition", "extracted", "generate", "is_defined", "normalized_text", "prompts", "version"]
+
+UNFILTERED: dict[str, Any] = {
+    "name": "none",
+    "filter": [{"function": "take_first"}],
+}  # lm-eval's, where a definition has no filters
 TEMPLATES = 256  # compiled at a time; every task has a few
 Columns = dict[str, list[Any]]
-
-
-def version() -> str:
-    """Returns the installed version of lm-eval, which its task definitions belong to.
-
-    Raises:
-        HiesError: it is not installed.
-    """
-    try:
-        return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        raise HiesError(
-            "Language tasks are put to models by lm-eval, which is not installed; in a clone: pip install -e '.[llm]'."
-        ) from None
-
-
-def is_defined(path: str) -> bool:
-    """Returns whether lm-eval has this definition of a task, such as `arc/arc_easy.yaml`."""
-    return (_definitions() / path).is_file()
-
-
-@functools.cache
-def definition(path: str) -> dict[str, Any]:
-    """Returns lm-eval's own definition of a task, the YAML file `path` under its `tasks`. Not to be changed."""
-    import yaml
-    from lm_eval.utils import import_function
-
-    class Loader(yaml.SafeLoader):
-        """Reads functions of the module beside a definition, too."""
-
-    file = _definitions() / path
-    Loader.add_constructor("!function", functools.partial(import_function, yaml_path=file))
-    config = yaml.load(file.read_text(encoding="utf-8"), Loader)
-    included = config.pop("include", None)
-    above = {} if included is None else definition((Path(path).parent / included).as_posix())
-    return {**{name: value for name, value in above.items() if name != "task_list"}, **config}
 
 
 def prompts(
@@ -93,7 +61,7 @@ def prompts(
         HiesError: a document without a right answer; the pool is too small; lm-eval is missing.
     """
     columns: Columns = {"contexts": [], "continuations": []}
-    if any(metric["metric"] == "acc_norm" for metric in definition(path)["metric_list"]):
+    if any(metric["metric"] == "acc_norm" for metric in definition(path).get("metric_list") or ()):
         columns["sizes"] = []
     answers: list[Any] = []
     if len(documents):
@@ -176,7 +144,7 @@ def extracted(path: str, texts: Sequence[str]) -> dict[str, list[str]]:
 
     requests = [_request("generate_until", resps=[text]) for text in texts]
     answers: dict[str, list[str]] = {}
-    for declared in definition(path)["filter_list"]:
+    for declared in definition(path).get("filter_list") or (UNFILTERED,):
         steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in declared["filter"]]
         if requests:
             build_filter_ensemble(declared["name"], steps).apply(requests)
@@ -186,17 +154,13 @@ def extracted(path: str, texts: Sequence[str]) -> dict[str, list[str]]:
 
 def normalized_text(path: str, text: str) -> str:
     """Returns an answer as the definition's `exact_match` compares it: two are the same if they are equal then."""
-    rule = next(metric for metric in definition(path)["metric_list"] if metric["metric"] == "exact_match")
+    rules = (metric for metric in definition(path).get("metric_list") or () if metric["metric"] == "exact_match")
+    rule: dict[str, Any] = next(rules, {})
     for pattern in rule.get("regexes_to_ignore") or ():
         text = re.sub(pattern, "", text)
-    return text.lower() if rule.get("ignore_case") else text
-
-
-def _definitions() -> Path:
-    version()
-    folder = package_folder(PACKAGE)
-    assert folder is not None
-    return folder / "tasks"
+    text = text.lower() if rule.get("ignore_case") else text
+    ignored = {"ignore_punctuation": string.punctuation, "ignore_numbers": string.digits}
+    return text.translate(str.maketrans("", "", "".join(chars for name, chars in ignored.items() if rule.get(name))))
 
 
 def _log_likelihoods(model: Any, requests: list[Any]) -> list[tuple[float, int]]:
@@ -259,8 +223,8 @@ def _task(path: str, documents: pd.DataFrame, pool: pd.DataFrame) -> Any:
 
     config = copy.deepcopy(definition(path))
     evaluated = config.get("test_split") or config["validation_split"]
-    source = config.get("fewshot_split") or config["training_split"]
-    rows = {evaluated: documents, source: pool}
+    source = config.get("fewshot_split") or config.get("training_split") or evaluated
+    rows = {source: pool, evaluated: documents}
     splits = {name: datasets.Dataset.from_pandas(group, preserve_index=False) for name, group in rows.items()}
     task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: splits})
     task.set_fewshot_seed(DEFAULT_OTHER_SEED)
@@ -282,11 +246,14 @@ def _prompt(task: Any, document: dict[str, Any], shots: int) -> tuple[dict[str, 
     context = task.fewshot_context(document, num_fewshot=shots, gen_prefix=task.doc_to_prefix(document))
     if task.OUTPUT_TYPE == "generate_until":
         right = task.doc_to_target(document)
-        return {"contexts": [context], "continuations": [task.config.target_delimiter + right]}, right
+        if isinstance(right, list):
+            raise HiesError(f"it has {len(right)} right answers, and one can be compared")
+        return {"contexts": [context], "continuations": [f"{task.config.target_delimiter}{right}"]}, str(right)
     requests = task.construct_requests(doc=document, ctx=context)
     contexts, continuations = map(list, zip(*(request.args for request in requests), strict=True))
     options = task.doc_to_choice(document)
     right = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+    right = options.index(right) if isinstance(right, str) and right in options else right
     if right not in range(len(options)):  # which may be a text, too
         raise HiesError(f"it has no right answer among its {len(options)} options: {right!r}")
     entries = {

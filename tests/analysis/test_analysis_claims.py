@@ -26,6 +26,8 @@ EVEN = tuple({site: list(range(round(10 * ratio))) for site in SITES} for ratio 
 INDEPENDENT: dict[str, Any] = {
     "accuracy": lambda labels, answers: 100 * accuracy_score(labels, answers),
     "f1": lambda labels, answers: 100 * f1_score(labels, answers),
+    "f1_macro": lambda labels, answers: 100 * f1_score(labels, answers, average="macro", zero_division=np.nan),
+    "f1_weighted": lambda labels, answers: 100 * f1_score(labels, answers, average="weighted", zero_division=np.nan),
     "matthews": lambda labels, answers: 100 * (matthews_corrcoef(labels, answers) + 1) / 2,
     "pearson": lambda labels, answers: 100 * (pearsonr(labels, answers).statistic + 1) / 2,
 }
@@ -47,7 +49,11 @@ def independent_stability(answers: np.ndarray, unpruned: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("metric", "classes"), [("accuracy", 3), ("f1", 2), ("matthews", 2), ("matthews", 3), ("pearson", 0)]
+    ("metric", "classes"),
+    [
+        *(("accuracy", 3), ("f1", 2), ("f1_macro", 23), ("f1_weighted", 3)),  # of 23 classes a resample lacks some
+        *(("matthews", 2), ("matthews", 3), ("pearson", 0)),
+    ],
 )
 def test_metrics_of_resamples_are_those_of_the_repeated_examples(metric: str, classes: int) -> None:
     labels, answers = answers_of(metric, models=3, examples=53, classes=classes)
@@ -62,6 +68,21 @@ def test_metrics_of_resamples_are_those_of_the_repeated_examples(metric: str, cl
         np.testing.assert_allclose(found[draw], expected, rtol=1e-9)
         pairs = pairwise(answers)
         np.testing.assert_allclose(agreed[draw], [independent_stability(x[chosen], y[chosen]) for x, y in pairs])
+
+
+def test_several_labels_and_next_tokens_are_resampled_as_they_are_measured() -> None:
+    draw = np.random.default_rng(1)
+    bits = draw.integers(0, 2, (3, 29, 4))  # [labels and two models, examples, labels of an example]
+    texts = np.array([["".join(map(str, row)) for row in one] for one in bits])
+    for count in example_counts("toy", 29, 5):
+        for average in ("macro", "weighted"):
+            found = weighted_quality(f"f1_{average}", texts[0], texts[1:], count)
+            for place, repeats in enumerate(count):
+                chosen = np.repeat(np.arange(29), repeats)
+                expected = [100 * f1_score(bits[0][chosen], one[chosen], average=average) for one in bits[1:]]
+                np.testing.assert_allclose(found[place], expected)
+    found = weighted_quality("next_token", np.array(["the end", "so"]), np.array([["th", ""]]), np.array([[3, 1]]))
+    assert found == 75
 
 
 def test_a_constant_prediction_is_50_for_matthews_and_undefined_for_pearson() -> None:

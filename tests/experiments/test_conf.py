@@ -80,7 +80,7 @@ SMALL = {"text": "minilm", "image": "vit_tiny", "language": "llama_tiny", "visio
 
 def fitting(task):
     """A model that takes what the task of this configuration gives."""
-    return SMALL[TASKS[task.partition("/")[0]].modality]
+    return SMALL[TASKS[task.partition("/")[0]]().modality]
 
 
 @pytest.mark.parametrize("name", sorted({*names("model")} - {"any", "language"}))

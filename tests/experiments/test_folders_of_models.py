@@ -12,7 +12,7 @@ import hies
 from experiments import diagnose, finetune, prune, run
 from experiments.sweep import job as job_module
 from hies.errors import HiesError
-from hies.evaluation.models import Model, identity_of, with_fitting_source
+from hies.evaluation.models import Model, fitted, identity_of
 from hies.evaluation.networks import load_network
 from hies.tasks import TASKS
 
@@ -149,7 +149,7 @@ def test_a_pruned_folder_is_trained_further_and_stays_pruned(call, sources):
 )
 def test_a_classifier_fits_by_number_and_name(tmp_path, options, fits):
     model = Model(source=str(bert(tmp_path / "m", **options)))
-    found = with_fitting_source(model, TASK, None)
+    found, _ = fitted(model, TASK, None)
     assert found.checkpoint == ({"rte": str(tmp_path / "m")} if fits else {})
 
 
@@ -160,7 +160,7 @@ def test_a_head_that_is_not_there_and_other_sources_fit_nothing(tmp_path):
     tokens = write_folder(tmp_path / "tokens", tf.BertForTokenClassification(tf.BertConfig(**SIZES)))
     for source in (body, tokens, tmp_path, tmp_path / "none", "org/name"):
         model = Model(source=str(source))
-        assert with_fitting_source(model, TASK, None) is model
+        assert fitted(model, TASK, None)[0] is model
     with pytest.raises(HiesError, match=r"lacks the weights 'classifier.bias' of its BertForSequenceClassification"):
         load_network(Model(source="x"), str(body))
     with pytest.raises(HiesError, match=r"lacks the weights"):  # a head that another class would leave out
@@ -169,8 +169,8 @@ def test_a_head_that_is_not_there_and_other_sources_fit_nothing(tmp_path):
 
 def test_a_single_output_fits_a_task_with_scores(tmp_path):
     model = Model(source=str(bert(tmp_path / "m", num_labels=1)))
-    assert with_fitting_source(model, TASKS["stsb"](), None).checkpoint == {"stsb": str(tmp_path / "m")}
-    assert with_fitting_source(model, TASKS["rte"](), None) is model
+    assert fitted(model, TASKS["stsb"](), None)[0].checkpoint == {"stsb": str(tmp_path / "m")}
+    assert fitted(model, TASKS["rte"](), None)[0] is model
 
 
 def test_a_pruned_folder_of_another_class_is_refused_and_its_record_is_part_of_its_identity(sources, tmp_path):

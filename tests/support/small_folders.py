@@ -53,6 +53,15 @@ def write_folder(folder, model):
     return folder
 
 
+def causal_folder(folder):
+    """A LLaMA that reads texts on, and whose tokenizer knows where a text ends."""
+    write_folder(folder, tf.LlamaForCausalLM(tf.LlamaConfig(**GROUPED, bos_token_id=None, eos_token_id=3)))
+    tokenizer = tf.AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def keep_middle_layer_whole(monkeypatch):
     """Lets the heads of the second layer be refused, as where layers share their keys."""
     check = projections._check_kind

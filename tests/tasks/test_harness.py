@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from hies import masked, prune
 from hies.errors import HiesError
 from hies.evaluation import metrics
-from hies.tasks import TASKS, hub, language
+from hies.tasks import TASKS, hub, language, lm_eval_definitions
 from hies.tasks import lm_eval as harness
 from hies.tasks.base import TOKENS
 
@@ -473,7 +473,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
     tokenizer.eos_token = None
     with pytest.raises(HiesError, match="eos_token"):
         harness.choose(network, tokenizer, {"contexts": [["sun"]], "continuations": [[" moon"]]}, 1)
-    monkeypatch.setattr(harness, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(lm_eval_definitions, "PACKAGE", "no_such_package")
     with pytest.raises(HiesError, match=r"pip install -e '\.\[llm\]'"):
         TASKS["winogrande"]().identity(tmp_path)
 

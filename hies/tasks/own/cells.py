@@ -1,0 +1,168 @@
+"""Cells of tables as inputs and labels; a cell that holds neither is refused with file, row and column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hies.tasks.checks import plain_label, shown
+from hies.tasks.own.files import EMPTY_CELLS, MOST_CHARACTERS, bad_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMMON = 10  # examples of a set of labels whose share every split keeps
+PART = "|"  # between the labels of a cell that has several
+MEND = "mend the cell, or leave the row out"
+
+
+def inputs(rows: pd.DataFrame, texts: Sequence[str], image: str | None, source: str) -> dict[str, list[Any]]:
+    """Returns the columns of a split: `text` and perhaps `text_pair`, or `image` as encoded files."""
+    if image is not None:
+        return {"image": [_file(cell, row, image, source) for row, cell in enumerate(rows[image].tolist())]}
+    return {name: text_column(rows, column, source) for name, column in zip(("text", "text_pair"), texts, strict=False)}
+
+
+def text_column(rows: pd.DataFrame, column: str, source: str) -> list[str]:
+    """Returns a column whose cells all hold a text."""
+    for row, cell in enumerate(cells := rows[column].tolist()):
+        check_text(cell, row, column, source)
+    return cells
+
+
+def check_text(cell: Any, row: int, column: str, source: str) -> None:
+    """Raises HiesError for a cell that holds no text, or one that is too long."""
+    if is_missing(cell):
+        raise bad_cell(source, row, column, "there is no text", MEND)
+    if not isinstance(cell, str):
+        raise bad_cell(source, row, column, f"{shown(cell)} is no text", MEND)
+    if len(cell) > MOST_CHARACTERS:
+        what = f"the text has {len(cell):,} characters, and at most {MOST_CHARACTERS:,} are read"
+        raise bad_cell(source, row, column, what, "cut it")
+
+
+def classes(rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[str]:
+    """Returns the label of each row."""
+    (column,) = columns
+    return [_label(cell, row, column, source) for row, cell in enumerate(rows[column].tolist())]
+
+
+def label_sets(rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[frozenset[str]]:
+    """Returns the labels of each row: of one column what it lists, of several the names of those at 1."""
+    if len(columns) == 1:
+        return [_labels_of(cell, row, columns[0], source) for row, cell in enumerate(rows[columns[0]].tolist())]
+    held: list[set[str]] = [set() for _ in range(len(rows))]
+    for column in columns:
+        for row, cell in enumerate(rows[column].tolist()):
+            if (text := "" if is_missing(cell) else _label(cell, row, column, source).lower()) in ("1", "true"):
+                held[row].add(column)
+            elif text not in ("0", "false"):
+                raise bad_cell(source, row, column, f"{shown(cell)} is neither 0 nor 1", MEND)
+    return [frozenset(one) for one in held]
+
+
+def scores(rows: pd.DataFrame, column: str, source: str, scale: Sequence[float]) -> list[float]:
+    """Returns the score of each row, which lies on the scale."""
+    found = []
+    for row, cell in enumerate(rows[column].tolist()):
+        try:
+            found.append(float(cell))
+        except (TypeError, ValueError):
+            found.append(float("nan"))
+        if not scale[0] <= found[-1] <= scale[1]:
+            what = f"{shown(cell)} is no score from {scale[0]:g} to {scale[1]:g}"
+            raise bad_cell(source, row, column, what, f"{MEND}, or give another task.scale")
+    return found
+
+
+def check_ids(rows: pd.DataFrame, column: str | None, source: str) -> None:
+    """Raises HiesError where two rows have the same id."""
+    if column not in rows.columns:
+        return
+    first: dict[str, int] = {}
+    for row, cell in enumerate(map(repr, rows[column].tolist())):
+        if (before := first.setdefault(cell, row)) != row:
+            what = f"row {before + 1} has the same id, {cell}"
+            raise bad_cell(source, row, str(column), what, "mend one, or give task.id=null if ids may repeat")
+
+
+def distinct(labels: Iterable[Sequence[Any]]) -> tuple[str, ...]:
+    """Returns all labels of several columns once, sorted: numbers by their size. Upper case counts as lower."""
+    every = (one for column in labels for label in column for one in ([label] if isinstance(label, str) else label))
+    first: dict[str, str] = {}
+    for one in sorted(set(every)):
+        first.setdefault(plain_label(one), one)
+    numbers = all(map(str.isdecimal, first))
+    return tuple(first[one] for one in sorted(first, key=lambda label: (int(label) if numbers else 0, label)))
+
+
+def common_sets(texts: np.ndarray) -> np.ndarray:
+    """Returns the texts of 0 and 1 that many examples have, for splits to keep their shares; "" for all others."""
+    sets, place, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    often = counts >= COMMON
+    sets = np.where(often, sets, "")
+    if 0 < counts[~often].sum() < COMMON:  # too few for a group of their own
+        sets[~often] = sets[counts.argmax()]
+    return sets[place]
+
+
+def bits_of(texts: np.ndarray) -> np.ndarray:
+    """Returns texts of 0 and 1, [examples], as uint8 [examples, labels]."""
+    return np.array([[character == "1" for character in text] for text in texts.tolist()], dtype=np.uint8)
+
+
+def text_of_bits(bits: np.ndarray) -> np.ndarray:
+    """Returns 0 and 1, [examples, labels], as a text for each example."""
+    return np.array(["".join(map(str, row)) for row in bits.tolist()], dtype=f"<U{max(bits.shape[1], 1)}")
+
+
+def _label(cell: Any, row: int, column: str, source: str) -> str:
+    """Returns a label in words; a whole number without a point."""
+    if is_missing(cell):
+        raise bad_cell(source, row, column, "there is no label", MEND)
+    if not isinstance(cell, str | int | float):
+        raise bad_cell(source, row, column, f"{shown(cell)} is no label", "for several give task.kind=multi_label")
+    try:
+        number = float(cell)
+    except ValueError:
+        return str(cell).strip()
+    if isinstance(cell, bool):
+        return str(cell)
+    if not number.is_integer():
+        raise bad_cell(source, row, column, f"{shown(cell)} is no class", "for scores give task.kind=regression")
+    return str(int(number))
+
+
+def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:
+    several = cell.tolist() if isinstance(cell, np.ndarray) else cell
+    if isinstance(several, str):
+        several = several.split(PART) if several.strip() else []  # none of the labels
+    if not isinstance(several, list | tuple):
+        raise bad_cell(source, row, column, f"{shown(cell)} is no list of labels", f"part labels by {PART!r}")
+    return frozenset(_label(one, row, column, source) for one in several)
+
+
+def is_missing(cell: Any) -> bool:
+    """Returns whether a cell is empty: nothing, NaN, or what tables write for it."""
+    import pandas as pd
+
+    if isinstance(cell, str):
+        return cell.strip().lower() in EMPTY_CELLS
+    return np.ndim(cell) == 0 and bool(pd.isna(cell))
+
+
+def _file(cell: Any, row: int, column: str, source: str) -> bytes:
+    """Returns the encoded image of a cell: its bytes, or those of the file that it names."""
+    found = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(found, str) and not is_missing(found):
+        path = Path(source).parent / found
+        try:
+            found = path.read_bytes()
+        except OSError as error:
+            raise bad_cell(source, row, column, f"{path} cannot be read ({error.strerror})", MEND) from None
+    if not isinstance(found, bytes) or not found:
+        raise bad_cell(source, row, column, "there is no image", MEND)
+    return found

@@ -1,0 +1,156 @@
+"""choice: questions of one's own with options, of which a language model takes the most likely one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from hies.errors import ParameterError
+from hies.tasks.base import Split, Splits
+from hies.tasks.checks import shown
+from hies.tasks.language import ChoiceTask
+from hies.tasks.own import cells
+from hies.tasks.own.base import OwnData, sizes_in_words
+from hies.tasks.own.files import bad_cell, called, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GAP = "{question}"
+USUAL_COLUMNS = {"question": ("question",), "options": ("options", "choices"), "answer": ("answer", "label")}
+
+
+@dataclass(frozen=True)
+class OwnChoice(OwnData, ChoiceTask):
+    """Questions of one's own with options, of which a language model takes the most likely one after the question.
+
+    Attributes:
+        question: the column of questions; null: `question`.
+        options: the column that lists the options of each question (JSON lines, parquet), or one column for each
+            option: `[a,b,c,d]`; null: `options` or `choices`, or the columns A, B, C, ...
+        answer: the column of right answers: letters from A, whole numbers from 0, or the options themselves; null:
+            `answer` or `label`.
+        prompt: what a model reads before an option; `{question}` stands for the question.
+        id: the column of ids, none of which may occur twice, where there is one; null: it is not looked at.
+        separator: of the fields of a CSV file; null: a comma, in .tsv a tab.
+    """
+
+    question: str | None = None
+    options: Any = None  # a name, or a list of names
+    answer: str | None = None
+    prompt: str = "Question: {question}\nAnswer:"
+    id: str | None = "id"
+    separator: str | None = None
+
+    kind_name: ClassVar[str] = "choice"
+    example: ClassVar[str] = "FILE.jsonl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if GAP not in self.prompt:
+            raise ParameterError("prompt", self.prompt, f"it holds {GAP} where the question goes")
+
+    def read(self, data_root: Path | None) -> Splits:
+        """Returns the splits, as `hies.tasks.lm_eval.choose` takes them."""
+        parts = {}
+        for part, source in self.given().items():
+            rows = read_rows(part, source, self.encoding, self.separator, data_root)
+            question, options, answer = self._columns(rows, source)
+            cells.check_ids(rows, self.id, source)
+            questions = cells.text_column(rows, question, source)
+            offered = [_options(row, place, options, source) for place, row in enumerate(_lists(rows, options))]
+            inputs: dict[str, list[Any]] = {
+                "contexts": [[self.prompt.replace(GAP, text)] for text in questions],
+                "continuations": [[f" {option}" for option in each] for each in offered],
+                "sizes": [[len(option) for option in each] for each in offered],
+            }
+            parts[part] = Split(inputs, _answers(rows[answer].tolist(), offered, answer, source))
+        splits = self.divided(parts)
+        self.warn_of_shared(parts, splits)
+        return splits
+
+    def description(self, data_root: Path | None) -> str:
+        """Returns what is read: files, columns and splits."""
+        rows = read_rows("train", self.given()["train"], self.encoding, self.separator, data_root)
+        question, options, answer = self._columns(rows, self.given()["train"])
+        columns = f"questions in {question!r}, options in {', '.join(map(repr, options))}, answers in {answer!r}"
+        return f"{self.name}: {self.origin()}; {columns}; {sizes_in_words(self.in_use(data_root))}."
+
+    def _columns(self, rows: pd.DataFrame, source: str) -> tuple[str, tuple[str, ...], str]:
+        """Returns the columns of the question, of the options and of the answer."""
+        names = [*map(str, rows.columns)]
+        there = f"{called(source)} has the columns {', '.join(names)}"
+        chosen: dict[str, tuple[str, ...]] = {}
+        for option in USUAL_COLUMNS:
+            asked = getattr(self, option)
+            given = (asked,) if isinstance(asked, str) else tuple(asked or ())
+            if unknown := [name for name in given if name not in names]:
+                raise ParameterError(f"task.{option}", unknown[0], there)
+            guessed = tuple(name for name in USUAL_COLUMNS[option] if name in names)[:1]
+            if option == "options" and not guessed:
+                guessed = tuple(name for name in ascii_uppercase if name in names)
+            chosen[option] = given or guessed
+            if not chosen[option]:
+                raise ParameterError(f"task.{option}", None, f"{there}; name the one of the {option}")
+        return chosen["question"][0], chosen["options"], chosen["answer"][0]
+
+
+def _lists(rows: pd.DataFrame, columns: Sequence[str]) -> list[Any]:
+    """Returns what stands in the columns of the options, a list for each row."""
+    if len(columns) == 1:
+        return rows[columns[0]].tolist()
+    return list(map(list, zip(*(rows[column].tolist() for column in columns), strict=True)))
+
+
+def _options(cell: Any, row: int, columns: Sequence[str], source: str) -> list[str]:
+    """Returns the options of a question: at least two, all different; those of columns end at the first empty cell."""
+    found = cell.tolist() if isinstance(cell, np.ndarray) else cell
+    if not isinstance(found, list | tuple):
+        what = f"{shown(cell)} is no list of options"
+        raise bad_cell(source, row, columns[0], what, "give a list, or a column for each as task.options=[a,b]")
+    found = list(found)
+    while len(columns) > 1 and found and cells.is_missing(found[-1]):
+        found.pop()
+    for place, option in enumerate(found):
+        cells.check_text(option, row, columns[min(place, len(columns) - 1)], source)
+    if len(found) < 2 or len(set(found)) < len(found):
+        what = "there are fewer than two options" if len(found) < 2 else "two options are the same"
+        raise bad_cell(source, row, columns[0], what, cells.MEND)
+    return found
+
+
+def _answers(answers: Sequence[Any], offered: Sequence[Sequence[str]], column: str, source: str) -> np.ndarray:
+    """Returns the right option of each row, int64 [examples]; all rows give it in the same way.
+
+    Raises:
+        HiesError: a row gives it in no way, or in two that differ.
+    """
+    texts = [str(one).strip() if isinstance(one, str | int) else "" for one in answers]
+    ways: dict[str, list[int | None]] = {
+        "options": [each.index(text) if text in each else None for text, each in zip(texts, offered, strict=True)],
+        "letters": [_place(text, ascii_uppercase[: len(each)]) for text, each in zip(texts, offered, strict=True)],
+        "numbers": [
+            int(text) if text.isdecimal() and int(text) < len(each) else None
+            for text, each in zip(texts, offered, strict=True)
+        ],
+    }
+    whole = {way: found for way, found in ways.items() if None not in found}
+    for row, places in enumerate(zip(*whole.values(), strict=True)):
+        if len(set(places)) > 1:
+            what = f"{shown(answers[row])} can be read as {' and as '.join(whole)}, which differ"
+            raise bad_cell(source, row, column, what, "give letters from A")
+    if not whole:
+        best = max(ways, key=lambda way: sum(place is not None for place in ways[way]))
+        row = ways[best].index(None)
+        what = f"{shown(answers[row])} is none of the {len(offered[row])} options"
+        raise bad_cell(source, row, column, what, "give letters from A, numbers from 0, or the options themselves")
+    return np.array(next(iter(whole.values())), dtype=np.int64)
+
+
+def _place(text: str, letters: str) -> int | None:
+    return letters.index(text.upper()) if len(text) == 1 and text.upper() in letters else None
