@@ -93,7 +93,7 @@ def _prune_declared(declared: Declared) -> int:
     how = f"was trained on {evaluator.training_name} here" if evaluator.is_trained_here else "was not trained here"
     print(f"The {_name(evaluator)} model {how}: {evaluator.checkpoint}\n")
     notes |= {name: text for name, text in evaluator.trained_on().items() if name == "weights"}
-    notes |= _cost_of_plain(job, evaluator, removed, dense)
+    notes |= _cost_of_plain(job, evaluator, removed, dense.answers)
     print("".join(f"{name}: {text}\n" for name, text in notes.items()))
     _write_card(folder, small, plain, config.task.name, lines, notes)
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hies.batching import Encoded
 
 FOLLOWING = 40  # characters of what comes after a piece, which the predicted token is compared with
-FEWEST = 20  # characters of a piece
+SHORTEST = 20  # characters of a piece
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class OwnText(OwnData, PromptTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.characters < FEWEST:
-            raise ParameterError("characters", self.characters, f"a piece has at least {FEWEST}")
+        if self.characters < SHORTEST:
+            raise ParameterError("characters", self.characters, f"a piece has at least {SHORTEST}")
 
     def read(self, data_root: Path | None) -> Splits:
         """Returns pieces of text as `text`, with the text behind each as its label."""
