@@ -1,7 +1,7 @@
 """Quality and stability of every task and their mean against the ratio (figures 4, 10, 11 and 13 of the paper)."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from analysis import paper, style
+from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
 from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, METRIC_NAMES, draw_panel
 from analysis.registry import figure
 from analysis.text import choice, labels
-from analysis.text.captions import caption, lost_tasks, removed_words
+from analysis.text.captions import absent_tasks, caption, lost_tasks, removed_words
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
@@ -42,7 +43,8 @@ def draw_all_tasks(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> 
     """Draws a block of panels for each measure, one above the other, each ending with the mean over tasks."""
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
-    return _draw_tasks(*_shown_rows(rows), _title(rows, measures), measures, TASKS_IN_ROW)
+    shown, lost = _shown_rows(rows)
+    return _draw_tasks(shown, lost + absent_tasks(rows), _title(rows, measures), measures, TASKS_IN_ROW)
 
 
 def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
@@ -54,7 +56,7 @@ def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
 
 def _draw_kind(
     rows: pd.DataFrame,
-    tasks: Iterable[str],
+    tasks: Collection[str],
     printed: pd.DataFrame | None = None,
     note: str = "",
     measures: Sequence[str] = IN_PERCENT,
@@ -64,6 +66,7 @@ def _draw_kind(
     if not (rows["ratio"] > 0).any():
         raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
     shown, lost = _shown_rows(rows, PAPER_CRITERIA)
+    lost += absent_tasks(rows, tasks)
     return _draw_tasks(shown, lost, _title(rows, measures), measures, None, printed, note)
 
 
@@ -105,7 +108,7 @@ def draw_figure13(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> l
         raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
     title = f"{rows['model'].iloc[0]}: norm of the outputs alone and with AE"
     shown = rows[rows["curve"].isin([alone, together])]
-    lost = lost_tasks(rows, shown["task"], LACKING)
+    lost = lost_tasks(rows, shown["task"], LACKING) + absent_tasks(rows)
     return _draw_tasks(shown, lost, title, measures, note=f" With AE: {together}.")
 
 
@@ -173,9 +176,11 @@ def shown_curves(rows: pd.DataFrame, criteria: Iterable[str] = TASK_CRITERIA) ->
 def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number.
 
-    Of a loss it is over the tasks of one unit, see `averaged`.
+    Of a loss it is over the tasks of one unit, of quality over those above chance, see `averaged`.
     """
     rows = averaged(rows, column)
+    if rows.empty:
+        return pd.DataFrame(columns=["curve", "seed", "ratio", column], dtype=float)
     wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
     whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
     return whole.mean(axis=1).rename(column).reset_index()
@@ -194,7 +199,7 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
     last = 100 * rows["ratio"].max()
     for axes, task in zip(block, [*tasks, None], strict=False):
         points = mean_of_tasks(rows, column) if task is None else rows[rows["task"] == task]
-        draw_panel(axes, points, column, looks)
+        draw_panel(axes, points, column, looks, "no task above chance" if points.empty else "undefined")
         axes.set_title("Mean over tasks" if task is None else labels.task_name(task), fontsize=9.5)
         axes.tick_params(labelsize=8.5, labelbottom=True)
         axes.set_xlim(-0.05 * last, 1.05 * last)
@@ -232,7 +237,10 @@ def _beside(panels: dict[str, Axes], printed: pd.DataFrame) -> None:
 def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> str:
     text = f"{caption(rows)}. n: examples of the report split."
     if len(tasks) > 1:
-        text += f" The mean is over all {len(tasks)} tasks, and absent where one of them has no number."
+        kept = {MEASURE_OF[name].words: len(tasks) - len(at_chance(rows, name)) for name in measures}
+        fewer = ", ".join(f"of {words} over {count or 'none'}" for words, count in kept.items() if count < len(tasks))
+        text += f" The mean is over all {len(tasks)} tasks{f' ({fewer})' * bool(fewer)}, "
+        text += "and absent where one of them has no number."
     text += " Line: mean over seeds; band: 95 % bootstrap interval."
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f" {MAPPED_NOTE}."

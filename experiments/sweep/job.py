@@ -237,6 +237,7 @@ class Job:
     def _constant(self, evaluator: "Evaluator") -> results.Row:
         """What is the same in every row of the run."""
         config = self.config
+        chance = evaluator.task.chance(evaluator.splits.report)
         return {
             **self._names(),
             **self._knobs(),
@@ -253,6 +254,7 @@ class Job:
             "revision": results.revision(),
             "command": self.command,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
+            **({} if chance is None else {"chance": round(chance, 6)}),
             **config.task.notes(self.data_root),
         }
 

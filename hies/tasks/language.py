@@ -74,6 +74,11 @@ class ChoiceTask(PromptTask):
         """Returns the continuation of each example that is right."""
         return labels
 
+    def chance(self, examples: Split) -> float | None:
+        """Returns the mean of 1 / options; 0 where answers are generated."""
+        options = np.array([len(continuations) for continuations in examples.inputs["continuations"]])
+        return float(np.mean((options > 1) / options))
+
 
 PROMPTS_VERSION = 1  # to be raised when the same documents give other splits
 CALIBRATION = 4096  # at most N training documents that calibration sets are drawn from

@@ -222,7 +222,7 @@ def test_normalized_quality_is_shown_where_a_task_has_it(tmp_path: Path) -> None
         for seed in range(2):
             folder, options = tmp_path / "exp", {"alpha": "auto"} if criterion == "hies" else {}
             write_run(folder, criterion, seed, (90.0, 80.0), task="hellaswag", quality_norm=normalized, **options)
-            write_run(folder, criterion, seed, (50.0, 40.0), task="winogrande", **options)
+            write_run(folder, criterion, seed, (80.0, 40.0), task="winogrande", **options)
     measures = ("quality_norm", "stability")
     rows = load(tmp_path)
     summary = summary_table(rows, measures=measures)
