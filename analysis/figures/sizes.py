@@ -56,7 +56,11 @@ def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
         for place, ratio in enumerate(ratios):
             line = points[(points["criterion"] == criterion) & (points["ratio"] == ratio)]
             shade = style.mixed(color, 0.6 * (1 - (place + 1) / len(ratios)))
-            look: dict[str, Any] = {"color": shade, "marker": marker, "linestyle": style.DASHES[-1 - place % 4] if place else "-"}
+            look: dict[str, Any] = {
+                "color": shade,
+                "marker": marker,
+                "linestyle": style.DASHES[-1 - place % 4] if place else "-",
+            }
             axes.plot(
                 line["calibration_size"], line["mean"], label=f"{criterion_name(criterion)}, {percent(ratio)}", **look
             )
