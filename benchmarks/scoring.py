@@ -7,6 +7,7 @@ round, and each ratio is taken within its round. `python -m analysis scoring --r
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ def _rows(options: argparse.Namespace, seconds: Mapping[str, Sequence[float]]) -
     """A row for each way; forward passes and training steps: median and quartiles of the ratio within a round."""
     setting = {"schema": SCHEMA, "model": "minilm", "device": "cpu", "threads": torch.get_num_threads()}
     setting |= {"texts": options.texts, "tokens": options.tokens, "rounds": options.rounds}
+    setting |= {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count() or 1}
     made = {"versions": versions() | machine(torch.device("cpu")), "revision": revision()}
     rows = []
     for way, times in seconds.items():

@@ -24,8 +24,8 @@ ENDS = ("latency_low", "latency_high")  # quartiles over rounds
 MEASURED_NUMBERS = ("ratio", "batch", "tokens", "threads", "rounds", "heads_total", "heads_removed", "seconds", *ENDS)
 SCORING_NEEDS = "times of scoring, which `make benchmark` takes"
 SCORED_ON = ("model", "device", "way")
-SCORED_NUMBERS = ("threads", "texts", "tokens", "rounds", "seconds", "training_steps", "passes", "passes_low",
-                  "passes_high")  # fmt: skip
+SCORED_NUMBERS = ("threads", "load", "cores", "texts", "tokens", "rounds", "seconds", "training_steps", "passes",
+                  "passes_low", "passes_high")  # fmt: skip
 MAY_BE_NULL = ("cache_bytes",)  # null where a model keeps none
 # The paper's appendix E.1, TinyBERT: heads removed -> FLOPs in percent of the dense model; "about", says the text.
 PAPER_FLOPS = {0.1: 96.0, 0.5: 80.0}

@@ -66,16 +66,12 @@ def scoring_table(rows: pd.DataFrame) -> Table:
         "model": rows["model"], "way": rows["way"], "ms": (1e3 * rows["seconds"]).map("{:.0f}".format),
         "forward passes": passes, "training steps": rows["training_steps"].map("{:.2f}".format),
     })  # fmt: skip
-    settings = "; ".join(
-        "{model}: {texts} texts of {tokens} tokens, {threads} thread(s), {rounds} rounds".format(**row)
-        for row in rows.drop_duplicates("model").to_dict("records")
+    words = (
+        "{model}: {texts} texts of {tokens} tokens, {threads} thread(s), load {load} on {cores} cores, {rounds} rounds"
     )
-    text = (
-        f"What scoring heads takes on {rows['device'].iloc[0]}. {settings}. Median over rounds; in forward passes and "
-    )
-    text += (
-        "training steps within a round, in which all ways take turns; brackets: quartiles. The paper's appendix E.2: "
-    )
+    settings = "; ".join(words.format(**row) for row in rows.drop_duplicates("model").to_dict("records"))
+    text = f"What scoring heads takes on {rows['device'].iloc[0]}. {settings}. Median over rounds; in forward passes "
+    text += "and training steps within a round, in which all ways take turns; brackets: quartiles. Appendix E.2: "
     text += '"a few seconds", no further forward or backward pass.'
     return Table(shown, rows[[*SCORED_ON, *SCORED_NUMBERS]], text)
 
