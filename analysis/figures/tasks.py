@@ -16,7 +16,7 @@ from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, METRIC_NAMES, dra
 from analysis.registry import figure
 from analysis.text import choice, labels
 from analysis.text.captions import absent_tasks, caption, lost_tasks, removed_words
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, is_loss, notes, unit
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, NORMALIZED, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
@@ -139,7 +139,7 @@ def _draw_tasks(
     for block, measure in zip(blocks, measures, strict=True):
         _block(block, rows, tasks, measure)
         style.outer_labels(block, columns, below, axis_label(measure, rows))
-    _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room, measures[0])
+    _name_metrics(blocks[0], tasks, _metrics(rows, measures[0]), room, measures[0])
     if printed is not None and "quality" in measures:
         _beside(dict(zip(tasks, blocks[measures.index("quality")], strict=False)), printed)
     panels = [axes for block in blocks for axes in block]
@@ -205,6 +205,15 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
         axes.set_xlim(-0.05 * last, 1.05 * last)
         axes.xaxis.set_major_locator(MultipleLocator(20))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=not is_loss(column)))
+
+
+def _metrics(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A row of each task, by task; its metric is acc_norm where lm-eval has one and it is shown."""
+    first = rows.drop_duplicates("task").set_index("task")
+    if measure == NORMALIZED:
+        other = rows.loc[rows[NORMALIZED].notna() & (rows[NORMALIZED] != rows["quality"]), "task"]
+        first["metric"] = first["metric"].mask(first.index.isin(other), "acc_norm")
+    return first
 
 
 def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int, measure: str) -> None:

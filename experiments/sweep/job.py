@@ -21,7 +21,7 @@ from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
 from hies.runs.quality import mean_loss, stability
-from hies.runs.schema import LOSSES, BadRows
+from hies.runs.schema import LOSSES, TOKEN_KEYS, BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
@@ -289,6 +289,7 @@ def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", 
         "parameters": result.cost and result.cost.parameters,
         "flops": result.cost and result.cost.flops,
         **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
+        **({} if result.tokens is None else dict(zip(TOKEN_KEYS, result.tokens.tolist(), strict=True))),
         "loss": None,
         **{LOSSES[name]: mean_loss(losses) for name, losses in result.losses.items()},
     }

@@ -228,6 +228,8 @@ def test_normalized_quality_is_shown_where_a_task_has_it(tmp_path: Path) -> None
     summary = summary_table(rows, measures=measures)
     gains = summary.data.groupby("task")["quality_norm_mean"].first().to_dict()
     assert gains == {"hellaswag": 11.0, "winogrande": 0.0} and "(acc_norm)" in summary.caption
+    titles = [axes.get_title(loc="right") for axes in draw_all_tasks(rows, measures=measures)]
+    assert titles[:2] == ["acc_norm, n = 50", "accuracy, n = 50"]
     points = mean_of_tasks(rows, "quality_norm")
     assert set(points[points["ratio"] > 0]["quality_norm"]) == {(61 + 40) / 2, (72 + 40) / 2}
     assert any(axes.get_ylabel() == "normalized quality (%)" for axes in draw_all_tasks(rows, measures=measures))
