@@ -39,7 +39,7 @@ def _printed(table: int, file: str, model: str, factor: float, by_task: dict[str
     Where a factor is NaN they are left out. The note begins with how ours is computed.
     """
     printed = printed_of(table, file, model)
-    alike = () if model == BERT else tuple(LANGUAGE_NAMES)
+    alike = () if model == BERT else (*LANGUAGE_NAMES, *QUESTION_NAMES, *VISION_NAMES)
     factors = [by_task.get(task, factor) for task in printed.numbers["task"]]
     deviations = printed.numbers.filter(like="_std_as_printed").mul(factors, axis=0)
     note = f"{SAMPLE_NOTE}{note} {beside.averages_note(printed.tasks).capitalize()}. {BLANK_NOTE}."
