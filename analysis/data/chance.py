@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-METRICS = ("accuracy", "exact_match")  # shares of right answers
+SHARES = ("accuracy", "exact_match")  # shares of right answers
 QUALITIES = ("quality", "quality_norm")  # the measures that a guess has a level in
-LEVEL = 0.01  # of the test; low, since a row of tasks is tested
+CHANCE_LEVEL = 0.01  # of the test; low, since a row of tasks is tested
 # The share of right answers of a guess among a document's options, where rows do not say it (`chance`).
 GUESSED = {
     "gsm8k": 0.0,  # no options: a model is above it with one right answer
@@ -16,12 +16,12 @@ GUESSED = {
 def at_chance(rows: pd.DataFrame, measure: str) -> list[str]:
     """Returns the tasks of choice on which the unpruned model is not clearly above chance in a measure of quality.
 
-    Clearly above is what an exact binomial test (one-sided, at LEVEL) of its right answers among the reported documents
+    Clearly above is what an exact binomial test (one-sided, at CHANCE_LEVEL) of its right answers among the reported documents
     says. Classifiers, and other measures than quality, have no level of chance.
     """
     if measure not in QUALITIES:
         return []
-    dense = rows[(rows["ratio"] == 0) & rows["metric"].isin(METRICS)]
+    dense = rows[(rows["ratio"] == 0) & rows["metric"].isin(SHARES)]
     level = dense["task"].map(GUESSED).astype(float)
     level = dense["chance"].astype(float).fillna(level) if "chance" in dense else level
     known = dense.assign(level=level).dropna(subset=["level", measure]).drop_duplicates(["task", measure, "examples"])
@@ -36,4 +36,4 @@ def _numbers(dense: pd.DataFrame, measure: str) -> tuple[pd.Series, pd.Series, p
 def _is_above(right: int, examples: int, level: float) -> bool:
     from scipy.special import bdtrc  # imported where it is needed, as few tables are of tasks of choice
 
-    return bool(bdtrc(right - 1, examples, level) < LEVEL)  # of at least so many right answers
+    return bool(bdtrc(right - 1, examples, level) < CHANCE_LEVEL)  # of at least so many right answers

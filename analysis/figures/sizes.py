@@ -15,8 +15,8 @@ from analysis.text.captions import caption, lost_tasks, percent
 from analysis.text.labels import criterion_name, ordered_tasks, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
-SHOWN = ("his", "hies")
-LACKING = "fewer than two calibration sizes of his and hies"
+OF_SIZES = ("his", "hies")
+ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
 
 
 @figure(
@@ -29,7 +29,7 @@ def draw_sizes(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list
     usual = choice.usual_run(rows, "hies")
     alpha = usual["alpha"].iloc[0] if len(usual) else None
     shown = rows[(rows["ratio"] > 0) & ((rows["criterion"] == "his") | (rows.get("alpha") == alpha))]
-    counts = shown.groupby(["task", "criterion"])["calibration_size"].nunique().unstack().reindex(columns=SHOWN)
+    counts = shown.groupby(["task", "criterion"])["calibration_size"].nunique().unstack().reindex(columns=OF_SIZES)
     tasks = [task for task in ordered_tasks(shown["task"]) if (counts.loc[task] > 1).all()]
     if not tasks:
         raise Unavailable("no task has rows of his and hies with two calibration sizes")
@@ -43,7 +43,7 @@ def draw_sizes(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list
     style.legend_beside(canvas, blocks[0])
     words = " and ".join(MEASURE_OF[measure].words for measure in measures)
     text = f"{caption(shown)}. Round: {_name(usual)}. Line: mean over seeds; band: 95 % bootstrap interval over seeds."
-    text += f"{notes(measures, rows)}{lost_tasks(rows, tasks, LACKING)}"
+    text += f"{notes(measures, rows)}{lost_tasks(rows, tasks, ONE_SIZE_ONLY)}"
     style.headline(canvas, f"{rows['model'].iloc[0]}: {words} by the size of the calibration set", text)
     return [axes for block in blocks for axes in block]
 
@@ -51,7 +51,7 @@ def draw_sizes(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list
 def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
     points = summarise(rows, measure, ["criterion", "ratio", "calibration_size"]).sort_values("calibration_size")
     ratios = sorted(rows["ratio"].unique())
-    for criterion in SHOWN:
+    for criterion in OF_SIZES:
         color, marker = style.LOOKS[criterion]
         for place, ratio in enumerate(ratios):
             line = points[(points["criterion"] == criterion) & (points["ratio"] == ratio)]

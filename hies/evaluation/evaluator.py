@@ -33,15 +33,7 @@ from hies.scoring.statistics import Statistics, passes_of, searches
 from hies.storage import cached_arrays, digest
 from hies.tasks.base import TOKENS, Answers
 
-MEASURED = (
-    "predictions",
-    *LOSSES,
-    "seconds",
-    "prune_seconds",
-    "parameters",
-    "flops",
-    "tokens",
-)  # kept besides other rules
+MEASURED = ("predictions", *LOSSES, "seconds", "prune_seconds", "parameters", "flops", "tokens")  # but other rules
 
 
 @dataclass

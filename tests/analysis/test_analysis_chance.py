@@ -8,7 +8,7 @@ from analysis_runs import right_in, write_run
 from shown import caption_of
 
 from analysis import load
-from analysis.data.chance import LEVEL, at_chance
+from analysis.data.chance import CHANCE_LEVEL, at_chance
 from analysis.figures.tasks import draw_all_tasks, mean_of_tasks
 from analysis.stats.pairing import paired
 from analysis.stats.significance import averaged_gains, curve_differences
@@ -25,7 +25,7 @@ def fewest_above(examples: int, level: float) -> int:
     tail = 0.0
     for right in range(examples, -1, -1):
         tail += comb(examples, right) * level**right * (1 - level) ** (examples - right)
-        if tail >= LEVEL:
+        if tail >= CHANCE_LEVEL:
             return right + 1
     return 0
 
