@@ -16,8 +16,8 @@ GUESSED = {
 def at_chance(rows: pd.DataFrame, measure: str) -> list[str]:
     """Returns the tasks of choice on which the unpruned model is not clearly above chance in a measure of quality.
 
-    Clearly above is what an exact binomial test (one-sided, at CHANCE_LEVEL) of its right answers among the reported documents
-    says. Classifiers, and other measures than quality, have no level of chance.
+    Clearly above is what an exact binomial test (one-sided, at CHANCE_LEVEL) of its right answers among the reported
+    documents says. Classifiers, and other measures than quality, have no level of chance.
     """
     if measure not in QUALITIES:
         return []
