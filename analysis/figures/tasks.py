@@ -199,7 +199,8 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
     last = 100 * rows["ratio"].max()
     for axes, task in zip(block, [*tasks, None], strict=False):
         points = mean_of_tasks(rows, column) if task is None else rows[rows["task"] == task]
-        draw_panel(axes, points, column, looks, "no task above chance" if points.empty else "undefined")
+        none = task is None and averaged(rows, column).empty
+        draw_panel(axes, points, column, looks, "no task above chance" if none else "undefined")
         axes.set_title("Mean over tasks" if task is None else labels.task_name(task), fontsize=9.5)
         axes.tick_params(labelsize=8.5, labelbottom=True)
         axes.set_xlim(-0.05 * last, 1.05 * last)
