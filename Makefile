@@ -32,24 +32,25 @@ FROM_METHODS := table1 table2 against removed methods
 FROM_LANGUAGE := figure4 figure10 figure13 table8 table10
 
 define draw_glue
-	$(BIN)/python -m analysis tasks table7 table9 claims significance heatmaps figure3 figure8 --experiment glue --results $(1) --out $(1)
+	$(BIN)/python -m analysis tasks table7 table9 claims significance heatmaps figure3 figure8 threshold --experiment glue --results $(1) --out $(1)
 	$(BIN)/python -m analysis $(FROM_METHODS) --experiment methods --results $(1) --out $(1)
 	$(BIN)/python -m analysis figure12 alphas --experiment alpha --results $(1) --out $(1)
-	$(BIN)/python -m analysis table11 --experiment calibration --results $(1) --out $(1)
+	$(BIN)/python -m analysis table11 by_size --experiment calibration --results $(1) --out $(1)
 endef
 
-SMOLLM2 := smollm2 smollm2_groups smollm2_reasoning
+SMOLLM2 := smollm2 smollm2_groups smollm2_reasoning smollm2_calibration
 define draw_smollm2
 	$(BIN)/python -m analysis figure4 figure13 table8 table10 claims summary --experiment smollm2 --results $(1) --out $(1)
 	$(BIN)/python -m analysis figure4 figure13 --measure quality_norm,stability --experiment smollm2 --results $(1) --out $(1)
 	$(BIN)/python -m analysis figure4 summary --experiment smollm2_groups --results $(1) --out $(1)
 	$(BIN)/python -m analysis figure10 summary --experiment smollm2_reasoning --results $(1) --out $(1)
+	test ! -d $(1)/smollm2_calibration || $(BIN)/python -m analysis table12 by_size --experiment smollm2_calibration --results $(1) --out $(1)
 endef
 
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures report efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
+.PHONY: help setup weights run sync glue figures report efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 threshold reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -124,7 +125,11 @@ figure12: setup ## how much alpha matters
 
 table11: setup ## how many calibration examples it takes
 	$(RUN) experiment=calibration $(ARGS)
-	$(DRAW) --experiment calibration table11
+	$(DRAW) --experiment calibration table11 by_size
+
+threshold: setup ## appendix E.1: the share of heads at which accuracy falls under 80 %, of a small ViT
+	$(BIN)/python -m experiments.run experiment=threshold results_dir=$(RESULTS) $(ARGS)
+	$(DRAW) --experiment threshold $@
 
 ##@ The paper on large models (LLAMA, VIT, LLAVA; one GPU; the Hub, but for LLAMA=smollm2)
 
@@ -142,11 +147,12 @@ table12: setup ## how many calibration examples it takes there
 	$(DRAW) --experiment language_calibration $@
 
 smollm2: MODEL = smollm2
-smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: by estimate five hours
+smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: by estimate six hours
 	$(RUN_TWO) experiment=smollm2
 	$(RUN_TWO) experiment=smollm2 criterion=l2,llm_pruner_block,slicegpt seed=0
 	$(RUN_TWO) experiment=smollm2_groups
 	$(RUN_TWO) experiment=smollm2_reasoning
+	$(RUN_TWO) experiment=smollm2_calibration
 	$(BIN)/python -m analysis.pack --results $(RESULTS) --experiment $(SMOLLM2) --out reports/smollm2
 	$(call draw_smollm2,reports/smollm2)
 
@@ -257,13 +263,17 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis variants forest --experiment combination --results reports/glue-minilm --out reports/glue-minilm
 	$(BIN)/python -m analysis quality stability --experiment search --results reports/glue-minilm --out reports/glue-minilm
-	$(call draw_small,digit_questions,curves quality stability summary)
-	$(call draw_small,cifar10,curves quality stability summary)
-	$(call draw_small,language,curves quality stability summary)
-	$(call draw_small,language_models,figure4 figure10 summary)
+	$(call draw_small,quickstart,curves heatmaps agreement figure1 quality stability summary)
+	$(call draw_small,digits,curves figure11 quality stability summary)
+	$(call draw_small,threshold,threshold)
+	$(call draw_small,digit_questions,curves table3 quality stability summary)
+	$(call draw_small,cifar10,curves figure11 table3 quality stability summary)
+	$(call draw_small,language,curves figure13 quality stability summary)
+	$(call draw_small,language_models,figure4 figure10 table8 table10 summary)
+	$(call draw_small,language_calibration,table12 by_size)
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
 	$(draw_when)
-	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
+	$(BIN)/python -m analysis efficiency costs scoring --results reports --out reports/efficiency
 
 report: setup ## one page with the leaderboards and all figures of a folder, for a browser (RESULTS=reports: of ours)
 	$(DRAW) leaderboard
@@ -284,7 +294,8 @@ efficiency: setup ## size, FLOPs, latency and memory of really pruned models (SH
 	$(DRAW) efficiency costs
 
 benchmark: setup ## time scoring against a forward pass
-	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.scoring --out $(RESULTS)
+	$(DRAW) scoring
 
 gpu: setup ## what only a GPU can show, six minutes at most (OUT)
 	$(BIN)/python -m benchmarks.gpu --out $(OUT) $(ARGS)

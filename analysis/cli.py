@@ -262,6 +262,16 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[s
     return written
 
 
+def _commands_of_tasks(missing: list[grid.DeclaredJob]) -> dict[tuple[str, str], str]:
+    """One command for all jobs of a model and task: what theirs have in common, where it names a declared grid."""
+    words: dict[tuple[str, str], list[list[str]]] = {}
+    for job in missing:
+        words.setdefault((job.model, job.task), []).append(job.command.split())
+    common = {key: [word for word in each[0] if all(word in one for one in each)] for key, each in words.items()}
+    named = {key: " ".join(each) for key, each in common.items() if len(words[key]) > 1}
+    return {key: command for key, command in named.items() if " experiment=" in command}
+
+
 def _print_completeness(
     results: Path, finished: list[Row], missing: list[grid.DeclaredJob], experiment: str | None
 ) -> None:
@@ -272,6 +282,11 @@ def _print_completeness(
         tail = f", {failed} failed" if failed else ""
         source = "" if grid.read_grid(results, name) else " (no grid.json: only what was found is counted)"
         print(f"{name}: {len(jobs) - len(gaps)} of {len(jobs)} jobs finished{tail}{source}.")
+        begun = {(row["model"], row["task"]) for row in finished if row["experiment"] == name}
+        tasks = _commands_of_tasks([job for job in gaps if (job.model, job.task) not in begun])
+        for (model, task), command in tasks.items():
+            print(printable(f"  no rows of {model} on {task}: {command}"))
+        gaps = [job for job in gaps if (job.model, job.task) not in tasks]
         for job in gaps[:JOBS_NAMED]:
             print(f"  missing{' (failed)' * job.failed}: {job}: {job.command or 'its command is not recorded'}")
         if len(gaps) > JOBS_NAMED:

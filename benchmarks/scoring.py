@@ -1,13 +1,19 @@
 """Scoring time against a forward pass, a training step and the classical way: `python -m benchmarks.scoring`.
 
 A MiniLM-shaped model with random weights; a quarter of the tokens are padding. The ways are timed in turn, round after
-round, and each ratio is taken within its round.
+round, and each ratio is taken within its round. `python -m analysis scoring --results DIR --out DIR` draws up what
+--out=DIR keeps.
 """
 
 import argparse
+import json
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from transformers import BertConfig, BertForSequenceClassification
@@ -16,7 +22,12 @@ import hies
 from benchmarks import classical
 from benchmarks.rounds import Ways, conditions, in_turn, ratio
 from hies.batching import Batch
+from hies.precision import machine
+from hies.runs.files import revision, versions
+from hies.runs.folders import SCORING as FOLDER
+from hies.storage import replacing
 
+SCHEMA = 1
 FORWARD, STEP, SCORING = "one forward pass", "one training step", "HIS and AE, exact per example"
 
 
@@ -26,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, default=32, help="in one batch")
     parser.add_argument("--tokens", type=int, default=64, help="of the longest text, at most 512")
     parser.add_argument("--rounds", type=int, default=7, help="of all ways in turn; one that warms up comes before")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"keeps the rows in DIR/{FOLDER}/minilm.jsonl")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     model = minilm()
@@ -38,6 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{options.texts} texts of {options.tokens} tokens, {conditions()}, median of {options.rounds} rounds")
     print(tabulate(rows, headers=["", "seconds", "forward passes", "training steps", "scorings"], floatfmt=".2f"))
     print(_agreement(model, batch))
+    if options.out is not None:
+        path = options.out / FOLDER / "minilm.jsonl"
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in _rows(options, seconds)), encoding="utf-8")
+        print(f"Written: {path}")
+
+
+def _rows(options: argparse.Namespace, seconds: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """A row for each way; forward passes and training steps: median and quartiles of the ratio within a round."""
+    setting = {"schema": SCHEMA, "model": "minilm", "device": "cpu", "threads": torch.get_num_threads()}
+    setting |= {"texts": options.texts, "tokens": options.tokens, "rounds": options.rounds}
+    setting |= {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count() or 1}
+    made = {"versions": versions() | machine(torch.device("cpu")), "revision": revision()}
+    rows = []
+    for way, times in seconds.items():
+        low, passes, high = np.quantile(np.divide(times, seconds[FORWARD]), [0.25, 0.5, 0.75]).tolist()
+        found = {"way": way, "seconds": statistics.median(times), "training_steps": ratio(times, seconds[STEP])}
+        rows.append(setting | found | {"passes": passes, "passes_low": low, "passes_high": high} | made)
+    return rows
 
 
 def minilm(positions: int = 512) -> BertForSequenceClassification:

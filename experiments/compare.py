@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 
 from hies.runs.files import Row
-from hies.runs.schema import LOSSES
+from hies.runs.schema import LOSSES, TOKEN_KEYS
 
 # Not results of a run: when and where it was computed, by what, and how its file is kept.
-ASIDE = ("score_seconds", "eval_seconds", "revision", "versions", "command", "rows", "digest", "path", "experiment")
+ASIDE = (
+    "score_seconds",
+    "eval_seconds",
+    *TOKEN_KEYS,
+    "revision",
+    "versions",
+    "command",
+    "rows",
+    "digest",
+    "path",
+    "experiment",
+)
 SCORES = ("scores", "his", "ae")
 ANSWERS = "predictions"
 Arrays = dict[str, np.ndarray]

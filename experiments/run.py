@@ -6,7 +6,6 @@ to `<results_dir>/<name>/<run id>.jsonl`, the configuration of each job to `<run
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 from experiments import wandb
@@ -98,12 +97,6 @@ def _print_passes() -> None:
         say(
             f"{needed:,} forward passes of an example, cached ones included; each cell of the grid on its own would "
             f"take {counter.naive:,} ({100 * needed / counter.naive:.0f} %)."
-        )
-    together = {"all of them": sum(counter.tokens.values(), Counter())} if len(counter.tokens) > 1 else {}
-    for name, tokens in (counter.tokens | together).items():
-        say(
-            f"{name}: {tokens['computed']:,} tokens computed for the options, where lm-eval computes "
-            f"{tokens['plain']:,} ({100 * tokens['computed'] / tokens['plain']:.0f} %)."
         )
 
 

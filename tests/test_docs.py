@@ -209,6 +209,25 @@ def test_what_the_pages_make_is_a_target():
             assert {*names} <= targets, f"make {words} in {name_of(page)}"
 
 
+ITEMS = {  # of the paper
+    *(f"figure {number}" for number in ("1", "2c", "3", "4", "7", "8", "9", "10", "11", "12", "13")),
+    *(f"table {number}" for number in (1, 2, 3, 7, 8, 9, 10, 11, 12)), "E.1", "E.2",
+}  # fmt: skip
+
+
+def test_every_item_of_the_paper_has_a_file_and_a_command_of_this_tree(capsys, monkeypatch):
+    page = ROOT / "reports" / "README.md"
+    rows = [row.split("|") for row in page.read_text().splitlines() if re.match(r"\| (figure|table|E)[ .]\d", row)]
+    assert {row[1].partition(",")[0].strip() for row in rows} == ITEMS and {len(row) for row in rows} == {7}
+    for row in rows:
+        files = [page.parent / link for link in re.findall(r"\]\(([^)]+)\)", row[3])]
+        assert files and all(file.exists() and file.parent.name in ("figures", "tables") for file in files), row[1]
+        assert all(row[column].strip() for column in (2, 4, 5)), row[1]
+        for command in re.findall(r"`(python -m experiments[^`]+)`", row[2]):
+            assert "criterion:" in compose(shlex.split(command)[3:], capsys, monkeypatch)
+        assert re.search(r"`(make|python -m) ", row[2]), row[1]
+
+
 # --- Python ---
 
 

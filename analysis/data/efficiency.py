@@ -1,12 +1,13 @@
-"""Measured efficiency: rows of another kind than those of jobs, one file a model in a folder of their own."""
+"""Measured costs: rows of another kind than those of jobs, one file a model in folders of their own."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hies.runs.folders import EFFICIENCY, warn_of_rows
+from hies.runs.folders import EFFICIENCY, SCORING, warn_of_rows
 
 NEEDS = "measurements, which `make efficiency` makes"
 MEASUREMENT_SCHEMA = 1
@@ -21,6 +22,10 @@ COSTS = {
 MEASURED_ON = ("model", "architecture", "device")
 ENDS = ("latency_low", "latency_high")  # quartiles over rounds
 MEASURED_NUMBERS = ("ratio", "batch", "tokens", "threads", "rounds", "heads_total", "heads_removed", "seconds", *ENDS)
+SCORING_NEEDS = "times of scoring, which `make benchmark` takes"
+SCORED_ON = ("model", "device", "way")
+SCORED_NUMBERS = ("threads", "load", "cores", "texts", "tokens", "rounds", "seconds", "training_steps", "passes",
+                  "passes_low", "passes_high")  # fmt: skip
 MAY_BE_NULL = ("cache_bytes",)  # null where a model keeps none
 # The paper's appendix E.1, TinyBERT: heads removed -> FLOPs in percent of the dense model; "about", says the text.
 PAPER_FLOPS = {0.1: 96.0, 0.5: 80.0}
@@ -33,31 +38,48 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     read is left out with a RowsWarning. Of `experiment`, only None and `efficiency` have any.
     """
     columns = [*MEASURED_ON, *MEASURED_NUMBERS, *COSTS, *(f"{name}_percent" for name in (*COSTS, *ENDS))]
-    frames = []
-    paths = (Path(results_dir) / EFFICIENCY).glob("[!.]*.jsonl") if experiment in (None, EFFICIENCY) else ()
-    for path in sorted(paths):
-        try:
-            frames.append(_relative(_read(path)))
-        except (ValueError, KeyError, TypeError):
-            warn_of_rows(f"{path} holds no measurements that can be read and is left out.")
+    frames = [_relative(rows) for rows in _files(Path(results_dir), EFFICIENCY, experiment, _measured)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if not rows or rows[0]["ratio"] != 0 or any(not _is_whole(row) for row in rows):
+def load_scoring(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
+    """Returns the times of scoring in `results_dir`/scoring, a line for each model and way; otherwise as `load`."""
+    frames = _files(Path(results_dir), SCORING, experiment, _scored)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*SCORED_ON, *SCORED_NUMBERS])
+
+
+def _files(
+    results_dir: Path, name: str, experiment: str | None, read: Callable[[list[Any]], pd.DataFrame]
+) -> list[pd.DataFrame]:
+    """What each file of a folder holds; `read` raises a ValueError, KeyError or TypeError for rows that it cannot."""
+    frames = []
+    paths = (results_dir / name).glob("[!.]*.jsonl") if experiment in (None, name) else ()
+    for path in sorted(paths):
+        try:
+            frames.append(read([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]))
+        except (ValueError, KeyError, TypeError):
+            warn_of_rows(f"{path} holds no measurements that can be read and is left out.")
+    return frames
+
+
+def _measured(rows: list[Any]) -> pd.DataFrame:
+    numbers = (*MEASURED_NUMBERS, *COSTS)
+    if not rows or rows[0]["ratio"] != 0 or any(not _is_whole(row, MEASURED_ON, numbers) for row in rows):
         raise ValueError("not the rows of one model, dense first")
     return pd.DataFrame(rows).sort_values("ratio", kind="stable", ignore_index=True)
 
 
-def _is_whole(row: dict[str, Any]) -> bool:
-    """Whether a row has what is drawn, of the right type."""
-    texts = all(isinstance(row[key], str) for key in MEASURED_ON)
-    numbers = all(
-        type(row[key]) in (int, float) or (row[key] is None and key in MAY_BE_NULL)
-        for key in (*MEASURED_NUMBERS, *COSTS)
-    )
-    return row["schema"] == MEASUREMENT_SCHEMA and texts and numbers
+def _scored(rows: list[Any]) -> pd.DataFrame:
+    if not rows or any(not _is_whole(row, SCORED_ON, SCORED_NUMBERS) for row in rows):
+        raise ValueError("not the times of one model")
+    return pd.DataFrame(rows)
+
+
+def _is_whole(row: dict[str, Any], texts: Iterable[str], numbers: Iterable[str]) -> bool:
+    """Whether a row has what is shown, of the right type."""
+    right = all(isinstance(row[key], str) for key in texts)
+    known = all(type(row[key]) in (int, float) or (row[key] is None and key in MAY_BE_NULL) for key in numbers)
+    return row["schema"] == MEASUREMENT_SCHEMA and right and known
 
 
 def _relative(rows: pd.DataFrame) -> pd.DataFrame:

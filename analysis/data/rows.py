@@ -17,9 +17,10 @@ from hies.runs.folders import warn_of_rows
 from hies.runs.schema import LOSSES, MEASURES, PER_RATIO, REQUIRED, BadRows, Row
 
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
-ADDED = ("path", "curve", "jobs_finished", "jobs_declared")
+ADDED = ("path", "curve", "jobs_finished", "jobs_declared", "tasks_without_rows")
 # What a job came to or started from, which is no knob of it; a row may lack these.
-NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source", "source")
+NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source", "source",
+            "chance")  # fmt: skip
 RUN_OF_CURVE = [*SETTING, "curve", "seed"]  # of which there should be one run
 
 
@@ -28,8 +29,8 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
 
     A file with a garbled or changed line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
     Columns beyond the row's keys: path (of the row file), curve (its name), jobs_finished and jobs_declared
-    (of the row's experiment, model and task). The losses of older rows are NaN; quality_norm is quality
-    where a task has no other.
+    (of the row's experiment, model and task), tasks_without_rows (declared for the experiment and the model,
+    with commas between). The losses of older rows are NaN; quality_norm is quality where a task has no other.
     """
     results_dir = Path(results_dir)
     names = [experiment] if experiment else grid.experiments(results_dir)
@@ -151,7 +152,14 @@ def _with_completeness(runs: pd.DataFrame, results_dir: Path, finished: list[Row
     declared = Counter((job.experiment, job.model, job.task) for job in jobs)
     done = Counter((job.experiment, job.model, job.task) for job in jobs if (job.experiment, job.run_id) in there)
     cells = [*zip(*(runs[name] for name in SETTING), strict=True)]
-    return runs.assign(jobs_finished=[done[cell] for cell in cells], jobs_declared=[declared[cell] for cell in cells])
+    absent: dict[tuple[str, str], list[str]] = {}
+    for *of_model, task in sorted(declared.keys() - done.keys()):
+        absent.setdefault((of_model[0], of_model[1]), []).append(task)
+    return runs.assign(
+        jobs_finished=[done[cell] for cell in cells],
+        jobs_declared=[declared[cell] for cell in cells],
+        tasks_without_rows=[",".join(absent.get(cell[:2], ())) for cell in cells],
+    )
 
 
 def _warn_of_versions(runs: pd.DataFrame) -> None:

@@ -46,17 +46,19 @@ def _meaning(measure: str, rows: pd.DataFrame) -> str:
     return "agreement with the unpruned model" if measure == "stability" else "lower is better"
 
 
-def draw_panel(axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]]) -> None:
+def draw_panel(
+    axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]], nothing: str = "undefined"
+) -> None:
     """Draws a line for each curve of `looks` that has rows, with its band over seeds, and the unpruned model's level.
 
-    Where no row has a number for `column`, the panel says so.
+    Where no row has a number for `column`, the panel says `nothing`.
     """
     points = summarise(rows, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
     for curve, look in looks.items():
         if (points["curve"] == curve).any():
             _line(axes, points[points["curve"] == curve], curve, look)
     if points["mean"].isna().all():
-        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", va="center", color=style.MUTED)
+        axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center", va="center", color=style.MUTED)
         axes.set_ylim(0, 100)
     unpruned = rows.loc[rows["ratio"] == 0, column].mean()
     if pd.notna(unpruned):

@@ -1,7 +1,7 @@
 """Quality and stability of every task and their mean against the ratio (figures 4, 10, 11 and 13 of the paper)."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from analysis import paper, style
+from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
 from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, draw_panel
 from analysis.registry import figure
 from analysis.stats.boards import mean_of_tasks
 from analysis.text import choice, labels
-from analysis.text.captions import caption, lost_tasks, removed_words
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, is_loss, notes, unit
+from analysis.text.captions import absent_tasks, caption, lost_tasks, removed_words
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, NORMALIZED, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
 ONE_ROW = 7  # so many panels and fewer stand in one row, stability right below quality, as in the paper
@@ -42,7 +43,8 @@ def draw_all_tasks(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> 
     """Draws a block of panels for each measure, one above the other, each ending with the mean over tasks."""
     if rows["task"].nunique() < 2 or not (rows["ratio"] > 0).any():
         raise Unavailable("it takes at least two tasks with rows of a pruned ratio")
-    return _draw_tasks(*_shown_rows(rows), _title(rows, measures), measures, TASKS_IN_ROW)
+    shown, lost = _shown_rows(rows)
+    return _draw_tasks(shown, lost + absent_tasks(rows), _title(rows, measures), measures, TASKS_IN_ROW)
 
 
 def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
@@ -54,7 +56,7 @@ def _title(rows: pd.DataFrame, measures: Sequence[str]) -> str:
 
 def _draw_kind(
     rows: pd.DataFrame,
-    tasks: Iterable[str],
+    tasks: Collection[str],
     printed: pd.DataFrame | None = None,
     note: str = "",
     measures: Sequence[str] = IN_PERCENT,
@@ -64,6 +66,7 @@ def _draw_kind(
     if not (rows["ratio"] > 0).any():
         raise Unavailable(f"there are no rows of a pruned ratio on {labels.named_tasks(tasks)}")
     shown, lost = _shown_rows(rows, PAPER_CRITERIA)
+    lost += absent_tasks(rows, tasks)
     return _draw_tasks(shown, lost, _title(rows, measures), measures, None, printed, note)
 
 
@@ -105,7 +108,7 @@ def draw_figure13(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> l
         raise Unavailable(f"it takes rows of {NORM}, and of hies with importance {NORM}, at a pruned ratio")
     title = f"{labels.model_name(rows['model'].iloc[0])}: norm of the outputs alone and with AE"
     shown = rows[rows["curve"].isin([alone, together])]
-    lost = lost_tasks(rows, shown["task"], LACKING)
+    lost = lost_tasks(rows, shown["task"], LACKING) + absent_tasks(rows)
     return _draw_tasks(shown, lost, title, measures, note=f" With AE: {together}.")
 
 
@@ -134,7 +137,7 @@ def _draw_tasks(
     for block, measure in zip(blocks, measures, strict=True):
         _block(block, rows, tasks, measure)
         style.outer_labels(block, below, axis_label(measure, rows))
-    _name_metrics(blocks[0], tasks, rows.drop_duplicates("task").set_index("task"), room, measures[0])
+    _name_metrics(blocks[0], tasks, _metrics(rows, measures[0]), room, measures[0])
     if printed is not None and "quality" in measures:
         _beside(dict(zip(tasks, blocks[measures.index("quality")], strict=False)), printed)
     panels = [axes for block in blocks for axes in block]
@@ -178,12 +181,22 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
     last = 100 * rows["ratio"].max()
     for axes, task in zip(block, [*tasks, None], strict=False):
         points = mean_of_tasks(rows, column) if task is None else rows[rows["task"] == task]
-        draw_panel(axes, points, column, looks)
+        none = task is None and averaged(rows, column).empty
+        draw_panel(axes, points, column, looks, "no task above chance" if none else "undefined")
         axes.set_title("Mean over tasks" if task is None else labels.task_name(task), fontsize=9.5)
         axes.tick_params(labelsize=8.5, labelbottom=True)
         axes.set_xlim(-0.05 * last, 1.05 * last)
         axes.xaxis.set_major_locator(MultipleLocator(20))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=not is_loss(column)))
+
+
+def _metrics(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A row of each task, by task; its metric is acc_norm where lm-eval has one and it is shown."""
+    first = rows.drop_duplicates("task").set_index("task")
+    if measure == NORMALIZED:
+        other = rows.loc[rows[NORMALIZED].notna() & (rows[NORMALIZED] != rows["quality"]), "task"]
+        first["metric"] = first["metric"].mask(first.index.isin(other), "acc_norm")
+    return first
 
 
 def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int, measure: str) -> None:
@@ -214,7 +227,10 @@ def _beside(panels: dict[str, Axes], printed: pd.DataFrame) -> None:
 def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> str:
     text = f"{caption(rows)}. n: examples of the report split."
     if len(tasks) > 1:
-        text += f" The mean is over all {len(tasks)} tasks, and absent where one of them has no number."
+        kept = {MEASURE_OF[name].words: len(tasks) - len(at_chance(rows, name)) for name in measures}
+        fewer = ", ".join(f"of {words} over {count or 'none'}" for words, count in kept.items() if count < len(tasks))
+        text += f" The mean is over all {len(tasks)} tasks{f' ({fewer})' * bool(fewer)}, "
+        text += "and absent where one of them has no number."
     text += " Line: mean over seeds; band: 95 % bootstrap interval."
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f" {MAPPED_NOTE}."

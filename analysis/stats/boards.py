@@ -32,9 +32,11 @@ def unusual_settings(rows: pd.DataFrame) -> pd.Series:
 def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Returns curve, seed, ratio and the mean of `column` over tasks, only where every task of `rows` has a number.
 
-    Of a loss it is over the tasks of one unit, see `averaged`.
+    Of a loss it is over the tasks of one unit, of quality over those above chance, see `averaged`.
     """
     rows = averaged(rows, column)
+    if rows.empty:
+        return pd.DataFrame(columns=["curve", "seed", "ratio", column], dtype=float)
     wide = rows.pivot_table(index=["curve", "seed", "ratio"], columns="task", values=column, dropna=False)
     whole = wide.reindex(columns=sorted(rows["task"].unique())).dropna()
     return whole.mean(axis=1).rename(column).reset_index()

@@ -6,12 +6,13 @@ Shapes: draws D, seeds S, ratios R.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
 from analysis.stats.intervals import percentiles, side_of_zero
 from analysis.stats.pairing import paired
@@ -76,6 +77,7 @@ class Gain:
         values: the measure of the curve, [S, R].
         resampled: the gains on the resampled examples, [D, S, R].
         counts: how often each draw takes each seed, [D, S].
+        at_chance: whether the unpruned model is no better than a guess, so that no mean over tasks has the gain.
     """
 
     task: str
@@ -88,6 +90,7 @@ class Gain:
     values: np.ndarray
     resampled: np.ndarray
     counts: np.ndarray
+    at_chance: bool = False
 
     @property
     def gains(self) -> np.ndarray:
@@ -120,9 +123,9 @@ def mean_over_tasks(samples: Collection[Sample]) -> Sample:
 
 
 def averaged_gains(gains: Sequence[Gain]) -> list[Gain]:
-    """Returns those of one measure that a mean over tasks is over: of losses in several units those in nats."""
+    """Returns those of one measure that a mean over tasks is over, as `analysis.text.measures.averaged` has it."""
     several = len({gain.unit for gain in gains}) > 1
-    return [gain for gain in gains if not several or gain.unit == NATS]
+    return [gain for gain in gains if not gain.at_chance and (not several or gain.unit == NATS)]
 
 
 def of_measures(gains: Sequence[Gain], measures: Collection[str]) -> list[Gain]:
@@ -179,7 +182,8 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
     for task in ordered_tasks(pairs["task"]):
         of_task = pairs[pairs["task"] == task]
         gains += _of_task(task, of_task, rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})], draws)
-    return gains
+    lost = {measure: at_chance(rows, measure) for measure in {gain.measure for gain in gains}}
+    return [replace(gain, at_chance=gain.task in lost[gain.measure]) for gain in gains]
 
 
 def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> Iterator[Gain]:

@@ -1,6 +1,7 @@
 """What tables share that set numbers side by side, most of them the paper's and ours."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ AVERAGE = "average"
 PAPER, OURS = "paper", "ours"
 BERT, LLAMA = "BERT-base", "LLaMA-2-7B"  # models of the paper
 BLANK_NOTE = "Blank: no number on that side"
+NOT_PRINTED = "The paper has other tasks, so its columns are blank"
 ONE_SIZE = "with one calibration size"
 
 
@@ -24,12 +26,14 @@ class Printed(NamedTuple):
         model: the model, for readers.
         numbers: a line for each task, and whatever else the table has.
         note: what a caption says of them.
+        alike: tasks of its kind that it has not, for rows that have none of its own.
     """
 
     table: int
     model: str
     numbers: pd.DataFrame
     note: str = ""
+    alike: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -41,6 +45,15 @@ class Printed(NamedTuple):
     def kind(self) -> str:
         """What a task of it is, for sentences about what is lacking."""
         return "a GLUE task" if set(self.tasks) <= set(GLUE_NAMES) else named_tasks(self.tasks)
+
+    def fitting(self, rows: pd.DataFrame) -> "Printed":
+        """Returns it or, where the rows have tasks `alike` alone, a table of these without the paper's numbers."""
+        alike = [task for task in ordered_tasks(rows["task"]) if task in self.alike]
+        if not alike or rows["task"].isin(self.tasks).any():
+            return self
+        ratios = sorted(at_ratios(rows, self.numbers["ratio"].unique(), alike)["ratio"].unique())
+        lines = pd.DataFrame(product(alike, ratios), columns=["task", "ratio"])
+        return self._replace(numbers=lines.reindex(columns=self.numbers.columns), note=f"{NOT_PRINTED}.")
 
 
 def printed_of(table: int, file: str, model: str) -> Printed:

@@ -1,4 +1,4 @@
-"""Size, FLOPs, latency and memory of really pruned models (the paper's appendix E)."""
+"""Size, FLOPs, latency and memory of really pruned models, and what scoring takes (the paper's appendix E)."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.data.efficiency import COSTS, ENDS, NEEDS, PAPER_FLOPS, load
+from analysis.data.efficiency import (
+    COSTS,
+    ENDS,
+    NEEDS,
+    PAPER_FLOPS,
+    SCORED_NUMBERS,
+    SCORED_ON,
+    SCORING_NEEDS,
+    load,
+    load_scoring,
+)
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.text.captions import percent
@@ -40,6 +50,30 @@ def costs_table(rows: pd.DataFrame) -> Table:
     models = rows.drop_duplicates("model").to_dict("records")
     settings = "; ".join("{model}: {batch} x {tokens} tokens, {threads} thread(s)".format(**row) for row in models)
     return Table(shown, data, f"What really pruned models cost on {rows['device'].iloc[0]}. {settings}. {COSTS_NOTE}")
+
+
+@table(
+    "scoring",
+    about="Seconds of scoring heads, in forward passes and in training steps over the same examples.",
+    needs=SCORING_NEEDS,
+    per=("device",),
+    load=load_scoring,
+)
+def scoring_table(rows: pd.DataFrame) -> Table:
+    """Returns a line for each model and way."""
+    passes = rows.apply(lambda row: f"{row['passes']:.2f} [{row['passes_low']:.2f}, {row['passes_high']:.2f}]", axis=1)
+    shown = pd.DataFrame({
+        "model": rows["model"], "way": rows["way"], "ms": (1e3 * rows["seconds"]).map("{:.0f}".format),
+        "forward passes": passes, "training steps": rows["training_steps"].map("{:.2f}".format),
+    })  # fmt: skip
+    words = (
+        "{model}: {texts} texts of {tokens} tokens, {threads} thread(s), load {load} on {cores} cores, {rounds} rounds"
+    )
+    settings = "; ".join(words.format(**row) for row in rows.drop_duplicates("model").to_dict("records"))
+    text = f"What scoring heads takes on {rows['device'].iloc[0]}. {settings}. Median over rounds; in forward passes "
+    text += "and training steps within a round, in which all ways take turns; brackets: quartiles. Appendix E.2: "
+    text += '"a few seconds", no further forward or backward pass.'
+    return Table(shown, rows[[*SCORED_ON, *SCORED_NUMBERS]], text)
 
 
 def _paper(row: dict[Hashable, Any]) -> float:

@@ -1,11 +1,13 @@
 """Mean and standard deviation of HIS and HIES, a line for each task and ratio (tables 3 and 9 to 12)."""
 
+from collections.abc import Collection
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from analysis import paper
+from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.stats.pairing import one_calibration_size
@@ -14,7 +16,16 @@ from analysis.tables.beside import AVERAGE, BERT, BLANK_NOTE, LLAMA, ONE_SIZE, O
 from analysis.tables.measures import UNDEFINED
 from analysis.text import choice
 from analysis.text.captions import caption, number, percent
-from analysis.text.labels import label, named_tasks, ordered_tasks, task_name
+from analysis.text.labels import (
+    LANGUAGE_NAMES,
+    QUESTION_NAMES,
+    VISION_NAMES,
+    label,
+    named_tasks,
+    ordered_tasks,
+    task_name,
+)
+from analysis.text.measures import chance_note
 
 SIDES = {"his": "HIS", "hies": "HIES"}
 SAMPLE_NOTE = (
@@ -28,10 +39,11 @@ def _printed(table: int, file: str, model: str, factor: float, by_task: dict[str
     Where a factor is NaN they are left out. The note begins with how ours is computed.
     """
     printed = printed_of(table, file, model)
+    alike = () if model == BERT else (*LANGUAGE_NAMES, *QUESTION_NAMES, *VISION_NAMES)
     factors = [by_task.get(task, factor) for task in printed.numbers["task"]]
     deviations = printed.numbers.filter(like="_std_as_printed").mul(factors, axis=0)
     note = f"{SAMPLE_NOTE}{note} {beside.averages_note(printed.tasks).capitalize()}. {BLANK_NOTE}."
-    return printed._replace(numbers=printed.numbers.assign(**deviations), note=note)
+    return printed._replace(numbers=printed.numbers.assign(**deviations), note=note, alike=alike)
 
 
 @table(
@@ -43,40 +55,52 @@ def table3(rows: pd.DataFrame) -> Table:
     """Returns a line for each task and ratio of the paper's models that share a task with these rows."""
     numbers = paper.read_paper("table3_vit_llava")
     models = numbers.loc[numbers["task"].isin(rows["task"]), "model"].unique()
-    if not len(models):
+    if len(models):
+        printed = Printed(3, " and ".join(models), numbers[numbers["model"].isin(models)])
+    else:
+        every = " and ".join(numbers["model"].unique())
+        printed = Printed(3, every, numbers, alike=(*VISION_NAMES, *QUESTION_NAMES)).fitting(rows)
+    if not rows["task"].isin(printed.tasks).any():
         raise Unavailable(f"there are no rows on {named_tasks(ordered_tasks(numbers['task']))}")
-    printed = Printed(3, " and ".join(models), numbers[numbers["model"].isin(models)])
     used = _of_one_size(rows, printed)
     data = _deviations(used, printed)
     text = f"Quality (%), beside the paper's table 3 ({printed.model}): {caption(used)}. "
     text += f"Ours: mean ± standard deviation over seeds, that of a sample (n - 1); {_curve(used)}. "
     if ((data["seeds"] > 0) & (data["n"] == 0)).any():
         text += f"{UNDEFINED.capitalize()}: no run has a quality (MM-Vet takes a judge of the answers). "
-    return _table(data, f"{text}{BLANK_NOTE}.", used, printed)
+    return _table(data, f"{text}{BLANK_NOTE}. {printed.note}".strip(), used, printed)
 
 
 def _seeds_table(rows: pd.DataFrame, printed: Printed) -> Table:
     """Mean and deviation over the seeds; HIES with alpha per ratio if that is there."""
+    printed = printed.fitting(rows)
     used = _of_one_size(rows, printed)
     text = f"Mean ± standard deviation over seeds (%), beside the paper's table {printed.table} ({printed.model}): "
-    text += f"{caption(used)}. Ours: {_curve(used)}. {printed.note}"
-    return _table(_deviations(used, printed), text, used, printed)
+    lost = at_chance(rows, "quality")
+    text += f"{caption(used)}. Ours: {_curve(used)}. {printed.note}{chance_note(['quality'], _of(rows, printed))}"
+    return _table(_deviations(used, printed, lost), text, used, printed)
 
 
 def _sizes_table(rows: pd.DataFrame, printed: Printed) -> Table:
     """For every calibration size the mean over its seeds, then mean and deviation over the sizes."""
+    printed = printed.fitting(rows)
     used = _his_and_hies(rows, printed)
     sizes = sorted(used["calibration_size"].unique())
     if len(sizes) < 2:
         raise Unavailable(f"it takes at least two calibration sizes, and there is only {sizes[0]}")
     by_size = used.groupby(["task", "ratio", "criterion", "calibration_size"])["percent"].mean().reset_index()
-    data = _deviations(by_size, printed)
+    data = _deviations(by_size, printed, at_chance(rows, "quality"))
     name = label("hies", {"alpha": used.loc[used["criterion"] == "hies", "alpha"].iloc[0]})
     text = (
         f"Mean ± standard deviation over the calibration sizes {', '.join(map(str, sizes))} (%; of each size the mean "
         f"over its seeds), beside the paper's table {printed.table} ({printed.model}): {caption(used)}. Ours: {name}. "
     )
-    return _table(data, f"{text}{printed.note}", used, printed)
+    text += f"{printed.note}{chance_note(['quality'], _of(rows, printed))}"
+    return _table(data, text, used, printed)
+
+
+def _of(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
+    return rows[rows["task"].isin(printed.tasks)]
 
 
 def _his_and_hies(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
@@ -103,8 +127,11 @@ def _usual_hies(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["criterion"] == "hies") & same & (rows["alpha"] == usual["alpha"].iloc[0])]
 
 
-def _deviations(values: pd.DataFrame, printed: Printed) -> pd.DataFrame:
-    """Mean, std, n (defined) and seeds (all) of `percent` for each task, ratio and criterion, and the paper's."""
+def _deviations(values: pd.DataFrame, printed: Printed, lost: Collection[str] = ()) -> pd.DataFrame:
+    """Mean, std, n (defined) and seeds (all) of `percent` for each task, ratio and criterion, and the paper's.
+
+    There is no average where a task of it is among the `lost`, those at chance.
+    """
     parts = values.groupby(["task", "ratio", "criterion"])["percent"]
     ours = parts.agg(["mean", "std", "count", "size"]).to_dict("index")
     nothing = {"mean": np.nan, "std": np.nan, "count": 0, "size": 0}
@@ -112,7 +139,8 @@ def _deviations(values: pd.DataFrame, printed: Printed) -> pd.DataFrame:
     for row in printed.numbers.to_dict("records"):
         for criterion, name in SIDES.items():
             cells = {task: ours.get((task, row["ratio"], criterion), nothing) for task in printed.tasks}
-            cell = _average(cells) if row["task"] == AVERAGE else cells[row["task"]]
+            averaged = {task: nothing if task in lost else cell for task, cell in cells.items()}
+            cell = _average(averaged) if row["task"] == AVERAGE else cells[row["task"]]
             record = {"task": row["task"], "ratio": row["ratio"], "criterion": name}
             record[f"{PAPER}_mean"] = row[f"{name}_percent"]
             record[f"{PAPER}_std"] = row.get(f"{name}_std_as_printed", np.nan)
@@ -124,7 +152,7 @@ def _deviations(values: pd.DataFrame, printed: Printed) -> pd.DataFrame:
 
 
 def _of_one_size(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
-    return _his_and_hies(one_calibration_size(rows[rows["task"].isin(printed.tasks)]), printed)
+    return _his_and_hies(one_calibration_size(_of(rows, printed)), printed)
 
 
 def _curve(used: pd.DataFrame) -> str:

@@ -48,6 +48,14 @@ def lost_tasks(rows: pd.DataFrame, shown: Collection[str], lack: str) -> str:
     return f" Not drawn, since they have {lack}: {', '.join(names)}." if names else ""
 
 
+def absent_tasks(rows: pd.DataFrame, of: Collection[str] | None = None) -> str:
+    """Returns a sentence that names the declared tasks (`of` these) that have no rows yet; empty without any."""
+    absent = {task for text in rows["tasks_without_rows"].unique() for task in text.split(",") if task}
+    kept = [task for task in absent if of is None or task in of]
+    names = [task_name(task) for task in ordered_tasks(pd.Series(kept, dtype=object))]
+    return f" No rows yet: {', '.join(names)}." if names else ""
+
+
 def heading(rows: pd.DataFrame) -> str:
     """Returns model and task of a figure of one task, for its title."""
     return f"{model_name(rows['model'].iloc[0])} on {task_name(rows['task'].iloc[0])}"

@@ -23,7 +23,7 @@ LANGUAGE_NAMES = {"hellaswag": "HellaSwag", "winogrande": "WinoGrande", "arc_eas
                   "openbookqa": "OBQA", "piqa": "PIQA", "docs": "Docs"}  # fmt: skip
 REASONING_NAMES = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
 VISION_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "food101": "Food-101", "fashion_mnist": "Fashion-MNIST",
-                "imagenet1k": "ImageNet-1k"}  # fmt: skip
+                "imagenet1k": "ImageNet-1k", "digits": "Digits"}  # fmt: skip
 QUESTION_NAMES = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Digit questions"}
 SMALL_NAMES = {"apidocs": "API docs", "digits": "Digits"}
 TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES, **SMALL_NAMES}

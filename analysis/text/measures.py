@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.text.labels import named_tasks, ordered_tasks
+from analysis.data.chance import at_chance
+from analysis.text.labels import named_tasks, ordered_tasks, task_name
 from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
@@ -93,13 +94,27 @@ def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False
             some = f"; of {named_tasks(squared)} the mean squared error" if squared else ""
             lone = ", and no part of means over tasks" if squared and len(squared) < rows["task"].nunique() else ""
             text += f" {MEASURE_OF[measure].note}{some}{lone}. Lower is better{', so ahead is lower' * differences}."
+    return text + chance_note(measures, rows)
+
+
+def chance_note(measures: Sequence[str], rows: pd.DataFrame) -> str:
+    """Returns which tasks have no part of means of these measures, for a caption, after a space; empty if all have."""
+    text = ""
+    for measure in measures:
+        if lost := at_chance(rows, measure):
+            names = ", ".join(task_name(task) for task in ordered_tasks(pd.Series(lost)))
+            text += f" Unpruned no better than a guess, and no part of means of {MEASURE_OF[measure].words}: {names}."
     return text
 
 
 def averaged(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Returns the rows of the tasks that a mean of a measure is over: of losses in several units those in nats."""
+    """Returns the rows of the tasks that a mean of a measure is over.
+
+    Of losses in several units these are those in nats, of quality those on which the unpruned model is above chance.
+    """
     units = rows["metric"].map(lambda metric: unit(measure, metric))
-    return rows if units.nunique() < 2 else rows[units == NATS]
+    some = rows if units.nunique() < 2 else rows[units == NATS]
+    return some[~some["task"].isin(at_chance(some, measure))]
 
 
 def _units(measure: str, rows: pd.DataFrame) -> str:

@@ -24,7 +24,7 @@ from hies.pruning.selection import check_plain
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
 from hies.runs.quality import mean_loss, stability
-from hies.runs.schema import LOSSES, BadRows
+from hies.runs.schema import LOSSES, TOKEN_KEYS, BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
@@ -246,6 +246,7 @@ class Job:
     def _constant(self, evaluator: "Evaluator") -> results.Row:
         """What is the same in every row of the run."""
         config = self.config
+        chance = evaluator.task.chance(evaluator.splits.report)
         return {
             **self._names(),
             **self._knobs(),
@@ -264,6 +265,7 @@ class Job:
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **{f"calibration_{name}": value for name, value in config.calibration.off_default.items()},
             **source_of_job(config),
+            **({} if chance is None else {"chance": round(chance, 6)}),
             **config.task.notes(self.data_root),
         }
 
@@ -298,6 +300,7 @@ def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", 
         "parameters": result.cost and result.cost.parameters,
         "flops": result.cost and result.cost.flops,
         **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
+        **({} if result.tokens is None else dict(zip(TOKEN_KEYS, result.tokens.tolist(), strict=True))),
         "loss": None,
         **{LOSSES[name]: mean_loss(losses) for name, losses in result.losses.items()},
     }

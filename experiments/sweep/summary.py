@@ -1,5 +1,6 @@
 """What a sweep came to: a table of quality by method and ratio, and the command that draws its rows."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from math import isnan
@@ -11,7 +12,7 @@ from experiments.config.outside import CUSTOM
 from experiments.sweep.job import Job
 from hies.errors import printable
 from hies.runs.files import Row
-from hies.runs.schema import BadRows
+from hies.runs.schema import TOKEN_KEYS, BadRows
 
 MOST_LINES = 40
 OF_A_LINE = ("model", "task", "criterion", "seed", "sparsity.ratios", "sparsity.ratio")  # have a column, or several
@@ -39,9 +40,31 @@ def print_summary(jobs: Sequence[Job]) -> None:
     print(f"Quality in percent by the share removed, mean over the draws:\n{_table(shown, headers)}")
     if len(lines) > MOST_LINES:
         print(f"and {len(lines) - MOST_LINES} more lines.")
+    for line in token_lines(finished):
+        print(line)
     config = jobs[0].config
     folder = shlex.quote(config.results_dir)
     print(f"To draw it: python -m analysis --experiment {config.name} --results {folder} --out {folder}")
+
+
+def token_lines(finished: Sequence[tuple[Job, list[Row]]]) -> list[str]:
+    """Returns for each task, and for all of several, the tokens that its options took, and those that lm-eval takes.
+
+    A mask that several jobs share was computed once and counts once. Rows of before tokens were counted have none.
+    """
+    tokens: dict[str, dict[object, list[int]]] = {}
+    for row in (row for _, rows in finished for row in rows if TOKEN_KEYS[0] in row):
+        model = json.dumps(row["mask"]) if row["heads_removed"] or not row["ratio"] else (row["run_id"], row["ratio"])
+        key = (row["checkpoint"], row["data"], row["precision"], model)
+        tokens.setdefault(row["task"], {})[key] = [row[name] for name in TOKEN_KEYS]
+    sums = {task: [sum(numbers) for numbers in zip(*each.values(), strict=True)] for task, each in tokens.items()}
+    if len(sums) > 1:
+        sums["all of them"] = [sum(numbers) for numbers in zip(*sums.values(), strict=True)]
+    return [
+        f"{name}: {computed:,} tokens computed for the reported options, where lm-eval computes {plain:,} "
+        f"({100 * computed / plain:.0f} %)."
+        for name, (computed, plain) in sums.items()
+    ]
 
 
 def quality_lines(finished: Sequence[tuple[Job, list[Row]]]) -> dict[tuple[str, ...], dict[float, dict[int, float]]]:

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -36,7 +35,7 @@ from hies.scoring.statistics import Statistics, outside_sources, passes_of, sear
 from hies.storage import cached_arrays, digest, sources_of
 from hies.tasks.base import TOKENS, Answers
 
-MEASURED = ("predictions", *LOSSES, "seconds", "prune_seconds", "parameters", "flops")  # kept besides other rules
+MEASURED = ("predictions", *LOSSES, "seconds", "prune_seconds", "parameters", "flops", "tokens")  # but other rules
 
 
 @dataclass
@@ -50,7 +49,6 @@ class PassCounter:
         needed: what had to be computed at some time -> its forward passes, counted in examples.
         naive: how many passes it would take if every cell of the grid (a ratio of a curve, or an alpha tried for it)
             scored and evaluated on its own.
-        tokens: task -> what its log-likelihoods took now, see `hies.tasks.base.TOKENS`.
     """
 
     asked: int = 0
@@ -58,7 +56,6 @@ class PassCounter:
     evaluated: int = 0
     needed: dict[str, int] = field(default_factory=dict)
     naive: int = 0
-    tokens: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,8 @@ class Evaluation:
         by_rule: the answers by other rules, see `Task.answers`.
         losses: a key of `LOSSES` -> the loss of each example, [examples]; answers that were cached before losses were
             have none.
+        tokens: what their log-likelihoods took, `computed` and `plain` of `hies.tasks.base.TOKENS`, [2]; None where
+            there are none, or the answers were cached before they were counted.
     """
 
     answers: np.ndarray
@@ -81,6 +80,7 @@ class Evaluation:
     prune_seconds: float = float("nan")
     by_rule: dict[str, np.ndarray] = field(default_factory=dict)
     losses: dict[str, np.ndarray] = field(default_factory=dict)
+    tokens: np.ndarray | None = None
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray], cost: Cost | None) -> "Evaluation":
@@ -88,7 +88,8 @@ class Evaluation:
         by_rule = {name: array for name, array in arrays.items() if name not in MEASURED}
         losses = {name: arrays[name] for name in LOSSES if name in arrays}
         pruning = float(arrays.get("prune_seconds", np.nan))
-        return cls(arrays["predictions"], cost, float(arrays["seconds"]), pruning, by_rule, losses)
+        measured = (pruning, by_rule, losses, arrays.get("tokens"))
+        return cls(arrays["predictions"], cost, float(arrays["seconds"]), *measured)
 
 
 Chosen = TypeVar("Chosen")
@@ -260,9 +261,8 @@ class Evaluator(TaskModel):
     def _ask(self, network: nn.Module, prepared: Any) -> Answers:
         before = TOKENS.copy()
         answers = super()._ask(network, prepared)
-        if read := TOKENS - before:
-            self.counter.tokens.setdefault(self.task.name, Counter()).update(read)
-        return answers
+        read = TOKENS - before
+        return answers | ({"tokens": np.array([read["computed"], read["plain"]])} if read else {})
 
     def _evaluation(self, removed: Removed, split_name: str, examples: int | None) -> dict[str, np.ndarray]:
         key = [self.identity, split_name, examples, removed]

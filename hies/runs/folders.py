@@ -20,8 +20,8 @@ from hies.errors import RowsWarning
 from hies.runs.schema import LOSSES
 
 PACKED_ROWS, PACKED_ARRAYS, GRID = "rows.jsonl.gz", "arrays.npz", "grid.json"
-EFFICIENCY = "efficiency"  # a folder of results with rows of another kind
-NO_EXPERIMENTS = ("wandb", "figures", "tables", EFFICIENCY)  # folders of results that hold no runs
+EFFICIENCY, SCORING = "efficiency", "scoring"  # folders of results with rows of another kind
+NO_EXPERIMENTS = ("wandb", "figures", "tables", EFFICIENCY, SCORING)  # folders of results that hold no runs
 SCORES, ANSWERS, OWNER = ("scores", "his", "ae"), ("predictions", "labels"), "run_id"
 # The kinds of values, by numpy's letters, that an array may hold; one of another name may hold any but objects.
 ARRAY_KINDS = {**dict.fromkeys((*SCORES, *LOSSES, "ratios"), "iuf"), "heads": "iu", "sites": "U", OWNER: "U"}

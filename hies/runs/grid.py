@@ -171,7 +171,7 @@ def _readable(folder: Path, run_ids: set[str]) -> set[str]:
 
 
 def _is_experiment(folder: Path) -> bool:
-    if folder.name == folders.EFFICIENCY:
+    if folder.name in (folders.EFFICIENCY, folders.SCORING):
         return False
     return folders.has_rows(folder) or (folder / folders.GRID).exists() or bool(failures(folder))
 

@@ -5,14 +5,17 @@ A row is what is known of one evaluated ratio. Its keys: run_id, experiment, mod
 mask (site -> removed heads), metric, value (raw), quality and stability (percent), examples, score_seconds (of the
 calibration pass, which several criteria share), eval_seconds (of this mask's evaluation, when it was computed),
 parameters, flops (one example of the model's full length), checkpoint and data (digests of the weights and of all
-examples), label_order, precision (of matrix products; older rows lack it), versions (installed ones, the processor's
-instructions and threads, and those that a checkpoint was trained on), revision, command, rows (how many the file has),
-digest (of the text of the line before it); for HIES also alpha_used (what made the mask, where alpha names a protocol).
+examples), label_order, precision (of matrix products; older rows lack it), chance (which share of the answers a guess
+among the options gets right; only where there are options, and not in older rows), versions (installed ones, the
+processor's instructions and threads, and those that a checkpoint was trained on), revision, command, rows (how many the
+file has), digest (of the text of the line before it); for HIES also alpha_used (what made the mask, where alpha names a
+protocol).
 
 The third measure is loss: the mean over the examples of the cross-entropy of the right class or option, in nats, or of
 the squared error of a score; for multiple choice also token_loss, the right option's mean negative log-likelihood a
 token, in nats. Both are null where a task has none (texts are generated), where it is not finite, and where the answers
-were cached before it was measured; older rows lack them.
+were cached before it was measured; older rows lack them. Rows of tasks with options also have the TOKEN_KEYS, but where
+their answers were cached before tokens were counted.
 """
 
 import hashlib
@@ -43,13 +46,15 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("mask", "versions"), (dict,)),
 }
 REQUIRED = (*TYPES, "schema")
-# What differs from row to row of a run; the last five are in some rows alone.
+# Tokens that the log-likelihoods of options took when they were computed, and that lm-eval computes for them.
+TOKEN_KEYS = ("tokens_computed", "tokens_plain")
+# What differs from row to row of a run; the last seven are in some rows alone.
 PER_RATIO = ("ratio", "heads_removed", "mask", *MEASURES, "score_seconds", "eval_seconds", "parameters", "flops",
-             *LOSSES.values(), "alpha_used", "quality_norm", "quality_strict")  # fmt: skip
+             *LOSSES.values(), "alpha_used", "quality_norm", "quality_strict", *TOKEN_KEYS)  # fmt: skip
 ROUNDING_ERROR = 1e-6
-HIGHEST = {"ratio": 1, "quality": 100, "stability": 100, **dict.fromkeys(LOSSES.values(), inf)}
+HIGHEST = {"ratio": 1, "chance": 1, "quality": 100, "stability": 100, **dict.fromkeys(LOSSES.values(), inf)}
 RANGES = tuple((key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in HIGHEST.items())
-OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict")
+OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict", "chance", *TOKEN_KEYS)
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
 # Names that an option of a method from outside cannot have: rows, or the frame that analysis makes of them, have them.
 RESERVED = frozenset({*REQUIRED, *PER_RATIO, *SEAL, "alpha_used", "curve", "label_order", "path", "precision", "run",

@@ -258,6 +258,10 @@ class Task(ABC):
         """Returns what the metric is computed from, [examples]: the answers themselves, or a judge's grades of them."""
         return answers
 
+    def chance(self, examples: Split) -> float | None:
+        """Returns which share of the answers a guess among the options gets right; None where it is not known."""
+        return None
+
     def notes(self, data_root: Path | None) -> dict[str, Any]:
         """Returns what rows say besides, such as where calibration examples come from."""
         return {}

@@ -65,6 +65,11 @@ class ChoiceTask(PromptTask):
         """Returns the continuation of each example that is right."""
         return labels
 
+    def chance(self, examples: Split) -> float | None:
+        """Returns the mean of 1 / options; 0 where answers are generated."""
+        options = np.array([len(continuations) for continuations in examples.inputs["continuations"]])
+        return float(np.mean((options > 1) / options))
+
 
 def encode_texts(texts: list[str], processor: Any, max_length: int) -> Encoded:
     """Returns texts as tokens that are labels as well; of more than `max_length` tokens the last are kept."""

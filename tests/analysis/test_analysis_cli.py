@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from analysis_runs import command_of, run_name, write_grid, write_run
 
 from analysis import registry, style
 from analysis.cli import main
+from analysis.data.rows import load
+from analysis.text.captions import absent_tasks
 
 STEMS = {
     "figures": ["agreement__exp__tiny__toy", "curves__exp__tiny__toy", "heatmaps__exp__tiny__toy"],
@@ -63,6 +66,25 @@ def test_missing_cells_are_named_with_their_commands(results: Path, tmp_path: Pa
         f"  missing (failed): tiny, toy, l2, seed 0: {command_of('l2', 0)}",
     ]
     assert "incomplete: 2 of 4 jobs" in (tmp_path / "tables" / "quality__exp__tiny__toy.md").read_text()
+
+
+def test_a_task_without_rows_is_named_with_one_command(results: Path, tmp_path: Path, capsys) -> None:
+    jobs = [
+        {"run_id": f"{task}-{seed}", "model": "tiny", "task": task, "criterion": "his", "parameters": {}, "seed": seed,
+         "command": f"python -m experiments.run task={task} criterion=his seed={seed}{word}"}
+        for task, word in (("other", " experiment=exp"), ("own", ""))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    (results / "exp" / "grid.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
+    assert main(["quality", "--results", str(results), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "  no rows of tiny on other: python -m experiments.run task=other criterion=his experiment=exp",
+        "  missing: tiny, own, his, seed 0: python -m experiments.run task=own criterion=his seed=0",
+        "  missing: tiny, own, his, seed 1: python -m experiments.run task=own criterion=his seed=1",
+    ]
+    rows = load(results)
+    assert set(rows["tasks_without_rows"]) == {"other,own"}
+    assert absent_tasks(rows, ["other", "toy"]) == " No rows yet: other."
 
 
 def test_what_the_rows_do_not_allow_is_named_and_does_not_stop_the_rest(tmp_path: Path, capsys) -> None:

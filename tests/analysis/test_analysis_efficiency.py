@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from analysis_runs import write_run
+from transformers import BertConfig, BertForSequenceClassification
 
 from analysis import style
 from analysis.cli import main
@@ -15,6 +17,7 @@ from analysis.data import efficiency, rows
 from analysis.errors import Unavailable
 from analysis.figures.efficiency import COST_LOOKS, draw_efficiency
 from analysis.tables.costs import costs_table
+from benchmarks import scoring
 from hies.errors import RowsWarning
 from hies.runs import grid
 
@@ -159,3 +162,22 @@ def test_without_measurements_the_command_says_what_makes_them(tmp_path: Path, c
     assert main(["efficiency", "--results", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert "NAME=efficiency" in told and "make efficiency" in told and told.count("\n") == 1
+
+
+def test_times_of_scoring_are_rows_and_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
+    tiny = BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_position_embeddings=16
+    )
+    monkeypatch.setattr(scoring, "minilm", lambda: BertForSequenceClassification(tiny).eval())
+    scoring.main(["--texts", "3", "--tokens", "7", "--rounds", "3", "--out", str(tmp_path)])
+    written = [json.loads(text) for text in (tmp_path / "scoring" / "minilm.jsonl").read_text().splitlines()]
+    assert {row["threads"] for row in written} == {torch.get_num_threads()} and grid.experiments(tmp_path) == []
+    found = efficiency.load_scoring(tmp_path).set_index("way")
+    assert found["passes"]["one forward pass"] == found["training_steps"]["one training step"] == 1
+    assert (found["passes_low"] <= found["passes"]).all() and (found["passes"] <= found["passes_high"]).all()
+    assert main(["scoring", "--results", str(tmp_path), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "tables" / "scoring__cpu.md").read_text()
+    assert "HIS and AE, exact per example" in text and "3 texts of 7 tokens" in text
+    (tmp_path / "scoring" / "bad.jsonl").write_text(json.dumps({**written[0], "passes": "two"}))
+    with pytest.warns(RowsWarning, match=r"bad\.jsonl"):
+        assert len(efficiency.load_scoring(tmp_path)) == len(written)

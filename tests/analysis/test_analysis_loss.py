@@ -222,12 +222,14 @@ def test_normalized_quality_is_shown_where_a_task_has_it(tmp_path: Path) -> None
         for seed in range(2):
             folder, options = tmp_path / "exp", {"alpha": "auto"} if criterion == "hies" else {}
             write_run(folder, criterion, seed, (90.0, 80.0), task="hellaswag", quality_norm=normalized, **options)
-            write_run(folder, criterion, seed, (50.0, 40.0), task="winogrande", **options)
+            write_run(folder, criterion, seed, (80.0, 40.0), task="winogrande", **options)
     measures = ("quality_norm", "stability")
     rows = load(tmp_path)
     summary = summary_table(rows, measures=measures)
     gains = summary.data.groupby("task")["quality_norm_mean"].first().to_dict()
     assert gains == {"hellaswag": 11.0, "winogrande": 0.0} and "(acc_norm)" in summary.caption
+    titles = [axes.get_title(loc="right") for axes in draw_all_tasks(rows, measures=measures)]
+    assert titles[:2] == ["acc_norm, n = 50", "accuracy, n = 50"]
     points = mean_of_tasks(rows, "quality_norm")
     assert set(points[points["ratio"] > 0]["quality_norm"]) == {(61 + 40) / 2, (72 + 40) / 2}
     assert any(axes.get_ylabel() == "normalized quality (%)" for axes in draw_all_tasks(rows, measures=measures))

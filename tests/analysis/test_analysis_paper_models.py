@@ -190,3 +190,27 @@ def test_calibration_sizes(tmp_path: Path, make, task: str) -> None:
     both(tmp_path, task, 80, 80, calibration_size=64)
     with pytest.raises(Unavailable, match="one calibration size, and there are 32, 64"):
         make(load(tmp_path))
+
+
+def test_without_the_papers_tasks_table12_shows_those_alike(tmp_path: Path) -> None:
+    for size, quality in {1: 50, 128: 70}.items():
+        both(tmp_path, "arc_easy", quality, 60, calibration_size=size)
+    table = table12(load(tmp_path))
+    assert line(table.shown, task="ARC-e", removed="10 %") == [
+        "",
+        f"60.00 ± {np.std([50, 70], ddof=1):.2f}",
+        "",
+        "60.00 ± 0.00",
+    ]
+    assert table.shown["task"].unique().tolist() == ["ARC-e"] and "columns are blank" in table.caption
+    for size in (1, 128):
+        both(tmp_path, "winogrande", 50, 40, calibration_size=size)
+    assert "ARC-e" not in set(table12(load(tmp_path)).shown["task"])  # the paper's tasks, where there is one
+
+
+def test_without_the_papers_tasks_table3_shows_other_pictures(tmp_path: Path) -> None:
+    for task in ("cifar10", "digit_questions"):
+        both(tmp_path, task, 72, 75)
+    table = table3(load(tmp_path))
+    assert table.shown["task"].unique().tolist() == ["CIFAR-10", "Digit questions"]
+    assert line(table.shown, task="CIFAR-10", removed="30 %") == ["", "50.00", "", "55.00"]

@@ -57,3 +57,19 @@ def test_a_large_table_is_cut_and_without_rows_there_is_none(capsys):
     assert printed([job("his", 0, None)], capsys) == []
     many = printed([job("his", 0, {0.5: 1.0}, task=f"t{place}") for place in range(47)], capsys)
     assert len(many) == 3 + summary.MOST_LINES + 2 and many[-2] == ["and 7 more lines."]
+
+
+def test_tokens_of_a_mask_that_jobs_share_count_once():
+    def row(task, ratio, removed, run="one", counted=(3, 10)):
+        tokens = dict(zip(("tokens_computed", "tokens_plain"), counted, strict=True)) if counted else {}
+        return {"task": task, "ratio": ratio, "mask": {"a": removed}, "heads_removed": len(removed), "run_id": run,
+                "checkpoint": "c", "data": "d", "precision": "float32", **tokens}  # fmt: skip
+
+    dense, half = row("piqa", 0, []), row("piqa", 0.5, [1], counted=(4, 10))
+    rows = [dense, half, row("piqa", 0.5, [2]), row("piqa", 0.5, [], "sliced"), row("mmlu", 0, [], counted=(7, 10))]
+    assert summary.token_lines([(None, rows), (None, [dense, half])]) == [
+        "piqa: 13 tokens computed for the reported options, where lm-eval computes 40 (32 %).",
+        "mmlu: 7 tokens computed for the reported options, where lm-eval computes 10 (70 %).",
+        "all of them: 20 tokens computed for the reported options, where lm-eval computes 50 (40 %).",
+    ]
+    assert summary.token_lines([(None, [row("piqa", 0, [], counted=())])]) == []

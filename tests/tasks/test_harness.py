@@ -486,13 +486,17 @@ def test_a_command_ends_in_rows(checkpoint, tmp_path, monkeypatch, capsys):
              "sparsity.ratios=[0.5]", "calibration.size=8", f"results_dir={tmp_path}/results",
              f"cache_dir={tmp_path}/cache", "wandb.mode=disabled", "device=cpu"]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["run", *words])
-    status, log = run.main(), capsys.readouterr().err
-    assert status == 0, log
-    said = re.search(r"hellaswag: ([\d,]+) tokens computed for the options, where lm-eval computes ([\d,]+) \(", log)
+    status, printed = run.main(), capsys.readouterr()
+    assert status == 0, printed.err
+    words = r"hellaswag: ([\d,]+) tokens computed for the reported options, where lm-eval computes ([\d,]+) \("
+    said = re.search(words, printed.out)
     computed, plain = [int(number.replace(",", "")) for number in said.groups()]
     assert 0 < computed < plain and plain % 2 == 0  # the whole model and the masked one are asked the same
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     dense, half = [json.loads(line) for line in path.read_text().splitlines()]
     assert (dense["stability"], dense["examples"], half["heads_removed"]) == (100, 13, 6)
+    assert [sum(row[key] for row in (dense, half)) for key in ("tokens_computed", "tokens_plain")] == [computed, plain]
     for row in (dense, half):
-        assert row["calibration_source"] == "validation[:13]" and 0 <= row["quality_norm"] <= 100
+        assert (
+            row["chance"] == 0.25 and row["calibration_source"] == "validation[:13]" and 0 <= row["quality_norm"] <= 100
+        )

@@ -1,0 +1,39 @@
+"""Tasks on which the unpruned model is no better than a guess: there quality says nothing about which heads matter."""
+
+import pandas as pd
+
+SHARES = ("accuracy", "exact_match")  # shares of right answers
+QUALITIES = ("quality", "quality_norm")  # the measures that a guess has a level in
+CHANCE_LEVEL = 0.01  # of the test; low, since a row of tasks is tested
+# The share of right answers of a guess among a document's options, where rows do not say it (`chance`).
+GUESSED = {
+    "gsm8k": 0.0,  # no options: a model is above it with one right answer
+    **dict.fromkeys(("hellaswag", "arc_easy", "arc_challenge", "openbookqa", "mmlu", "docs"), 1 / 4),
+    **dict.fromkeys(("winogrande", "piqa"), 1 / 2),
+}
+
+
+def at_chance(rows: pd.DataFrame, measure: str) -> list[str]:
+    """Returns the tasks of choice on which the unpruned model is not clearly above chance in a measure of quality.
+
+    Clearly above is what an exact binomial test (one-sided, at CHANCE_LEVEL) of its right answers among the reported
+    documents says. Classifiers, and other measures than quality, have no level of chance.
+    """
+    if measure not in QUALITIES:
+        return []
+    dense = rows[(rows["ratio"] == 0) & rows["metric"].isin(SHARES)]
+    level = dense["task"].map(GUESSED).astype(float)
+    level = dense["chance"].astype(float).fillna(level) if "chance" in dense else level
+    known = dense.assign(level=level).dropna(subset=["level", measure]).drop_duplicates(["task", measure, "examples"])
+    return [str(task) for task, part in known.groupby("task") if not any(map(_is_above, *_numbers(part, measure)))]
+
+
+def _numbers(dense: pd.DataFrame, measure: str) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Right answers, examples and level of chance of each row."""
+    return (dense[measure] / 100 * dense["examples"]).round().astype(int), dense["examples"], dense["level"]
+
+
+def _is_above(right: int, examples: int, level: float) -> bool:
+    from scipy.special import bdtrc  # imported where it is needed, as few tables are of tasks of choice
+
+    return bool(bdtrc(right - 1, examples, level) < CHANCE_LEVEL)  # of at least so many right answers
