@@ -14,7 +14,7 @@ from analysis.errors import Unavailable
 from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, METRIC_NAMES, draw_panel
 from analysis.registry import figure
 from analysis.text import choice, labels
-from analysis.text.captions import caption, lost_tasks, removed_words
+from analysis.text.captions import caption, interval_words, lost_tasks, removed_words
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
@@ -233,7 +233,7 @@ def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> s
     text = f"{caption(rows)}. n: examples of the report split."
     if len(tasks) > 1:
         text += f" The mean is over all {len(tasks)} tasks, and absent where one of them has no number."
-    text += " Line: mean over seeds; band: 95 % bootstrap interval."
+    text += f" Line: mean over seeds; band: {interval_words(rows)}."
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f" {MAPPED_NOTE}."
     return text + notes(measures, rows)

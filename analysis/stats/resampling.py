@@ -70,13 +70,6 @@ def example_counts(task: str, examples: int, draws: int) -> Iterator[np.ndarray]
         yield np.array([np.bincount(one, minlength=examples) for one in chosen])
 
 
-def seed_counts(task: str, seeds: int, draws: int) -> np.ndarray:
-    """Returns how often a draw takes each seed, [D, S]; the same for all curves of a task with as many seeds."""
-    generator = np.random.default_rng([1, zlib.crc32(task.encode())])
-    chosen = generator.integers(0, seeds, (draws, seeds))
-    return (chosen[:, :, None] == np.arange(seeds)).sum(axis=1)
-
-
 def _measure(
     metric: str, labels: np.ndarray, answers: np.ndarray, losses: dict[str, np.ndarray], counts: np.ndarray
 ) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
 NORMALIZED = "quality_norm"
+QUALITY_MARGIN, STABILITY_MARGIN = 1.0, 2.0  # points; fixed before the tests of equality were first computed
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,23 @@ class Measure:
         note: a sentence for captions; nothing where the docs say it all.
         better: 1 where more of it is better, -1 where less is.
         digits: of a number, after the point.
+        margin: a difference below it counts as equal; NaN where nothing was fixed.
     """
 
     words: str
     note: str = ""
     better: int = 1
     digits: int = 2
+    margin: float = nan
 
 
 MEASURE_OF = {
-    "quality": Measure("quality"),
-    "stability": Measure("stability"),
+    "quality": Measure("quality", margin=QUALITY_MARGIN),
+    "stability": Measure("stability", margin=STABILITY_MARGIN),
     NORMALIZED: Measure(
         "normalized quality",
         "Normalized: options are compared by log-likelihood a character where lm-eval does so, too (acc_norm)",
+        margin=QUALITY_MARGIN,
     ),
     "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
     "token_loss": Measure(
@@ -52,6 +57,11 @@ def is_loss(measure: str) -> bool:
 def better(measure: str) -> int:
     """Returns which sign of a difference in a measure is the better one; of any other column 1."""
     return -1 if is_loss(measure) else 1
+
+
+def margin(measure: str) -> float:
+    """Returns the difference in a measure below which two curves count as equal; NaN where there is none."""
+    return MEASURE_OF[measure].margin if measure in MEASURE_OF else nan
 
 
 def unit(measure: str, metric: str) -> str:
