@@ -188,6 +188,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,language_models,figure4 figure10 summary)
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
 	$(BIN)/python -m analysis efficiency costs --results reports --out reports/efficiency
+	$(BIN)/python -m analysis findings --results reports --out reports
 
 test-install: setup ## prune with the wheel, torch and transformers alone (needs the package index)
 	$(BIN)/python tests/install/check.py

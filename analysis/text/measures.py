@@ -11,6 +11,7 @@ from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
 NORMALIZED = "quality_norm"
+REFIT, CORRELATION = "refit", "correlation"  # of scores (STS-B), from the answers beside the rows
 QUALITY_MARGIN, STABILITY_MARGIN = 1.0, 2.0  # points; fixed before the tests of equality were first computed
 
 
@@ -40,6 +41,15 @@ MEASURE_OF = {
         "normalized quality",
         "Normalized: options are compared by log-likelihood a character where lm-eval does so, too (acc_norm)",
         margin=QUALITY_MARGIN,
+    ),
+    REFIT: Measure(
+        "stability after a refit",
+        "After a refit: scores are first brought to the unpruned ones by the line of least squares; of classes it is "
+        "plain stability",
+        margin=STABILITY_MARGIN,
+    ),
+    CORRELATION: Measure(
+        "correlation", "Correlation: 100 r of the pruned with the unpruned scores, of tasks whose answers are scores"
     ),
     "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
     "token_loss": Measure(
@@ -87,8 +97,8 @@ def difference_units(measures: Sequence[str], rows: pd.DataFrame) -> str:
 def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False) -> str:
     """Returns sentences on these measures for a caption, each after a space; `differences`: it shows verdicts."""
     text = ""
-    if NORMALIZED in measures:
-        text += f" {MEASURE_OF[NORMALIZED].note}."
+    for measure in (NORMALIZED, REFIT, CORRELATION):
+        text += f" {MEASURE_OF[measure].note}." if measure in measures else ""
     for measure in measures:
         if is_loss(measure):
             squared = _squared(rows) if measure == "loss" else []
