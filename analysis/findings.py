@@ -13,6 +13,7 @@ HIS_BATCH = label("his", {"reduction": "batch"})
 HIES_BATCH = label("hies", {"alpha": "per_ratio", "reduction": "batch"})
 HIES_RANK = label("hies", {"alpha": "per_ratio", "normalize": "rank"})
 HIES_NORM = label("hies", {"alpha": "per_ratio", "importance": "output_norm"})
+HIES_SUPPORT = label("hies", {"alpha": 0.9, "entropy": "support"})
 FIXED = label("hies", {"alpha": 0.9})
 SLICED, TUNED = (label("slicegpt", {"tune": tune}) for tune in (False, True))
 FROM_30, AT_10 = (0.3, 0.4, 0.5, 0.6, 0.7), (0.1,)
@@ -187,7 +188,23 @@ FINDINGS: tuple[Finding, ...] = (
     *_at("his", "entropy added to HIS", "methods", (PER_RATIO, HIS), "against", THREE),
     *_at("slicegpt", "SliceGPT minus HIES", "methods", (SLICED, PER_RATIO), "against", THREE),
     *_at("tuned", "tuned SliceGPT minus HIES", "methods", (TUNED, PER_RATIO), "against", (0.5,)),
-    *_at("ranks", "ranks minus HIES's min-max", "combination", (HIES_RANK, PER_RATIO), "variants", (0.1,)),
+    *_at("greedy", "greedy search minus HIES", "methods", (label("greedy", {}), PER_RATIO), "against", THREE),
+    *(
+        Difference(f"{key}-{measure}", f"{words} in place of HIES's, {measure} at 30 and 50 %", "combination",
+                   label("hies", {"alpha": "per_ratio", **knobs}), PER_RATIO, measure, (0.3, 0.5), "variants")
+        for key, words, knobs in (
+            ("ranks", "ranks", {"normalize": "rank"}), ("layer", "min-max within layers", {"normalize": "layer"}),
+            ("product", "the product", {"combination": "product"}),
+            ("printed", "the sign that D.8 prints", {"combination": "printed"}),
+        )
+        for measure in ("quality", "stability")
+    ),
+    Difference("ranks-10", "ranks in place of HIES's min-max, stability at 10 %", "combination", HIES_RANK, PER_RATIO,
+               "stability", (0.1,), "variants"),
+    Difference("support", "effective support in place of Shannon's entropy, stability at 30 and 50 %", "entropy",
+               HIES_SUPPORT, FIXED, "stability", (0.3, 0.5), "variants"),
+    Difference("support-his", "HIES of effective support minus HIS, stability at 30 and 50 %", "entropy",
+               HIES_SUPPORT, HIS, "stability", (0.3, 0.5), "variants"),
     *_at("ad-glue", "AD, which knows no labels, minus HIS on GLUE", "glue", (AD, HIS), "tasks", (0.5,)),
     *_at("ad-docs", "AD minus HIS, a LLaMA on docs", "language", (AD, HIS), "summary", (0.3, 0.6)),
     *_at("norm-docs", "entropy added to the output norm, a LLaMA on docs", "language", (HIES_NORM, NORM), "summary",

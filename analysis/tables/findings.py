@@ -23,8 +23,11 @@ from analysis.text.labels import task_name
 from hies.runs import folders
 
 SAME_HEADS = 0.9  # Jaccard
-COLUMNS = ["key", "finding", "mean", "low", "high", "p", "task_low", "task_high", "task_p", "least", "least_low",
-           "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict", "where"]  # fmt: skip
+COLUMNS = ["key", "finding", "experiment", "mean", "low", "high", "p", "task_low", "task_high", "task_p",
+           "least", "least_low", "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict",
+           "where"]  # fmt: skip
+OF_JOBS = ["curve", "criterion", "alpha", "calibration_size", "task", "seed", "checkpoint", "data", "path"]
+OF_RUNS = ["path", "task", "metric", "ratio", "mask"]
 
 
 def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
@@ -47,15 +50,17 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
 def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     """Returns a line for each finding whose rows are there."""
     data = findings(rows, draws)
-    tests = data["p"].notna().sum()
+    tests = data[data["p"].notna()].groupby("experiment", sort=False).size()
+    counts = ", ".join(f"{name} {count}" for name, count in tests.items())
     text = (
-        "Differences in percentage points (evenness: standard deviation over layers of the share removed). Effect: mean "
-        "over tasks and draws with the 95 % t interval of these tasks, over draws and examples. Over tasks: the interval "
-        "that counts tasks as drawn too. Without one task: without the one that moves the mean most. Ahead: tasks above "
-        f"0. Ahead or behind: on these tasks p is at most 0.05 after Holm's correction for the {tests} tests here, and "
-        "the interval over tasks excludes 0, else 'on these tasks'; 'one task': undecided without that task. Equal "
-        "within a margin (1 point of quality, 2 of stability): both 90 % intervals lie inside. Cells: differences "
-        "(curve, task, ratio, measure) that the experiment allows to look at. Fewer than five draws: their range."
+        "Differences in percentage points (evenness: standard deviation over layers of the share removed). Effect: "
+        "mean over tasks and draws with the 95 % t interval of these tasks, over draws and examples. Over tasks: the "
+        "interval that counts tasks as drawn too. Without one task: without the one that moves the mean most. Ahead: "
+        "tasks above 0. Ahead or behind: on these tasks p is at most 0.05 after Holm's correction for the tests of its "
+        f"experiment ({counts}), and the interval over tasks excludes 0, else 'on these tasks'; 'one task': undecided "
+        "without that task. Equal within a margin (1 point of quality, 2 of stability): both 90 % intervals lie "
+        "inside. Cells: differences (curve, task, ratio, measure) that the experiment allows to look at. Fewer than "
+        "five draws: their range."
     )
     return Table(_shown(data), data, text)
 
@@ -104,13 +109,12 @@ def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> di
     samples: dict[str, dict[str, Sample]] = {}
     for experiment, part in rows.groupby("experiment"):
         here = [one for one in declared if one.experiment == experiment]
-        jobs = part[part["ratio"] > 0].drop_duplicates("path")
+        jobs = part.loc[part["ratio"] > 0, OF_JOBS].drop_duplicates("path")  # of many columns, since these are many
         keys = ["task", "seed", "checkpoint", "data"]
         wanted = dict.fromkeys((one.curve, one.against) for one in here)
         pairs = [with_references(jobs[jobs["curve"] == a], jobs[jobs["curve"] == b], keys) for a, b in wanted]
         there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
-        used = part[part["path"].isin({*there["path"], *there["path_against"]})] if len(there) else part[:0]
-        found = curve_differences(used, there, draws) if len(there) else []
+        found = curve_differences(part[OF_RUNS], there, draws) if len(there) else []
         for one in here:
             by_task = {gain.task: gain.over(_at(one, gain)) for gain in found if _is_of(one, gain)}
             if by_task:
@@ -147,7 +151,7 @@ def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.Data
         line |= {f"least{suffix}": rest[name] for suffix, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
     used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0)]
     cells = 2 * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
-    return {**line, "cells": cells, "where": f"{one.table} --experiment {one.experiment}"}
+    return {**line, "experiment": one.experiment, "cells": cells, "where": f"{one.table} --experiment {one.experiment}"}
 
 
 def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def _of_same_heads(one: SameHeads, rows: pd.DataFrame) -> dict[str, Any] | None:
     line = {"mean": float(by_task.mean()), "ahead": int((by_task >= SAME_HEADS).sum()), "tasks": len(by_task)}
     alphas = used[used["curve"] == one.curve].groupby("task")["alpha_used"].agg(["min", "max"])
     top = alphas["min"].eq(alphas["max"].max()).sum()
-    said = f"alpha is {alphas['max'].max():g} at all of them on {top} of {len(alphas)}"
+    said = f"alpha is {alphas['max'].max():g} at all ratios on {top} of {len(alphas)}"
     return {**line, "where": f"figure3 --experiment {one.experiment}", "side": said}
 
 
@@ -203,7 +207,7 @@ def jaccard(one: Mapping[str, list[int]], other: Mapping[str, list[int]]) -> flo
 
 def _decided(data: pd.DataFrame) -> pd.DataFrame:
     """Adds the verdicts, corrected for the number of tests."""
-    lines = corrected(data.assign(verdict=data["side"]), pd.Series(0, index=data.index))
+    lines = corrected(data.assign(verdict=data["side"]), data["experiment"].fillna(""))
     return data.assign(verdict=[_verdict(row) for row in lines.to_dict("records")])
 
 
