@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.registry import figure
-from analysis.stats.intervals import DECIDED
+from analysis.stats.intervals import TO_ONE_SIDE
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
 from analysis.tables.differences import missing_note
@@ -76,7 +76,7 @@ def _panel(axes: Axes, curves: list[str], lines: pd.DataFrame) -> None:
         elif np.isnan(row["mean"]):
             axes.text(0, place, " undefined", va="center", fontsize=8, color=style.MUTED)
         else:
-            face = color if row["verdict"] in DECIDED else "white"
+            face = color if row["verdict"] in TO_ONE_SIDE else "white"
             axes.plot([row["low"], row["high"]], [place] * 2, color=color, linewidth=2.2, zorder=4)
             axes.plot(row["mean"], place, "o", color=color, markerfacecolor=face, markeredgewidth=1.6, zorder=5)
     axes.axvline(0, color=style.INK, linewidth=1, zorder=2)

@@ -9,7 +9,7 @@ from scipy.special import stdtr, stdtrit
 LEVEL = 0.95
 LEAST_DRAWS = 5  # fewer give a range and no verdict
 TOO_FEW, UNDECIDED = "too few draws", "undecided"
-DECIDED = ("ahead", "behind")
+TO_ONE_SIDE = ("ahead", "behind")
 
 
 class Interval(NamedTuple):
@@ -84,16 +84,18 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def corrected(lines: pd.DataFrame, families: pd.Series) -> pd.DataFrame:
-    """Returns the lines of a table with `p_holm`, corrected within each family, and verdicts that follow it.
+    """Returns the lines of a table with `p_holm`, corrected within each family, verdicts after it and their scope.
 
     Args:
-        lines: with p, within, margin and verdict.
+        lines: with p, within, margin, scope and verdict.
         families: for each line that to which it belongs.
     """
     adjusted = lines.groupby(families)["p"].transform(lambda p: holm(p.to_numpy(dtype=float)))
-    lost = lines["verdict"].isin(DECIDED) & (adjusted > 1 - LEVEL)
+    decided = lines["verdict"].isin(TO_ONE_SIDE)
+    lost = decided & (adjusted > 1 - LEVEL)
+    limited = lines["verdict"].where(~decided, lines["verdict"] + lines["scope"])
     equal = [or_equal(UNDECIDED, *pair) for pair in zip(lines["within"], lines["margin"], strict=True)]
-    return lines.assign(p_holm=adjusted, verdict=lines["verdict"].mask(lost, pd.Series(equal, index=lines.index)))
+    return lines.assign(p_holm=adjusted, verdict=limited.mask(lost, pd.Series(equal, index=lines.index)))
 
 
 def summarise(rows: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:

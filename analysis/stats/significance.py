@@ -30,9 +30,10 @@ ChosenRatios = Callable[[np.ndarray], np.ndarray]  # ratios [R] -> boolean [R]
 # Columns of an estimate: the mean over seeds (NaN where none has a number) and the ends of its interval (NaN without;
 # of few seeds the range), its p value, the margin within which it is shown to be 0 and the one that counts as equal,
 # seeds and those left out of the mean, draws and those left out of the interval (the metric is undefined for the
-# examples that were drawn), and the verdict, which is nothing where there is no mean.
+# examples that were drawn), what limits a verdict of a mean over tasks (`Sample.scope`), and the verdict, which is
+# nothing where there is no mean.
 ESTIMATE = ("mean", "low", "high", "p", "within", "margin", "seeds", "undefined_seeds", "draws", "undefined_draws",
-            "verdict")  # fmt: skip
+            "scope", "verdict")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Sample:
         undefined_draws: in how many of them a seed has no number.
         better: the sign of what is ahead, see `analysis.text.measures`.
         margin: what counts as equal; NaN for none.
+        parts: the samples of the tasks that a mean is over.
     """
 
     by_task: np.ndarray
@@ -64,6 +66,7 @@ class Sample:
     undefined_draws: int
     better: int = 1
     margin: float = np.nan
+    parts: tuple["Sample", ...] = ()
 
     @property
     def mean(self) -> float:
@@ -78,27 +81,48 @@ class Sample:
     def estimate(self) -> dict[str, Any]:
         """Returns mean, interval and verdict on these very tasks: the columns ESTIMATE."""
         if self.known_seeds >= LEAST_DRAWS:
-            return self._tested(self.variance, self.df)
+            test = _t_test(self.mean, self.variance, self.df)
+            side = side_of_zero(test["low"], test["high"], self.better)
+            return self._columns(**test, verdict=or_equal(side, test["within"], self.margin))
         known = self.by_seed[~np.isnan(self.by_seed)]
         low, high = (known.min(), known.max()) if len(known) > 1 else (np.nan, np.nan)
         return self._columns(low, high, np.nan, np.nan, TOO_FEW)
 
-    def over_tasks(self) -> dict[str, Any]:
-        """Returns the same where the tasks count as drawn as well: by the t interval of their means."""
+    def over_tasks(self) -> dict[str, float]:
+        """Returns low, high, p and within where the tasks count as drawn as well; NaN for too few of them."""
         if self.tasks < LEAST_DRAWS:
-            return self._columns(np.nan, np.nan, np.nan, np.nan, TOO_FEW)
-        return self._tested(self.by_task.var(ddof=1) / self.tasks, self.tasks - 1)
+            return dict.fromkeys(("low", "high", "p", "within"), np.nan)
+        return _t_test(self.mean, self.by_task.var(ddof=1) / self.tasks, self.tasks - 1)
 
-    def _tested(self, variance: float, df: float) -> dict[str, Any]:
-        low, high = t_ends(self.mean, variance, df)
-        within = max(map(abs, t_ends(self.mean, variance, df, 2 * LEVEL - 1)))
-        verdict = or_equal(side_of_zero(low, high, self.better), within, self.margin)
-        return self._columns(low, high, p_value(self.mean, variance, df), within, verdict)
+    @property
+    def extreme(self) -> int:
+        """The place of the task without which the mean would change most."""
+        return int(np.abs(self.by_task - self.mean).argmax())
+
+    def rest(self) -> "Sample":
+        """Returns the mean without its most extreme task."""
+        return mean_over_tasks([part for place, part in enumerate(self.parts) if place != self.extreme])
+
+    @property
+    def scope(self) -> str:
+        """What a verdict on these tasks does not reach: other tasks, or any without the most extreme one."""
+        if self.tasks < 3:
+            return ""
+        side, rest = np.sign(self.mean), self.rest()
+        over = side * np.array([self.over_tasks()[end] for end in ("low", "high")])
+        left = side * np.array(t_ends(rest.mean, rest.variance, rest.df))
+        return f"{' on these tasks' * bool((over <= 0).any())}{': one task' * bool((left <= 0).any())}"
 
     def _columns(self, low: float, high: float, p: float, within: float, verdict: str) -> dict[str, Any]:
         said = "" if np.isnan(self.mean) else verdict
-        counts = (self.seeds, self.undefined_seeds, self.draws, self.undefined_draws)
+        counts = (self.seeds, self.undefined_seeds, self.draws, self.undefined_draws, self.scope)
         return dict(zip(ESTIMATE, (self.mean, low, high, p, within, self.margin, *counts, said), strict=True))
+
+
+def _t_test(mean: float, variance: float, df: float) -> dict[str, float]:
+    low, high = t_ends(mean, variance, df)
+    within = max(map(abs, t_ends(mean, variance, df, 2 * LEVEL - 1)))
+    return {"low": low, "high": high, "p": p_value(mean, variance, df), "within": within}
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,7 @@ def mean_over_tasks(samples: Collection[Sample]) -> Sample:
         max(sample.undefined_draws for sample in samples),
         first.better,
         first.margin,
+        tuple(samples),
     )
 
 

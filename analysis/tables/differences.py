@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.registry import Table, table
-from analysis.stats.intervals import DECIDED, LEAST_DRAWS, corrected
+from analysis.stats.intervals import LEAST_DRAWS, TO_ONE_SIDE, corrected
 from analysis.stats.pairing import against_hies, one_calibration_size
 from analysis.stats.resampling import EVENNESS
 from analysis.stats.significance import (
@@ -56,9 +56,10 @@ class Claim:
 
     def decided(self, estimate: Mapping[Any, Any]) -> str:
         """Returns `holds` for a decided difference on the claimed side of 0, `does not hold` for one on the other."""
-        if estimate["verdict"] not in DECIDED:
-            return str(estimate["verdict"])
-        return "holds" if self.sign * estimate["mean"] > 0 else "does not hold"
+        verdict = str(estimate["verdict"])
+        for side in TO_ONE_SIDE:
+            verdict = verdict.replace(side, "holds" if self.sign * estimate["mean"] > 0 else "does not hold")
+        return verdict
 
 
 CLAIMS = (
@@ -231,8 +232,9 @@ def _verdict_note(data: pd.DataFrame) -> str:
     if not some:
         return "Too few draws for a verdict."
     return (
-        f"Ahead or behind: p is at most 0.05 after Holm's correction for the comparisons here ({some}). Equal within a "
-        "margin (1 point of quality, 2 of stability): the 90 % interval lies inside it."
+        f"A side is decided where p is at most 0.05 after Holm's correction for the comparisons here ({some}); 'on "
+        "these tasks': an interval that counts tasks as drawn too holds 0; 'one task': so does that without the most "
+        "extreme task. Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it."
     )
 
 
@@ -300,7 +302,7 @@ def _signed(row: dict) -> str:
 
 def _bold_if_decided(row: dict) -> dict[str, str]:
     text, words = _signed(row), MEASURE_OF[row["measure"]].words
-    bold = text and row["verdict"] in DECIDED
+    bold = text and row["verdict"].startswith(TO_ONE_SIDE)
     return {f"{words}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
 
 

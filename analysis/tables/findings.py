@@ -11,10 +11,11 @@ from scipy.stats import spearmanr
 from analysis import paper
 from analysis.data import rows as data_rows
 from analysis.errors import Unavailable
+from analysis.figures.agreement import overlaps
 from analysis.findings import FINDINGS, HIS, ChosenAgain, Difference, Finding, PaperGain, RankOfGains, SameHeads
 from analysis.registry import Table, table
 from analysis.stats.chosen import chosen_again
-from analysis.stats.intervals import DECIDED, LEAST_DRAWS, TOO_FEW, UNDECIDED, corrected, or_equal
+from analysis.stats.intervals import TOO_FEW, UNDECIDED, corrected, or_equal
 from analysis.stats.pairing import with_references
 from analysis.stats.significance import DRAWS, Gain, Sample, curve_differences, mean_over_tasks
 from analysis.text.captions import signed_interval
@@ -91,9 +92,7 @@ def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding]
             lines.append({"key": one.key, "finding": one.words, **line})
     if not gains:
         raise Unavailable("there are no rows of the curves that findings compare")
-    return _decided(pd.DataFrame(lines).reindex(columns=[*COLUMNS, "within", "margin", "side", "over", "rest"]))[
-        COLUMNS
-    ]
+    return _decided(pd.DataFrame(lines).reindex(columns=[*COLUMNS, "within", "margin", "scope"]))[COLUMNS]
 
 
 def paper_gains(one: PaperGain) -> dict[str, float]:
@@ -134,20 +133,13 @@ def _at(one: Difference, gain: Gain) -> np.ndarray:
 def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.DataFrame) -> dict[str, Any]:
     whole = mean_over_tasks([*by_task.values()])
     these, over = whole.estimate(), whole.over_tasks()
-    line = {name: these[name] for name in ("mean", "low", "high", "p", "margin")}
+    line = {name: these[name] for name in ("mean", "low", "high", "p", "margin", "scope", "verdict")}
     line |= {f"task_{name}": over[name] for name in ("low", "high", "p")}
-    line |= {
-        "within": np.fmax(these["within"], over["within"]),
-        "side": these["verdict"],
-        "over": over["verdict"],
-        "draws": whole.seeds,
-    }
-    line |= {"ahead": whole.better * whole.by_task > 0, "tasks": whole.tasks}
-    line["ahead"] = int(line["ahead"].sum())
-    if len(by_task) > 2:
-        extreme = max(by_task, key=lambda task: abs(by_task[task].mean - whole.mean))
-        rest = mean_over_tasks([sample for task, sample in by_task.items() if task != extreme]).estimate()
-        line |= {"least_without": task_name(extreme), "rest": rest["verdict"]}
+    line |= {"within": np.fmax(these["within"], over["within"]), "draws": whole.seeds, "tasks": whole.tasks}
+    line["ahead"] = int((whole.better * whole.by_task > 0).sum())
+    if whole.tasks > 2:
+        rest = whole.rest().estimate()
+        line["least_without"] = task_name([*by_task][whole.extreme])
         line |= {f"least{suffix}": rest[name] for suffix, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
     used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0)]
     cells = 2 * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
@@ -159,29 +151,28 @@ def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
     extreme = max(gains, key=lambda task: abs(gains[task] - values.mean()))
     rest = np.mean([gain for task, gain in gains.items() if task != extreme])
     line = {"mean": values.mean(), "ahead": int((values > 0).sum()), "tasks": len(values), "where": where}
-    return {**line, "least": rest, "least_without": task_name(extreme), "side": "printed"}
+    return {**line, "least": rest, "least_without": task_name(extreme), "verdict": "printed"}
 
 
 def _of_ranks(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
     tasks = [task for task in ours if task in theirs]
     rank = spearmanr([ours[task] for task in tasks], [theirs[task] for task in tasks])
     line = {"mean": float(rank.statistic), "tasks": len(tasks), "where": "analysis/paper/table1_bert_glue_quality.csv"}
-    return {**line, "side": f"uncorrected p = {rank.pvalue:.2f}"}
+    return {**line, "verdict": f"uncorrected p = {rank.pvalue:.2f}"}
 
 
 def _of_same_heads(one: SameHeads, rows: pd.DataFrame) -> dict[str, Any] | None:
-    at = np.isclose(rows["ratio"].to_numpy()[:, None], one.ratios).any(axis=1)
-    used = rows[(rows["experiment"] == one.experiment) & at].set_index(["task", "seed", "ratio"])
-    sides = [used.loc[used["curve"] == curve, "mask"] for curve in (one.curve, one.against)]
-    both = pd.concat(sides, axis=1, keys=["a", "b"]).dropna()
-    if both.empty:
+    pair = [one.curve, one.against]
+    used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0) & rows["curve"].isin(pair)]
+    if used["curve"].nunique() < 2:
         return None
-    by_task = both.apply(lambda pair: jaccard(pair["a"], pair["b"]), axis=1).groupby("task").mean()
+    shared = {task: [overlaps(part, ratio, pair)[0, 1] for ratio in one.ratios] for task, part in used.groupby("task")}
+    by_task = pd.DataFrame(shared).mean()
     line = {"mean": float(by_task.mean()), "ahead": int((by_task >= SAME_HEADS).sum()), "tasks": len(by_task)}
     alphas = used[used["curve"] == one.curve].groupby("task")["alpha_used"].agg(["min", "max"])
     top = alphas["min"].eq(alphas["max"].max()).sum()
     said = f"alpha is {alphas['max'].max():g} at all ratios on {top} of {len(alphas)}"
-    return {**line, "where": f"figure3 --experiment {one.experiment}", "side": said}
+    return {**line, "where": f"figure3 --experiment {one.experiment}", "verdict": said}
 
 
 def _of_choice(one: ChosenAgain, rows: pd.DataFrame, draws: int) -> dict[str, Any] | None:
@@ -195,30 +186,16 @@ def _of_choice(one: ChosenAgain, rows: pd.DataFrame, draws: int) -> dict[str, An
     by_task = np.array([np.nanmean(task[0]) for task in gains.values()])
     line = {"mean": float(np.nanmean(again)), "low": low, "high": high, "tasks": len(gains)}
     line |= {"ahead": int((by_task > 0).sum()), "draws": fixed["seed"].nunique()}
-    side = f"{TOO_FEW}; width {high - low:.2f}, with one choice {np.ptp(np.nanquantile(once, [0.025, 0.975])):.2f}"
-    return {**line, "side": side, "where": f"alphas --experiment {one.experiment}"}
-
-
-def jaccard(one: Mapping[str, list[int]], other: Mapping[str, list[int]]) -> float:
-    """Returns how many of the heads that either mask removes both remove."""
-    a, b = ({(site, head) for site, heads in mask.items() for head in heads} for mask in (one, other))
-    return len(a & b) / len(a | b)
+    said = f"{TOO_FEW}; width {high - low:.2f}, with one choice {np.ptp(np.nanquantile(once, [0.025, 0.975])):.2f}"
+    return {**line, "verdict": said, "where": f"alphas --experiment {one.experiment}"}
 
 
 def _decided(data: pd.DataFrame) -> pd.DataFrame:
-    """Adds the verdicts, corrected for the number of tests."""
-    lines = corrected(data.assign(verdict=data["side"]), data["experiment"].fillna(""))
-    return data.assign(verdict=[_verdict(row) for row in lines.to_dict("records")])
-
-
-def _verdict(row: Mapping[Any, Any]) -> str:
-    """Of a line whose `verdict` is that of these tasks, corrected, with those of tasks drawn and without one task."""
-    if row["verdict"] not in DECIDED:
-        equal = str(row["verdict"]).startswith("equal")
-        return or_equal(UNDECIDED, row["within"], row["margin"]) if equal else row["verdict"]
-    several = row["tasks"] >= LEAST_DRAWS and row["over"] != row["verdict"]
-    lone = row["tasks"] > 2 and row["rest"] not in DECIDED
-    return f"{row['verdict']}{' on these tasks' * several}{': one task' * lone}"
+    """Verdicts that are corrected for the number of tests in an experiment; equality takes both intervals."""
+    lines = corrected(data, data["experiment"].fillna(""))
+    equal = lines["verdict"].str.startswith("equal")
+    both = [or_equal(UNDECIDED, *pair) for pair in zip(data["within"], data["margin"], strict=True)]
+    return lines.assign(verdict=lines["verdict"].mask(equal, pd.Series(both, index=data.index)))
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from analysis.text.labels import in_order, ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, margin, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
-SHOWN = ("mean", "low", "high", "p", "within", "margin", "verdict")  # of an estimate
+OF_SUMMARY = ("mean", "low", "high", "p", "within", "margin", "scope", "verdict")  # of an estimate
 UNDEFINED = "undefined"  # in the place of a number that no seed has
 
 
@@ -73,7 +73,7 @@ def summary_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> T
     data = in_order(pd.DataFrame(lines), pairs, keys)
     tests = [data[f"{measure}_p"].notna().sum() for measure in measures]
     for measure in measures:
-        columns = {f"{measure}_{name}": name for name in ("p", "within", "margin", "verdict")}
+        columns = {f"{measure}_{name}": name for name in ("p", "within", "margin", "scope", "verdict")}
         data[f"{measure}_verdict"] = corrected(data.rename(columns=columns), pd.Series(0, index=data.index))["verdict"]
     used = rows[rows["criterion"].isin(["his", "hies"])]
     text = f"HIES minus HIS in {difference_units(measures, used)}, paired by seed: {caption(used)}. "
@@ -151,7 +151,7 @@ def _line(line: dict[str, object], group: pd.DataFrame, measures: Sequence[str])
     line["seeds"] = len(group)
     for measure in measures:
         sample = of_seeds(group[f"{measure}_gain"].to_numpy(), better(measure), margin(measure))
-        line |= {f"{measure}_{name}": value for name, value in sample.estimate().items() if name in SHOWN}
+        line |= {f"{measure}_{name}": value for name, value in sample.estimate().items() if name in OF_SUMMARY}
         line[f"{measure}_n"] = sample.known_seeds
         line[f"{measure}_verdict"] = line[f"{measure}_verdict"] or UNDEFINED
     return line

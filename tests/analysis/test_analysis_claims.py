@@ -13,9 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.stats.intervals import corrected
 from analysis.stats.resampling import example_counts, unevenness, weighted_quality, weighted_stability
-from analysis.stats.significance import Sample, gains_over_his, mean_over_tasks
+from analysis.stats.significance import gains_over_his
 from analysis.tables.differences import CLAIMS, Claim, claims_table, significance_table
 from analysis.text.labels import label
 
@@ -283,38 +282,6 @@ def test_unevenness_by_hand() -> None:
 )  # fmt: skip
 def test_verdict(verdict: str, mean: float, sign: int, words: str) -> None:
     assert Claim("", "loss", sign, np.isfinite).decided({"mean": mean, "verdict": verdict}) == words
-
-
-def lines(p: float, verdict: str, within: float, count: int = 3) -> pd.DataFrame:
-    return pd.DataFrame([{"p": p, "verdict": verdict, "within": within, "margin": 1.0}] * count)
-
-
-def test_a_verdict_that_does_not_survive_the_correction_is_withdrawn() -> None:
-    kept, gone = lines(0.01, "ahead", 2), lines(0.04, "ahead", 2)
-    families = pd.Series(0, index=range(3))
-    assert corrected(kept, families)["verdict"].tolist() == ["ahead"] * 3
-    assert corrected(gone, families)["verdict"].tolist() == ["undecided"] * 3
-    assert corrected(gone, pd.Series([0, 1, 2]))["verdict"].tolist() == ["ahead"] * 3  # each alone in its family
-    assert corrected(lines(0.04, "behind", 0.9), families)["verdict"].tolist() == ["equal within 1"] * 3
-    assert corrected(gone, families)["p_holm"].tolist() == pytest.approx([0.12] * 3)
-
-
-def sample_of(by_task: list[float], variance: float) -> Sample:
-    seeds = np.array([0.5, 1.5, 1.0, 0.75, 1.25])
-    return Sample(np.array(by_task), seeds, variance, 4.0, 5, 5, 0, 10, 0, 1, 1.0)
-
-
-def test_tasks_that_differ_widen_the_interval_over_tasks_alone() -> None:
-    tasks = [9.0, 0.1, 0.2, -0.1, 0.0]
-    sample = sample_of(tasks, 0.01)
-    over, expected = sample.over_tasks(), stats.ttest_1samp(tasks, 0)
-    assert sample.estimate()["verdict"] == "ahead" and over["verdict"] == "undecided"
-    assert over["p"] == pytest.approx(expected.pvalue)
-    assert (over["low"], over["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert sample_of(tasks[:4], 0.01).over_tasks()["verdict"] == "too few draws"  # nor are four tasks enough
-    together = mean_over_tasks([sample_of([task], 0.25) for task in tasks])
-    assert together.variance == pytest.approx(0.25 / 5) and together.df == pytest.approx(4 * 5)
-    assert together.by_task.tolist() == tasks
 
 
 def no_predictions(folder: Path) -> None:
