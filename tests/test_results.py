@@ -70,7 +70,7 @@ def mean_of(rows: pd.DataFrame, experiment: str, curve: str, measure: str, perce
     there = (rows["experiment"] == experiment) & (rows["curve"] == curve.replace(SIGN, ALPHA))
     used = rows.loc[there, OF_MEANS]
     if measure == "FLOPs":
-        used = parts_left(used).rename(columns={"flops": measure}).assign(task="")
+        used = parts_left(used).rename(columns={"flops": measure}).assign(task="all")
     used = used[np.isclose(100 * used["ratio"], float(percent))]
     return used.groupby("task")[measure].mean().mean()
 

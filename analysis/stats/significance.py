@@ -186,12 +186,13 @@ def mean_over_tasks(samples: Collection[Sample]) -> Sample:
     first, count = next(iter(samples)), len(samples)
     parts = np.array([sample.variance for sample in samples]) / count**2
     freedom = np.array([sample.df for sample in samples])
+    shares = (parts**2 / freedom).sum()
     alike = len({len(sample.by_seed) for sample in samples}) == 1
     return Sample(
         np.concatenate([sample.by_task for sample in samples]),
         np.mean([sample.by_seed for sample in samples], axis=0) if alike else np.array([]),
         parts.sum(),
-        parts.sum() ** 2 / (parts**2 / freedom).sum() if parts.any() else np.inf,
+        parts.sum() ** 2 / shares if shares else np.inf,
         min(sample.seeds for sample in samples),
         min(sample.known_seeds for sample in samples),
         sum(sample.undefined_seeds for sample in samples),

@@ -33,9 +33,14 @@ def rows_of(folder: Path, seeds: int = 5) -> pd.DataFrame:
     return load(folder)
 
 
-def test_a_finding_of_one_task_says_so(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return rows_of(tmp_path_factory.mktemp("rows"))
+
+
+def test_a_finding_of_one_task_says_so(rows: pd.DataFrame) -> None:
     rank = RankOfGains("rank", "ranks", "gain", "printed")
-    lines = findings(rows_of(tmp_path), 50, (GAIN, PRINTED, rank)).set_index("key")
+    lines = findings(rows, 50, (GAIN, PRINTED, rank)).set_index("key")
     gain = lines.loc["gain"]
     assert gain["mean"] == pytest.approx(20 / 6) and (gain["ahead"], gain["tasks"]) == (1, 6)
     assert gain["least"] == pytest.approx(0, abs=1e-9) and gain["least_without"] == "QNLI"
@@ -44,23 +49,23 @@ def test_a_finding_of_one_task_says_so(tmp_path: Path) -> None:
     assert lines.loc["rank", "tasks"] == 6 and abs(lines.loc["rank", "mean"]) < 1
 
 
-def test_the_papers_own_gain_at_half_of_the_heads_is_mostly_cola(tmp_path: Path) -> None:
-    printed = findings(rows_of(tmp_path), 10, (GAIN, PRINTED)).set_index("key").loc["printed"]
+def test_the_papers_own_gain_at_half_of_the_heads_is_mostly_cola(rows: pd.DataFrame) -> None:
+    printed = findings(rows, 10, (GAIN, PRINTED)).set_index("key").loc["printed"]
     assert (round(printed["mean"], 2), round(printed["least"], 2), printed["least_without"]) == (1.93, 0.92, "CoLA")
 
 
 def test_few_draws_give_their_range_and_other_rows_nothing(tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, seeds=4)
-    line = findings(rows, 10, (GAIN,)).iloc[0]
+    four = rows_of(tmp_path, seeds=4)
+    line = findings(four, 10, (GAIN,)).iloc[0]
     assert line["verdict"] == "too few draws" and np.isnan(line["p"]) and line["low"] <= line["mean"] <= line["high"]
     with pytest.raises(Unavailable, match="no rows of the curves"):
-        findings_table(rows)  # what is declared is of other experiments
+        findings_table(four)  # what is declared is of other experiments
     assert main(["findings", "--results", str(tmp_path), "--out", str(tmp_path)]) != 0
 
 
-def test_heads_in_common(tmp_path: Path) -> None:
+def test_heads_in_common(rows: pd.DataFrame) -> None:
     same = SameHeads("same", "", "exp", PER_RATIO, HIS, (0.3, 0.5))
-    line = findings(rows_of(tmp_path), 10, (GAIN, same)).set_index("key").loc["same"]
+    line = findings(rows, 10, (GAIN, same)).set_index("key").loc["same"]
     assert (line["mean"], line["ahead"], line["verdict"]) == (1, 6, "alpha is 0.99 at all ratios on 6 of 6")
 
 

@@ -171,9 +171,19 @@ def test_the_frame_is_what_pandas_makes_of_the_rows(tmp_path: Path) -> None:
     expected = pd.DataFrame(written).astype({"value": float, "quality": float})
     found = load(tmp_path)
     pd.testing.assert_frame_equal(found[[*expected]], expected)
-    added = {"path", "curve", "jobs_declared", "jobs_finished", "loss", "token_loss", "quality_norm"}
+    added = {
+        "path",
+        "curve",
+        "jobs_declared",
+        "jobs_finished",
+        "loss",
+        "token_loss",
+        "quality_norm",
+        "refit",
+        "correlation",
+    }
     assert {*found} - {*expected} == added and found["quality_norm"].equals(found["quality"].rename("quality_norm"))
-    assert found[["loss", "token_loss"]].isna().all(axis=None)
+    assert found[["loss", "token_loss", "refit", "correlation"]].isna().all(axis=None)
     assert gc.isenabled()
 
 
