@@ -274,6 +274,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
 	$(draw_when)
 	$(BIN)/python -m analysis efficiency costs scoring --results reports --out reports/efficiency
+	$(BIN)/python -m analysis findings --results reports --out reports
 
 report: setup ## one page with the leaderboards and all figures of a folder, for a browser (RESULTS=reports: of ours)
 	$(DRAW) leaderboard

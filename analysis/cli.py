@@ -246,7 +246,7 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[s
     refused: dict[str, list[str]] = {}
     if rows.empty and explain:
         print(f"not built: {entry.name}: it needs {entry.needs}.")
-    for key, group in rows.groupby(list(entry.per)):
+    for key, group in rows.groupby(list(entry.per)) if entry.per else [((), rows)]:
         try:
             new = entry.write(group, out, measures)
             print(*(f"written: {path}" for path in new), sep="\n", flush=True)  # at once: all of them take a while

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.data import rows
+from analysis.data.answers import with_measure
 from analysis.errors import Unavailable
 from analysis.text.labels import SETTING, in_short
 from analysis.text.measures import MEASURE_OF, is_loss
@@ -107,6 +108,7 @@ def _registered(
         @wraps(make)
         def styled(frame: pd.DataFrame, **options: Any) -> Any:
             for measure in options.get("measures", ()):
+                frame = with_measure(frame, measure)
                 check_measured(frame, measure)
             with mpl.rc_context(style.RC):
                 return make(frame, **options)

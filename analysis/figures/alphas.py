@@ -13,7 +13,7 @@ from analysis.figures.curves import draw_panel
 from analysis.registry import figure
 from analysis.stats.intervals import summarise
 from analysis.text import choice, labels
-from analysis.text.captions import caption, lost_tasks, percent
+from analysis.text.captions import caption, interval_words, lost_tasks, percent
 from analysis.text.labels import ALPHA_SIGN
 from hies.runs.quality import weighted_area
 
@@ -45,7 +45,7 @@ def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
         axes.set_title(labels.task_name(task))
     style.outer_labels(panels, ALPHA_SIGN, "quality (%)")
     style.legend_beside(canvas, panels, "heads removed")
-    text = f"{caption(fixed)}. Line: mean over seeds; band: 95 % bootstrap interval; alphas at equal distances."
+    text = f"{caption(fixed)}. Line: mean over seeds; band: {interval_words(fixed)}; alphas at equal distances."
     if fixed["quality"].isna().any():
         text += " A gap: quality is undefined for all seeds."
     text += lost_tasks(rows, tasks, FEW)
@@ -71,9 +71,9 @@ def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
     model = labels.model_name(rows["model"].iloc[0])
     text = (
         f"{caption(fixed)}. By weighted area under the quality curve, wAUC = sum of r q(r) / sum of r over the ratios "
-        "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over seeds; band: 95 % "
-        "bootstrap interval. Above each panel the best, the median and the worst alpha. Ranked on the report split "
-        "itself, so the best is optimistic."
+        "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over seeds; band: "
+        f"{interval_words(fixed)}. Above each panel the best, the median and the worst alpha. Ranked on the report "
+        "split itself, so the best is optimistic."
     )
     if fixed["quality"].isna().any():
         text += " Undefined quality counts as 0, the worst, and is not drawn."

@@ -10,7 +10,7 @@ from analysis import style
 from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
 from analysis.stats.intervals import summarise
-from analysis.text.captions import caption, heading, removed_words
+from analysis.text.captions import caption, heading, interval_words, removed_words
 from analysis.text.labels import UNPRUNED, metric_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
@@ -79,7 +79,7 @@ def _line(axes: Axes, points: pd.DataFrame, curve: str, look: dict[str, Any]) ->
 def _caption(rows: pd.DataFrame, measures: Sequence[str]) -> str:
     text = caption(rows)
     if rows["seed"].nunique() > 1:
-        text += ". Line: mean; band: 95 % bootstrap interval over seeds"
+        text += f". Line: mean over seeds; band: {interval_words(rows)}"
     if rows[[*measures]].isna().to_numpy().any():
         text += ". Hollow or absent marker: undefined for some or all seeds"
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():

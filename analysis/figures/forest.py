@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.registry import figure
+from analysis.stats.intervals import TO_ONE_SIDE
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
 from analysis.tables.differences import missing_note
@@ -78,7 +79,7 @@ def _panel(axes: Axes, curves: list[str], lines: pd.DataFrame) -> None:
         elif np.isnan(row["mean"]):
             axes.text(0, place, " undefined", va="center", fontsize=8, color=style.MUTED)
         else:
-            face = color if row["verdict"] in ("ahead", "behind") else "white"
+            face = color if row["verdict"] in TO_ONE_SIDE else "white"
             axes.plot([row["low"], row["high"]], [place] * 2, color=color, linewidth=2.2, zorder=4)
             axes.plot(row["mean"], place, "o", color=color, markerfacecolor=face, markeredgewidth=1.6, zorder=5)
     axes.axvline(0, color=style.INK, linewidth=1, zorder=2)
@@ -113,6 +114,7 @@ def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) ->
     losses = [is_loss(measure) for measure in measures]
     side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
     text = f"{caption(used)}. {side} of the line: better than the reference. Circle and bar: mean over seeds, ratios "
-    text += "and tasks with 95 % interval of a paired bootstrap over seeds and examples, filled where it excludes 0; "
+    text += "and tasks with 95 % t interval over seeds and examples, filled where it excludes 0 (not corrected; the "
+    text += "table `variants` is); of fewer than five seeds their range, never filled; "
     text += f"thin tick: a single task (one that is far off may lie outside).{missing_note(data)}"
     return text + notes(measures, used)

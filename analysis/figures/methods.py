@@ -13,7 +13,7 @@ from analysis.registry import figure
 from analysis.stats.boards import mean_of_tasks
 from analysis.stats.intervals import summarise
 from analysis.tables.measures import percent_of_dense
-from analysis.text.captions import caption
+from analysis.text.captions import caption, interval_words
 from analysis.text.labels import model_name
 from analysis.text.measures import IN_PERCENT, averaged, axis_label, notes
 
@@ -48,8 +48,8 @@ def draw_methods(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
     grid[-1][1].invert_xaxis()
     style.legend_beside(canvas, grid[0][:1])
     tasks = rows["task"].nunique()
-    text = f"{caption(rows)}. Mean over {tasks} task{'s' * (tasks > 1)}, absent where one has no number; band: 95 % "
-    text += "bootstrap interval over seeds. FLOPs: of one example of full length."
+    text = f"{caption(rows)}. Mean over {tasks} task{'s' * (tasks > 1)}, absent where one has no number; band: "
+    text += f"{interval_words(rows)}. FLOPs: of one example of full length."
     text += style.rest_note(rows) + notes(measures, rows)
     style.headline(canvas, f"{model_name(rows['model'].iloc[0])}: what each method keeps, and what it saves", text)
     return [axes for line in grid for axes in line]

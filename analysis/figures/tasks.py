@@ -16,7 +16,7 @@ from analysis.figures.curves import CORRELATIONS, MAPPED_NOTE, draw_panel
 from analysis.registry import figure
 from analysis.stats.boards import mean_of_tasks
 from analysis.text import choice, labels
-from analysis.text.captions import absent_tasks, caption, lost_tasks, removed_words
+from analysis.text.captions import absent_tasks, caption, interval_words, lost_tasks, removed_words
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, NORMALIZED, averaged, axis_label, is_loss, notes, unit
 
 TASKS_IN_ROW = 5
@@ -231,7 +231,7 @@ def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> s
         fewer = ", ".join(f"of {words} over {count or 'none'}" for words, count in kept.items() if count < len(tasks))
         text += f" The mean is over all {len(tasks)} tasks{f' ({fewer})' * bool(fewer)}, "
         text += "and absent where one of them has no number."
-    text += " Line: mean over seeds; band: 95 % bootstrap interval."
+    text += f" Line: mean over seeds; band: {interval_words(rows)}."
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f" {MAPPED_NOTE}."
     return text + style.rest_note(rows) + notes(measures, rows)

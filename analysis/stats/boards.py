@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from analysis.stats.intervals import LEVEL, Interval, mean_interval
+from analysis.stats.intervals import LEAST_DRAWS, LEVEL
 from analysis.stats.pairing import PROTOCOL_KEYS
 from analysis.text.labels import SETTING
 from analysis.text.measures import averaged
 
 RANK_DRAWS = 1_000
-FEWEST = 5  # draws for an interval; of fewer the range is given
 # What rows must share to be compared; each task has a checkpoint and data of its own.
 COMPARED = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key not in (*SETTING, "seed")]
 
@@ -42,14 +41,6 @@ def mean_of_tasks(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return whole.mean(axis=1).rename(column).reset_index()
 
 
-def interval_or_range(values: np.ndarray) -> Interval:
-    """Returns the mean of the defined values with its interval; of fewer than FEWEST with their range."""
-    whole = mean_interval(values)
-    if 1 < whole.n < FEWEST:
-        return whole._replace(low=float(np.nanmin(values)), high=float(np.nanmax(values)))
-    return whole
-
-
 def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
     """Returns rank, low and high of each curve; 1 is the best, and equals share the better rank.
 
@@ -68,10 +59,10 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
         return pd.DataFrame({"rank": rank, "low": np.nan, "high": np.nan})
     shared = values.loc[:, seeds].where(several, values.mean(axis=1), axis=0)
     weights = np.eye(count)  # each draw alone, [draws, seeds]
-    if count >= FEWEST:
+    if count >= LEAST_DRAWS:
         weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RANK_DRAWS) / count
     drawn = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)
-    tail = (1 - LEVEL) / 2 if count >= FEWEST else 0.0
+    tail = (1 - LEVEL) / 2 if count >= LEAST_DRAWS else 0.0
     return pd.DataFrame({"rank": rank, "low": drawn.quantile(tail), "high": drawn.quantile(1 - tail)})
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from analysis.data.scores import load_arrays
 from analysis.errors import Unavailable
-from hies.runs.quality import PERCENT, same_answer
+from analysis.text.measures import CORRELATION, REFIT
+from hies.runs.quality import PERCENT, SQUARED, same_answer
 from hies.runs.schema import LOSSES
 
 EVENNESS = "evenness"
@@ -28,7 +29,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
 
     Returns:
         the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability,
-        evenness and the losses that any run has the values, [K, R], and those on the resampled examples, [D, K, R].
+        for scores their agreement (`score_agreement`), evenness and the losses that any run has the values, [K, R], and
+        those on the resampled examples, [D, K, R].
 
     Raises:
         Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
@@ -70,13 +72,6 @@ def example_counts(task: str, examples: int, draws: int) -> Iterator[np.ndarray]
         yield np.array([np.bincount(one, minlength=examples) for one in chosen])
 
 
-def seed_counts(task: str, seeds: int, draws: int) -> np.ndarray:
-    """Returns how often a draw takes each seed, [D, S]; the same for all curves of a task with as many seeds."""
-    generator = np.random.default_rng([1, zlib.crc32(task.encode())])
-    chosen = generator.integers(0, seeds, (draws, seeds))
-    return (chosen[:, :, None] == np.arange(seeds)).sum(axis=1)
-
-
 def _measure(
     metric: str, labels: np.ndarray, answers: np.ndarray, losses: dict[str, np.ndarray], counts: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -91,7 +86,9 @@ def _measure(
     stability = weighted_stability(flat, unpruned, counts)
     means = {name: _sums(each, counts) / _total(counts) for name, each in losses.items()}
     # [D, K R] -> [D, K, R]
-    found = {"quality": quality, "stability": stability, **means}
+    found = {"quality": quality, "stability": stability, REFIT: stability, **means}
+    if metric in SQUARED:
+        found |= score_agreement(flat, unpruned, counts)
     return {name: values.reshape(-1, runs, ratios) for name, values in found.items()}
 
 
@@ -130,6 +127,24 @@ def weighted_quality(metric: str, labels: np.ndarray, predictions: np.ndarray, w
 def weighted_stability(predictions: np.ndarray, unpruned: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns the agreement of predictions with those of the unpruned model, both [M, N], in percent: [D, M]."""
     return 100 * _sums(same_answer(predictions, unpruned), weights) / _total(weights)
+
+
+def score_agreement(scores: np.ndarray, unpruned: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns how scores agree with the unpruned ones, both [M, N], beyond stability: REFIT and CORRELATION, [D, M]."""
+    unpruned = np.broadcast_to(unpruned, scores.shape)
+    refit = weighted_stability(refitted(scores, unpruned), unpruned, weights)
+    return {REFIT: refit, CORRELATION: 100 * _correlation(scores, unpruned, weights)}
+
+
+def refitted(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:
+    """Returns scores after the line of least squares that brings them to the unpruned ones; all [M, N].
+
+    A pruned model may rank its answers as before on another scale, which alone changes what scores round to.
+    """
+    centred = predictions.astype(np.float64) - predictions.mean(axis=1, keepdims=True, dtype=np.float64)
+    mean = unpruned.mean(axis=1, keepdims=True, dtype=np.float64)
+    slope = _ratio((centred * (unpruned - mean)).sum(axis=1, keepdims=True), (centred**2).sum(axis=1, keepdims=True))
+    return mean + np.nan_to_num(slope) * centred
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -180,8 +195,12 @@ def _matthews(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) 
 
 
 def _pearson(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Undefined where the predictions, or the labels that were drawn, are constant."""
-    x, y = _standardised(predictions), _standardised(labels[None])
+    return _correlation(predictions, labels[None], weights)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson's r, [D, M]; undefined where the predictions, or the labels that were drawn, are constant."""
+    x, y = _standardised(one), _standardised(other)
     total = _total(weights)
     mean_x, mean_y = _sums(x, weights) / total, _sums(y, weights) / total
     covariance = _sums(x * y, weights) / total - mean_x * mean_y

@@ -1,8 +1,10 @@
-"""Curve minus curve with intervals over calibration seeds AND evaluation examples: a paired bootstrap.
+"""Curve minus curve with intervals over calibration draws AND evaluation examples, paired.
 
-One draw takes the seeds of a task with replacement, and its examples with replacement, the same for both curves, for
-every ratio and for all measures; so any mean over ratios has its interval too. Tasks are drawn independently.
-Shapes: draws D, seeds S, ratios R.
+Two sources of chance add up to the variance of a difference on a task: the draws of the calibration set, whose
+variance is that of their mean, and the examples, which are drawn again with replacement, the same for both curves, for
+every ratio and for all measures; so any mean over ratios has its interval too. Intervals are t intervals. A mean over
+tasks has two: one of these tasks, and one that counts the tasks as drawn too (`Sample.over_tasks`).
+Shapes: bootstrap draws D, seeds S, ratios R.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,52 +16,114 @@ import pandas as pd
 
 from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
-from analysis.stats.intervals import percentiles, side_of_zero
+from analysis.stats.intervals import LEAST_DRAWS, LEVEL, TOO_FEW, or_equal, p_value, side_of_zero, t_ends
 from analysis.stats.pairing import paired
-from analysis.stats.resampling import measured_runs, seed_counts
+from analysis.stats.resampling import measured_runs
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
-from analysis.text.measures import NATS, better, unit
+from analysis.text.measures import NATS, better, margin, unit
 
 DRAWS = 1_000
 MEAN = "mean"  # in the place of a task: the mean over tasks
 ChosenRatios = Callable[[np.ndarray], np.ndarray]  # ratios [R] -> boolean [R]
 
 
-# Columns of an estimate: the mean over seeds (NaN where none has a number) and the ends of its interval (NaN without),
-# seeds and those left out of the mean, draws and those left out of the interval (the metric is undefined for a seed
-# or the examples that were drawn), and `ahead`, `behind`, `undecided`, or nothing where there is no mean.
-ESTIMATE = ("mean", "low", "high", "seeds", "undefined_seeds", "draws", "undefined_draws", "verdict")
+# Columns of an estimate: the mean over seeds (NaN where none has a number) and the ends of its interval (NaN without;
+# of few seeds the range), its p value, the margin within which it is shown to be 0 and the one that counts as equal,
+# seeds and those left out of the mean, draws and those left out of the interval (the metric is undefined for the
+# examples that were drawn), what limits a verdict of a mean over tasks (`Sample.scope`), and the verdict, which is
+# nothing where there is no mean.
+ESTIMATE = ("mean", "low", "high", "p", "within", "margin", "seeds", "undefined_seeds", "draws", "undefined_draws",
+            "scope", "verdict")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A mean and its bootstrap draws.
+    """A mean over seeds, and over tasks if there are several, and what its interval is made of.
 
     Attributes:
-        mean: over the seeds that have a number.
-        draws: [D], NaN where undefined.
-        seeds: how many there are.
-        undefined_seeds: how many of them have no number.
+        by_task: the mean of each task, one for a single task, [T].
+        by_seed: [S], NaN where undefined; empty where tasks have different numbers of seeds.
+        variance: of the mean, over seeds and examples.
+        df: its degrees of freedom.
+        seeds: how many there are, of the task with the fewest.
+        known_seeds: how many have a number, of the task with the fewest.
+        undefined_seeds: how many have none, of all tasks.
+        draws: how often the examples were drawn.
+        undefined_draws: in how many of them a seed has no number.
         better: the sign of what is ahead, see `analysis.text.measures`.
-        tasks: how many the mean is over.
+        margin: what counts as equal; NaN for none.
+        parts: the samples of the tasks that a mean is over.
     """
 
-    mean: float
-    draws: np.ndarray
+    by_task: np.ndarray
+    by_seed: np.ndarray
+    variance: float
+    df: float
     seeds: int
+    known_seeds: int
     undefined_seeds: int
+    draws: int
+    undefined_draws: int
     better: int = 1
-    tasks: int = 1
+    margin: float = np.nan
+    parts: tuple["Sample", ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Of the tasks; NaN where one has none."""
+        return float(self.by_task.mean())
+
+    @property
+    def tasks(self) -> int:
+        """How many the mean is over."""
+        return len(self.by_task)
 
     def estimate(self) -> dict[str, Any]:
-        """Returns mean, percentile interval and verdict: the columns ESTIMATE."""
-        defined = self.draws[~np.isnan(self.draws)]
-        low, high = percentiles(defined)
-        verdict = "" if np.isnan(self.mean) else side_of_zero(low, high, self.better)
-        count = len(self.draws)
-        numbers = (self.mean, low, high, self.seeds, self.undefined_seeds, count, count - len(defined))
-        return dict(zip(ESTIMATE, (*numbers, verdict), strict=True))
+        """Returns mean, interval and verdict on these very tasks: the columns ESTIMATE."""
+        if self.known_seeds >= LEAST_DRAWS:
+            test = _t_test(self.mean, self.variance, self.df)
+            side = side_of_zero(test["low"], test["high"], self.better)
+            return self._columns(**test, verdict=or_equal(side, test["within"], self.margin))
+        known = self.by_seed[~np.isnan(self.by_seed)]
+        low, high = (known.min(), known.max()) if len(known) > 1 else (np.nan, np.nan)
+        return self._columns(low, high, np.nan, np.nan, TOO_FEW)
+
+    def over_tasks(self) -> dict[str, float]:
+        """Returns low, high, p and within where the tasks count as drawn as well; NaN for too few of them."""
+        if self.tasks < LEAST_DRAWS:
+            return dict.fromkeys(("low", "high", "p", "within"), np.nan)
+        return _t_test(self.mean, self.by_task.var(ddof=1) / self.tasks, self.tasks - 1)
+
+    @property
+    def extreme(self) -> int:
+        """The place of the task without which the mean would change most."""
+        return int(np.abs(self.by_task - self.mean).argmax())
+
+    def rest(self) -> "Sample":
+        """Returns the mean without its most extreme task."""
+        return mean_over_tasks([part for place, part in enumerate(self.parts) if place != self.extreme])
+
+    @property
+    def scope(self) -> str:
+        """What a verdict on these tasks does not reach: other tasks, or any without the most extreme one."""
+        if self.tasks < 3:
+            return ""
+        side, rest = np.sign(self.mean), self.rest()
+        over = side * np.array([self.over_tasks()[end] for end in ("low", "high")])
+        left = side * np.array(t_ends(rest.mean, rest.variance, rest.df))
+        return f"{' on these tasks' * bool((over <= 0).any())}{': one task' * bool((left <= 0).any())}"
+
+    def _columns(self, low: float, high: float, p: float, within: float, verdict: str) -> dict[str, Any]:
+        said = "" if np.isnan(self.mean) else verdict
+        counts = (self.seeds, self.undefined_seeds, self.draws, self.undefined_draws, self.scope)
+        return dict(zip(ESTIMATE, (self.mean, low, high, p, within, self.margin, *counts, said), strict=True))
+
+
+def _t_test(mean: float, variance: float, df: float) -> dict[str, float]:
+    low, high = t_ends(mean, variance, df)
+    within = max(map(abs, t_ends(mean, variance, df, 2 * LEVEL - 1)))
+    return {"low": low, "high": high, "p": p_value(mean, variance, df), "within": within}
 
 
 @dataclass(frozen=True)
@@ -76,7 +140,6 @@ class Gain:
         reference: the measure of the reference, [S, R].
         values: the measure of the curve, [S, R].
         resampled: the gains on the resampled examples, [D, S, R].
-        counts: how often each draw takes each seed, [D, S].
         at_chance: whether the unpruned model is no better than a guess, so that no mean over tasks has the gain.
     """
 
@@ -89,7 +152,6 @@ class Gain:
     reference: np.ndarray
     values: np.ndarray
     resampled: np.ndarray
-    counts: np.ndarray
     at_chance: bool = False
 
     @property
@@ -100,25 +162,48 @@ class Gain:
     def over(self, chosen: np.ndarray) -> Sample:
         """Returns the mean over the chosen ratios (boolean [R]) and over the seeds."""
         by_seed = self.gains[:, chosen].mean(axis=1)
-        defined = ~np.isnan(by_seed)
-        draws = np.full(len(self.counts), np.nan)
-        if defined.sum() > 1:  # one seed says nothing about seeds
-            by_draw = self.resampled[:, :, chosen].mean(axis=2)
-            taken = np.where(self.counts > 0, self.counts * by_draw, 0)  # an undefined seed counts only where drawn
-            draws = taken.sum(axis=1) / self.counts.sum(axis=1)
-        mean = float(by_seed[defined].mean()) if defined.any() else np.nan
-        return Sample(mean, draws, len(by_seed), int((~defined).sum()), better(self.measure))
+        defined, draws = ~np.isnan(by_seed), len(self.resampled)
+        # An undefined seed is left out; a draw in which another seed is undefined tells nothing of the examples.
+        by_draw = (
+            self.resampled[:, defined][:, :, chosen].mean(axis=(1, 2)) if defined.any() else np.full(draws, np.nan)
+        )
+        return of_seeds(by_seed, better(self.measure), margin(self.measure), by_draw)
+
+
+def of_seeds(by_seed: np.ndarray, better: int, margin: float, by_draw: np.ndarray | None = None) -> Sample:
+    """Returns the mean over seeds, [S]; `by_draw` are those on resampled examples, [D], NaN where undefined."""
+    known = by_seed[~np.isnan(by_seed)]
+    drawn = np.zeros(1) if by_draw is None else by_draw[~np.isnan(by_draw)]
+    of_means = known.var(ddof=1) / len(known) if len(known) > 1 else np.nan  # one seed says nothing about seeds
+    variance = of_means + (drawn.var() if len(drawn) else np.nan)
+    # Satterthwaite: there are few seeds and many examples.
+    df = (len(known) - 1) * (variance / of_means) ** 2 if of_means > 0 else np.inf
+    draws = 0 if by_draw is None else len(by_draw)
+    counts = (len(by_seed), len(known), len(by_seed) - len(known), draws, max(draws - len(drawn), 0))
+    mean = np.array([known.mean() if len(known) else np.nan])
+    return Sample(mean, by_seed, float(variance), float(df), *counts, better, margin)
 
 
 def mean_over_tasks(samples: Collection[Sample]) -> Sample:
     """Returns the mean of tasks that were drawn independently; undefined where any of them is."""
+    first, count = next(iter(samples)), len(samples)
+    parts = np.array([sample.variance for sample in samples]) / count**2
+    freedom = np.array([sample.df for sample in samples])
+    shares = (parts**2 / freedom).sum()
+    alike = len({len(sample.by_seed) for sample in samples}) == 1
     return Sample(
-        float(np.mean([sample.mean for sample in samples])),
-        np.mean([sample.draws for sample in samples], axis=0),
+        np.concatenate([sample.by_task for sample in samples]),
+        np.mean([sample.by_seed for sample in samples], axis=0) if alike else np.array([]),
+        parts.sum(),
+        parts.sum() ** 2 / shares if shares else np.inf,
         min(sample.seeds for sample in samples),
+        min(sample.known_seeds for sample in samples),
         sum(sample.undefined_seeds for sample in samples),
-        next(iter(samples)).better,
-        len(samples),
+        first.draws,
+        max(sample.undefined_draws for sample in samples),
+        first.better,
+        first.margin,
+        tuple(samples),
     )
 
 
@@ -194,8 +279,7 @@ def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> 
         for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
             jobs = both.drop_duplicates("seed").sort_values("seed")
             own, other = ([place[path] for path in jobs[column]] for column in ("path", "path_against"))
-            counts = seed_counts(task, len(jobs), draws)
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]
                 pair = (values[other], values[own], gained)
-                yield Gain(task, curve, str(against), measure, unit(measure, metric), ratios, *pair, counts)
+                yield Gain(task, curve, str(against), measure, unit(measure, metric), ratios, *pair)

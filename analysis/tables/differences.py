@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.registry import Table, table
-from analysis.stats.intervals import side_of_zero
+from analysis.stats.intervals import LEAST_DRAWS, TO_ONE_SIDE, corrected
 from analysis.stats.pairing import against_hies, one_calibration_size
 from analysis.stats.resampling import EVENNESS
 from analysis.stats.significance import (
@@ -32,7 +32,6 @@ from analysis.text.labels import ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 from hies.runs.schema import LOSSES
 
-EXCLUDES_ZERO = "Ahead or behind: the interval excludes 0."
 OF_CHOSEN_ALPHA = (
     "rows and predictions of his, and of hies with alpha chosen per ratio, per task or auto, on the same seeds"
 )
@@ -55,12 +54,12 @@ class Claim:
     sign: int
     at: ChosenRatios
 
-    def decided(self, estimate: Mapping[str, Any]) -> str:
-        """Returns `holds` if the interval lies on the claimed side of 0, `does not hold` if on the other."""
-        if np.isnan(estimate["mean"]):
-            return ""
-        low, high = sorted((self.sign * estimate["low"], self.sign * estimate["high"]))
-        return {"ahead": "holds", "behind": "does not hold"}.get(side_of_zero(low, high), "undecided")
+    def decided(self, estimate: Mapping[Any, Any]) -> str:
+        """Returns `holds` for a decided difference on the claimed side of 0, `does not hold` for one on the other."""
+        verdict = str(estimate["verdict"])
+        for side in TO_ONE_SIDE:
+            verdict = verdict.replace(side, "holds" if self.sign * estimate["mean"] > 0 else "does not hold")
+        return verdict
 
 
 CLAIMS = (
@@ -93,12 +92,14 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
         [line for curve in curves for claim in claims.values() for line in _of_claim(claim, curve, gains)],
         columns=["criterion", "task", "claim", "ratios", *ESTIMATE],
     )
+    data = _corrected(data)
+    data["verdict"] = [claims[row["claim"]].decided(row) for row in data.to_dict("records")]
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
         f"HIES minus HIS in {difference_units([EVENNESS, *measures], used)}, mean over the claim's ratios (of "
         f"{_ratios_of(used)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
-        "sites of the share of their heads that is removed. Holds, or does not hold: the whole interval is on that "
-        "side. "
+        "sites of the share of their heads that is removed. Holds, or does not hold: the difference is on that side, "
+        "or on the other. "
     )
     tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
     named = data.assign(task=_tasks_and_means(data["task"], data["criterion"].map(tasks)))
@@ -108,7 +109,8 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
 
     shown = side_by_side(named, ["criterion", "task"], cell)
     shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
-    return Table(shown, data, f"{text}{_bootstrap_note(draws)} {_undefined_note(data)}{notes(measures, used)}")
+    said = f"{_interval_note(draws)} {_verdict_note(data)} {_undefined_note(data)}{notes(measures, used)}"
+    return Table(shown, data, text + said)
 
 
 def _sides(claims: Collection[Claim]) -> str:
@@ -119,18 +121,18 @@ def _sides(claims: Collection[Claim]) -> str:
 
 @table(
     "significance",
-    about="HIES minus HIS for each task and ratio, bootstrapped over seeds and examples together.",
+    about="HIES minus HIS for each task and ratio, with intervals over seeds and examples together.",
     needs=OF_CHOSEN_ALPHA,
 )
 def significance_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
-    """Returns a line for each task, HIES curve and ratio; ahead or behind only if the interval excludes 0."""
+    """Returns a line for each task, HIES curve and ratio; ahead or behind only where that survives the correction."""
     gains = of_measures(gains_over_his(one_calibration_size(rows), draws), measures)
-    data = pd.DataFrame([_of_his(gain, place) for gain in gains for place in range(len(gain.ratios))])
+    data = _corrected(pd.DataFrame([_of_his(gain, place) for gain in gains for place in range(len(gain.ratios))]))
     named = data.assign(task=data["task"].map(task_name), removed=data["ratio"].map(percent))
     shown = side_by_side(named, ["task", "criterion", "removed"], _his_and_hies)
     used = rows[rows["curve"].isin(data["criterion"].unique()) | (rows["criterion"] == "his")]
-    text = f"HIES minus HIS in {difference_units(measures, used)}: {caption(used)}. {_bootstrap_note(draws)} "
-    text += f"{_undefined_note(data)} {EXCLUDES_ZERO}{notes(measures, used, differences=True)}"
+    text = f"HIES minus HIS in {difference_units(measures, used)}: {caption(used)}. {_interval_note(draws)} "
+    text += f"{_verdict_note(data)} {_undefined_note(data)}{notes(measures, used, differences=True)}"
     return Table(shown, data, text)
 
 
@@ -146,11 +148,12 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str
     gains = of_measures(curve_differences(rows, pairs, draws), measures)
     order = ordered_curves(rows)
     curves = sorted(set(zip(pairs["against"], pairs["curve"], strict=True)), key=lambda pair: [*map(order.index, pair)])
-    data = pd.DataFrame([line for reference, curve in curves for line in _of_pair(curve, reference, gains, measures)])
+    lines = [line for reference, curve in curves for line in _of_pair(curve, reference, gains, measures)]
+    data = corrected(pd.DataFrame(lines), pd.Series(MEAN, index=range(len(lines))))
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the tasks that "
-        f"both have: {caption(used)}. {_bootstrap_note(draws)} Bold: the interval excludes 0. One seed: no interval."
+        f"both have: {caption(used)}. {_interval_note(draws)} Bold: ahead or behind. {_verdict_note(data)}"
         f"{notes(measures, used)}"
     )
     least = data.groupby(["criterion", "against"])[["tasks", "seeds"]].transform("min").astype(str)
@@ -170,7 +173,7 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str
 )
 def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
     """Returns a line for each curve, reference and task, those of the mean over tasks before those of single tasks."""
-    data, keys = compare(rows, draws, measures), ["criterion", "against", "task"]
+    data, keys = _corrected(compare(rows, draws, measures)), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
     most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
     named = first.assign(task=_tasks_and_means(first["task"], most["tasks"]), seeds=most["seeds"].astype(str))
@@ -181,8 +184,8 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the ratios "
-        f"(of {_ratios_of(used)}): {caption(used)}. {_bootstrap_note(draws)} {_undefined_note(data)}"
-        f"{missing_note(data)} {EXCLUDES_ZERO}{notes(measures, used, differences=True)} Blank: undefined."
+        f"(of {_ratios_of(used)}): {caption(used)}. {_interval_note(draws)} {_verdict_note(data)} "
+        f"{_undefined_note(data)}{missing_note(data)}{notes(measures, used, differences=True)} Blank: undefined."
     )
     return Table(shown, data, text)
 
@@ -206,12 +209,32 @@ def _ratios_of(used: pd.DataFrame) -> str:
     return ", ".join(percent(ratio) for ratio in sorted(used.loc[used["ratio"] > 0, "ratio"].unique()))
 
 
-def _bootstrap_note(draws: int) -> str:
+def _corrected(data: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts that are corrected for the number of comparisons, those of means over tasks and of tasks apart."""
+    return corrected(data, data["task"].eq(MEAN))
+
+
+def _interval_note(draws: int) -> str:
     """Returns how the intervals were made, for a caption."""
     return (
-        f"Brackets: 95 % percentile interval of {draws:,} paired bootstrap draws over calibration seeds and evaluation "
-        "examples (evenness: over seeds alone) of one fine-tuned checkpoint and one choice of alpha, not corrected for "
-        "the number of comparisons."
+        f"Brackets: 95 % t interval over calibration seeds and evaluation examples ({draws:,} bootstrap draws of them; "
+        f"evenness: over seeds alone) of these tasks, one fine-tuned checkpoint each and one choice of alpha; of fewer "
+        f"than {LEAST_DRAWS} seeds the range of the draws, and no verdict."
+    )
+
+
+def _verdict_note(data: pd.DataFrame) -> str:
+    """Returns what the verdicts mean and for how many comparisons they are corrected, for a caption."""
+    tested = data[data["p"].notna()]
+    single = tested["task"].ne(MEAN) if "task" in tested else pd.Series(False, index=tested.index)
+    counts = {"means over tasks": (~single).sum(), "single tasks": single.sum()}
+    some = " and ".join(f"{count} of {words}" for words, count in counts.items() if count)
+    if not some:
+        return "Too few draws for a verdict."
+    return (
+        f"A side is decided where p is at most 0.05 after Holm's correction for the comparisons here ({some}); 'on "
+        "these tasks': an interval that counts tasks as drawn too holds 0; 'one task': so does that without the most "
+        "extreme task. Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it."
     )
 
 
@@ -240,7 +263,7 @@ def _of_claim(claim: Claim, curve: str, gains: list[Gain]) -> list[dict[str, obj
     concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
     line = {"criterion": curve, "claim": claim.words, "ratios": ratios_at(concerned, claim.at)}
     estimates = {task: sample.estimate() for task, sample in samples_at(concerned, claim.at).items()}
-    return [{**line, "task": task, **one, "verdict": claim.decided(one)} for task, one in estimates.items()]
+    return [{**line, "task": task, **one} for task, one in estimates.items()]
 
 
 def _of_his(gain: Gain, place: int) -> dict[str, object]:
@@ -262,10 +285,8 @@ def _of_pair(curve: str, reference: str, gains: list[Gain], measures: Sequence[s
             if not averaged:
                 continue
             sample = mean_over_tasks([gain.over(gain.ratios == ratio) for gain in averaged])
-            estimate = sample.estimate()
             key = {"criterion": curve, "against": reference, "ratio": ratio, "measure": measure, "tasks": sample.tasks}
-            verdict = side_of_zero(estimate["low"], estimate["high"], sample.better)
-            lines.append({**key, **estimate, "verdict": verdict})
+            lines.append({**key, **sample.estimate()})
     return lines
 
 
@@ -281,7 +302,7 @@ def _signed(row: dict) -> str:
 
 def _bold_if_decided(row: dict) -> dict[str, str]:
     text, words = _signed(row), MEASURE_OF[row["measure"]].words
-    bold = text and row["verdict"] in ("ahead", "behind")
+    bold = text and row["verdict"].startswith(TO_ONE_SIDE)
     return {f"{words}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
-from analysis.stats.boards import interval_or_range, mean_of_tasks, ranks, unusual_settings
+from analysis.stats.boards import mean_of_tasks, ranks, unusual_settings
+from analysis.stats.intervals import mean_interval
 from analysis.tables.measures import percent_of_dense
 from analysis.text.captions import caption, number, percent
 from analysis.text.labels import ordered_curves, ordered_tasks, task_name
@@ -18,7 +19,7 @@ FLOPS = "flops_left"  # a column: FLOPs in percent of those of the run's unprune
 NO_ROWS, UNDEFINED_HERE = "no rows", "undefined"
 BOARD_NOTE = (
     "Means over the tasks, of one checkpoint and equal settings; a criterion that lacks a task has neither mean nor "
-    "rank. Brackets: 95 % interval over the calibration draws, of fewer than five draws their range; ranks: of a "
+    "rank. Brackets: 95 % t interval over the calibration draws, of fewer than five draws their range; ranks: of a "
     "bootstrap of the same draws for all, where a criterion of one draw has its number in all. The evaluation examples "
     "are not resampled. FLOPs: of one example of full length, in percent of the dense model."
 )
@@ -78,7 +79,7 @@ def _estimates(curve: str, means: dict[str, pd.DataFrame], places: dict[str, pd.
     line: dict[str, Any] = {}
     for measure, by_curve in means.items():
         values = by_curve.loc[curve].to_numpy() if curve in by_curve.index else np.array([])
-        line |= {f"{measure}_{name}": value for name, value in interval_or_range(values)._asdict().items()}
+        line |= {f"{measure}_{name}": value for name, value in mean_interval(values)._asdict().items()}
         if measure in places and curve in by_curve.index and len(by_curve) > 1:
             line |= {f"{measure}_rank_{name}": value for name, value in places[measure].loc[curve].items()}
     return line

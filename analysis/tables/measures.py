@@ -7,19 +7,21 @@ import pandas as pd
 
 from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, Table, check_measured, table
-from analysis.stats.intervals import Interval, mean_interval, side_of_zero, summarise
+from analysis.stats.intervals import LEAST_DRAWS, Interval, corrected, summarise
 from analysis.stats.pairing import paired
-from analysis.text.captions import caption, percent, signed_interval
+from analysis.stats.significance import of_seeds
+from analysis.text.captions import caption, interval_words, percent, signed_interval
 from analysis.text.labels import in_order, ordered_curves, task_name
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, margin, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
+OF_SUMMARY = ("mean", "low", "high", "p", "within", "margin", "scope", "verdict")  # of an estimate
 UNDEFINED = "undefined"  # in the place of a number that no seed has
 
 
 @table(
     "quality",
-    about="Quality of each criterion at each ratio: mean over seeds and 95 % bootstrap interval.",
+    about="Quality of each criterion at each ratio: mean over seeds and its interval.",
     needs="any rows",
     per=OF_TASK,
 )
@@ -31,7 +33,7 @@ def quality_table(rows: pd.DataFrame) -> Table:
 
 @table(
     "stability",
-    about="Stability of each criterion at each ratio: mean over seeds and 95 % bootstrap interval.",
+    about="Stability of each criterion at each ratio: mean over seeds and its interval.",
     needs="any rows",
     per=OF_TASK,
 )
@@ -50,7 +52,7 @@ def _loss_table(rows: pd.DataFrame, measure: str) -> Table:
 for _name in filter(is_loss, MEASURE_OF):
     table(
         _name,
-        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over seeds and 95 % interval.",
+        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over seeds and its interval.",
         needs=f"rows with a {MEASURE_OF[_name].words}",
         per=OF_TASK,
     )(partial(_loss_table, measure=_name))
@@ -63,16 +65,25 @@ for _name in filter(is_loss, MEASURE_OF):
     per=("experiment",),
 )
 def summary_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> Table:
-    """Returns a line for each model, task, HIES curve and ratio; ahead or behind only if the interval excludes 0."""
+    """Returns a line for each model, task, HIES curve and ratio; verdicts are corrected for their number."""
     pairs = paired(rows)
     keys = ["model", "task", "curve", "ratio"]
     groups = pairs.groupby(keys, dropna=False)
     lines = [_line(dict(zip(keys, key, strict=True)), group, measures) for key, group in groups]
     data = in_order(pd.DataFrame(lines), pairs, keys)
+    tests = [data[f"{measure}_p"].notna().sum() for measure in measures]
+    for measure in measures:
+        columns = {f"{measure}_{name}": name for name in ("p", "within", "margin", "scope", "verdict")}
+        data[f"{measure}_verdict"] = corrected(data.rename(columns=columns), pd.Series(0, index=data.index))["verdict"]
     used = rows[rows["criterion"].isin(["his", "hies"])]
     text = f"HIES minus HIS in {difference_units(measures, used)}, paired by seed: {caption(used)}. "
-    text += f"{_seeds_note(int(data['seeds'].max()))} Ahead or behind: the interval excludes 0."
-    text += " The interval covers the choice of the seeds, not that of the evaluation examples."
+    text += f"{_seeds_note(used)} "
+    if any(tests):
+        text += f"Ahead or behind: p is at most 0.05 after Holm's correction for {max(tests)} comparisons a measure. "
+        text += "Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it. "
+    else:
+        text += f"Fewer than {LEAST_DRAWS} draws: no verdict. "
+    text += "Brackets cover the choice of the seeds, not that of the evaluation examples."
     return Table(_shown(data, measures), data, text + notes(measures, used, differences=True))
 
 
@@ -113,12 +124,9 @@ def percent_of_dense(rows: pd.DataFrame, name: str) -> pd.Series:
     return 100 * pd.to_numeric(rows[name]) / rows["path"].map(pd.to_numeric(dense))
 
 
-def _seeds_note(seeds: int) -> str:
+def _seeds_note(rows: pd.DataFrame) -> str:
     """What the brackets mean, for a caption."""
-    if seeds < 2:
-        return "One seed: no intervals."
-    note = "Brackets: 95 % percentile bootstrap interval over seeds"
-    return note + (", which for two or three seeds is their range." if seeds < 4 else ".")
+    return f"Brackets: {interval_words(rows)}." if rows["seed"].nunique() > 1 else "One seed: no intervals."
 
 
 def _measure(rows: pd.DataFrame, column: str, title: str, digits: int = 2) -> Table:
@@ -128,7 +136,7 @@ def _measure(rows: pd.DataFrame, column: str, title: str, digits: int = 2) -> Ta
     wide = points.assign(text=texts).pivot(index="curve", columns="ratio", values="text")
     wide = wide.reindex(ordered_curves(rows)).fillna("")
     wide.columns = [percent(ratio) for ratio in wide.columns]
-    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(seeds)}")
+    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(rows)}")
 
 
 def _text(point: Interval, seeds: int, digits: int) -> str:
@@ -142,10 +150,10 @@ def _text(point: Interval, seeds: int, digits: int) -> str:
 def _line(line: dict[str, object], group: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:
     line["seeds"] = len(group)
     for measure in measures:
-        interval = mean_interval(group[f"{measure}_gain"].to_numpy())
-        line |= {f"{measure}_{name}": value for name, value in interval._asdict().items()}
-        verdict = side_of_zero(interval.low, interval.high, better(measure))
-        line[f"{measure}_verdict"] = verdict if interval.n else UNDEFINED
+        sample = of_seeds(group[f"{measure}_gain"].to_numpy(), better(measure), margin(measure))
+        line |= {f"{measure}_{name}": value for name, value in sample.estimate().items() if name in OF_SUMMARY}
+        line[f"{measure}_n"] = sample.known_seeds
+        line[f"{measure}_verdict"] = line[f"{measure}_verdict"] or UNDEFINED
     return line
 
 

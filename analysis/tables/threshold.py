@@ -6,7 +6,7 @@ import pandas as pd
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.stats.intervals import mean_interval
-from analysis.text.captions import caption, percent
+from analysis.text.captions import caption, interval_words, percent
 from analysis.text.labels import in_order, task_name
 
 THRESHOLD = 80.0  # percent
@@ -28,11 +28,10 @@ def threshold_table(rows: pd.DataFrame) -> Table:
     data = in_order(pd.DataFrame(lines), rows, ["task", "curve"])
     columns = {"task": data["task"].map(task_name), "criterion": data["curve"]}
     columns |= {f"falls under {THRESHOLD:g} % at": data.apply(_text, axis=1), "seeds": data["seeds"].astype(str)}
-    few = " (of fewer than four: their range)" if data["seeds"].min() < 4 else ""
     text = (
         f"The share of heads removed at which quality falls under {THRESHOLD:g} %: {caption(rows)}. Mean over seeds, "
     )
-    text += f"of each by linear interpolation between its ratios; brackets: 95 % bootstrap interval over seeds{few}. "
+    text += f"of each by linear interpolation between its ratios; brackets: {interval_words(rows)}. "
     return Table(pd.DataFrame(columns), data, f"{text}{PRINTED}.")
 
 

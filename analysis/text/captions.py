@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.stats.intervals import LEAST_DRAWS
 from analysis.text.labels import SETTING, model_name, ordered_curves, ordered_tasks, task_name
 
 
@@ -40,6 +41,12 @@ def caption(rows: pd.DataFrame) -> str:
     ]
     finished, declared = rows.drop_duplicates(SETTING)[["jobs_finished", "jobs_declared"]].sum()
     return ", ".join(parts) + (f"; incomplete: {finished} of {declared} jobs" if finished < declared else "")
+
+
+def interval_words(rows: pd.DataFrame) -> str:
+    """Returns what a band or brackets around a mean over the seeds of these rows are."""
+    seeds = rows["seed"].nunique()
+    return "95 % t interval over draws" if seeds >= LEAST_DRAWS else f"range of {seeds} draws"
 
 
 def lost_tasks(rows: pd.DataFrame, shown: Collection[str], lack: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 
 import pandas as pd
 
@@ -11,6 +12,8 @@ from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
 NORMALIZED = "quality_norm"
+REFIT, CORRELATION = "refit", "correlation"  # of scores (STS-B), from the answers beside the rows
+QUALITY_MARGIN, STABILITY_MARGIN = 1.0, 2.0  # points; fixed before the tests of equality were first computed
 
 
 @dataclass(frozen=True)
@@ -22,20 +25,32 @@ class Measure:
         note: a sentence for captions; nothing where the docs say it all.
         better: 1 where more of it is better, -1 where less is.
         digits: of a number, after the point.
+        margin: a difference below it counts as equal; NaN where nothing was fixed.
     """
 
     words: str
     note: str = ""
     better: int = 1
     digits: int = 2
+    margin: float = nan
 
 
 MEASURE_OF = {
-    "quality": Measure("quality"),
-    "stability": Measure("stability"),
+    "quality": Measure("quality", margin=QUALITY_MARGIN),
+    "stability": Measure("stability", margin=STABILITY_MARGIN),
     NORMALIZED: Measure(
         "normalized quality",
         "Normalized: options are compared by log-likelihood a character where lm-eval does so, too (acc_norm)",
+        margin=QUALITY_MARGIN,
+    ),
+    REFIT: Measure(
+        "stability after a refit",
+        "After a refit: scores are first brought to the unpruned ones by the line of least squares; of classes it is "
+        "plain stability",
+        margin=STABILITY_MARGIN,
+    ),
+    CORRELATION: Measure(
+        "correlation", "Correlation: 100 r of the pruned with the unpruned scores, of tasks whose answers are scores"
     ),
     "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
     "token_loss": Measure(
@@ -63,6 +78,11 @@ def better(measure: str) -> int:
     return -1 if is_loss(measure) else 1
 
 
+def margin(measure: str) -> float:
+    """Returns the difference in a measure below which two curves count as equal; NaN where there is none."""
+    return MEASURE_OF[measure].margin if measure in MEASURE_OF else nan
+
+
 def unit(measure: str, metric: str) -> str:
     """Returns the unit of a difference in a measure on tasks of this metric."""
     if not is_loss(measure):
@@ -86,8 +106,8 @@ def difference_units(measures: Sequence[str], rows: pd.DataFrame) -> str:
 def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False) -> str:
     """Returns sentences on these measures for a caption, each after a space; `differences`: it shows verdicts."""
     text = ""
-    if NORMALIZED in measures:
-        text += f" {MEASURE_OF[NORMALIZED].note}."
+    for measure in (NORMALIZED, REFIT, CORRELATION):
+        text += f" {MEASURE_OF[measure].note}." if measure in measures else ""
     for measure in measures:
         if is_loss(measure):
             squared = _squared(rows) if measure == "loss" else []

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis_runs import answers_right_in, write_run
+from scipy import stats
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from analysis import load
 from analysis.errors import Unavailable
-from analysis.stats.resampling import example_counts, seed_counts, unevenness, weighted_quality, weighted_stability
+from analysis.stats.resampling import example_counts, unevenness, weighted_quality, weighted_stability
 from analysis.stats.significance import gains_over_his
 from analysis.tables.differences import CLAIMS, Claim, claims_table, significance_table
 from analysis.text.labels import label
@@ -125,7 +126,7 @@ def write(
     )  # fmt: skip
 
 
-def write_pair(folder: Path, his: tuple[float, ...], hies: tuple[float, ...], seeds: int = 3, **keys: Any) -> None:
+def write_pair(folder: Path, his: tuple[float, ...], hies: tuple[float, ...], seeds: int = 5, **keys: Any) -> None:
     for seed in range(seeds):
         labels, answers = answers_right_in(his, seed=seed)
         write(folder, "his", seed, answers, labels, **keys)
@@ -134,22 +135,25 @@ def write_pair(folder: Path, his: tuple[float, ...], hies: tuple[float, ...], se
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson"])
-def test_draws_take_the_same_seeds_and_examples_on_both_sides(tmp_path: Path, metric: str) -> None:
-    labels, answers = answers_of(metric, models=4 * 2 * len(RATIOS), examples=31)
-    answers = answers.reshape(4, 2, len(RATIOS), 31)
-    for seed in range(4):
+def test_an_interval_adds_the_variance_over_seeds_and_over_the_same_examples_on_both_sides(
+    tmp_path: Path, metric: str
+) -> None:
+    labels, answers = answers_of(metric, models=5 * 2 * len(RATIOS), examples=31)
+    answers = answers.reshape(5, 2, len(RATIOS), 31)
+    for seed in range(5):
         for side, (criterion, keys) in enumerate((("his", {}), ("hies", {"alpha": "auto"}))):
             write(tmp_path, criterion, seed, answers[seed, side], labels, metric, "toy", **keys)
     found = {gain.measure: gain for gain in gains_over_his(load(tmp_path), draws=7)}
-    examples, seeds = np.concatenate(list(example_counts("toy", 31, 7))), seed_counts("toy", 4, 7)
+    examples = np.concatenate(list(example_counts("toy", 31, 7)))
+    rows = load(tmp_path).set_index(["criterion", "seed", "ratio"])
     measures = {"quality": INDEPENDENT[metric], "stability": None}
     for name, measure in measures.items():
         sample = found[name].over(np.array([False, True, True]))  # the ratios 0.3 and 0.5
         draws = []
-        for count, drawn in zip(examples, seeds, strict=True):
+        for count in examples:
             chosen = np.repeat(np.arange(31), count)
             gained = []
-            for seed in np.repeat(np.arange(4), drawn):
+            for seed in range(5):
                 for place in (2, 3):
                     values = [
                         measure(labels[chosen], side[place][chosen])
@@ -159,15 +163,22 @@ def test_draws_take_the_same_seeds_and_examples_on_both_sides(tmp_path: Path, me
                     ]
                     gained.append(values[1] - values[0])
             draws.append(np.mean(gained))
-        np.testing.assert_allclose(sample.draws, draws, atol=1e-5)
-    rows = load(tmp_path).set_index(["criterion", "seed", "ratio"])["quality"]
-    whole = [rows["hies", seed, ratio] - rows["his", seed, ratio] for seed in range(4) for ratio in (0.3, 0.5)]
-    assert found["quality"].over(np.array([False, True, True])).mean == pytest.approx(np.mean(whole))
+        gains = rows.loc["hies", name].unstack() - rows.loc["his", name].unstack()
+        by_seed = gains[[0.3, 0.5]].mean(axis=1).to_numpy()
+        of_seeds, of_examples = by_seed.var(ddof=1) / 5, np.var(draws)
+        assert sample.mean == pytest.approx(by_seed.mean())
+        assert sample.variance == pytest.approx(of_seeds + of_examples, rel=1e-4)
+        t = stats.t(4 * ((of_seeds + of_examples) / of_seeds) ** 2)
+        error = (of_seeds + of_examples) ** 0.5
+        estimate = sample.estimate()
+        assert estimate["high"] - by_seed.mean() == pytest.approx(t.ppf(0.975) * error, rel=1e-4)
+        assert estimate["p"] == pytest.approx(2 * t.sf(abs(by_seed.mean()) / error), rel=1e-3)
+        assert estimate["within"] == pytest.approx(abs(by_seed.mean()) + t.ppf(0.95) * error, rel=1e-4)
 
 
 def test_intervals_are_the_same_on_every_call_and_wider_than_those_over_seeds_alone(tmp_path: Path) -> None:
     # All seeds alike: over seeds alone the interval would be a point.
-    for seed in range(3):
+    for seed in range(5):
         labels, answers = answers_right_in((0.9, 0.6, 0.6, 0.6))
         write(tmp_path, "his", seed, answers, labels)
         labels, answers = answers_right_in((0.9, 0.65, 0.65, 0.65), seed=1)
@@ -190,6 +201,7 @@ def test_claims_that_hold(tmp_path: Path) -> None:
     assert redundant.startswith("holds: -20.00 [-")
     # HIS takes all from one of two sites: at 0.3, 6 and 0 of 10, a deviation of 30; at 0.5, 10 and 0: 50.
     assert even == "holds: -40.00 [-40.00, -40.00]"
+    assert "Holm's correction for the comparisons here (4 of single tasks)" in table.caption
     assert table.data.query("claim.str.startswith('3')")["ratios"].tolist() == ["0.1"]
     assert table.data.query("claim.str.startswith('1')")["ratios"].tolist() == ["0.3 0.5"]
     assert "10 %, 30 %, 50 %" in table.caption and "No draw was undefined" in table.caption
@@ -202,11 +214,16 @@ def test_claims_that_do_not_hold(tmp_path: Path) -> None:
     assert redundant.startswith("does not hold: +30.00")
 
 
-def test_no_difference_is_undecided_and_one_seed_decides_nothing(tmp_path: Path) -> None:
+def test_no_difference_is_equality_and_four_seeds_decide_nothing(tmp_path: Path) -> None:
     write_pair(tmp_path / "same", his=(0.9, 0.7, 0.7, 0.7), hies=(0.9, 0.7, 0.7, 0.7))
-    assert cells(claims_table(load(tmp_path / "same")))["toy"][0] == "undecided: 0.00 [0.00, 0.00]"
-    write_pair(tmp_path / "one", his=(0.9, 0.7, 0.2, 0.2), hies=(0.9, 0.7, 0.9, 0.9), seeds=1)
-    assert cells(claims_table(load(tmp_path / "one")))["toy"][0] == "undecided: +70.00"
+    assert cells(claims_table(load(tmp_path / "same")))["toy"][0] == "equal within 1: 0.00 [0.00, 0.00]"
+    few = {"his": (0.9, 0.7, 0.2, 0.2), "hies": (0.9, 0.7, 0.9, 0.9)}
+    write_pair(tmp_path / "four", **few, seeds=4)
+    table = claims_table(load(tmp_path / "four"))
+    assert cells(table)["toy"][0] == "too few draws: +70.00 [+70.00, +70.00]"
+    assert "fewer than 5 seeds the range" in table.caption and "Too few draws for a verdict" in table.caption
+    write_pair(tmp_path / "one", **few, seeds=1)
+    assert cells(claims_table(load(tmp_path / "one")))["toy"][0] == "too few draws: +70.00"
 
 
 def test_the_mean_over_tasks_weighs_tasks_alike_and_curves_stand_apart(tmp_path: Path) -> None:
@@ -232,21 +249,24 @@ def test_the_mean_over_tasks_weighs_tasks_alike_and_curves_stand_apart(tmp_path:
 
 def test_undefined_seeds_are_left_out_and_counted_and_never_zero(tmp_path: Path) -> None:
     labels = np.linspace(0, 5, 40).astype(np.float32)
-    noise = np.random.default_rng(0).normal(0, 1, (3, 2, len(RATIOS), 40))
+    noise = np.random.default_rng(0).normal(0, 1, (6, 2, len(RATIOS), 40))
     answers = (labels + noise).astype(np.float32)
     answers[2, 0, 3] = 2.5  # seed 2 of HIS is constant at 50 %
-    for seed in range(3):
+    answers[4, 0, 3, 2:] = 2.5  # seed 4 in some of the draws
+    answers[4, 0, 3, :2] = 0, 5
+    for seed in range(6):
         write(tmp_path, "his", seed, answers[seed, 0], labels, "pearson", "stsb")
         write(tmp_path, "hies", seed, answers[seed, 1], labels, "pearson", "stsb", alpha="per_ratio")
     rows = load(tmp_path)
     table = significance_table(rows, draws=200)
     line = table.data.query("ratio == 0.5 and measure == 'quality'").iloc[0]
     gained = [
-        50 * (pearsonr(labels, answers[seed, 1, 3])[0] - pearsonr(labels, answers[seed, 0, 3])[0]) for seed in (0, 1)
+        50 * (pearsonr(labels, answers[seed, 1, 3])[0] - pearsonr(labels, answers[seed, 0, 3])[0])
+        for seed in (0, 1, 3, 4, 5)
     ]
     assert line["mean"] == pytest.approx(np.mean(gained), rel=1e-5) and line["undefined_seeds"] == 1
-    lost = int((seed_counts("stsb", 3, 200)[:, 2] > 0).sum())
-    assert line["undefined_draws"] == lost > 100 and line["draws"] == 200
+    lost = int((np.concatenate(list(example_counts("stsb", 40, 200)))[:, :2].sum(axis=1) == 0).sum())
+    assert line["undefined_draws"] == lost > 10 and line["draws"] == 200
     assert min(gained) - 30 < line["low"] <= line["mean"] <= line["high"] < max(gained) + 30
     assert (
         f"Draws left out because the metric is undefined (constant predictions): STS-B up to {lost}." in table.caption
@@ -258,7 +278,7 @@ def test_undefined_seeds_are_left_out_and_counted_and_never_zero(tmp_path: Path)
 
 def test_what_is_undefined_for_all_seeds_is_blank(tmp_path: Path) -> None:
     labels = np.linspace(0, 5, 40).astype(np.float32)
-    for seed in range(2):
+    for seed in range(5):
         answers = np.tile(labels, (len(RATIOS), 1))
         answers[3] = 1.0
         write(tmp_path, "his", seed, answers, labels, "pearson", "stsb")
@@ -277,14 +297,12 @@ def test_unevenness_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "sign", "words"),
-    [((1, 2), 1, "holds"), ((-2, -1), 1, "does not hold"), ((-1, 1), 1, "undecided"), ((0, 1), 1, "undecided"),
-     ((1, 2), -1, "does not hold"), ((-2, -1), -1, "holds"), ((np.nan, np.nan), 1, "undecided")],
+    ("verdict", "mean", "sign", "words"),
+    [("ahead", 1, 1, "holds"), ("behind", -1, 1, "does not hold"), ("undecided", 1, 1, "undecided"),
+     ("ahead", 1, -1, "does not hold"), ("behind", -1, -1, "holds"), ("behind", 1, 1, "holds"), ("", np.nan, 1, "")],
 )  # fmt: skip
-def test_verdict(bounds: tuple[float, float], sign: int, words: str) -> None:
-    claim = Claim("", "quality", sign, np.isfinite)
-    assert claim.decided(dict(zip(("mean", "low", "high"), (0.0, *bounds), strict=True))) == words
-    assert claim.decided(dict(zip(("mean", "low", "high"), (np.nan, *bounds), strict=True))) == ""
+def test_verdict(verdict: str, mean: float, sign: int, words: str) -> None:
+    assert Claim("", "loss", sign, np.isfinite).decided({"mean": mean, "verdict": verdict}) == words
 
 
 def no_predictions(folder: Path) -> None:

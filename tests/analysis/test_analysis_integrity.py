@@ -180,9 +180,11 @@ def test_the_frame_is_what_pandas_makes_of_the_rows(tmp_path: Path) -> None:
         "loss",
         "token_loss",
         "quality_norm",
+        "refit",
+        "correlation",
     }
     assert {*found} - {*expected} == added and found["quality_norm"].equals(found["quality"].rename("quality_norm"))
-    assert found[["loss", "token_loss"]].isna().all(axis=None)
+    assert found[["loss", "token_loss", "refit", "correlation"]].isna().all(axis=None)
     assert gc.isenabled()
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from analysis_runs import write_run
+from scipy.stats import ttest_1samp
 
 from analysis import load
 from analysis.errors import Unavailable
@@ -42,12 +43,29 @@ def test_summary_pairs_by_seed(tmp_path: Path) -> None:
         write_run(
             tmp_path / "exp", "hies", seed, ratios=RATIOS, quality=(90, at_10, at_30), stability=agreement, alpha=0.9
         )
-    lines = summary_table(load(tmp_path)).shown.to_numpy().tolist()
+    table = summary_table(load(tmp_path))
+    lines, few = table.shown.to_numpy().tolist(), ["too few draws"]
     curve = f"HIES ({ALPHA} = 0.9)"
     assert lines == [
-        ["tiny", "toy", curve, "10 %", "+0.80 [-0.60, +2.00]", "undecided", "0.00 [0.00, 0.00]", "undecided", "3"],
-        ["tiny", "toy", curve, "30 %", "+6.00 [+2.00, +10.00]", "ahead", "-2.00 [-3.00, -1.00]", "behind", "3"],
+        ["tiny", "toy", curve, "10 %", "+0.80 [-0.60, +2.00]", *few, "0.00 [0.00, 0.00]", *few, "3"],
+        ["tiny", "toy", curve, "30 %", "+6.00 [+2.00, +10.00]", *few, "-2.00 [-3.00, -1.00]", *few, "3"],
     ]
+    assert "Brackets: range of 3 draws. Fewer than 5 draws: no verdict." in table.caption
+
+
+def test_summary_decides_from_five_draws_on_and_corrects_for_its_lines(tmp_path: Path) -> None:
+    gains = {0.1: (1, 2, 3, 2.5, 1.5), 0.3: (0.1, 1, 2, 3, 1)}  # p = 0.005 and 0.044, which twice is too much
+    for seed in range(5):
+        write_run(tmp_path / "exp", "his", seed, ratios=RATIOS, quality=(90, 50, 40))
+        quality = (90, 50 + gains[0.1][seed], 40 + gains[0.3][seed])
+        for alpha in (0.5, 0.9):
+            write_run(tmp_path / "exp", "hies", seed, ratios=RATIOS, quality=quality, alpha=alpha)
+    table = summary_table(load(tmp_path))
+    assert table.shown["quality: HIES is"].tolist() == ["ahead", "undecided"] * 2
+    assert table.shown["stability: HIES is"].tolist() == ["equal within 2"] * 4
+    p = [ttest_1samp(values, 0).pvalue for values in gains.values()]
+    assert 4 * p[0] < 0.05 > p[1] > 0.025 and table.data["quality_p"].tolist() == pytest.approx(p * 2)
+    assert "95 % t interval over draws" in table.caption and "for 4 comparisons a measure" in table.caption
 
 
 def test_summary_has_a_block_for_each_alpha_and_never_decides_on_one_seed(tmp_path: Path) -> None:
@@ -58,7 +76,7 @@ def test_summary_has_a_block_for_each_alpha_and_never_decides_on_one_seed(tmp_pa
     shown = summary_table(load(tmp_path)).shown
     assert shown["criterion"].tolist() == [f"HIES ({ALPHA} = 0.1)", f"HIES ({ALPHA} = 0.9)"]
     assert shown["quality"].tolist() == ["+70.00", "+70.00"]
-    assert shown["quality: HIES is"].tolist() == ["undecided", "undecided"]
+    assert shown["quality: HIES is"].tolist() == ["too few draws"] * 2
 
 
 def test_summary_compares_within_one_protocol_only(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def write_answers(
     )  # fmt: skip
 
 
-def right_in(folder: Path, criterion: str, *shares: float, seeds: int = 3, task: str = "toy", **knobs: Any) -> None:
+def right_in(folder: Path, criterion: str, *shares: float, seeds: int = 5, task: str = "toy", **knobs: Any) -> None:
     """Runs right in these shares of 200 examples, one share a ratio; the examples differ from seed to seed."""
     for seed in range(seeds):
         write_answers(folder, criterion, seed, *answers_right_in(shares, seed=seed), task=task, **knobs)

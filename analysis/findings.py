@@ -1,0 +1,213 @@
+"""What the reports say, declared once: which curves, which measure, which ratios. The numbers come from rows."""
+
+from dataclasses import dataclass
+
+from analysis.text.labels import label
+from analysis.text.measures import CORRELATION, REFIT
+
+HIS, AE, AD, NORM = (label(name, {}) for name in ("his", "ae", "ad", "output_norm"))
+PER_RATIO, PER_TASK, AUTO, OPTIMISTIC = (
+    label("hies", {"alpha": word}) for word in ("per_ratio", "per_task", "auto", "per_ratio_on_report")
+)
+HIS_BATCH = label("his", {"reduction": "batch"})
+HIES_BATCH = label("hies", {"alpha": "per_ratio", "reduction": "batch"})
+HIES_RANK = label("hies", {"alpha": "per_ratio", "normalize": "rank"})
+HIES_NORM = label("hies", {"alpha": "per_ratio", "importance": "output_norm"})
+HIES_SUPPORT = label("hies", {"alpha": 0.9, "entropy": "support"})
+FIXED = label("hies", {"alpha": 0.9})
+SLICED, TUNED = (label("slicegpt", {"tune": tune}) for tune in (False, True))
+FROM_30, AT_10 = (0.3, 0.4, 0.5, 0.6, 0.7), (0.1,)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One curve minus another, mean over ratios and tasks.
+
+    Attributes:
+        key: by which pages name it.
+        words: what it asks, for readers.
+        experiment: whose rows.
+        curve: the curve.
+        against: the other.
+        measure: see `analysis.text.measures`, or evenness.
+        ratios: over which the mean is.
+        table: which has it with everything around it.
+        tasks: all where none is named.
+    """
+
+    key: str
+    words: str
+    experiment: str
+    curve: str
+    against: str
+    measure: str
+    ratios: tuple[float, ...]
+    table: str
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PaperGain:
+    """HIES minus HIS as the paper prints it for BERT-base, mean over its tasks.
+
+    Attributes:
+        key: by which pages name it.
+        words: for readers.
+        file: of the paper's numbers.
+        measure: quality or stability.
+        ratio: the ratio.
+    """
+
+    key: str
+    words: str
+    file: str
+    measure: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class RankOfGains:
+    """Spearman's correlation over tasks of a difference with the paper's gain.
+
+    Attributes:
+        gain: ours, by its key.
+        paper: the paper's, by its key.
+    """
+
+    key: str
+    words: str
+    gain: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class SameHeads:
+    """How many heads two curves both remove, of those that either does, and on how many tasks nearly all."""
+
+    key: str
+    words: str
+    experiment: str
+    curve: str
+    against: str
+    ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ChosenAgain:
+    """HIES minus HIS in quality where the choice of alpha is drawn as well (`analysis.stats.chosen`)."""
+
+    key: str
+    words: str
+    experiment: str
+    against: str
+    ratios: tuple[float, ...]
+
+
+Finding = Difference | PaperGain | RankOfGains | SameHeads | ChosenAgain
+
+
+def _claims() -> list[Finding]:
+    """The paper's four claims in its own protocol, which is the primary one, and in two others."""
+    protocols = {
+        "": ("primary: alpha searched for each ratio", PER_RATIO),
+        "-task": ("one alpha* for each task", PER_TASK),
+        "-auto": ("alpha by calibration loss", AUTO),
+    }
+    claims = {
+        "claim1": ("claim 1, quality at 30 to 70 %", "quality", FROM_30),
+        "claim2": ("claim 2, stability at 30 to 70 %", "stability", FROM_30),
+        "claim3": ("claim 3, HIS ahead in quality at 10 %", "quality", AT_10),
+        "claim3-stability": ("claim 3 in stability at 10 %", "stability", AT_10),
+        "claim4": ("claim 4, evenness over layers at 30 to 70 % (the paper: below 0)", "evenness", FROM_30),
+    }
+    return [
+        Difference(f"{key}{suffix}", f"{words} ({how})", "glue", curve, HIS, measure, ratios, "claims")
+        for suffix, (how, curve) in protocols.items()
+        for key, (words, measure, ratios) in claims.items()
+    ]
+
+
+def _at(
+    key: str, words: str, experiment: str, pair: tuple[str, str], table: str, ratios: tuple[float, ...]
+) -> list[Finding]:
+    """One pair of curves in quality and stability at each of these ratios."""
+    return [
+        Difference(
+            f"{key}-{measure}-{100 * ratio:.0f}",
+            f"{words}, {measure} at {100 * ratio:.0f} %",
+            experiment, *pair, measure, (ratio,), table,
+        )
+        for measure in ("quality", "stability")
+        for ratio in ratios
+    ]  # fmt: skip
+
+
+def _over(key: str, words: str, experiment: str, pair: tuple[str, str], table: str) -> list[Finding]:
+    """One pair of curves in quality and stability, mean over 30 to 70 %."""
+    return [
+        Difference(f"{key}-{measure}", f"{words}, {measure} at 30 to 70 %", experiment, *pair, measure, FROM_30, table)
+        for measure in ("quality", "stability")
+    ]
+
+
+THREE = (0.1, 0.3, 0.5)
+FINDINGS: tuple[Finding, ...] = (
+    *_claims(),
+    *(
+        Difference(f"stsb-{measure}", f"STS-B alone, {words} (alpha by calibration loss)", "glue", AUTO, HIS, measure,
+                   FROM_30, f"significance --measure {measure}", ("stsb",))
+        for measure, words in (("stability", "stability"), (REFIT, "stability after a refit"),
+                               (CORRELATION, "correlation with the unpruned scores"))
+    ),
+    Difference("claim2-auto-refit", "claim 2 with scores of STS-B after a refit (alpha by calibration loss)", "glue",
+               AUTO, HIS, REFIT, FROM_30, f"significance --measure {REFIT}"),
+    Difference("optimistic", "alpha chosen on the report split itself, quality at 30 to 70 %", "glue", OPTIMISTIC, HIS,
+               "quality", FROM_30, "tasks"),
+    SameHeads("same-heads-task", "heads that HIES with one alpha* and HIS both remove (Jaccard) at 30 to 70 %; ahead: "
+              "0.9 and more", "glue", PER_TASK, HIS, FROM_30),
+    SameHeads("same-heads", "the same with alpha searched for each ratio", "glue", PER_RATIO, HIS, FROM_30),
+    ChosenAgain("chosen-again", "alpha searched again on half of the examples in every draw, quality at 30 to 50 % of "
+                "the other half", "alpha", "glue", (0.3, 0.4, 0.5)),
+    *_over("like", "like pair: HIES minus HIS, both per batch", "reduction", (HIES_BATCH, HIS_BATCH), "variants"),
+    *_over("unlike", "unlike pair: HIES minus HIS per batch", "reduction", (PER_RATIO, HIS_BATCH), "variants"),
+    *_over("batch", "HIS per batch minus HIS", "reduction", (HIS_BATCH, HIS), "variants"),
+    *_at("unlike", "unlike pair", "reduction", (PER_RATIO, HIS_BATCH), "variants", (0.3, 0.5)),
+    *(
+        PaperGain(f"paper-{measure}-{100 * ratio:.0f}", f"the paper's own gain, {measure} at {100 * ratio:.0f} %", file,
+                  measure, ratio)
+        for measure, file in (("quality", "table1_bert_glue_quality"), ("stability", "table2_bert_glue_stability"))
+        for ratio in (0.3, 0.5)
+    ),
+    *(
+        RankOfGains(f"rank-{measure}-{percent}", f"rank correlation of the unlike pair's gains with the paper's, "
+                    f"{measure} at {percent} %", f"unlike-{measure}-{percent}", f"paper-{measure}-{percent}")
+        for measure in ("quality", "stability")
+        for percent in (30, 50)
+    ),
+    *_at("norm", "entropy added to the output norm", "methods", (HIES_NORM, NORM), "against", THREE),
+    *_at("his", "entropy added to HIS", "methods", (PER_RATIO, HIS), "against", THREE),
+    *_at("slicegpt", "SliceGPT minus HIES", "methods", (SLICED, PER_RATIO), "against", THREE),
+    *_at("tuned", "tuned SliceGPT minus HIES", "methods", (TUNED, PER_RATIO), "against", (0.5,)),
+    *_at("greedy", "greedy search minus HIES", "methods", (label("greedy", {}), PER_RATIO), "against", THREE),
+    *(
+        Difference(f"{key}-{measure}", f"{words} in place of HIES's, {measure} at 30 and 50 %", "combination",
+                   label("hies", {"alpha": "per_ratio", **knobs}), PER_RATIO, measure, (0.3, 0.5), "variants")
+        for key, words, knobs in (
+            ("ranks", "ranks", {"normalize": "rank"}), ("layer", "min-max within layers", {"normalize": "layer"}),
+            ("product", "the product", {"combination": "product"}),
+            ("printed", "the sign that D.8 prints", {"combination": "printed"}),
+        )
+        for measure in ("quality", "stability")
+    ),
+    Difference("ranks-10", "ranks in place of HIES's min-max, stability at 10 %", "combination", HIES_RANK, PER_RATIO,
+               "stability", (0.1,), "variants"),
+    Difference("support", "effective support in place of Shannon's entropy, stability at 30 and 50 %", "entropy",
+               HIES_SUPPORT, FIXED, "stability", (0.3, 0.5), "variants"),
+    Difference("support-his", "HIES of effective support minus HIS, stability at 30 and 50 %", "entropy",
+               HIES_SUPPORT, HIS, "stability", (0.3, 0.5), "variants"),
+    *_at("ad-glue", "AD, which knows no labels, minus HIS on GLUE", "glue", (AD, HIS), "tasks", (0.5,)),
+    *_at("ad-docs", "AD minus HIS, a LLaMA on docs", "language", (AD, HIS), "summary", (0.3, 0.6)),
+    *_at("norm-docs", "entropy added to the output norm, a LLaMA on docs", "language", (HIES_NORM, NORM), "summary",
+         (0.5,)),
+    *_at("cifar10", "HIES minus HIS, a ViT on CIFAR-10", "cifar10", (FIXED, HIS), "summary", (0.3,)),
+)  # fmt: skip

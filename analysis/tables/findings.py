@@ -1,0 +1,219 @@
+"""The findings in one table: what was declared in `analysis.findings`, with the numbers that the rows give."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from analysis import paper
+from analysis.data import rows as data_rows
+from analysis.errors import Unavailable
+from analysis.figures.agreement import overlaps
+from analysis.findings import FINDINGS, HIS, ChosenAgain, Difference, Finding, PaperGain, RankOfGains, SameHeads
+from analysis.registry import Table, table
+from analysis.stats.chosen import chosen_again
+from analysis.stats.intervals import TOO_FEW, UNDECIDED, corrected, or_equal
+from analysis.stats.pairing import with_references
+from analysis.stats.significance import DRAWS, Gain, Sample, curve_differences, mean_over_tasks
+from analysis.text.captions import signed_interval
+from analysis.text.choice import is_number
+from analysis.text.labels import task_name
+from hies.runs import folders
+
+SAME_HEADS = 0.9  # Jaccard
+COLUMNS = ["key", "finding", "experiment", "mean", "low", "high", "p", "task_low", "task_high", "task_p",
+           "least", "least_low", "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict",
+           "where"]  # fmt: skip
+OF_JOBS = ["curve", "criterion", "alpha", "calibration_size", "task", "seed", "checkpoint", "data", "path"]
+OF_RUNS = ["path", "task", "metric", "ratio", "mask"]
+
+
+def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
+    """Returns the rows of the experiments of findings, in this folder and in those within it (`reports`)."""
+    results_dir = Path(results_dir)
+    inner = sorted(path for path in results_dir.glob("*") if path.is_dir())
+    names = dict.fromkeys(one.experiment for one in FINDINGS if isinstance(one, Difference | ChosenAgain))
+    there = [(folder, name) for folder in (results_dir, *inner) for name in names if folders.has_rows(folder / name)]
+    frames = [data_rows.load(*one) for one in there if experiment in (None, one[1])]
+    return pd.concat(frames, ignore_index=True) if frames else data_rows.load(results_dir, "")
+
+
+@table(
+    "findings",
+    about="The findings of these reports, a line for each: effect, intervals, tasks ahead, verdict, where to look.",
+    needs="rows of the experiments that analysis/findings.py names",
+    per=(),
+    load=load,
+)
+def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
+    """Returns a line for each finding whose rows are there."""
+    data = findings(rows, draws)
+    tests = data[data["p"].notna()].groupby("experiment", sort=False).size()
+    counts = ", ".join(f"{name} {count}" for name, count in tests.items())
+    text = (
+        "Differences in percentage points (evenness: standard deviation over layers of the share removed). Effect: "
+        "mean over tasks and draws with the 95 % t interval of these tasks, over draws and examples. Over tasks: the "
+        "interval that counts tasks as drawn too. Without one task: without the one that moves the mean most. Ahead: "
+        "tasks above 0. Ahead or behind: on these tasks p is at most 0.05 after Holm's correction for the tests of its "
+        f"experiment ({counts}), and the interval over tasks excludes 0, else 'on these tasks'; 'one task': undecided "
+        "without that task. Equal within a margin (1 point of quality, 2 of stability): both 90 % intervals lie "
+        "inside. Cells: differences (curve, task, ratio, measure) that the experiment allows to look at. Fewer than "
+        "five draws: their range."
+    )
+    return Table(_shown(data), data, text)
+
+
+def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding] = FINDINGS) -> pd.DataFrame:
+    """Returns COLUMNS of each finding whose rows are there.
+
+    Raises:
+        Unavailable: there are none for any.
+    """
+    gains = _gains(rows, [one for one in declared if isinstance(one, Difference)], draws)
+    lines, by_task = [], {}
+    for one in declared:
+        line: dict[str, Any] | None = None
+        if isinstance(one, Difference) and one.key in gains:
+            line = _of_difference(one, gains[one.key], rows)
+            by_task[one.key] = {task: sample.mean for task, sample in gains[one.key].items()}
+        elif isinstance(one, PaperGain):
+            by_task[one.key] = paper_gains(one)
+            line = _of_paper(by_task[one.key], f"analysis/paper/{one.file}.csv")
+        elif isinstance(one, RankOfGains) and one.gain in by_task:
+            line = _of_ranks(by_task[one.gain], by_task[one.paper])
+        elif isinstance(one, SameHeads):
+            line = _of_same_heads(one, rows)
+        elif isinstance(one, ChosenAgain):
+            line = _of_choice(one, rows, draws)
+        if line:
+            lines.append({"key": one.key, "finding": one.words, **line})
+    if not gains:
+        raise Unavailable("there are no rows of the curves that findings compare")
+    return _decided(pd.DataFrame(lines).reindex(columns=[*COLUMNS, "within", "margin", "scope"]))[COLUMNS]
+
+
+def paper_gains(one: PaperGain) -> dict[str, float]:
+    """Returns HIES minus HIS of each task, as the paper prints it."""
+    numbers = paper.read_paper(one.file)
+    at = numbers[np.isclose(numbers["ratio"], one.ratio) & (numbers["task"] != "average")]
+    wide = at.pivot(index="task", columns="method", values=f"{one.measure}_percent")
+    return (wide["HIES"] - wide["HIS"]).to_dict()
+
+
+def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> dict[str, dict[str, Sample]]:
+    """By the key of a finding: its sample on each task."""
+    samples: dict[str, dict[str, Sample]] = {}
+    for experiment, part in rows.groupby("experiment"):
+        here = [one for one in declared if one.experiment == experiment]
+        jobs = part.loc[part["ratio"] > 0, OF_JOBS].drop_duplicates("path")  # of many columns, since these are many
+        keys = ["task", "seed", "checkpoint", "data"]
+        wanted = dict.fromkeys((one.curve, one.against) for one in here)
+        pairs = [with_references(jobs[jobs["curve"] == a], jobs[jobs["curve"] == b], keys) for a, b in wanted]
+        there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
+        found = curve_differences(part[OF_RUNS], there, draws) if len(there) else []
+        for one in here:
+            by_task = {gain.task: gain.over(_at(one, gain)) for gain in found if _is_of(one, gain)}
+            if by_task:
+                samples[one.key] = by_task
+    return samples
+
+
+def _is_of(one: Difference, gain: Gain) -> bool:
+    same = (gain.curve, gain.against, gain.measure) == (one.curve, one.against, one.measure)
+    return same and (not one.tasks or gain.task in one.tasks) and bool(_at(one, gain).any())
+
+
+def _at(one: Difference, gain: Gain) -> np.ndarray:
+    return np.isclose(gain.ratios[:, None], one.ratios).any(axis=1)  # [R, 1] with the ratios -> [R]
+
+
+def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.DataFrame) -> dict[str, Any]:
+    whole = mean_over_tasks([*by_task.values()])
+    these, over = whole.estimate(), whole.over_tasks()
+    line = {name: these[name] for name in ("mean", "low", "high", "p", "margin", "scope", "verdict")}
+    line |= {f"task_{name}": over[name] for name in ("low", "high", "p")}
+    line |= {"within": np.fmax(these["within"], over["within"]), "draws": whole.seeds, "tasks": whole.tasks}
+    line["ahead"] = int((whole.better * whole.by_task > 0).sum())
+    if whole.tasks > 2:
+        rest = whole.rest().estimate()
+        line["least_without"] = task_name([*by_task][whole.extreme])
+        line |= {f"least{suffix}": rest[name] for suffix, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+    used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0)]
+    cells = 2 * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
+    return {**line, "experiment": one.experiment, "cells": cells, "where": f"{one.table} --experiment {one.experiment}"}
+
+
+def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
+    values = np.array([*gains.values()])
+    extreme = max(gains, key=lambda task: abs(gains[task] - values.mean()))
+    rest = np.mean([gain for task, gain in gains.items() if task != extreme])
+    line = {"mean": values.mean(), "ahead": int((values > 0).sum()), "tasks": len(values), "where": where}
+    return {**line, "least": rest, "least_without": task_name(extreme), "verdict": "printed"}
+
+
+def _of_ranks(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
+    tasks = [task for task in ours if task in theirs]
+    rank = spearmanr([ours[task] for task in tasks], [theirs[task] for task in tasks])
+    line = {"mean": float(rank.statistic), "tasks": len(tasks), "where": "analysis/paper/table1_bert_glue_quality.csv"}
+    return {**line, "verdict": f"uncorrected p = {rank.pvalue:.2f}"}
+
+
+def _of_same_heads(one: SameHeads, rows: pd.DataFrame) -> dict[str, Any] | None:
+    pair = [one.curve, one.against]
+    used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0) & rows["curve"].isin(pair)]
+    if used["curve"].nunique() < 2:
+        return None
+    shared = {task: [overlaps(part, ratio, pair)[0, 1] for ratio in one.ratios] for task, part in used.groupby("task")}
+    by_task = pd.DataFrame(shared).mean()
+    line = {"mean": float(by_task.mean()), "ahead": int((by_task >= SAME_HEADS).sum()), "tasks": len(by_task)}
+    alphas = used[used["curve"] == one.curve].groupby("task")["alpha_used"].agg(["min", "max"])
+    top = alphas["min"].eq(alphas["max"].max()).sum()
+    said = f"alpha is {alphas['max'].max():g} at all ratios on {top} of {len(alphas)}"
+    return {**line, "where": f"figure3 --experiment {one.experiment}", "verdict": said}
+
+
+def _of_choice(one: ChosenAgain, rows: pd.DataFrame, draws: int) -> dict[str, Any] | None:
+    fixed = rows[(rows["experiment"] == one.experiment) & rows["alpha"].map(is_number)]
+    his = rows[(rows["experiment"] == one.against) & (rows["curve"] == HIS)]
+    gains = chosen_again(fixed, his, one.ratios, draws) if len(fixed) else {}
+    if not gains:
+        return None
+    again, once = np.mean([*gains.values()], axis=0)  # [2, D], mean over tasks
+    low, high = np.nanquantile(again, [0.025, 0.975])
+    by_task = np.array([np.nanmean(task[0]) for task in gains.values()])
+    line = {"mean": float(np.nanmean(again)), "low": low, "high": high, "tasks": len(gains)}
+    line |= {"ahead": int((by_task > 0).sum()), "draws": fixed["seed"].nunique()}
+    said = f"{TOO_FEW}; width {high - low:.2f}, with one choice {np.ptp(np.nanquantile(once, [0.025, 0.975])):.2f}"
+    return {**line, "verdict": said, "where": f"alphas --experiment {one.experiment}"}
+
+
+def _decided(data: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts that are corrected for the number of tests in an experiment; equality takes both intervals."""
+    lines = corrected(data, data["experiment"].fillna(""))
+    equal = lines["verdict"].str.startswith("equal")
+    both = [or_equal(UNDECIDED, *pair) for pair in zip(data["within"], data["margin"], strict=True)]
+    return lines.assign(verdict=lines["verdict"].mask(equal, pd.Series(both, index=data.index)))
+
+
+def _shown(data: pd.DataFrame) -> pd.DataFrame:
+    """The table for readers."""
+    texts = {row["key"]: effect_texts(row) for row in data.to_dict("records")}
+    columns = {"finding": data["finding"], "key": data["key"]}
+    for name in ("effect", "over tasks", "without one task", "ahead"):
+        columns[name] = data["key"].map(lambda key, name=name: texts[key][name])
+    columns["verdict"] = data["verdict"]
+    columns["cells"] = data["cells"].map(lambda cells: "" if np.isnan(cells) else f"{cells:.0f}")
+    return pd.DataFrame({**columns, "where to look": data["where"]})
+
+
+def effect_texts(row: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the numbers of a line as tables and pages print them."""
+    rest = {name: row[f"least{suffix}"] for name, suffix in (("mean", ""), ("low", "_low"), ("high", "_high"))}
+    without = f"{signed_interval(rest)} ({row['least_without']})" if isinstance(row["least_without"], str) else ""
+    over = f"[{row['task_low']:+.2f}, {row['task_high']:+.2f}]" if row["task_low"] == row["task_low"] else ""
+    ahead = f"{row['ahead']:.0f} of {row['tasks']:.0f}" if row["ahead"] == row["ahead"] else ""
+    effect = f"{row['mean']:.2f}" if str(row["key"]).startswith("same-heads") else signed_interval(row)
+    return {"effect": effect, "over tasks": over, "without one task": without, "ahead": ahead}
