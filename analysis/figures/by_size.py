@@ -15,7 +15,7 @@ from analysis.text.captions import caption, interval_words, lost_tasks, percent
 from analysis.text.labels import criterion_name, model_name, ordered_tasks, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
-OF_SIZES = ("his", "hies")
+HIS_AND_HIES = ("his", "hies")
 ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
 
 
@@ -29,7 +29,7 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
     usual = choice.usual_run(rows, "hies")
     alpha = usual["alpha"].iloc[0] if len(usual) else None
     shown = rows[(rows["ratio"] > 0) & ((rows["criterion"] == "his") | (rows.get("alpha") == alpha))]
-    counts = shown.groupby(["task", "criterion"])["calibration_size"].nunique().unstack().reindex(columns=OF_SIZES)
+    counts = shown.groupby(["task", "criterion"])["calibration_size"].nunique().unstack().reindex(columns=HIS_AND_HIES)
     tasks = [task for task in ordered_tasks(shown["task"]) if (counts.loc[task] > 1).all()]
     if not tasks:
         raise Unavailable("no task has rows of his and hies with two calibration sizes")
@@ -51,7 +51,7 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
 def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
     points = summarise(rows, measure, ["criterion", "ratio", "calibration_size"]).sort_values("calibration_size")
     ratios = sorted(rows["ratio"].unique())
-    for criterion in OF_SIZES:
+    for criterion in HIS_AND_HIES:
         color, marker = style.LOOKS[criterion]
         for place, ratio in enumerate(ratios):
             line = points[(points["criterion"] == criterion) & (points["ratio"] == ratio)]

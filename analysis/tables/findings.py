@@ -28,7 +28,7 @@ COLUMNS = ["key", "finding", "experiment", "mean", "low", "high", "p", "task_low
            "least", "least_low", "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict",
            "where"]  # fmt: skip
 OF_JOBS = ["curve", "criterion", "alpha", "calibration_size", "task", "seed", "checkpoint", "data", "path"]
-OF_RUNS = ["path", "task", "metric", "ratio", "mask"]
+OF_RUNS = ["path", "task", "metric", "ratio", "mask", "examples", "quality", "quality_norm", "chance"]
 
 
 def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
@@ -113,7 +113,7 @@ def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> di
         wanted = dict.fromkeys((one.curve, one.against) for one in here)
         pairs = [with_references(jobs[jobs["curve"] == a], jobs[jobs["curve"] == b], keys) for a, b in wanted]
         there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
-        found = curve_differences(part[OF_RUNS], there, draws) if len(there) else []
+        found = curve_differences(part[[name for name in OF_RUNS if name in part]], there, draws) if len(there) else []
         for one in here:
             by_task = {gain.task: gain.over(_at(one, gain)) for gain in found if _is_of(one, gain)}
             if by_task:

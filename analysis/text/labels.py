@@ -28,6 +28,7 @@ QUESTION_NAMES = {"vizwiz": "VizWiz", "mmvet": "MM-Vet", "digit_questions": "Dig
 SMALL_NAMES = {"apidocs": "API docs", "digits": "Digits"}
 TASK_NAMES = {**GLUE_NAMES, **LANGUAGE_NAMES, **REASONING_NAMES, **VISION_NAMES, **QUESTION_NAMES, **SMALL_NAMES}
 METRIC_NAMES = {
+    "acc_norm": "acc_norm",
     "f1": "F1",
     "f1_macro": "macro F1",
     "f1_weighted": "weighted F1",

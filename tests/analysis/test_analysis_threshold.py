@@ -33,6 +33,6 @@ def test_the_table_has_the_mean_over_seeds_and_says_who_never_falls(tmp_path: Pa
     table = threshold_table(load(tmp_path))
     assert line(table.shown, task="toy", criterion="HIS") == ["30.0 % [30.0, 30.0]", "3"]
     assert line(table.shown, task="toy", criterion="AE") == ["not up to 50 % for 2 of 3 seeds", "3"]
-    assert set(table.shown["task"]) == {"toy"} and "their range" in table.caption
+    assert set(table.shown["task"]) == {"toy"} and "range of 3 draws" in table.caption
     with pytest.raises(Unavailable, match="no task has 80 % unpruned"):
         threshold_table(load(tmp_path).query("task == 'weak'"))

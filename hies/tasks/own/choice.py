@@ -13,7 +13,7 @@ import numpy as np
 from hies.errors import ParameterError
 from hies.tasks.base import Split, Splits
 from hies.tasks.checks import shown
-from hies.tasks.language import ChoiceTask
+from hies.tasks.choice_task import ChoiceTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.files import bad_cell, called, read_rows

@@ -11,7 +11,7 @@ import numpy as np
 
 from hies.errors import ParameterError
 from hies.tasks.base import Answers, PromptTask, Split, Splits
-from hies.tasks.language import encode_texts
+from hies.tasks.choice_task import encode_texts
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.files import read_text
 
