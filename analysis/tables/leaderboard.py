@@ -73,7 +73,9 @@ def _by_curve(part: pd.DataFrame, board: pd.DataFrame, measure: str) -> pd.DataF
     """Means over the tasks, a line a curve and a column a seed; without curves that lack a task of their board."""
     tasks = {*averaged(board, measure)["task"]}  # which the unpruned rows of the board tell
     used = part[part["task"].isin(tasks)]
-    return mean_of_tasks(used if tasks <= {*part["task"]} else part[:0], measure).pivot(index="curve", columns="seed", values=measure)
+    return mean_of_tasks(used if tasks <= {*part["task"]} else part[:0], measure).pivot(
+        index="curve", columns="seed", values=measure
+    )
 
 
 def _estimates(curve: str, means: dict[str, pd.DataFrame], places: dict[str, pd.DataFrame]) -> dict[str, Any]:
