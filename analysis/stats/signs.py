@@ -22,7 +22,7 @@ PREDICTORS = {  # of a setting, mean over its draws -> what it is
     "inside": "the same inside a layer, mean over layers",
 }
 # What two forms of a criterion share that differ in the sign alone.
-ALIKE = ("alpha", *TUNING_WORDS, "prior_examples", "normalize", "importance", "reduction", "reduction_batch", "entropy",
+OF_ONE_FORM = ("alpha", *TUNING_WORDS, "prior_examples", "normalize", "importance", "reduction", "reduction_batch", "entropy",
          "order", "placebo")  # fmt: skip
 LEAST = 5  # settings that a correlation over them takes
 
@@ -37,7 +37,7 @@ def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     """
     jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
     combination = jobs["combination"].fillna("sum") if "combination" in jobs else pd.Series("sum", index=jobs.index)
-    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", *ALIKE) if key in jobs]
+    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", *OF_ONE_FORM) if key in jobs]
     turned = jobs["criterion"].eq("ad") | combination.eq("printed")
     jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=turned)
     both = jobs[jobs["kind"].isin(["hies", "ae"]) & combination.isin(["sum", "printed"])]
