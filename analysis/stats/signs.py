@@ -22,8 +22,8 @@ PREDICTORS = {  # of a setting, mean over its draws -> what it is
     "inside": "the same inside a layer, mean over layers",
 }
 # What two forms of a criterion share that differ in the sign alone.
-OF_ONE_FORM = ("alpha", *TUNING_WORDS, "prior_examples", "normalize", "importance", "reduction", "reduction_batch", "entropy",
-         "order", "placebo")  # fmt: skip
+OF_ONE_FORM = ("alpha", *TUNING_WORDS, "prior_examples", "normalize", "importance", "reduction", "reduction_batch",
+               "entropy", "order", "placebo")  # fmt: skip
 LEAST = 5  # settings that a correlation over them takes
 
 
