@@ -43,7 +43,7 @@ def batches(
             padding token, and labels may be the names of its classes.
         batch_size: examples of a batch; the last may have fewer.
         max_length: tokens at which texts are cut; None: what the tokenizer says.
-        padding: up to the "longest" text of a batch, or to "max_length".
+        padding: on the right, up to the "longest" text of a batch, or to "max_length".
 
     Raises:
         HiesError: data of another form, a column that is not there or has to be named, no labels, a tokenizer without a
