@@ -2,7 +2,8 @@
 
 The run's rows are looked for below results_dir; of their command only the options that make the result are taken, and
 what is given here comes after them (data_root=..., device=...). A row may come from somebody else, so it imports no
-code: where its method or task is from outside, give criterion._target_=MODULE.CLASS or --config-dir=DIR here as well.
+code: where its method or task is from outside, give criterion._target_=MODULE.CLASS, --config-dir=DIR or
+task.include_path=DIR here as well.
 Scoring and evaluation are computed again in folders that are removed afterwards; data and checkpoints are those of the
 cache_dir that is given here. The exit status is 0 where nothing differs but times, revision and command, 1 where
 something does, 2 where the run could not be repeated.
@@ -41,6 +42,7 @@ PLAIN_OVERRIDE = re.compile(r"\+{0,2}(?!hydra)([a-z][\w.]*)=(.*)", re.DOTALL)  #
 OF_THIS_CALL = ("results_dir", "cache_dir", "out", "force")  # what a record must not decide
 LONGEST_COMMAND = 10_000  # characters; jobs have some hundreds, and each word takes Hydra a millisecond
 CONFIG_DIR = "--config-dir="
+INCLUDE_PATH = "include_path"  # of task=lm_eval: definitions there name functions, which are imported
 PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
@@ -166,8 +168,8 @@ def recorded_overrides(command: str, named: Collection[str] = (), folders: Seque
 
 
 def _imports(word: str) -> bool:
-    """Whether a word names a class to import, or a folder of configurations, which may name one."""
-    return word.startswith(CONFIG_DIR) or TARGET in word
+    """Whether a word names a class to import, or a folder of what may name one: configurations, or lm-eval's tasks."""
+    return word.startswith(CONFIG_DIR) or TARGET in word or INCLUDE_PATH in word
 
 
 def _is_plain(word: str, folders: Sequence[Path]) -> bool:

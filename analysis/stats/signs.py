@@ -10,6 +10,7 @@ from analysis.data.scores import Scores, load_scores
 from analysis.errors import Unavailable
 from analysis.stats.pairing import PROTOCOL_KEYS, with_references
 from analysis.stats.significance import DRAWS, ESTIMATE, curve_differences
+from analysis.text.labels import TUNING_WORDS
 from analysis.text.measures import NATS
 
 SETTINGS = ["model", "task"]
@@ -20,6 +21,9 @@ PREDICTORS = {  # of a setting, mean over its draws -> what it is
     "his": "rank correlation of AE with HIS",
     "inside": "the same inside a layer, mean over layers",
 }
+# What two forms of a criterion share that differ in the sign alone.
+OF_ONE_FORM = ("alpha", *TUNING_WORDS, "prior_examples", "normalize", "importance", "reduction", "reduction_batch",
+               "entropy", "order", "placebo")  # fmt: skip
 LEAST = 5  # settings that a correlation over them takes
 
 
@@ -32,10 +36,11 @@ def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
         Unavailable: no setting has both on the same draws.
     """
     jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
-    printed = jobs["combination"].eq("printed") if "combination" in jobs else False
-    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", "alpha", "normalize") if key in jobs]
-    jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=jobs["criterion"].eq("ad") | printed)
-    both = jobs[jobs["kind"].isin(["hies", "ae"])]
+    combination = jobs["combination"].fillna("sum") if "combination" in jobs else pd.Series("sum", index=jobs.index)
+    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", *OF_ONE_FORM) if key in jobs]
+    turned = jobs["criterion"].eq("ad") | combination.eq("printed")
+    jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=turned)
+    both = jobs[jobs["kind"].isin(["hies", "ae"]) & combination.isin(["sum", "printed"])]
     pairs = with_references(both[~both["turned"]], both[both["turned"]], [*keys, "kind"])
     if pairs.empty:
         raise Unavailable(

@@ -45,7 +45,8 @@ def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES
     text = (
         f"HIES minus HIS in {difference_units(measures, plain)}, mean over checkpoints that were fine-tuned with other "
         f"seeds: {caption(plain)}. Brackets: 95 % t interval over the checkpoints, of each the mean over its draws. "
-        "Apart: standard deviation of these means."
+        "Apart: standard deviation of these means. Ahead or behind: the interval excludes 0, not corrected for their "
+        "number."
     )
     return Table(shown, data, text + notes(measures, plain, differences=True))
 

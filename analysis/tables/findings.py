@@ -115,7 +115,8 @@ def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> di
         there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
         found = curve_differences(part[[name for name in OF_RUNS if name in part]], there, draws) if len(there) else []
         for one in here:
-            by_task = {gain.task: gain.over(_at(one, gain)) for gain in found if _is_of(one, gain)}
+            used = [gain for gain in found if _is_of(one, gain) and not gain.at_chance]
+            by_task = {gain.task: gain.over(_at(one, gain)) for gain in used}
             if by_task:
                 samples[one.key] = by_task
     return samples

@@ -36,7 +36,8 @@ def leaderboard_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) 
         raise Unavailable("there are only rows of the unpruned model")
     shown = (*measures, *(("loss",) if "loss" not in measures and rows["loss"].notna().any() else ()))
     rows = rows.assign(**{FLOPS: percent_of_dense(rows, "flops")})
-    boards = {str(words): board for words, board in rows[rows["ratio"] > 0].groupby(unusual_settings(rows))}
+    pruned = rows[rows["path"].isin(rows.loc[rows["ratio"] > 0, "path"])]
+    boards = {str(words): board for words, board in pruned.groupby(unusual_settings(rows))}
     order = sorted(boards, key=lambda words: [word.zfill(9) for word in words.split()])  # numbers by their size
     lines = [line for settings in order for line in _lines(settings, boards[settings], measures, shown)]
     data = pd.DataFrame(lines)
@@ -48,7 +49,7 @@ def _lines(
     settings: str, board: pd.DataFrame, measures: Sequence[str], shown: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """The criteria of one board: over the ratios that all of them have, then at each ratio, the best first."""
-    ratios = [{*part["ratio"]} for _, part in board.groupby(["curve", "task"])]
+    ratios = [{*part["ratio"]} - {0.0} for _, part in board.groupby(["curve", "task"])]
     common, every = sorted(set.intersection(*ratios)), sorted(set.union(*ratios))
     windows = [common] if len(common) > 1 else []
     for window in [*windows, *([ratio] for ratio in every)]:
@@ -70,8 +71,11 @@ def _over(board: pd.DataFrame, ratios: list[float], columns: list[str]) -> pd.Da
 
 def _by_curve(part: pd.DataFrame, board: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Means over the tasks, a line a curve and a column a seed; without curves that lack a task of their board."""
-    whole = {*averaged(board, measure)["task"]} <= {*part["task"]}
-    return mean_of_tasks(part if whole else part[:0], measure).pivot(index="curve", columns="seed", values=measure)
+    tasks = {*averaged(board, measure)["task"]}  # which the unpruned rows of the board tell
+    used = part[part["task"].isin(tasks)]
+    return mean_of_tasks(used if tasks <= {*part["task"]} else part[:0], measure).pivot(
+        index="curve", columns="seed", values=measure
+    )
 
 
 def _estimates(curve: str, means: dict[str, pd.DataFrame], places: dict[str, pd.DataFrame]) -> dict[str, Any]:

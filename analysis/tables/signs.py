@@ -37,9 +37,9 @@ def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     text = (
         f"The paper's sign of the entropy term (focused heads stay) minus the turned one, in "
         f"{difference_units(measures, rows)}: {caption(rows)}. Brackets: 95 % interval over draws and "
-        f"evaluation examples, not corrected for their number. The last lines, of {LEAST} models and tasks or more: "
-        "Spearman rank correlation over them of each statistic of the heads with the difference. It is found and "
-        "tested on the same few cells, so it is a lead and no proof."
+        f"evaluation examples, not corrected for their number; of fewer than five draws their range. The last "
+        f"lines, of {LEAST} models and tasks or more: Spearman rank correlation over them of each statistic of the "
+        "heads with the difference. It is found and tested on the same few cells, so it is a lead and no proof."
     )
     return Table(shown, gains.merge(known, on=SETTINGS, how="left"), text + notes(measures, rows))
 

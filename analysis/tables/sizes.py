@@ -13,7 +13,10 @@ from analysis.text.labels import in_order, ordered_curves, task_name, without_wo
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
 OF_SIZES = "rows and predictions of his, and of hies, on the same seeds, of at least two calibration sizes"
-INTERVALS = "Brackets: 95 % interval over draws and evaluation examples, not corrected for their number"
+INTERVALS = (
+    "Brackets: 95 % interval over draws and evaluation examples, not corrected for their number; of fewer than five "
+    "draws their range"
+)
 
 
 @table(

@@ -78,7 +78,7 @@ class CalibrationSource:
             return train
         other, _ = _training_texts(self.examples, evaluator.data_root, evaluator.cache_dir)
         # In the place of labels that the model answers in a moment: the other task's own are no classes of this one.
-        return Split(other.inputs, np.zeros(len(other), dtype=train.labels.dtype))
+        return Split(other.inputs, np.resize(train.labels[:1], len(other)))
 
     def drawn(self, evaluator: "Evaluator", seed: int, size: int) -> Split:
         """Returns `size` examples of the pool drawn with `seed`, with the labels that they are scored by."""

@@ -43,7 +43,7 @@ def batches(
             padding token, and labels may be the names of its classes.
         batch_size: examples of a batch; the last may have fewer.
         max_length: tokens at which texts are cut; None: what the tokenizer says.
-        padding: up to the "longest" text of a batch, or to "max_length".
+        padding: on the right, up to the "longest" text of a batch, or to "max_length".
 
     Raises:
         HiesError: data of another form, a column that is not there or has to be named, no labels, a tokenizer without a
@@ -123,7 +123,8 @@ class Batches:
     def _tokens(self, parts: Sequence[list[str]]) -> Batch:
         limit = self.max_length or (self.reader.model_max_length if self.reader.model_max_length < 1 << 30 else None)
         padding = self.padding if self.reader.pad_token is not None else "do_not_pad"
-        options = {"padding": padding, "truncation": limit is not None, "max_length": limit}
+        # On the right: models with absolute positions count them from the left, padding included.
+        options = {"padding": padding, "padding_side": "right", "truncation": limit is not None, "max_length": limit}
         return dict(self.reader(*parts, **options, return_attention_mask=True, return_tensors="pt"))
 
     def _pictures(self, pictures: Sequence[Any]) -> Batch:

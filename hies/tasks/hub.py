@@ -42,7 +42,7 @@ def frames(repository: str, config: str | None, data_root: Path | None, options:
         with tempfile.TemporaryDirectory() as forgotten, no_progress_bars():
             place = forgotten if source or "data_files" in more else None
             loaded = datasets.load_dataset(str(source or repository), config, cache_dir=place, **more)
-            return {name: split.to_pandas() for name, split in loaded.items()}
+            return {name: _frame(split) for name, split in loaded.items()}
     except Exception as error:  # datasets raises whatever its network or file layer does
         if source:
             raise HiesError(
@@ -51,6 +51,13 @@ def frames(repository: str, config: str | None, data_root: Path | None, options:
         if files := json.loads(options).get("data_files"):
             raise HiesError(f"{files} cannot be read as {repository} by datasets ({brief(error)}).") from error
         raise HiesError(_how_to_get(repository, data_root)) from error
+
+
+def _frame(split: Any) -> pd.DataFrame:
+    """Returns the rows of a split; `attrs` have the names of classes that stand as numbers in a column, by column."""
+    rows = split.to_pandas()
+    rows.attrs = {name: feature.names for name, feature in split.features.items() if hasattr(feature, "names")}
+    return rows
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from analysis.figures.tasks import draw_all_tasks, mean_of_tasks
 from analysis.stats.pairing import paired
 from analysis.stats.significance import averaged_gains, curve_differences
 from analysis.tables.differences import claims_table
+from analysis.tables.leaderboard import leaderboard_table
 from analysis.tables.spread import table10
 
 
@@ -65,6 +66,9 @@ def test_means_of_quality_leave_it_out_and_captions_say_so(tmp_path: Path) -> No
     text = caption_of(draw_all_tasks(rows)[0])
     assert "over all 3 tasks (of quality over 2)" in text
     assert "Unpruned no better than a guess, and no part of means of quality: OBQA." in text
+    board = leaderboard_table(rows)
+    assert board.data["quality_mean"].tolist() == [45] and board.data["quality_on_openbookqa"].tolist() == [16]
+    assert "no part of means of quality: OBQA." in board.caption
 
 
 def test_without_any_task_above_chance_there_is_no_mean(tmp_path: Path) -> None:

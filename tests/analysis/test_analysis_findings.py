@@ -49,6 +49,13 @@ def test_a_finding_of_one_task_says_so(rows: pd.DataFrame) -> None:
     assert lines.loc["rank", "tasks"] == 6 and abs(lines.loc["rank", "mean"]) < 1
 
 
+def test_a_task_at_chance_has_no_part_in_it(tmp_path: Path) -> None:
+    for task in ("sst2", "piqa"):  # rows say 50 % of 50 examples, which only for piqa is chance
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, task=task)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.9, 0.8, task=task, **TUNED)
+    assert findings(load(tmp_path), 10, (GAIN,))["tasks"].tolist() == [1]
+
+
 def test_the_papers_own_gain_at_half_of_the_heads_is_mostly_cola(rows: pd.DataFrame) -> None:
     printed = findings(rows, 10, (GAIN, PRINTED)).set_index("key").loc["printed"]
     assert (round(printed["mean"], 2), round(printed["least"], 2), printed["least_without"]) == (1.93, 0.92, "CoLA")

@@ -112,6 +112,8 @@ def signed(tmp_path_factory):
         right_in(folder, "ad", 1.0, diffuse, task=task)
         right_in(folder, "hies", 1.0, 0.85, task=task, alpha="auto")
         right_in(folder, "hies", 1.0, 0.80, task=task, alpha="auto", combination="printed")
+        for other in ({"combination": "product"}, {"placebo": "permuted"}):  # no forms that differ in the sign alone
+            right_in(folder, "hies", 1.0, 0.70, task=task, alpha="auto", **other)
     return load(folder)
 
 

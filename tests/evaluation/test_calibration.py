@@ -68,6 +68,9 @@ def test_texts_of_another_task_are_its_training_texts_and_part_of_every_name(tmp
     identity = source.identity(tmp_path)
     assert identity["texts"] == TASKS["sst2"]().fingerprint(tmp_path)
     assert source.key(evaluator)[1] != CalibrationSource("words", "model").key(evaluator)
+    several = replace(evaluator.splits, train=Split(PAIRS.inputs, np.array(["011"] * 13)))  # a label for each of three
+    evaluator.splits = several
+    assert {*source.pool(evaluator).labels.tolist()} == {"011"}
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def test_another_run_is_refused_with_what_makes_it_another(again, change, words)
         "python -m experiments.prune seed=0",
         "python -m experiments.run; rm x",
         "python -m experiments.run --config-dir=/tmp seed=0",
+        "python -m experiments.run task=lm_eval task.name=mine task.include_path=/tmp/own",
         "python -m experiments.run hydra.run.dir=/tmp",
         "python -m experiments.run hydra/launcher=joblib",
         "python -m experiments.run +hydra.x=1",

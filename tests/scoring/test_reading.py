@@ -80,6 +80,15 @@ def test_tokens_are_the_labels_of_a_list_of_texts():
     assert same(batch, rows)
 
 
+def test_what_a_model_answers_does_not_depend_on_how_texts_are_batched():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 11, "n_embd": 22, "n_layer": 1, "n_head": 2, "n_positions": 13}
+    gpt2 = tf.GPT2LMHeadModel(tf.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    left = tokenizer(padding_side="left")  # GPT-2 counts positions from the left, padding included
+    losses = [hies.evaluate(gpt2, hies.batches(left, TEXTS[2:], model=gpt2, batch_size=size)).loss for size in (1, 3)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_padding_that_is_the_end_of_a_text_is_masked_all_the_same():
     (batch,) = hies.batches(tokenizer(pad_token="a"), TEXTS)
     assert batch["labels"][0].tolist() == [*ids("a b c"), *[-100] * 4]

@@ -138,21 +138,22 @@ class OwnData(Task):
         return rest, drawn
 
     def warn_of_shared(self, parts: dict[str, Split], splits: Splits, unit: str = "row") -> None:
-        """Warns where examples of the report stand among those to train on as well."""
-        seen = {key: place for place, key in reversed([*enumerate(_keys(splits.train))])}
-        shared = [key for key in _keys(splits.report) if key in seen]
-        if not shared:
-            return
-        train, report = (parts["train"], parts.get("report", parts["train"]))
-        rows = [_keys(part).index(shared[0]) + 1 for part in (report, train)]
-        if report is train:
-            rows[0] = len(_keys(train)) - _keys(train)[::-1].index(shared[0])
-        names = files.called(self.report or self.train or ""), files.called(self.train or "")
-        warnings.warn(
-            f"{len(shared)} of the {len(splits.report)} reported {unit}s are among those to train on too: {unit} "
-            f"{rows[0]} of {names[0]} is {unit} {rows[1]} of {names[1]}; leave them out of one.",
-            stacklevel=2,
-        )
+        """Warns where examples of the report stand among those to train on, or for choices, as well."""
+        for name, purpose in (("train", "to train on"), ("selection", "for choices")):
+            seen = {*_keys(getattr(splits, name))}
+            shared = [key for key in _keys(splits.report) if key in seen]
+            if not shared:
+                continue
+            other, report = (parts.get(part, parts["train"]) for part in (name, "report"))
+            rows = [_keys(part).index(shared[0]) + 1 for part in (report, other)]
+            if report is other:
+                rows[0] = len(_keys(other)) - _keys(other)[::-1].index(shared[0])
+            called = [files.called(getattr(self, part) or self.train or "") for part in ("report", name)]
+            warnings.warn(
+                f"{len(shared)} of the {len(splits.report)} reported {unit}s are among those {purpose} too: {unit} "
+                f"{rows[0]} of {called[0]} is {unit} {rows[1]} of {called[1]}; leave them out of one.",
+                stacklevel=2,
+            )
 
     def origin(self) -> str:
         """Returns where the splits come from, in words."""

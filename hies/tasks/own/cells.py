@@ -133,7 +133,8 @@ def _label(cell: Any, row: int, column: str, source: str) -> str:
         return str(cell)
     if not number.is_integer():
         raise bad_cell(source, row, column, f"{shown(cell)} is no class", "for scores give task.kind=regression")
-    return str(int(number))
+    exact = isinstance(cell, int) or str(cell).strip().isdecimal()  # a float has 53 bits, and an id may have 64
+    return str(int(cell if exact else number))
 
 
 def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:

@@ -46,11 +46,13 @@ class _Content:
         tables: part -> its rows.
         columns: those that are read, the same in all of them.
         labels: part -> the label of each row: a text, a set of texts, or a number.
+        named: what a data set of the Hub calls the classes whose numbers are in its column of labels; mostly nothing.
     """
 
     tables: dict[str, pd.DataFrame]
     columns: FoundColumns
     labels: dict[str, list[Any]]
+    named: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,9 @@ class OwnTable(OwnData, ClassifierTask):
         unnamed, classes = named == {f"label {i}" for i in range(len(outputs))}, tuple(outputs)
         if not {*map(checks.plain_label, labels)} <= named:
             if self.kind == "classification" and all(map(str.isdecimal, labels)):
-                classes = tuple(map(str, range(len(outputs))))
+                numbered = [checks.plain_label(name) for name in content.named]
+                order = map(numbered.index, map(checks.plain_label, outputs)) if {*numbered} == named else None
+                classes = tuple(map(str, order or range(len(outputs))))
             elif self.kind == "classification" and unnamed and len(labels) == len(outputs):
                 return self  # answers tell which is which
             elif unnamed:
@@ -258,7 +262,7 @@ class OwnTable(OwnData, ClassifierTask):
             self.kind
         ]
         found = {part: read(tables[part], columns.labels, source) for part, source in self.given().items()}
-        return _Content(tables, columns, found)
+        return _Content(tables, columns, found, tables["train"].attrs.get(columns.labels[0], ()))
 
     def _scores(self, rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[float]:
         return cells.scores(rows, columns[0], source, self.scale)

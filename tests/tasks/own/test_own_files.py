@@ -156,11 +156,15 @@ def test_splits_are_drawn_with_the_seed_shuffled_and_keep_the_shares_of_classes(
 
 def test_a_report_of_its_own_is_reported_whole_and_shared_rows_are_said(tmp_path):
     train, report = table(tmp_path / "train.csv", ROWS[:30]), table(tmp_path / "test.csv", ROWS[25:])
-    with pytest.warns(UserWarning, match="^5 of the 12 reported rows are among those to train on too: row ") as said:
+    with pytest.warns(UserWarning, match="reported rows are among those (to train on|for choices) too: row ") as said:
         splits = loaded(train, report=str(report), selection=str(report))
     first, second = map(int, re.findall(r"row (\d+) of t", str(said[0].message)))
     assert ROWS[25:][first - 1] == ROWS[:30][second - 1]
     assert len(splits.train) == 30 and len(splits.report) == len(splits.selection) == 12
+    assert [str(one.message).split(" too:")[0] for one in said] == [
+        "5 of the 12 reported rows are among those to train on",
+        "12 of the 12 reported rows are among those for choices",
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded(table(tmp_path / "alone.csv", ROWS))
@@ -215,7 +219,7 @@ def test_a_data_set_of_the_hub_by_owner_name_and_split(tmp_path):
     for split in ("train", "test"):
         pd.DataFrame(ROWS).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     task = TASKS["table"](train="me/films", report="me/films:test")
-    with pytest.warns(UserWarning, match="among those to train on"):
+    with pytest.warns(UserWarning, match="among those (to train on|for choices)"):
         splits = task.load_checked(tmp_path, tmp_path)
     assert task.name == "films" and len(splits.report) == 37 and len(splits.train) + len(splits.selection) == 37
     with pytest.raises(HiesError, match=r"^task\.report is 'me/films:dev'; it has the splits train, test, as in me"):

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +81,26 @@ def test_whole_numbers_are_the_numbers_of_outputs(tmp_path):
     _, task = pair(tmp_path, path, ("bad", "fair", "good"))
     assert task.label_names() == ("0", "1", "2") and task.numbered
     assert set(task.load_checked(None, tmp_path).train.labels.tolist()) == {0, 2}
+
+
+def test_numbers_of_classes_that_the_hub_names_as_the_model_does_stand_for_these_names(tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["Yes", "no"])})
+    path = tmp_path / "me" / "answers" / "train-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    columns = rows(label=lambda i: int(i % 3 > 0)).to_dict("list")
+    datasets.Dataset.from_dict(columns, features).to_parquet(str(path))
+    task = TASKS["table"](train="me/answers")
+    shares = [
+        float(np.mean(task.for_classifier(outputs, tmp_path).load(tmp_path, tmp_path).report.labels))
+        for outputs in (["yes", "no"], ["no", "yes"], ["a", "b"])
+    ]
+    assert shares[0] == shares[2] == 1 - shares[1] > 0.5
+
+
+def test_labels_that_differ_beyond_53_bits_are_two(tmp_path):
+    for name in ("ids.csv", "ids.jsonl"):
+        path = file(tmp_path, rows(label=lambda i: 2**53 + i % 2), name)
+        assert TASKS["table"](train=path).label_names() == ("9007199254740992", "9007199254740993")
 
 
 @pytest.mark.parametrize(
