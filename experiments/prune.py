@@ -39,7 +39,8 @@ if TYPE_CHECKING:  # torch and transformers, which are imported when the options
     from transformers import PreTrainedModel
 
     from hies.efficiency.cost import Cost
-    from hies.evaluation.evaluator import Evaluation, Evaluator
+    from hies.evaluation.evaluation import Evaluation
+    from hies.evaluation.evaluator import Evaluator
     from hies.heads.sites import Removed
 
 Line = tuple[str, str, str]  # name, of the dense model, of the pruned one
@@ -60,7 +61,7 @@ def _prune_declared(declared: Declared) -> int:
             f"experiments.prune makes one model, but the command line declares {len(declared.jobs)} jobs; "
             "give one value for each option."
         )
-    from hies.evaluation.evaluator import Evaluation
+    from hies.evaluation.evaluation import Evaluation
 
     (job,) = declared.jobs
     folder = _checked_folder(job.config)

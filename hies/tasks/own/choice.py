@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hies.errors import ParameterError
-from hies.tasks.base import Split, Splits
 from hies.tasks.checks import shown
 from hies.tasks.choice_task import ChoiceTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.files import bad_cell, called, read_rows
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     import pandas as pd

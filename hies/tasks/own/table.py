@@ -12,11 +12,12 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError, check_choice
 from hies.tasks import checks
-from hies.tasks.base import Answers, ClassifierTask, Split, Splits
+from hies.tasks.base import Answers, ClassifierTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.columns import FoundColumns, find_columns
 from hies.tasks.own.files import bad_cell, called, read_rows
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
