@@ -64,11 +64,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
                 line["calibration_size"], line["mean"], label=f"{criterion_name(criterion)}, {percent(ratio)}", **look
             )
             axes.fill_between(line["calibration_size"], line["low"], line["high"], color=color, alpha=0.1, linewidth=0)
-    axes.set_xscale("log", base=2)
-    sizes = sorted(rows["calibration_size"].unique())
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=60, fontsize=8)
-    axes.minorticks_off()
-    axes.grid(axis="y")
+    style.axis_of_sizes(axes, rows["calibration_size"])
+    axes.tick_params("x", rotation=60, labelsize=8)
 
 
 def _name(usual: pd.DataFrame) -> str:

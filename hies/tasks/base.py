@@ -141,13 +141,17 @@ class Task(ABC):
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the classes in the order of their indices; none where answers are scores or texts."""
 
+    def output_names(self, data_root: Path | None) -> tuple[str, ...]:
+        """Returns what the outputs of a classifier stand for, in order: its classes; none where there is one score."""
+        return self.label_names(data_root)
+
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns what the configuration of a model for this task says, such as its outputs or its number of words."""
         return {}
 
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
         """Raises HiesError where a classifier does not have one output for each class, or a single one for a score."""
-        outputs, labels = network.config.num_labels, max(len(self.label_names(data_root)), 1)
+        outputs, labels = network.config.num_labels, max(len(self.output_names(data_root)), 1)
         if self.finetuned and outputs != labels:
             raise HiesError(
                 f"The checkpoint {checkpoint!r} has {outputs} outputs, but task={self.name} has {labels} labels; give "
@@ -230,7 +234,7 @@ class ClassifierTask(Task):
 
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns the outputs by name; a single one for a regression task."""
-        names = self.label_names(data_root)
+        names = self.output_names(data_root)
         if not names:
             return {"num_labels": 1}
         return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
