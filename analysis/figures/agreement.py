@@ -55,8 +55,8 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
 
 def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
     """Returns the mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
-    rows = rows[np.isclose(rows["ratio"], ratio)]
-    removed = {(row["curve"], row["seed"]): removed_heads(row["mask"]) for row in rows.to_dict("records")}
+    rows = rows.loc[np.isclose(rows["ratio"], ratio), ["curve", "seed", "mask"]]
+    removed = {(curve, seed): removed_heads(mask) for curve, seed, mask in rows.itertuples(index=False)}
     return _mean_over_seeds(removed, curves, jaccard)
 
 
