@@ -47,7 +47,7 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
         title = f"Removed at {percent(ratio)}: Jaccard\n(chance: about {ratio / (2 - ratio):.2f})"
         _matrix(axes, overlaps(rows, ratio, curves), title, "Blues", low=0)
     _matrix(panels[-1], correlations(rows, curves), "Scores: Spearman\n(chance: 0)", "RdBu_r", low=-1)
-    text = f"{caption(rows)}. Mean over seeds; 1: the same heads, or the same ranking."
+    text = f"{caption(rows)}. Mean over draws; 1: the same heads, or the same ranking."
     text += f" Left out, since they remove no heads: {', '.join(left_out)}." if left_out else ""
     style.headline(canvas, f"Agreement of the criteria: {heading(rows)}", text)
     return panels

@@ -42,7 +42,7 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
         style.outer_labels(block, "calibration examples", axis_label(measure, shown))
     style.legend_beside(canvas, blocks[0])
     words = " and ".join(MEASURE_OF[measure].words for measure in measures)
-    text = f"{caption(shown)}. Round: {_name(usual)}. Line: mean over seeds; band: {interval_words(shown)}."
+    text = f"{caption(shown)}. Round: {_name(usual)}. Line: mean over draws; band: {interval_words(shown)}."
     text += f"{notes(measures, rows)}{lost_tasks(rows, tasks, ONE_SIZE_ONLY)}"
     style.headline(canvas, f"{model_name(rows['model'].iloc[0])}: {words} by the size of the calibration set", text)
     return [axes for block in blocks for axes in block]
