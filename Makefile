@@ -134,7 +134,7 @@ threshold: setup ## appendix E.1: the share of heads at which accuracy falls und
 ##@ The paper on large models (LLAMA, VIT, LLAVA; one GPU; the Hub, but for LLAMA=smollm2)
 
 # figure4 figure10 figure13: ## accuracy and stability of a language model (LLAMA=llama2_7b: the paper's model)
-# table8 table10: ## the same model: orthogonality of HIS and AE, spread over seeds
+# table8 table10: ## the same model: orthogonality of HIS and AE, spread over draws
 $(FROM_LANGUAGE) table12: MODEL = $(LLAMA)
 $(FROM_LANGUAGE) table12: $(if $(filter smollm2,$(LLAMA)),weights)
 

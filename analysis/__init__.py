@@ -1,4 +1,4 @@
-"""Rows and score files on disk -> tidy frame -> intervals over seeds -> figures and tables.
+"""Rows and score files on disk -> tidy frame -> intervals over draws -> figures and tables.
 
 Reads files only: no torch, no transformers, and of `hies` nothing but `hies.runs` and `hies.errors`.
 """

@@ -120,6 +120,15 @@ def plain_box(axes: Axes) -> None:
     axes.tick_params(length=0)
 
 
+def axis_of_sizes(axes: Axes, sizes: Iterable[float]) -> None:
+    """Gives the sizes of calibration sets an axis on which twice as many are one step."""
+    axes.set_xscale("log", base=2)
+    ticks = sorted({*sizes})
+    axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
+    axes.minorticks_off()
+    axes.grid(axis="y")
+
+
 def looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Returns the line style of every curve: marker of its criterion, dash of its place there, and a colour of its own.
 

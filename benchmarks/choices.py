@@ -21,8 +21,9 @@ from tabulate import tabulate
 
 from benchmarks.rounds import conditions, in_turn, ratio
 from hies.tasks import TASKS
-from hies.tasks.base import TOKENS, Split
+from hies.tasks.base import TOKENS
 from hies.tasks.prefix_model import PrefixLM
+from hies.tasks.splits import Split
 
 NAMES = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa", "piqa", "mmlu")
 HEADERS = [

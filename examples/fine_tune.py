@@ -28,22 +28,20 @@ def main(words: list[str] | None = None) -> None:
 
     def examples(path: str) -> list[dict]:
         with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{**tokenizer(row["text"], truncation=True), "labels": int(row["label"])} for row in rows]
+            return [{"text": row["text"], "labels": int(row["label"])} for row in csv.DictReader(file)]
 
+    report = hies.batches(tokenizer, examples(options.report), model=model, batch_size=64)
     settings = {"num_train_epochs": options.epochs, "save_strategy": "epoch", "report_to": "none"}
     trainer = Trainer(
         model,
         TrainingArguments(options.out, per_device_train_batch_size=16, learning_rate=5e-5, **settings),
-        train_dataset=examples(options.data),
-        eval_dataset=examples(options.report),
+        train_dataset=[{**tokenizer(row["text"], truncation=True), **row} for row in examples(options.data)],
         data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
         callbacks=[hies.PrunedCheckpoints()],  # else checkpoints lack the record of the heads that are gone
     )
-    before = trainer.evaluate()["eval_accuracy"]
+    before = hies.evaluate(model, report).accuracy
     trainer.train()
-    after = trainer.evaluate()["eval_accuracy"]
+    after = hies.evaluate(model, report).accuracy
     print(f"accuracy {before:.3f} before, {after:.3f} after {trainer.state.global_step} steps")
 
     checkpoint = hies.load_pruned(Path(options.out) / f"checkpoint-{trainer.state.global_step}")

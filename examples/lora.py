@@ -8,8 +8,7 @@ import argparse
 import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hies
 
@@ -22,23 +21,17 @@ parser.add_argument("--steps", type=int, default=500)
 def main(words: list[str] | None = None) -> pd.DataFrame:
     """Runs the example; returns accuracy, one row a ratio."""
     options = parser.parse_args(words)
-    model = AutoModelForSequenceClassification.from_pretrained(options.model).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(options.model)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-
-    def batches(path: str, size: int) -> DataLoader:
-        examples = [{**tokenizer(row.text), "labels": row.label} for row in pd.read_csv(path).itertuples()]
-        return DataLoader(examples, size, collate_fn=DataCollatorWithPadding(tokenizer))
-
-    @torch.no_grad()
-    def accuracy(one: torch.nn.Module) -> float:
-        right = [one.eval()(**batch).logits.argmax(-1) == batch["labels"] for batch in batches(options.report, 64)]
-        return float(torch.cat(right).float().mean())
-
-    train, dense, found = list(batches(options.data, 8)), accuracy(model), []
+    data, report = (
+        hies.batches(tokenizer, pd.read_csv(path).to_dict("records"), "text", "label", model=model)
+        for path in (options.data, options.report)
+    )
+    train, dense, found = list(data), hies.evaluate(model, report).accuracy, []
     scores = hies.HIES(alpha=0.9)(hies.collect(model, train[:4]))
     for ratio in options.ratios:
         small = hies.prune(model, hies.select(scores, ratio))
-        before = accuracy(small)
+        before = hies.evaluate(small, report).accuracy
         tuned = get_peft_model(small, LoraConfig(r=16, target_modules="all-linear", task_type="SEQ_CLS")).train()
         optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-3)
         for step in range(options.steps):
@@ -46,7 +39,7 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
             optimizer.step()
             optimizer.zero_grad()
         small = tuned.merge_and_unload()  # the adapters are in its matrices now: a pruned model as before
-        found.append((dense, before, accuracy(small)))
+        found.append((dense, before, hies.evaluate(small, report).accuracy))
         print("removed {:.0%}, accuracy {:.3f}, pruned {:.3f}, after LoRA {:.3f}".format(ratio, *found[-1]), flush=True)
         hies.save_pruned(small, f"{options.out}/ratio-{ratio:g}")
 

@@ -6,7 +6,6 @@ python examples/plain.py --model FOLDER --texts docs/results.md --out plain
 import argparse
 from pathlib import Path
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
 import hies
@@ -21,12 +20,11 @@ parser.add_argument("--ratio", type=float, default=0.3)
 def main(words: list[str] | None = None) -> dict[str, float]:
     """Runs the example; returns the losses."""
     options = parser.parse_args(words)
-    model = AutoModelForCausalLM.from_pretrained(options.model).eval()
+    model = AutoModelForCausalLM.from_pretrained(options.model)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    lines, batches = Path(options.texts).read_text(encoding="utf-8").splitlines(), []
-    for line in [line for line in lines if len(line.split()) > 8][:64]:
-        tokens = tokenizer(line, return_tensors="pt", truncation=True, max_length=64)
-        batches.append({**tokens, "labels": tokens["input_ids"]})
+    lines = Path(options.texts).read_text(encoding="utf-8").splitlines()
+    texts = [line for line in lines if len(line.split()) > 8][:64]
+    batches = list(hies.batches(tokenizer, texts, model=model, batch_size=1, max_length=64))
 
     scores = hies.HIES(alpha=0.9)(hies.collect(model, batches[::2]))
     plain = hies.select(scores, options.ratio, sites=hies.prunable(model, batches[0]), plain=True)
@@ -34,8 +32,8 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     free = hies.select(scores, sum(map(len, plain.values())) / sum(map(len, scores.values())))
     losses = {}
     for name, removed in {"dense": {}, "chosen freely": free, "plain": plain}.items():
-        with torch.no_grad(), hies.masked(model, removed):
-            losses[name] = sum(float(model(**batch).loss) for batch in batches[1::2]) / len(batches[1::2])
+        with hies.masked(model, removed):
+            losses[name] = hies.evaluate(model, batches[1::2]).loss
         print(f"{name:<14} loss {losses[name]:.3f}")
 
     assert hies.save_pruned(hies.prune(model, plain), options.out)  # True: plain from_pretrained loads it

@@ -18,23 +18,19 @@ parser.add_argument("--model", required=True, help="folder of a pruned classifie
 parser.add_argument("--report", required=True, help="CSV file, columns text and label (numbers)")
 
 
-@torch.no_grad()
 def main(words: list[str] | None = None) -> list[float]:
     """Runs the example; returns accuracy before and after."""
     options = parser.parse_args(words)
-    model, tokenizer = hies.load_pruned(options.model).eval(), AutoTokenizer.from_pretrained(options.model)
+    model, tokenizer = hies.load_pruned(options.model), AutoTokenizer.from_pretrained(options.model)
     with Path(options.report).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    labels = [int(row["label"]) for row in rows]
+    report = hies.batches(tokenizer, rows, "text", labels, model=model, batch_size=64)
     small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     accuracies = []
     for name, one in (("float32", model), ("8 bits", small)):
-        right = 0
-        for start in range(0, len(rows), 64):
-            part = rows[start : start + 64]
-            answers = one(**tokenizer([row["text"] for row in part], padding=True, return_tensors="pt")).logits
-            right += int((answers.argmax(-1) == torch.tensor([int(row["label"]) for row in part])).sum())
         torch.save(one.state_dict(), weights := io.BytesIO())
-        accuracies.append(right / len(rows))
+        accuracies.append(hies.evaluate(one, report).accuracy)
         print(f"{name:<8}  accuracy {accuracies[-1]:.3f}  {weights.tell() / 1e3:.0f} kB")
     return accuracies
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:  # torch and transformers, which are imported when the options
     from transformers import PreTrainedModel
 
     from hies.efficiency.cost import Cost
-    from hies.evaluation.evaluator import Evaluation, Evaluator
+    from hies.evaluation.evaluation import Evaluation
+    from hies.evaluation.evaluator import Evaluator
     from hies.heads.sites import Removed
 
 Line = tuple[str, str, str]  # name, of the dense model, of the pruned one
@@ -60,7 +61,7 @@ def _prune_declared(declared: Declared) -> int:
             f"experiments.prune makes one model, but the command line declares {len(declared.jobs)} jobs; "
             "give one value for each option."
         )
-    from hies.evaluation.evaluator import Evaluation
+    from hies.evaluation.evaluation import Evaluation
 
     (job,) = declared.jobs
     folder = _checked_folder(job.config)
@@ -81,12 +82,7 @@ def _prune_declared(declared: Declared) -> int:
         small = hies.load_pruned(folder).to(evaluator.device)  # type: ignore[arg-type]
         pruned = Evaluation.of({**evaluator.all_answers(small), "seconds": np.array(0.0)}, None)
         bar.update()
-    config, alpha = job.config, plan.notes[ratio].get("alpha_used")
-    print(
-        f"{config.model.name} on {config.task.name}, {config.criterion.name}"
-        f"{'' if alpha is None else f' (alpha {alpha:g})'} on {config.calibration.size} calibration examples, "
-        f"seed {config.seed}: {sum(map(len, removed.values()))} of {evaluator.heads_total} heads cut out\n"
-    )
+    print(_what_was_done(job.config, plan.notes[ratio].get("alpha_used"), removed, evaluator.heads_total))
     speeds, notes = _speeds(evaluator, small)
     lines = [*_comparison(evaluator, removed, dense, pruned), *speeds]
     print("".join(f"{name:<26}{before:>12}{after:>12}\n" for name, before, after in lines))
@@ -95,7 +91,7 @@ def _prune_declared(declared: Declared) -> int:
     notes |= {name: text for name, text in evaluator.trained_on().items() if name == "weights"}
     notes |= _cost_of_plain(job, evaluator, removed, dense.answers)
     print("".join(f"{name}: {text}\n" for name, text in notes.items()))
-    _write_card(folder, small, plain, config.task.name, lines, notes)
+    _write_card(folder, small, plain, job.config.task.name, lines, notes)
     print(f'{folder} holds the pruned model. To load it:\n\nimport hies\nmodel = hies.load_pruned("{folder}")')
     return 0
 
@@ -150,6 +146,14 @@ def _check_cut(config: Config, evaluator: Evaluator) -> None:
     if not config.criterion.masks(lambda _: equal, [ratio], config.sparsity, among)[ratio]:
         heads = sum(site.heads for site in sites.values())
         raise HiesError(f"sparsity.ratio is {ratio}, which removes none of the {heads} heads; give a larger one.")
+
+
+def _what_was_done(config: Config, alpha: float | None, removed: Removed, heads: int) -> str:
+    return (
+        f"{config.model.name} on {config.task.name}, {config.criterion.name}"
+        f"{'' if alpha is None else f' (alpha {alpha:g})'} on {config.calibration.size} calibration examples, "
+        f"seed {config.seed}: {sum(map(len, removed.values()))} of {heads} heads cut out\n"
+    )
 
 
 def _cost_of_plain(job: Job, evaluator: Evaluator, removed: Removed, dense: np.ndarray) -> dict[str, str]:

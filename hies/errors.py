@@ -53,7 +53,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of what an error of another library says, or its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
 

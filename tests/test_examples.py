@@ -134,4 +134,4 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch, tmp_path, capsys):
             assert cell["outputs"] == [] and cell["execution_count"] is None
             exec(compile("".join(cell["source"]).replace("range(200)", "range(20)"), "prune.ipynb", "exec"), names)
     assert sum(map(len, hies.pruned_heads(hies.load_pruned("small")).values())) == 8
-    assert "parameters: 35682 before, 31490 after" in capsys.readouterr().out
+    assert re.search(r"parameters +35,682 +31,490 ", capsys.readouterr().out)

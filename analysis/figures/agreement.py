@@ -47,7 +47,7 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
         title = f"Removed at {percent(ratio)}: Jaccard\n(chance: about {ratio / (2 - ratio):.2f})"
         _matrix(axes, overlaps(rows, ratio, curves), title, "Blues", low=0)
     _matrix(panels[-1], correlations(rows, curves), "Scores: Spearman\n(chance: 0)", "RdBu_r", low=-1)
-    text = f"{caption(rows)}. Mean over seeds; 1: the same heads, or the same ranking."
+    text = f"{caption(rows)}. Mean over draws; 1: the same heads, or the same ranking."
     text += f" Left out, since they remove no heads: {', '.join(left_out)}." if left_out else ""
     style.headline(canvas, f"Agreement of the criteria: {heading(rows)}", text)
     return panels
@@ -55,8 +55,8 @@ def draw_agreement(rows: pd.DataFrame, ratios: tuple[float, ...] = (0.3, 0.5)) -
 
 def overlaps(rows: pd.DataFrame, ratio: float, curves: list[str]) -> np.ndarray:
     """Returns the mean Jaccard overlap of the removed heads for each pair of curves: [curves, curves]."""
-    rows = rows[np.isclose(rows["ratio"], ratio)]
-    removed = {(row["curve"], row["seed"]): removed_heads(row["mask"]) for row in rows.to_dict("records")}
+    rows = rows.loc[np.isclose(rows["ratio"], ratio), ["curve", "seed", "mask"]]
+    removed = {(curve, seed): removed_heads(mask) for curve, seed, mask in rows.itertuples(index=False)}
     return _mean_over_seeds(removed, curves, jaccard)
 
 

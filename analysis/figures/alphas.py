@@ -45,9 +45,9 @@ def draw_alphas(rows: pd.DataFrame) -> list[Axes]:
         axes.set_title(labels.task_name(task))
     style.outer_labels(panels, ALPHA_SIGN, "quality (%)")
     style.legend_beside(canvas, panels, "heads removed")
-    text = f"{caption(fixed)}. Line: mean over seeds; band: {interval_words(fixed)}; alphas at equal distances."
+    text = f"{caption(fixed)}. Line: mean over draws; band: {interval_words(fixed)}; alphas at equal distances."
     if fixed["quality"].isna().any():
-        text += " A gap: quality is undefined for all seeds."
+        text += " A gap: quality is undefined for all draws."
     text += lost_tasks(rows, tasks, FEW)
     style.headline(canvas, f"{labels.model_name(rows['model'].iloc[0])}: quality of HIES against {ALPHA_SIGN}", text)
     return panels
@@ -71,7 +71,7 @@ def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
     model = labels.model_name(rows["model"].iloc[0])
     text = (
         f"{caption(fixed)}. By weighted area under the quality curve, wAUC = sum of r q(r) / sum of r over the ratios "
-        "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over seeds; band: "
+        "r: our reading, in which the weight of a ratio is the ratio itself. Line: mean over draws; band: "
         f"{interval_words(fixed)}. Above each panel the best, the median and the worst alpha. Ranked on the report "
         "split itself, so the best is optimistic."
     )
@@ -85,7 +85,7 @@ def draw_figure12(rows: pd.DataFrame) -> list[Axes]:
 
 
 def weighted_areas(rows: pd.DataFrame) -> pd.Series:
-    """Returns wAUC of each alpha in percent, mean over seeds, the best first; of equal alphas the larger comes first.
+    """Returns wAUC of each alpha in percent, mean over draws, the best first; of equal alphas the larger comes first.
 
     It is over the pruned ratios that all seeds of all alphas have.
     """

@@ -12,7 +12,7 @@ from analysis.registry import figure
 from analysis.stats.intervals import summarise
 from analysis.text import choice
 from analysis.text.captions import caption, interval_words, lost_tasks, percent
-from analysis.text.labels import criterion_name, model_name, ordered_tasks, task_name
+from analysis.text.labels import criterion_name, model_name, ordered_tasks, task_name, without_word
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
 HIS_AND_HIES = ("his", "hies")
@@ -42,7 +42,8 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
         style.outer_labels(block, "calibration examples", axis_label(measure, shown))
     style.legend_beside(canvas, blocks[0])
     words = " and ".join(MEASURE_OF[measure].words for measure in measures)
-    text = f"{caption(shown)}. Round: {_name(usual)}. Line: mean over seeds; band: {interval_words(shown)}."
+    name = without_word(usual, "calibration_size")["curve"].iloc[0]
+    text = f"{caption(shown)}. Round: {name}. Line: mean over draws; band: {interval_words(shown)}."
     text += f"{notes(measures, rows)}{lost_tasks(rows, tasks, ONE_SIZE_ONLY)}"
     style.headline(canvas, f"{model_name(rows['model'].iloc[0])}: {words} by the size of the calibration set", text)
     return [axes for block in blocks for axes in block]
@@ -64,13 +65,5 @@ def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
                 line["calibration_size"], line["mean"], label=f"{criterion_name(criterion)}, {percent(ratio)}", **look
             )
             axes.fill_between(line["calibration_size"], line["low"], line["high"], color=color, alpha=0.1, linewidth=0)
-    axes.set_xscale("log", base=2)
-    sizes = sorted(rows["calibration_size"].unique())
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=60, fontsize=8)
-    axes.minorticks_off()
-    axes.grid(axis="y")
-
-
-def _name(usual: pd.DataFrame) -> str:
-    """The name of the curve without its calibration size."""
-    return str(usual["curve"].iloc[0]).partition(", calibration size")[0]
+    style.axis_of_sizes(axes, rows["calibration_size"])
+    axes.tick_params("x", rotation=60, labelsize=8)

@@ -20,12 +20,12 @@ MAPPED_NOTE = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to
 
 @figure(
     "curves",
-    about="Quality and stability against the ratio, one line a criterion, with intervals over seeds.",
+    about="Quality and stability against the ratio, one line a criterion, with intervals over draws.",
     needs="rows of at least one pruned ratio",
     per=OF_TASK,
 )
 def draw_curves(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
-    """Draws a panel a measure for one model and task; a point that some seeds leave undefined is hollow."""
+    """Draws a panel a measure for one model and task; a point that some draws leave undefined is hollow."""
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are only rows of the unpruned model")
     canvas = style.new_figure(2 + 4 * len(measures), 4.4)
@@ -49,7 +49,7 @@ def _meaning(measure: str, rows: pd.DataFrame) -> str:
 def draw_panel(
     axes: Axes, rows: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]], nothing: str = "undefined"
 ) -> None:
-    """Draws a line for each curve of `looks` that has rows, with its band over seeds, and the unpruned model's level.
+    """Draws a line for each curve of `looks` that has rows, with its band over draws, and the unpruned model's level.
 
     Where no row has a number for `column`, the panel says `nothing`.
     """
@@ -79,9 +79,9 @@ def _line(axes: Axes, points: pd.DataFrame, curve: str, look: dict[str, Any]) ->
 def _caption(rows: pd.DataFrame, measures: Sequence[str]) -> str:
     text = caption(rows)
     if rows["seed"].nunique() > 1:
-        text += f". Line: mean over seeds; band: {interval_words(rows)}"
+        text += f". Line: mean over draws; band: {interval_words(rows)}"
     if rows[[*measures]].isna().to_numpy().any():
-        text += ". Hollow or absent marker: undefined for some or all seeds"
+        text += ". Hollow or absent marker: undefined for some or all draws"
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f". {MAPPED_NOTE}"
     return f"{text}.{style.rest_note(rows)}{notes(measures, rows)}"

@@ -123,5 +123,5 @@ def _caption(his: pd.DataFrame, case: Diagnosis) -> str:
         f"{caption(his)}. Diagnosed: seed {case.seed} at {percent(case.ratio)} removed, the ratio after the {step}. "
         f"Example {case.example} of the report split: label {case.label}; the unpruned model says "
         f"{case.unpruned}, the pruned one {case.pruned}. Attention of the unpruned model, rows sum to 1, the most "
-        "focused heads first. Thin lines: other seeds."
+        "focused heads first. Thin lines: other draws."
     )

@@ -113,8 +113,8 @@ def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) ->
     used = rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
     losses = [is_loss(measure) for measure in measures]
     side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
-    text = f"{caption(used)}. {side} of the line: better than the reference. Circle and bar: mean over seeds, ratios "
-    text += "and tasks with 95 % t interval over seeds and examples, filled where it excludes 0 (not corrected; the "
-    text += "table `variants` is); of fewer than five seeds their range, never filled; "
+    text = f"{caption(used)}. {side} of the line: better than the reference. Circle and bar: mean over draws, ratios "
+    text += "and tasks with 95 % t interval over draws and examples, filled where it excludes 0 (not corrected; the "
+    text += "table `variants` is); of fewer than five draws their range, never filled; "
     text += f"thin tick: a single task (one that is far off may lie outside).{missing_note(data)}"
     return text + notes(measures, used)

@@ -66,8 +66,4 @@ def _panel(axes: Axes, points: pd.DataFrame, column: str, looks: dict) -> None:
         axes.plot(own[SIZE], own[column], label=curve, markeredgecolor="white", markeredgewidth=0.5, **look)
         if "low" in own:
             axes.fill_between(own[SIZE], own["low"], own["high"], color=look["color"], alpha=0.16, linewidth=0)
-    axes.set_xscale("log", base=2)
-    sizes = sorted(points[SIZE].unique())
-    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-    axes.minorticks_off()
-    axes.grid(axis="y")
+    style.axis_of_sizes(axes, points[SIZE])

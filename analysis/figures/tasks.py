@@ -231,7 +231,7 @@ def _caption(rows: pd.DataFrame, tasks: list[str], measures: Sequence[str]) -> s
         fewer = ", ".join(f"of {words} over {count or 'none'}" for words, count in kept.items() if count < len(tasks))
         text += f" The mean is over all {len(tasks)} tasks{f' ({fewer})' * bool(fewer)}, "
         text += "and absent where one of them has no number."
-    text += f" Line: mean over seeds; band: {interval_words(rows)}."
+    text += f" Line: mean over draws; band: {interval_words(rows)}."
     if "quality" in measures and rows["metric"].isin(CORRELATIONS).any():
         text += f" {MAPPED_NOTE}."
     return text + style.rest_note(rows) + notes(measures, rows)

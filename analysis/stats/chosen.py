@@ -37,8 +37,9 @@ def chosen_again(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float]
 def _of_task(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float], draws: int) -> np.ndarray:
     seeds = sorted(set(fixed["seed"]) & set(his["seed"]))
     alphas = sorted(fixed["alpha"].unique(), reverse=True)
-    paths = [fixed[(fixed["alpha"] == a) & (fixed["seed"] == s)]["path"].iloc[0] for a in alphas for s in seeds]
-    paths += [his[his["seed"] == s]["path"].iloc[0] for s in seeds]
+    of_alpha = fixed.drop_duplicates(["alpha", "seed"]).set_index(["alpha", "seed"])["path"]
+    of_his = his.drop_duplicates("seed").set_index("seed")["path"]
+    paths = [of_alpha[alpha, seed] for alpha in alphas for seed in seeds] + [of_his[seed] for seed in seeds]
     arrays = [load_arrays({"path": path}) for path in paths]
     answers = np.concatenate([one["predictions"][[_place(one, ratio) for ratio in ratios]] for one in arrays])
     labels, metric = arrays[0]["labels"], fixed["metric"].iloc[0]

@@ -1,4 +1,4 @@
-"""Curve minus curve, with intervals over seeds and examples: HIES against HIS, all against HIES, forms of a score."""
+"""Curve minus curve, with intervals over draws and examples: HIES against HIS, all against HIES, forms of a score."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +121,7 @@ def _sides(claims: Collection[Claim]) -> str:
 
 @table(
     "significance",
-    about="HIES minus HIS for each task and ratio, with intervals over seeds and examples together.",
+    about="HIES minus HIS for each task and ratio, with intervals over draws and examples together.",
     needs=OF_CHOSEN_ALPHA,
 )
 def significance_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN_PERCENT) -> Table:
@@ -217,9 +217,9 @@ def _corrected(data: pd.DataFrame) -> pd.DataFrame:
 def _interval_note(draws: int) -> str:
     """Returns how the intervals were made, for a caption."""
     return (
-        f"Brackets: 95 % t interval over calibration seeds and evaluation examples ({draws:,} bootstrap draws of them; "
-        f"evenness: over seeds alone) of these tasks, one fine-tuned checkpoint each and one choice of alpha; of fewer "
-        f"than {LEAST_DRAWS} seeds the range of the draws, and no verdict."
+        f"Brackets: 95 % t interval over calibration draws and evaluation examples ({draws:,} bootstrap draws of them; "
+        "evenness: over calibration draws alone) of these tasks, one fine-tuned checkpoint each and one choice of "
+        f"alpha; of fewer than {LEAST_DRAWS} draws their range, and no verdict."
     )
 
 

@@ -1,4 +1,4 @@
-"""What each curve keeps and removes: each measure with intervals over seeds, HIES against HIS, costs."""
+"""What each curve keeps and removes: each measure with intervals over draws, HIES against HIS, costs."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +21,7 @@ UNDEFINED = "undefined"  # in the place of a number that no seed has
 
 @table(
     "quality",
-    about="Quality of each criterion at each ratio: mean over seeds and its interval.",
+    about="Quality of each criterion at each ratio: mean over draws and its interval.",
     needs="any rows",
     per=OF_TASK,
 )
@@ -33,7 +33,7 @@ def quality_table(rows: pd.DataFrame) -> Table:
 
 @table(
     "stability",
-    about="Stability of each criterion at each ratio: mean over seeds and its interval.",
+    about="Stability of each criterion at each ratio: mean over draws and its interval.",
     needs="any rows",
     per=OF_TASK,
 )
@@ -52,7 +52,7 @@ def _loss_table(rows: pd.DataFrame, measure: str) -> Table:
 for _name in filter(is_loss, MEASURE_OF):
     table(
         _name,
-        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over seeds and its interval.",
+        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over draws and its interval.",
         needs=f"rows with a {MEASURE_OF[_name].words}",
         per=OF_TASK,
     )(partial(_loss_table, measure=_name))
@@ -83,7 +83,7 @@ def summary_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> T
         text += "Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it. "
     else:
         text += f"Fewer than {LEAST_DRAWS} draws: no verdict. "
-    text += "Brackets cover the choice of the seeds, not that of the evaluation examples."
+    text += "Brackets cover the choice of the draws, not that of the evaluation examples."
     return Table(_shown(data, measures), data, text + notes(measures, used, differences=True))
 
 
@@ -93,7 +93,7 @@ def summary_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> T
     needs="rows of a pruned ratio with parameters and FLOPs",
 )
 def removed_table(rows: pd.DataFrame) -> Table:
-    """Returns percent of the dense model; means over tasks and seeds, seconds the median over them."""
+    """Returns percent of the dense model; means over tasks and draws, seconds the median over them."""
     rows = rows[rows["parameters"].notna() & rows["flops"].notna()]
     if not (rows["ratio"] > 0).any():
         raise Unavailable("there are no rows of a pruned ratio with parameters and FLOPs")

@@ -119,13 +119,13 @@ def _mean_of_task(row: dict) -> dict[str, str]:
 def _note(data: pd.DataFrame) -> str:
     undefined = data[(data["n"] == 0) & (data["seeds"] > 0) & (data["task"] != AVERAGE)]
     cells = [f"{task_name(row.task)} at {percent(row.ratio)} for {row.criterion}" for row in undefined.itertuples()]
-    text = f" Undefined for all seeds (constant predictions): {', '.join(cells)}." if cells else ""
+    text = f" Undefined for all draws (constant predictions): {', '.join(cells)}." if cells else ""
     averages = beside.averages_note([*GLUE_NAMES])
-    return f"Paper: BERT-base. Ours: mean over seeds. {beside.BLANK_NOTE}; {averages}.{text}"
+    return f"Paper: BERT-base. Ours: mean over draws. {beside.BLANK_NOTE}; {averages}.{text}"
 
 
 def _orthogonality_table(rows: pd.DataFrame, printed: Printed, heads: str) -> Table:
-    """Means over seeds of statistics over all heads of the model, the paper's, which has so many heads, above ours."""
+    """Means over draws of statistics over all heads of the model, the paper's, which has so many heads, above ours."""
     rows = rows[(rows["criterion"] == "his") & rows["task"].isin(printed.tasks)]
     if rows.empty:
         raise Unavailable(f"there are no rows of his on {printed.kind}")
@@ -143,7 +143,7 @@ def _orthogonality_table(rows: pd.DataFrame, printed: Printed, heads: str) -> Ta
     )
     text = (
         f"Orthogonality, beside the paper's table {printed.table} ({printed.model}, {heads} heads): {caption(rows)}. "
-        "u: HIS divided by its sum over all heads; v: AE; moments over the heads, mean over seeds. "
+        "u: HIS divided by its sum over all heads; v: AE; moments over the heads, mean over draws. "
         f"{BLANK_NOTE}.{beside.missing_tasks(rows, printed.tasks)}"
     )
     named = beside.on_both_sides(data.assign(task=data["task"].map(task_name)))

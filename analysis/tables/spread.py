@@ -65,7 +65,7 @@ def table3(rows: pd.DataFrame) -> Table:
     used = _of_one_size(rows, printed)
     data = _deviations(used, printed)
     text = f"Quality (%), beside the paper's table 3 ({printed.model}): {caption(used)}. "
-    text += f"Ours: mean ± standard deviation over seeds, that of a sample (n - 1); {_curve(used)}. "
+    text += f"Ours: mean ± standard deviation over draws, that of a sample (n - 1); {_curve(used)}. "
     if ((data["seeds"] > 0) & (data["n"] == 0)).any():
         text += f"{UNDEFINED.capitalize()}: no run has a quality (MM-Vet takes a judge of the answers). "
     return _table(data, f"{text}{BLANK_NOTE}. {printed.note}".strip(), used, printed)
@@ -75,7 +75,7 @@ def _seeds_table(rows: pd.DataFrame, printed: Printed) -> Table:
     """Mean and deviation over the seeds; HIES with alpha per ratio if that is there."""
     printed = printed.fitting(rows)
     used = _of_one_size(rows, printed)
-    text = f"Mean ± standard deviation over seeds (%), beside the paper's table {printed.table} ({printed.model}): "
+    text = f"Mean ± standard deviation over draws (%), beside the paper's table {printed.table} ({printed.model}): "
     lost = at_chance(rows, "quality")
     text += f"{caption(used)}. Ours: {_curve(used)}. {printed.note}{chance_note(['quality'], _of(rows, printed))}"
     return _table(_deviations(used, printed, lost), text, used, printed)
@@ -93,7 +93,7 @@ def _sizes_table(rows: pd.DataFrame, printed: Printed) -> Table:
     name = label("hies", {"alpha": used.loc[used["criterion"] == "hies", "alpha"].iloc[0]})
     text = (
         f"Mean ± standard deviation over the calibration sizes {', '.join(map(str, sizes))} (%; of each size the mean "
-        f"over its seeds), beside the paper's table {printed.table} ({printed.model}): {caption(used)}. Ours: {name}. "
+        f"over its draws), beside the paper's table {printed.table} ({printed.model}): {caption(used)}. Ours: {name}. "
     )
     text += f"{printed.note}{chance_note(['quality'], _of(rows, printed))}"
     return _table(data, text, used, printed)
@@ -201,12 +201,12 @@ SEVERAL_SIZES = "with at least two calibration sizes"
 
 table9 = table(
     "table9",
-    f"{OVER} seeds of HIS and HIES on GLUE, the paper's (BERT-base) beside ours.",
+    f"{OVER} draws of HIS and HIES on GLUE, the paper's (BERT-base) beside ours.",
     f"{ON_GLUE} {ONE_SIZE}",
 )(partial(_seeds_table, printed=_printed(9, "table9_bert_seeds", BERT, 1, FRACTIONS, BERT_NOTE)))
 table10 = table(
     "table10",
-    f"{OVER} seeds of HIS and HIES, the paper's (LLaMA-2-7B) beside ours.",
+    f"{OVER} draws of HIS and HIES, the paper's (LLaMA-2-7B) beside ours.",
     f"{ON_LANGUAGE} {ONE_SIZE}",
 )(partial(_seeds_table, printed=_printed(10, "table10_llama_seeds", LLAMA, 100, NO_DEVIATIONS, NO_DEVIATIONS_NOTE)))
 table11 = table(

@@ -19,7 +19,7 @@ PRINTED = "The paper's TinyBERT on SST-2 falls under it at 42 % by HIS and at 60
     needs=f"rows of a task with at least {THRESHOLD:g} % unpruned",
 )
 def threshold_table(rows: pd.DataFrame) -> Table:
-    """Returns mean and interval over seeds of the ratio; of a seed by linear interpolation between its ratios."""
+    """Returns mean and interval over draws of the ratio; of a seed by linear interpolation between its ratios."""
     dense = rows[rows["ratio"] == 0].groupby("task")["quality"].mean()
     rows = rows[rows["task"].isin(dense[dense >= THRESHOLD].index)]
     if not (rows["ratio"] > 0).any():
@@ -29,7 +29,7 @@ def threshold_table(rows: pd.DataFrame) -> Table:
     columns = {"task": data["task"].map(task_name), "criterion": data["curve"]}
     columns |= {f"falls under {THRESHOLD:g} % at": data.apply(_text, axis=1), "seeds": data["seeds"].astype(str)}
     text = (
-        f"The share of heads removed at which quality falls under {THRESHOLD:g} %: {caption(rows)}. Mean over seeds, "
+        f"The share of heads removed at which quality falls under {THRESHOLD:g} %: {caption(rows)}. Mean over draws, "
     )
     text += f"of each by linear interpolation between its ratios; brackets: {interval_words(rows)}. "
     return Table(pd.DataFrame(columns), data, f"{text}{PRINTED}.")
@@ -66,7 +66,7 @@ def _line(part: pd.DataFrame) -> dict[str, object]:
 def _text(line: pd.Series) -> str:
     """A mean needs all seeds: how many do not fall within the ratios is said in its place."""
     if line["never"]:
-        some = "" if line["never"] == line["seeds"] else f" for {line['never']} of {line['seeds']} seeds"
+        some = "" if line["never"] == line["seeds"] else f" for {line['never']} of {line['seeds']} draws"
         return f"not up to {percent(line['highest'])}{some}"
     mean, low, high = (f"{100 * line[name]:.1f}" for name in ("mean", "low", "high"))
     return f"{mean} %" + (f" [{low}, {high}]" if line["n"] > 1 else "")

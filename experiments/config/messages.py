@@ -12,6 +12,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from experiments.config.schema import Config
+from hies.errors import first_line
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -46,8 +47,8 @@ def sentence(error: BaseException) -> str:
         key, value = match.groups()
         return f"{key}={value} is no list; write {key}=[{value}]."
     cause = error.__cause__ or error.__context__
-    reason = f": {_first_line(str(cause))}" if cause is not None and text.startswith("Error merging") else ""
-    return f"{_first_line(text)}{reason}".rstrip(".") + "."
+    reason = f": {first_line(cause)}" if cause is not None and text.startswith("Error merging") else ""
+    return f"{first_line(error)}{reason}."
 
 
 def _unreadable(word: str) -> str:
@@ -139,7 +140,3 @@ def _keys_of(group: str, choice: str) -> set[str]:
     if f"{kind.rpartition('/')[2]}.yaml" in _stored(f"schema/{kind}".rpartition("/")[0]):
         nodes.append(store.load(f"schema/{kind}.yaml").node)
     return {str(key) for node in nodes for key in node if key != "defaults"}
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "unknown error"

@@ -16,6 +16,7 @@ from experiments.config.messages import config_dirs
 from experiments.config.outside import source_of_job
 from experiments.config.schema import Config, to_config
 from experiments.sweep.devices import checked_device, silence_libraries, unclaimed_device
+from experiments.sweep.measured import loss_arrays, measured_at
 from hies.errors import HiesError, UnsupportedModelError
 from hies.evaluation.models import PRUNABLE
 from hies.methods.planning import Draw, Plan, Tick
@@ -23,13 +24,12 @@ from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.pruning.selection import check_plain
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
-from hies.runs.quality import mean_loss, stability
-from hies.runs.schema import LOSSES, TOKEN_KEYS, BadRows
+from hies.runs.schema import BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
-    from hies.evaluation.evaluator import Evaluation, Evaluator, PassCounter
-    from hies.heads.sites import Removed
+    from hies.evaluation.evaluation import PassCounter
+    from hies.evaluation.evaluator import Evaluator
 
 COMMAND = "python -m experiments.run"
 
@@ -209,14 +209,14 @@ class Job:
             losses.append(result.losses)
             scored = plan.seconds if np.isnan(result.prune_seconds) else result.prune_seconds
             times = {"score_seconds": round(scored, 4), "eval_seconds": round(result.eval_seconds, 4)}
-            measured = _measured(evaluator, pruned.removed, result, answers[0])
+            measured = measured_at(evaluator, pruned.removed, result, answers[0])
             rows.append({**constant, "ratio": ratio, **measured, **plan.notes[ratio], **times})
             tick()
         arrays = {
             "ratios": np.array(list(plan.models)),
             "predictions": np.stack(answers),  # [ratios, examples]
             "labels": evaluator.labels("report"),
-            **_loss_arrays(losses, len(answers[0])),
+            **loss_arrays(losses, len(answers[0])),
         }
         results.write_run(self.path, rows, plan.arrays | arrays)
         with replacing(self.path.with_suffix(".yaml")) as temporary:
@@ -284,42 +284,13 @@ class Job:
         return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
 
 
-def _measured(evaluator: "Evaluator", removed: "Removed", result: "Evaluation", unpruned: np.ndarray) -> results.Row:
-    """What is measured at one ratio; unpruned: answers of the whole model, [examples]."""
-    from hies.evaluation.metrics import quality as quality_of
-
-    value, quality = evaluator.measure(result.answers)
-    metric, labels = evaluator.task.metric, evaluator.labels("report")
-    return {
-        "heads_removed": sum(len(heads) for heads in removed.values()),
-        "mask": removed,
-        "value": value,
-        "quality": quality,
-        "stability": stability(result.answers, unpruned),
-        "examples": len(labels),
-        "parameters": result.cost and result.cost.parameters,
-        "flops": result.cost and result.cost.flops,
-        **{f"quality_{rule}": quality_of(metric, labels, answers)[1] for rule, answers in result.by_rule.items()},
-        **({} if result.tokens is None else dict(zip(TOKEN_KEYS, result.tokens.tolist(), strict=True))),
-        "loss": None,
-        **{LOSSES[name]: mean_loss(losses) for name, losses in result.losses.items()},
-    }
-
-
-def _loss_arrays(losses: Sequence[Mapping[str, np.ndarray]], examples: int) -> dict[str, np.ndarray]:
-    """Returns the losses of a run, [ratios, examples] by name; NaN at ratios without any, none that no ratio has."""
-    missing = np.full(examples, np.nan, dtype=np.float32)
-    known = [name for name in LOSSES if any(name in one for one in losses)]
-    return {name: np.stack([one.get(name, missing) for one in losses]) for name in known}
-
-
 _evaluators: dict[str, "Evaluator"] = {}
 
 
 @cache
 def pass_counter() -> "PassCounter":
     """Returns the counter of all evaluators of this process."""
-    from hies.evaluation.evaluator import PassCounter
+    from hies.evaluation.evaluation import PassCounter
 
     return PassCounter()
 

@@ -11,7 +11,8 @@ from hies.errors import ParameterError, check_choice
 from hies.runs.quality import SQUARED
 from hies.storage import digest
 from hies.tasks import TASKS
-from hies.tasks.base import Split, Task
+from hies.tasks.base import Task
+from hies.tasks.splits import Split
 
 if TYPE_CHECKING:
     from hies.evaluation.evaluator import Evaluator

@@ -20,7 +20,8 @@ from hies.evaluation.networks import PROCESSORS, build, load_network, load_weigh
 from hies.evaluation.positions import check_positions
 from hies.evaluation.weights import check_installed, weights_folder
 from hies.storage import cached, digest, safe_filename, unchanged_folder
-from hies.tasks.base import Answers, Split, Splits, Task
+from hies.tasks.base import Answers, Task
+from hies.tasks.splits import Split, Splits
 from hies.training.loop import finetune
 
 

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 from hies.errors import HiesError
 from hies.scoring.examples import examples_in
 
-__all__ = ["IGNORED", "DefaultLoss", "Loss", "check_losses", "default_loss", "examples_in", "inputs_of"]
+__all__ = ["IGNORED", "ONE_CLASS", "DefaultLoss", "Loss", "check_losses", "default_loss", "examples_in", "inputs_of"]
 
 Loss = Callable[[Any, Mapping[str, Any]], Tensor]  # (model outputs, batch) -> [batch]
 
+ONE_CLASS, SEVERAL_CLASSES = "single_label_classification", "multi_label_classification"  # transformers' words
 IGNORED = -100  # label of a token that does not count, as everywhere in transformers
 LOSS_REMEDY = "pass loss=(outputs, batch) -> [batch]"
 
@@ -67,7 +68,7 @@ class DefaultLoss:
             return self.problem_type
         if logits.shape[-1] == 1:
             return "regression"
-        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        return SEVERAL_CLASSES if labels.is_floating_point() else ONE_CLASS
 
     def labels_of(self, batch: Mapping[str, Any]) -> Any:
         """Returns the labels; a token that only padding comes before carries none, as in the text alone."""
@@ -143,13 +144,13 @@ def value_of(outputs: Any, name: str) -> Any:
 def _example_losses(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
     """Returns the loss of logits [batch, outputs] and labels [batch], [batch, 1] or [batch, outputs]: [batch]."""
     one_each = labels.numel() == len(logits)
-    if kind == "single_label_classification" and one_each and not labels.is_floating_point():
+    if kind == ONE_CLASS and one_each and not labels.is_floating_point():
         return _class_loss(logits, labels.reshape(-1))
     if kind == "regression" and logits.shape[-1] == 1 and one_each:
         return (logits.squeeze(-1) - labels.reshape(-1).to(logits.dtype)) ** 2
     if kind == "regression" and labels.shape == logits.shape:
         return ((logits - labels.to(logits.dtype)) ** 2).mean(dim=-1)
-    if kind == "multi_label_classification" and labels.shape == logits.shape:
+    if kind == SEVERAL_CLASSES and labels.shape == logits.shape:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=-1)
     raise HiesError(
         f"Labels of the shape {tuple(labels.shape)} and {labels.dtype} do not fit logits of the shape "

@@ -18,6 +18,7 @@ from hies.heads.forwards import intercepted
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
     LOSS_REMEDY,
+    ONE_CLASS,
     DefaultLoss,
     Loss,
     default_loss,
@@ -178,7 +179,7 @@ def _lent(inputs: _Batch) -> _Batch:
 def _unchecked(model: nn.Module, formula: DefaultLoss, outputs: Any, batch: _Batch) -> DefaultLoss:
     """Returns the formula for a model without a loss of its own where there is but one: whole-number classes."""
     losses, logits, labels = formula(outputs, batch), value_of(outputs, "logits"), batch["labels"]
-    if len(losses) and logits.dim() == 2 and formula.kind_of(logits, labels) == "single_label_classification":
+    if len(losses) and logits.dim() == 2 and formula.kind_of(logits, labels) == ONE_CLASS:
         return formula
     kind, shapes = type(model).__name__, f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)}"
     raise HiesError(f"{kind} computes no loss itself, so which one fits {shapes} is not known; {LOSS_REMEDY}.")

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from hies.errors import HiesError, ParameterError
 from hies.heads.attention import evaluating, uncached
 from hies.scoring.examples import check_batches, examples_in
-from hies.scoring.losses import IGNORED, DefaultLoss, Loss, check_losses, default_loss, inputs_of, value_of
+from hies.scoring.losses import IGNORED, ONE_CLASS, DefaultLoss, Loss, check_losses, default_loss, inputs_of, value_of
 from hies.scoring.own_loss import answer, same_problem_type, with_loss
-
-CLASSES = "single_label_classification"
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def _answers(outputs: Any, batch: Mapping[str, Any], formula: DefaultLoss) -> tu
             logits, labels = logits[:, :-1], labels[:, 1:]
         labelled = labels != IGNORED
         return logits[labelled].argmax(dim=-1), labels[labelled]
-    if logits.dim() != 2 or labels.numel() != len(logits) or formula.kind_of(logits, labels) != CLASSES:
+    if logits.dim() != 2 or labels.numel() != len(logits) or formula.kind_of(logits, labels) != ONE_CLASS:
         return None, None
     return logits.argmax(dim=-1), labels.reshape(-1)
 

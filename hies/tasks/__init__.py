@@ -1,6 +1,6 @@
 """Tasks, one declaration each; a new one is a file and a line here."""
 
-from hies.tasks.base import Split, Splits, Task
+from hies.tasks.base import Task
 from hies.tasks.embedded.apidocs import ApiDocs
 from hies.tasks.embedded.digits import DigitQuestions, Digits
 from hies.tasks.embedded.docs import Docs
@@ -12,6 +12,7 @@ from hies.tasks.own.choice import OwnChoice
 from hies.tasks.own.lm_eval_task import LmEval
 from hies.tasks.own.table import OwnTable
 from hies.tasks.own.text import OwnText
+from hies.tasks.splits import Split, Splits
 from hies.tasks.vqa.mmvet import MMVet
 from hies.tasks.vqa.vizwiz import VizWiz
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
 from abc import ABC, abstractmethod
@@ -20,6 +19,7 @@ import numpy as np
 from hies.errors import HiesError, ParameterError
 from hies.storage import digest, sources_of
 from hies.tasks import checks
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:  # what computes is imported when it is first called: the knobs of a task need no torch
     from hies.batching import Encoded
@@ -32,73 +32,6 @@ OTHER_KNOBS = ("max_examples", "finetune", "after")  # of every task: each has i
 _READ: dict[tuple[type, str, Path | None], str] = {}  # a task and its data_root -> the digest of its examples
 SEED_LIMIT = 2**32  # numpy takes seeds below this
 SET_ASIDE = 1000  # training examples for selection, at most a tenth of all, where a data set has no split for it
-
-
-@dataclass(frozen=True)
-class Split:
-    """The examples of one split.
-
-    Attributes:
-        inputs: columns of equal length by name: `text` (and `text_pair`), lists of strings; or `pixel_values`, float32
-            [examples, channels, height, width]; or `image`, a list of encoded files (PNG or JPEG) as bytes; or what a
-            `PromptTask` puts to a model, lists of whatever JSON can hold.
-        labels: int64 class indices, float32 targets, or the right answers as strings, [examples].
-    """
-
-    inputs: dict[str, Any]
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
-        """Returns the examples at `indices`, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        columns = {
-            name: column[chosen] if isinstance(column, np.ndarray) else [column[i] for i in chosen]
-            for name, column in self.inputs.items()
-        }
-        return Split(columns, self.labels[chosen])
-
-    def first(self, count: int | None) -> Split:
-        """Returns the first `count` examples, or as many as there are; None: all."""
-        return self.take(range(min(len(self), count or len(self))))
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The three splits of a task, which never overlap.
-
-    Attributes:
-        train: for fine-tuning and calibration.
-        selection: for every choice (epoch, alpha).
-        report: for the numbers that are shown.
-    """
-
-    train: Split
-    selection: Split
-    report: Split
-
-    def digest(self) -> str:
-        """Returns a digest of every example of every split."""
-        return self.digests()[-1]
-
-    def digests(self) -> list[str]:
-        """Returns a digest of every example of the first split, of the first two, and of all three."""
-        hashed, found = hashlib.sha256(), []
-        for split in (self.train, self.selection, self.report):
-            for column in (*split.inputs.values(), split.labels):
-                hashed.update(_bytes_of(column))
-            found.append(hashed.hexdigest()[:12])
-        return found
-
-
-def _bytes_of(column: Any) -> bytes:
-    if isinstance(column, np.ndarray):
-        return column.tobytes()
-    if column and isinstance(column[0], bytes):
-        return b"".join(hashlib.sha256(one).digest() for one in column)
-    return json.dumps(column).encode()
 
 
 @dataclass(frozen=True)
@@ -208,13 +141,17 @@ class Task(ABC):
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the classes in the order of their indices; none where answers are scores or texts."""
 
+    def output_names(self, data_root: Path | None) -> tuple[str, ...]:
+        """Returns what the outputs of a classifier stand for, in order: its classes; none where there is one score."""
+        return self.label_names(data_root)
+
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns what the configuration of a model for this task says, such as its outputs or its number of words."""
         return {}
 
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
         """Raises HiesError where a classifier does not have one output for each class, or a single one for a score."""
-        outputs, labels = network.config.num_labels, max(len(self.label_names(data_root)), 1)
+        outputs, labels = network.config.num_labels, max(len(self.output_names(data_root)), 1)
         if self.finetuned and outputs != labels:
             raise HiesError(
                 f"The checkpoint {checkpoint!r} has {outputs} outputs, but task={self.name} has {labels} labels; give "
@@ -297,7 +234,7 @@ class ClassifierTask(Task):
 
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns the outputs by name; a single one for a regression task."""
-        names = self.label_names(data_root)
+        names = self.output_names(data_root)
         if not names:
             return {"num_labels": 1}
         return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}

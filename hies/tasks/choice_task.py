@@ -11,7 +11,8 @@ import numpy as np
 
 from hies.tasks import checks
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Answers, PromptTask, Split
+from hies.tasks.base import Answers, PromptTask
+from hies.tasks.splits import Split
 
 if TYPE_CHECKING:
     from hies.batching import Encoded

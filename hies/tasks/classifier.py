@@ -17,7 +17,8 @@ from hies.errors import HiesError
 from hies.heads.attention import evaluating
 from hies.precision import computing
 from hies.scoring.losses import DefaultLoss
-from hies.tasks.base import Answers, Split
+from hies.tasks.base import Answers
+from hies.tasks.splits import Split
 
 KEPT = 2**30  # bytes of prepared images that one set of examples may hold on to
 LOSS = DefaultLoss(None, shifted=False)  # cross-entropy of classes, squared error of scores

@@ -18,7 +18,8 @@ import numpy as np
 from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import SET_ASIDE, ClassifierTask, Split, Splits, declare
+from hies.tasks.base import SET_ASIDE, ClassifierTask, declare
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     import pandas as pd

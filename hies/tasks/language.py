@@ -20,8 +20,9 @@ from hies.errors import HiesError, ParameterError
 from hies.storage import digest
 from hies.tasks import checks, hub
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Answers, Split, Splits, declare
+from hies.tasks.base import Answers, declare
 from hies.tasks.choice_task import ChoiceTask
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     import pandas as pd

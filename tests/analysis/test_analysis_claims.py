@@ -221,7 +221,7 @@ def test_no_difference_is_equality_and_four_seeds_decide_nothing(tmp_path: Path)
     write_pair(tmp_path / "four", **few, seeds=4)
     table = claims_table(load(tmp_path / "four"))
     assert cells(table)["toy"][0] == "too few draws: +70.00 [+70.00, +70.00]"
-    assert "fewer than 5 seeds the range" in table.caption and "Too few draws for a verdict" in table.caption
+    assert "fewer than 5 draws their range" in table.caption and "Too few draws for a verdict" in table.caption
     write_pair(tmp_path / "one", **few, seeds=1)
     assert cells(claims_table(load(tmp_path / "one")))["toy"][0] == "too few draws: +70.00"
 

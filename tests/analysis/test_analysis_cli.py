@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from analysis_runs import command_of, run_name, write_grid, write_run
+from matplotlib.figure import Figure
 
 from analysis import registry, style
 from analysis.cli import main
@@ -33,10 +34,19 @@ def test_everything_is_written_and_a_second_run_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setitem(style.RC, "savefig.dpi", 50)  # only to save time
     contents = []
+    save = Figure.savefig
+
+    def save_again(figure: Figure, path: Path, **options) -> None:
+        """Saves all pictures of the second run, but one PDF alone: they take most of the time."""
+        if path.suffix == ".png" or path.name.startswith("curves"):
+            save(figure, path, **options)
+
     for out in (tmp_path / "one", tmp_path / "two"):
         assert main(["--results", str(results), "--out", str(out)]) == 0
         contents.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.*")})
-    assert contents[0] == contents[1]
+        monkeypatch.setattr(Figure, "savefig", save_again)
+    assert contents[1].items() <= contents[0].items()
+    assert {Path(name).suffix for name in {*contents[0]} - {*contents[1]}} == {".pdf"}
     endings = {"figures": ("png", "pdf"), "tables": ("md", "csv")}
     names = {f"{kind}/{stem}.{end}" for kind, stems in STEMS.items() for stem in stems for end in endings[kind]}
     assert names <= set(contents[0])

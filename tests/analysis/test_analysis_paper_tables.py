@@ -62,7 +62,7 @@ def test_table1_has_the_mean_over_seeds_below_the_papers_number_and_blanks_where
     assert line(shown, removed="30 %", criterion="AE", numbers="paper") is None
     assert not shown["criterion"].str.contains("0.5").any()
     assert "No rows of ours for CoLA, MRPC, QQP, STS-B, QNLI, MNLI." in table.caption
-    assert "Undefined for all seeds (constant predictions): RTE at 30 % for HIS." in table.caption
+    assert "Undefined for all draws (constant predictions): RTE at 30 % for HIS." in table.caption
     cell = table.data.query("ratio == 0.1 and criterion == 'HIS' and task == 'sst2'").iloc[0]
     assert (cell["paper"], cell["ours"], cell["n"]) == (91.74, 80.5, 2)
 

@@ -32,7 +32,7 @@ def test_the_table_has_the_mean_over_seeds_and_says_who_never_falls(tmp_path: Pa
         write_run(tmp_path / "exp", "his", seed, (79, 60, 60, 60), ratios=RATIOS, task="weak")
     table = threshold_table(load(tmp_path))
     assert line(table.shown, task="toy", criterion="HIS") == ["30.0 % [30.0, 30.0]", "3"]
-    assert line(table.shown, task="toy", criterion="AE") == ["not up to 50 % for 2 of 3 seeds", "3"]
+    assert line(table.shown, task="toy", criterion="AE") == ["not up to 50 % for 2 of 3 draws", "3"]
     assert set(table.shown["task"]) == {"toy"} and "range of 3 draws" in table.caption
     with pytest.raises(Unavailable, match="no task has 80 % unpruned"):
         threshold_table(load(tmp_path).query("task == 'weak'"))

@@ -11,7 +11,8 @@ from hies.errors import HiesError
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation import metrics
 from hies.evaluation.calibration import CalibrationSource
-from hies.evaluation.evaluator import Evaluator, PassCounter
+from hies.evaluation.evaluation import PassCounter
+from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.label_order import find_label_order
 from hies.evaluation.models import Model, identity_of
 from hies.heads.masking import masked

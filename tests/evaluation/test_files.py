@@ -11,8 +11,8 @@ from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.models import Model, identity_of
 from hies.storage import cached, digest, read_arrays, replacing, write_arrays
-from hies.tasks.base import Split
 from hies.tasks.classifier import encode
+from hies.tasks.splits import Split
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):

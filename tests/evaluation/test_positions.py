@@ -11,7 +11,7 @@ from hies.evaluation.checkpoints import TaskModel
 from hies.evaluation.models import Model
 from hies.evaluation.positions import check_positions, positions_of
 from hies.tasks import TASKS
-from hies.tasks.base import Split, Splits
+from hies.tasks.splits import Split, Splits
 
 SMALL = {"vocab_size": 23, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
 KINDS = {

@@ -242,7 +242,7 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["criterion.alpha=x"], ["criterion.alpha is 'x';", "per_ratio"]),
         (["criterion.alpa=0.5"], ["criterion.alpa", "criterion.alpha"]),
         (["+criterion.beta=0.5"], ["beta"]),
-        (["criterion.normalize=max"], ["criterion.normalize", "max", "global, layer or rank"]),
+        (["criterion.normalize=max"], ["criterion.normalize", "max", "global, layer, rank"]),
         (["criterion=hiss"], ["criterion=hiss", "did you mean his"]),
         (["criterion=his", "criterion.alpha=0.5"], ["no option 'criterion.alpha' here", "criterion=hies has it"]),
         (["criterion=his,hies"], ["'criterion=his,hies' has several values", "-m"]),

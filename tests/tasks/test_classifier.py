@@ -5,8 +5,8 @@ import pytest
 import torch
 import transformers as tf
 
-from hies.tasks.base import Split
 from hies.tasks.classifier import encode, predict
+from hies.tasks.splits import Split
 
 SIZES = {
     "hidden_size": 14, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 11, "vocab_size": 37,

@@ -12,9 +12,9 @@ from hies.errors import HiesError
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
 from hies.heads.masking import masked
-from hies.tasks.base import Split
 from hies.tasks.embedded.docs import OPTIONS, Docs, Passage, PassagePools, divide_passages, make_questions, words_of
 from hies.tasks.embedded.packages import Excerpt, documents, prose
+from hies.tasks.splits import Split
 
 TOPICS = [[f"{a}{b}o" for b in "bdfglmnprs"] for a in ("ka", "te", "mi", "zu", "ho", "vy")]
 

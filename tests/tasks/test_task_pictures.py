@@ -20,9 +20,9 @@ from hies.evaluation.metrics import METRICS
 from hies.evaluation.models import Model
 from hies.evaluation.networks import build
 from hies.tasks import TASKS, classifier
-from hies.tasks.base import Split
 from hies.tasks.classifier import ImageFiles, encode, predict
 from hies.tasks.images import CIFAR10, CIFAR100, IMAGE_TASKS, FashionMNIST, ImageNet1k, _read_both
+from hies.tasks.splits import Split
 from hies.training import Finetuning
 
 TINY = {"patch_size": 4, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16}

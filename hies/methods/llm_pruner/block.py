@@ -11,8 +11,8 @@ from hies.methods.base import Method, ScoringMethod
 from hies.pruning.selection import Groups, Score, Selection, group_sizes
 from hies.scoring.statistics import METHOD_STATISTICS, MethodStatistic, Statistics
 
-TAYLOR_KINDS = ("vectorised", "first", "second", "mixed")  # of `hies.equations.taylor_salience`
-GROUP_REDUCTIONS = ("sum", "mean", "max", "product")  # of `hies.equations.group_salience`
+TAYLOR_KINDS = ("vectorised", "first", "second", "mixed")  # of `salience.taylor_salience`
+GROUP_REDUCTIONS = ("sum", "mean", "max", "product")  # of `salience.group_salience`
 MATRICES = ("query", "key", "value", "output")
 KEY_HEAD_OF = "taylor/groups"  # the statistic that says which key/value head each query head has
 
@@ -29,7 +29,7 @@ class LLMPrunerBlock(ScoringMethod):
 
     Attributes:
         taylor: `vectorised`, `first` (the published code's default), `second` or `mixed`, see
-            `hies.equations.taylor_salience`.
+            `salience.taylor_salience`.
         reduction: of the four matrices, `sum`, `mean`, `max` or `product`.
         local: every layer that is pruned loses the same share (the published default); else all of their heads are
             ranked together.
@@ -57,13 +57,15 @@ class LLMPrunerBlock(ScoringMethod):
 
     def score(self, statistics: Statistics) -> SiteTensors:
         """Returns the salience of each head's key/value group, non-negative."""
+        from hies.methods.llm_pruner.salience import group_salience
+
         parts = [statistics[f"taylor/{matrix}/{self.taylor}"] for matrix in MATRICES]
         key_heads = statistics[KEY_HEAD_OF]
         scores: SiteTensors = {}
         for site, index in key_heads.items():
             groups, count = index.long(), int(index.max()) + 1
             sums = [part[site].new_zeros(count).index_add(0, groups, part[site]) for part in parts]  # [groups] each
-            scores[site] = hies.equations.group_salience(sums, self.reduction)[groups]  # [heads]
+            scores[site] = group_salience(sums, self.reduction)[groups]  # [heads]
         return scores
 
     def check_selection(self, selection: Selection) -> None:

@@ -44,13 +44,14 @@ class LLMPrunerChannel(Method):
         """Returns one number for every channel of the residual stream, non-negative, float64 [channels]."""
         from hies.heads.weights import check_weights_are_here
         from hies.methods.llm_pruner.channels import one_stream
+        from hies.methods.llm_pruner.salience import group_salience
         from hies.methods.llm_pruner.taylor import channel_saliences
         from hies.scoring.own_loss import with_loss
 
         check_weights_are_here(model, "LLM-Pruner")
         by_name = channel_saliences(model, one_stream(model), *with_loss(model, calibration.batches))
         saliences = [by_name[f"{matrix}/{self.taylor}"] for matrix in MATRICES]
-        return hies.equations.group_salience(saliences, self.reduction)
+        return group_salience(saliences, self.reduction)
 
     @contextlib.contextmanager
     def pruned(self, model: "PreTrainedModel", calibration: Calibration, ratio: float) -> "Iterator[PreTrainedModel]":

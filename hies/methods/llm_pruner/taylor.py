@@ -1,7 +1,7 @@
 """Taylor saliences of the attention weights: what the loss changes by if those of a head, or of a channel, go.
 
 LLM-Pruner (Ma et al. 2023, arXiv 2305.11627, section 3.2): W are the weights, g the gradient of the mean loss over the
-calibration set, F the mean squared gradient of single examples; see `hies.equations.taylor_salience`. Weights alone
+calibration set, F the mean squared gradient of single examples; see `salience.taylor_salience`. Weights alone
 count, no biases. Every example passes the model on its own, so the results do not depend on how examples are batched.
 """
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hies import equations
 from hies.errors import HiesError
 from hies.heads.attention import evaluating, find_sites, uncached
 from hies.heads.matrices import HeadRows
@@ -20,6 +19,7 @@ from hies.heads.projections import Projections, find_projections
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.methods.llm_pruner.block import KEY_HEAD_OF, TAYLOR_KINDS
+from hies.methods.llm_pruner.salience import taylor_salience
 from hies.progress import ProgressBar
 from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
@@ -104,7 +104,7 @@ def _elements(part: HeadRows, is_output: bool, moments: _Moments, kind: str) -> 
     rows = part.rows.flatten().to(weight.device)
     stored = (weight.detach(), *moments[weight])
     weights, gradient, squares = ((tensor.T if flipped else tensor)[rows].double() for tensor in stored)
-    saliences = equations.taylor_salience(weights, gradient, squares, kind)  # [heads * rows of a head, channels]
+    saliences = taylor_salience(weights, gradient, squares, kind)  # [heads * rows of a head, channels]
     return saliences.unflatten(0, part.rows.shape)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from hies.errors import ParameterError
 from hies.storage import cached, digest
-from hies.tasks.base import ClassifierTask, Split, Splits
+from hies.tasks.base import ClassifierTask
 from hies.tasks.embedded import packages
 from hies.tasks.embedded.packages import SENTENCES_VERSION, Excerpt, key_of, sentences
+from hies.tasks.splits import Split, Splits
 
 SENTENCE_SHARES = {"train": 0.75, "selection": 0.09, "report": 0.16}  # of the source files
 SentencePools = dict[str, dict[str, list[str]]]  # split -> library -> sentences

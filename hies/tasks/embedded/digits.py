@@ -11,7 +11,8 @@ import numpy as np
 
 from hies.errors import ParameterError
 from hies.storage import digest
-from hies.tasks.base import ClassifierTask, Split, Splits
+from hies.tasks.base import ClassifierTask
+from hies.tasks.splits import Split, Splits
 from hies.tasks.vqa.visual import VisualTask
 
 if TYPE_CHECKING:

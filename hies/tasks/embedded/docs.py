@@ -17,10 +17,10 @@ import numpy as np
 from hies.errors import HiesError, ParameterError
 from hies.storage import cached, digest
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Split, Splits
 from hies.tasks.choice_task import ChoiceTask
 from hies.tasks.embedded import packages
 from hies.tasks.embedded.packages import Excerpt, documents, draw_number, draw_split
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,8 +13,9 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError
 from hies.storage import digest, safe_filename
-from hies.tasks.base import SEED_LIMIT, SET_ASIDE, Split, Splits, Task
+from hies.tasks.base import SEED_LIMIT, SET_ASIDE, Task
 from hies.tasks.own import files
+from hies.tasks.splits import Split, Splits
 
 SHARE = 5  # one of so many training examples goes into each split that no file is given for
 _READ: dict[tuple[Any, ...], Splits] = {}  # the last data alone

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hies.errors import ParameterError
-from hies.tasks.base import Split, Splits
 from hies.tasks.checks import shown
 from hies.tasks.choice_task import ChoiceTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
-from hies.tasks.own.files import bad_cell, called, read_rows
+from hies.tasks.own.columns import there_are
+from hies.tasks.own.files import bad_cell, read_rows
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ class OwnChoice(OwnData, ChoiceTask):
     def _columns(self, rows: pd.DataFrame, source: str) -> tuple[str, tuple[str, ...], str]:
         """Returns the columns of the question, of the options and of the answer."""
         names = [*map(str, rows.columns)]
-        there = f"{called(source)} has the columns {', '.join(names)}"
+        there = there_are(names, source)
         chosen: dict[str, tuple[str, ...]] = {}
         for option in USUAL_COLUMNS:
             asked = getattr(self, option)

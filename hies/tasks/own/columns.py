@@ -61,7 +61,7 @@ def find_columns(
     for option, given in named.items():
         for name in given:
             if name is not None and name not in names:
-                raise ParameterError(f"task.{option}", name, _there_are(names, source))
+                raise ParameterError(f"task.{option}", name, there_are(names, source))
     chosen = tuple(name for name in texts if name)
     free = [name for name in names if name not in {*chosen, image, *labels, ids}]
     label = tuple(labels) or tuple(_named(LABEL_NAMES, free)[:1])
@@ -74,7 +74,7 @@ def find_columns(
         label = (free[0],)
     for option, is_there in (("text", bool(chosen or image)), ("label", bool(label))):
         if not is_there:
-            raise ParameterError(f"task.{option}", None, f"{_there_are(names, source)}; name the one of the {option}s")
+            raise ParameterError(f"task.{option}", None, f"{there_are(names, source)}; name the one of the {option}s")
     given_names = {*texts, *labels}
     return FoundColumns(chosen, image, label, tuple(name for name in (*chosen, *label) if name not in given_names))
 
@@ -85,5 +85,6 @@ def _named(wanted: Sequence[str], names: Sequence[str]) -> list[str]:
     return [by_name[name] for name in wanted if name in by_name]
 
 
-def _there_are(names: Sequence[str], source: str) -> str:
+def there_are(names: Sequence[str], source: str) -> str:
+    """Returns the columns of a source, for messages."""
     return f"{called(source)} has the columns {', '.join(map(str, names))}"

@@ -15,9 +15,10 @@ import numpy as np
 from hies.errors import ParameterError
 from hies.tasks import checks
 from hies.tasks import lm_eval as harness
-from hies.tasks.base import Answers, Split
+from hies.tasks.base import Answers
 from hies.tasks.language import Language
 from hies.tasks.lm_eval_definitions import content, find, reason_to_refuse
+from hies.tasks.splits import Split
 
 PROMPTS = ("doc_to_text", "doc_to_target", "doc_to_choice")  # what says which columns are read
 

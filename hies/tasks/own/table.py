@@ -12,11 +12,12 @@ import numpy as np
 
 from hies.errors import HiesError, ParameterError, check_choice
 from hies.tasks import checks
-from hies.tasks.base import Answers, ClassifierTask, Split, Splits
+from hies.tasks.base import Answers, ClassifierTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.columns import FoundColumns, find_columns
 from hies.tasks.own.files import bad_cell, called, read_rows
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +120,11 @@ class OwnTable(OwnData, ClassifierTask):
 
     def label_names(self, data_root: Path | None = None) -> tuple[str, ...]:
         """Returns the classes; none for scores, and where an example may have several labels."""
-        return self._names(self._content(data_root)) if self.kind == "classification" else ()
+        return self.output_names(data_root) if self.kind == "classification" else ()
+
+    def output_names(self, data_root: Path | None) -> tuple[str, ...]:
+        """Returns the classes, or the labels of which an example may have several; none for scores."""
+        return self._names(self._content(data_root))
 
     def rules(self) -> list[Any]:
         """Returns what labels mean."""
@@ -184,20 +189,15 @@ class OwnTable(OwnData, ClassifierTask):
 
     def network_options(self, data_root: Path | None, architecture: dict[str, Any], processor: Any) -> dict[str, Any]:
         """Returns the outputs by name, and for several labels what kind they are of."""
-        if self.kind != "multi_label":
-            return super().network_options(data_root, architecture, processor)
-        names = self._names(self._content(data_root))
-        outputs = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        return {**outputs, "problem_type": PROBLEMS[self.kind]}
+        outputs = super().network_options(data_root, architecture, processor)
+        return outputs | ({"problem_type": PROBLEMS[self.kind]} if self.kind == "multi_label" else {})
 
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
         """Raises HiesError for a network with other outputs, or with outputs that stand for another kind of labels."""
-        outputs, labels = network.config.num_labels, max(len(self._names(self._content(data_root))), 1)
-        if outputs != labels:
-            raise HiesError(
-                f"The checkpoint {checkpoint!r} has {outputs} outputs, but task={self.name} has {labels} labels; give "
-                "one that was fine-tuned for this task, or name all its classes as task.classes."
-            )
+        try:
+            super().check_network(network, data_root, checkpoint)
+        except HiesError as error:
+            raise HiesError(f"{str(error).removesuffix('.')}, or name all its classes as task.classes.") from None
         if network.config.problem_type not in (None, PROBLEMS[self.kind]):
             expected = f"the model was trained for problem_type {network.config.problem_type!r}"
             raise ParameterError("task.kind", self.kind, expected)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hies.errors import ParameterError
-from hies.tasks.base import Answers, PromptTask, Split, Splits
+from hies.tasks.base import Answers, PromptTask
 from hies.tasks.choice_task import encode_texts
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.files import read_text
+from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
     from hies.batching import Encoded

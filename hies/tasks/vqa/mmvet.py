@@ -14,8 +14,8 @@ import numpy as np
 from hies.progress import ProgressBar
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import Split, Splits
 from hies.tasks.checks import check_cells
+from hies.tasks.splits import Split, Splits
 from hies.tasks.vqa import vizwiz
 from hies.tasks.vqa.judge import Judge
 from hies.tasks.vqa.visual import VisualTask

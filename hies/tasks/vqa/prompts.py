@@ -14,8 +14,8 @@ from hies.heads.attention import evaluating
 from hies.precision import computing
 from hies.progress import ProgressBar
 from hies.scoring.losses import IGNORED
-from hies.tasks.base import Split
 from hies.tasks.classifier import UNDECODABLE, open_rgb
+from hies.tasks.splits import Split
 
 PLAIN_PROMPT = "USER: <image>\n{} ASSISTANT:"  # documented for LLaVA-1.5, for a processor without a chat template
 READ = ("input_ids", "attention_mask", "pixel_values")  # the model's part of what a processor returns

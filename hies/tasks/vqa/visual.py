@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hies.tasks.base import Answers, PromptTask, Split
+from hies.tasks.base import Answers, PromptTask
+from hies.tasks.splits import Split
 
 if TYPE_CHECKING:
     from hies.batching import Encoded

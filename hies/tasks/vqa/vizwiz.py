@@ -17,8 +17,8 @@ import numpy as np
 from hies.errors import HiesError
 from hies.storage import digest
 from hies.tasks import hub
-from hies.tasks.base import Split, Splits
 from hies.tasks.checks import check_cells
+from hies.tasks.splits import Split, Splits
 from hies.tasks.vqa import accuracy as vqa
 from hies.tasks.vqa.visual import VisualTask
 
