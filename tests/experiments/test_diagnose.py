@@ -170,7 +170,7 @@ def config(tmp_path):
         task=task,
         criterion=METHODS["random"](),
         sparsity=schema.Sparsity(ratios=[0.2, 0.5, 0.8]),
-        calibration=schema.CalibrationSet(5),
+        calibration=schema.CalibrationSet(size=5),
         name="glue",
         results_dir=str(tmp_path),
         seed=4,
