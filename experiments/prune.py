@@ -71,8 +71,9 @@ def _prune_declared(declared: Declared) -> int:
     print(_before(evaluator), flush=True)
     if evaluator.model.sites == PRUNABLE and evaluator.prunable.refused:
         print(evaluator.prunable.note, flush=True)
-    with ProgressBar(total=job.steps, unit="mask") as bar:
+    with ProgressBar(total=job.steps, unit="mask", desc="choosing heads") as bar:
         plan = job.plan(evaluator, bar.update)
+        bar.set_description("evaluating both models")
         (ratio,) = job.config.sparsity.ratios
         removed = plan.models[ratio].removed
         plain = _save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
@@ -220,7 +221,7 @@ def _before(evaluator: Evaluator) -> str:
     """What is trained before anything is pruned, in a sentence."""
     model, task = evaluator.model, evaluator.task.name
     if not evaluator.is_trained_here:
-        return f"{model.name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
+        return f"{model.name} is not trained: {evaluator.checkpoint} is taken for {task} as it is."
     when = "was trained on" if evaluator.checkpoint_is_made else "is trained first on"
     source = "random weights" if model.architecture else evaluator.pretrained
     return (
