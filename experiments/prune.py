@@ -275,12 +275,13 @@ def _speeds(evaluator: Evaluator, small: PreTrainedModel) -> tuple[list[Line], d
     texts = {name: values[:, :LONGEST].to(device) for name, values in example.items() if name != "labels"}
     one = {name: values[:1] for name, values in texts.items()}
     length = one["input_ids"].numel()
+    with ProgressBar(total=2, unit="measurement", desc="measuring speed") as bar:
+        reading = measure_speed(dense, small, texts)
+        bar.update()
+        writing = measure_speed(dense, small, one, NEW_TOKENS)
     ways = {
-        f"{TEXTS} texts of {length} tokens in one forward pass": ("read", measure_speed(dense, small, texts)),
-        f"{NEW_TOKENS} after one text of {length} tokens, which is read in that time too": (
-            "generated",
-            measure_speed(dense, small, one, NEW_TOKENS),
-        ),
+        f"{TEXTS} texts of {length} tokens in one forward pass": ("read", reading),
+        f"{NEW_TOKENS} after one text of {length} tokens, which is read in that time too": ("generated", writing),
     }
     lines, notes = [], {}
     for way, (what, speed) in ways.items():

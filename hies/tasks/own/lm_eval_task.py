@@ -90,10 +90,8 @@ class LmEval(Language):
     def description(self, data_root: Path | None) -> str:
         """Returns what is read: definition, data set and splits."""
         scored = self.notes(data_root)["calibration_source"]
-        where = "/".join(filter(None, self._where(data_root)))
-        return (
-            f"{self.name}: {Path(self.definition).name} of {where}; heads scored on {scored}, reported {self.reported}."
-        )
+        file, place = Path(self.definition).name, "/".join(filter(None, self._where(data_root)))
+        return f"{self.name}: {file}, {place}; heads scored on {scored}, reported {self.reported}."
 
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
         """Returns the options chosen, as any `ChoiceTask`; or what the first filter finds in the generated texts."""
