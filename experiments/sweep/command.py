@@ -101,7 +101,8 @@ def _flags_last(words: list[str]) -> list[str]:
     flags = words[::-1]
     for word in given.overrides:
         flags.remove(word)
-    return [*given.overrides, *flags[::-1]]
+    in_order = [*given.overrides, *flags[::-1]]
+    return sorted(in_order, key=lambda word: word not in ("-m", "--multirun"))  # first, as documented commands have it
 
 
 def _refuse(message: str) -> NoReturn:
