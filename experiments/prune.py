@@ -72,8 +72,9 @@ def _prune_declared(declared: Declared) -> int:
     print(_before(evaluator), flush=True)
     if evaluator.model.sites == PRUNABLE and evaluator.prunable.refused:
         print(evaluator.prunable.note, flush=True)
-    with ProgressBar(total=job.steps, unit="mask") as bar:
+    with ProgressBar(total=job.steps, unit="mask", desc="choosing heads") as bar:
         plan = job.plan(evaluator, bar.update)
+        bar.set_description("evaluating both models")
         (ratio,) = job.config.sparsity.ratios
         removed = plan.models[ratio].removed
         plain = _save(hies.prune(evaluator.network, removed, job.config.sparsity.unit), evaluator, folder)
@@ -224,7 +225,7 @@ def _before(evaluator: Evaluator) -> str:
     """What is trained before anything is pruned, in a sentence."""
     model, task = evaluator.model, evaluator.task.name
     if not evaluator.is_trained_here:
-        return f"{model.name} is not trained: {evaluator.checkpoint} is taken for task={task} as it is."
+        return f"{model.name} is not trained: {evaluator.checkpoint} is taken for {task} as it is."
     when = "was trained on" if evaluator.checkpoint_is_made else "is trained first on"
     source = "random weights" if model.architecture else evaluator.pretrained
     return (
@@ -278,12 +279,13 @@ def _speeds(evaluator: Evaluator, small: PreTrainedModel) -> tuple[list[Line], d
     texts = {name: values[:, :LONGEST].to(device) for name, values in example.items() if name != "labels"}
     one = {name: values[:1] for name, values in texts.items()}
     length = one["input_ids"].numel()
+    with ProgressBar(total=2, unit="measurement", desc="measuring speed") as bar:
+        reading = measure_speed(dense, small, texts)
+        bar.update()
+        writing = measure_speed(dense, small, one, NEW_TOKENS)
     ways = {
-        f"{TEXTS} texts of {length} tokens in one forward pass": ("read", measure_speed(dense, small, texts)),
-        f"{NEW_TOKENS} after one text of {length} tokens, which is read in that time too": (
-            "generated",
-            measure_speed(dense, small, one, NEW_TOKENS),
-        ),
+        f"{TEXTS} texts of {length} tokens in one forward pass": ("read", reading),
+        f"{NEW_TOKENS} after one text of {length} tokens, which is read in that time too": ("generated", writing),
     }
     lines, notes = [], {}
     for way, (what, speed) in ways.items():

@@ -53,7 +53,11 @@ def main() -> int:
     if not words or words[0].startswith("-"):
         print(__doc__)
         return 0 if words in (["-h"], ["--help"]) else 2
-    return report_errors(lambda: _rerun(words[0], translated(words[1:])))
+    further = translated(words[1:])
+    if (flag := CONFIG_DIR[:-1]) in further[:-1]:  # its folder is the next word
+        at = further.index(flag)
+        further[at : at + 2] = [CONFIG_DIR + further[at + 1]]
+    return report_errors(lambda: _rerun(words[0], further))
 
 
 def _rerun(run_id: str, further: list[str]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -14,6 +15,7 @@ from analysis.text.captions import caption, heading, interval_words, removed_wor
 from analysis.text.labels import UNPRUNED, metric_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
+SAME_LEVEL = 1e-3  # a share: what another machine's rounding may change
 CORRELATIONS = ("matthews", "pearson")
 MAPPED_NOTE = "Matthews and Pearson correlations are mapped from [-1, 1] to 0 to 100 %"
 
@@ -51,6 +53,8 @@ def draw_panel(
 ) -> None:
     """Draws a line for each curve of `looks` that has rows, with its band over draws, and the unpruned model's level.
 
+    Curves of other data or checkpoints start at levels of their own, none of which is drawn then.
+
     Where no row has a number for `column`, the panel says `nothing`.
     """
     points = summarise(rows, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
@@ -60,9 +64,9 @@ def draw_panel(
     if points["mean"].isna().all():
         axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center", va="center", color=style.MUTED)
         axes.set_ylim(0, 100)
-    unpruned = rows.loc[rows["ratio"] == 0, column].mean()
-    if pd.notna(unpruned):
-        axes.axhline(unpruned, color=style.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label=UNPRUNED)
+    levels = rows[rows["ratio"] == 0].groupby("curve")[column].mean().dropna()
+    if len(levels) and np.ptp(levels) <= SAME_LEVEL * abs(levels).max():
+        axes.axhline(levels.mean(), color=style.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label=UNPRUNED)
     axes.grid(axis="y")
 
 

@@ -46,7 +46,8 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
 
     Args:
         values: a line a curve, a column a seed, NaN where the curve lacks it. The interval is over the seeds that all
-            curves of several seeds have, the same draws for all; a curve of one seed has its number in every draw.
+            curves of several seeds have, the same draws for all: of fewer than five the range of the ranks by each
+            draw and by their mean. A curve of one seed has its number in every draw.
         better: 1 where more is better, -1 where less is.
     """
     if values.empty:
@@ -58,7 +59,7 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
     if count < 2:
         return pd.DataFrame({"rank": rank, "low": np.nan, "high": np.nan})
     shared = values.loc[:, seeds].where(several, values.mean(axis=1), axis=0)
-    weights = np.eye(count)  # each draw alone, [draws, seeds]
+    weights = np.vstack([np.eye(count), np.full(count, 1 / count)])  # each draw alone, and their mean, [draws, seeds]
     if count >= LEAST_DRAWS:
         weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RANK_DRAWS) / count
     drawn = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)

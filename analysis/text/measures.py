@@ -52,9 +52,15 @@ MEASURE_OF = {
     CORRELATION: Measure(
         "correlation", "Correlation: 100 r of the pruned with the unpruned scores, of tasks whose answers are scores"
     ),
-    "loss": Measure("loss", "Loss: mean cross-entropy of the right class or option over the examples, in nats", -1, 3),
+    "loss": Measure(
+        "loss",
+        "Loss: mean cross-entropy of the right class, labels, option or, of a text, next token over the examples, in "
+        "nats",
+        -1,
+        3,
+    ),
     "token_loss": Measure(
-        "loss a token", "Loss a token: mean negative log-likelihood of the right option a token, in nats", -1, 3
+        "loss a token", "Loss a token: mean negative log-likelihood of the right option or text a token, in nats", -1, 3
     ),
 }
 IN_PERCENT = ("quality", "stability")  # the paper's, and what is shown unless another is asked for

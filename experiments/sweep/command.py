@@ -5,10 +5,12 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.main import get_args_parser
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -67,16 +69,44 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
     if nameless := [word for word in words if re.match(r"[+~@]*=", word)]:  # Hydra has no sentence for these
         _print_error(messages.no_option(nameless[0]))
         return 2
-    if chosen := [word for word in words if word.startswith("hydra/launcher=")]:
-        # Hydra would do a single job itself; it stands beside another option, as flags of Hydra may not part options.
-        words.insert(words.index(chosen[0]), "hydra.mode=MULTIRUN")
-    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # argparse: not among the options
+    if any(word.startswith("hydra/launcher=") for word in words):
+        words.append("hydra.mode=MULTIRUN")  # Hydra would do a single job itself
     command = Command(work)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
+
+    def work_in_order() -> int | None:
+        sys.argv[1:] = _flags_last(words)
+        return main()
+
     try:
-        return report_errors(main) or command.status
+        return report_errors(work_in_order) or command.status
     except SystemExit as end:  # of Hydra's own flags, or of one that is none
         return int(end.code or 0)
+
+
+def _flags_last(words: list[str]) -> list[str]:
+    """Returns a command line with Hydra's flags and their values behind the options: argparse takes none between.
+
+    Raises:
+        HiesError: a flag is not known, lacks its value, has one that it does not take, or does not go with another.
+        SystemExit: --version was answered.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # it would print a list of flags and leave
+    given, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        raise HiesError(messages.no_option(unknown[0]))
+    if len(modes := [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(given, name)]) > 1:
+        raise HiesError(f"{' and '.join(modes)} do not go together; give one of them.")
+    flags = words[::-1]
+    for word in given.overrides:
+        flags.remove(word)
+    in_order = [*given.overrides, *flags[::-1]]
+    return sorted(in_order, key=lambda word: word not in ("-m", "--multirun"))  # first, as documented commands have it
+
+
+def _refuse(message: str) -> NoReturn:
+    raise HiesError(f"{message.removeprefix('argument ')}; --hydra-help says what flags take.")
 
 
 def report_errors(work: Callable[[], int | None]) -> int:

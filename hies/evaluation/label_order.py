@@ -1,5 +1,6 @@
 """The order of a public checkpoint's outputs, which is not always that of the data set's labels."""
 
+import warnings
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -48,6 +49,12 @@ def find_label_order(
         return None
     named = in_order if task.numbered else _by_name(names, network)
     order = configured or _confirmed(task.name, names, named, answers(), labels)
+    if not configured and named is None:
+        warnings.warn(
+            f"The checkpoint for {task.name} does not name its outputs; by its answers they stand, in order, for "
+            f"{', '.join(names[i] for i in np.argsort(order))}. +model.label_order.{task.name}={order} says so, too.",
+            stacklevel=2,
+        )
     return None if order == in_order else order
 
 

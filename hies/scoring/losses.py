@@ -152,9 +152,10 @@ def _example_losses(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
         return ((logits - labels.to(logits.dtype)) ** 2).mean(dim=-1)
     if kind == SEVERAL_CLASSES and labels.shape == logits.shape:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=-1)
+    tokens = "" if labels.dim() < 2 else " (hies.batches makes tokens the labels of texts, unless labels= gives others)"
     raise HiesError(
         f"Labels of the shape {tuple(labels.shape)} and {labels.dtype} do not fit logits of the shape "
-        f"{tuple(logits.shape)} for problem_type {kind!r}; mend them, or {LOSS_REMEDY}."
+        f"{tuple(logits.shape)} for problem_type {kind!r}; mend them{tokens}, or {LOSS_REMEDY}."
     )
 
 

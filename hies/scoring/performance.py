@@ -68,8 +68,10 @@ def evaluate(
             answers, labels = _answers(outputs, batch, formula)
             right.append(None if answers is None or labels is None else answers == labels)
             if reference is not None:
-                others, _ = _answers(reference(**inputs_of(reference, batch, loss_of)), batch, formula)
-                same.append(_compared(answers, others, reference))
+                outputs_of_other = reference(**inputs_of(reference, batch, loss_of))
+                others, _ = _answers(outputs_of_other, batch, formula)
+                alike = _outputs(outputs) == _outputs(outputs_of_other)
+                same.append(_compared(answers, others if alike else None, reference))
     if not losses:
         raise HiesError("There is no example; give at least one batch.")
     every = torch.cat(losses)
@@ -97,6 +99,12 @@ def _answers(outputs: Any, batch: Mapping[str, Any], formula: DefaultLoss) -> tu
     if logits.dim() != 2 or labels.numel() != len(logits) or formula.kind_of(logits, labels) != ONE_CLASS:
         return None, None
     return logits.argmax(dim=-1), labels.reshape(-1)
+
+
+def _outputs(outputs: Any) -> int | None:
+    """Returns how many classes or words the logits are of."""
+    logits = value_of(outputs, "logits")
+    return logits.shape[-1] if isinstance(logits, Tensor) else None
 
 
 def _compared(answers: Tensor | None, others: Tensor | None, reference: nn.Module) -> Tensor:

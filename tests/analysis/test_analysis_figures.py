@@ -28,6 +28,14 @@ def test_curves_draws_means_and_bands_of_both_measures(tmp_path: Path) -> None:
     assert (quality.get_xlabel(), quality.get_ylabel()) == ("heads removed (%)", "quality (%)")
 
 
+def test_curves_of_models_that_start_apart_have_no_common_level(tmp_path: Path) -> None:
+    write_run(tmp_path / "exp", "his", quality=(90, 60), data="a")
+    write_run(tmp_path / "exp", "his", quality=(50, 40), data="b", name="other")
+    quality, stability = curves.draw_curves(load(tmp_path))
+    assert "unpruned" not in [one.get_label() for one in quality.get_lines()]
+    assert "unpruned" in [one.get_label() for one in stability.get_lines()]  # 100 % of either
+
+
 def test_curves_draws_nothing_where_quality_is_undefined_and_hollow_where_partly(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", seed=0, quality=(90, None, None), ratios=(0.0, 0.2, 0.4))
     write_run(tmp_path / "exp", "his", seed=1, quality=(90, 80, None), ratios=(0.0, 0.2, 0.4))

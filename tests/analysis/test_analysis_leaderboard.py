@@ -69,6 +69,12 @@ def test_five_draws_give_an_interval_and_equals_share_a_rank(tmp_path: Path) -> 
     assert cells(load(tmp_path), "quality (%)")[0] == (f"{mean:.2f} [{low:.2f}, {high:.2f}]",)
 
 
+def test_the_range_of_ranks_holds_the_rank(tmp_path: Path) -> None:
+    values = pd.DataFrame([[4.0, 4, 4], [6, 4, 4], [4, 6, 6]], list("abc"))  # a is second in every draw, third by means
+    found = ranks(values, better=1)
+    assert found.loc["a"].tolist() == [3, 2, 3] and found.loc["b"].tolist() == [2, 1, 2]
+
+
 def test_a_loss_stands_beside_and_lower_is_better_where_it_is_asked_for(tmp_path: Path) -> None:
     for criterion, loss in (("his", 0.5), ("ae", 0.25)):
         write_run(tmp_path / "exp", criterion, losses=(0.1, loss))

@@ -161,7 +161,7 @@ def test_figures_show_the_loss_with_its_unit(tmp_path: Path) -> None:
     rows = load(tmp_path)
     (panel,) = draw_curves(rows, measures=LOSS)
     assert (panel.get_ylabel(), panel.get_title(loc="left")) == ("loss (nats)", "Loss: lower is better")
-    assert "cross-entropy of the right class or option over the examples, in nats" in caption_of(panel)
+    assert "option or, of a text, next token over the examples, in nats" in caption_of(panel)
     np.testing.assert_allclose(lines(panel)["HIS"][:, 1], np.mean([one.mean(axis=1) for one, _ in written], axis=0))
     upper, lower = draw_curves(rows, measures=("stability", "loss"))
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("stability (%)", "loss (nats)")

@@ -279,6 +279,8 @@ def test_an_order_in_doubt_is_refused_and_a_given_one_is_taken():
     with pytest.raises(HiesError, match=r"label_order.digits=\[0, 1"):
         find_label_order(Digits(), network, lambda: constant, LABELS)
     given = [1, 0, *range(2, 10)]
+    with pytest.warns(UserWarning, match="in order, for 1, 0, 2, .*label_order.digits=.1, 0, 2"):
+        assert find_label_order(Digits(), network, lambda: np.array(given)[LABELS], LABELS) == given
     assert find_label_order(Digits(), network, lambda: constant, LABELS, given) == given
     with pytest.raises(HiesError, match="order of"):
         find_label_order(Digits(), network, lambda: constant, LABELS, [0] * 10)

@@ -58,6 +58,36 @@ def test_hydra_shows_a_job_and_takes_a_folder_of_ones_own(monkeypatch, capsys, t
     assert yaml.safe_load(capsys.readouterr().out)["criterion"]["alpha"] == 0.3
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=vit_tiny", "--config-dir", "{own}", "criterion=mine", "--cfg", "job"],
+        ["model=vit_tiny", "--config-dir={own}", "criterion=mine", "--cfg", "job", "seed=0"],
+        ["--cfg", "job", "seed=0", "-cd", "{own}", "criterion=mine"],
+    ],
+)
+def test_flags_may_stand_between_options(monkeypatch, capsys, tmp_path, words):
+    (tmp_path / "criterion").mkdir()
+    (tmp_path / "criterion" / "mine.yaml").write_text("defaults: [/schema/criterion/hies@_here_, _self_]\nalpha: 0.3\n")
+    monkeypatch.setattr("sys.argv", ["run", *(word.format(own=tmp_path) for word in words)])
+    assert run.main() == 0
+    assert yaml.safe_load(capsys.readouterr().out)["criterion"]["alpha"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["seed=0", "--foo", "task=digits"], "'--foo' is no option; options are given as NAME=VALUE."),
+        (["seed=0", "--config-dir"], "--config-dir/-cd: expected one argument; --hydra-help says what flags take."),
+        (["-m", "seed=0", "--cfg", "job"], "--multirun and --cfg do not go together; give one of them."),
+    ],
+)
+def test_flags_that_cannot_be_answered_are_named(monkeypatch, capsys, words, says):
+    monkeypatch.setattr("sys.argv", ["run", *words])
+    assert run.main() == 2
+    assert capsys.readouterr().err == f"error: {says}\n"
+
+
 def test_names_of_older_commands_are_translated():
     words = ["-m", "criterion=his,hies_rank,ae_renyi", "task=rte_after_mnli", "+model.home=docs", "seed=0"]
     assert translated(words) == [

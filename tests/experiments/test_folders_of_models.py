@@ -73,7 +73,7 @@ def test_a_source_that_fits_is_pruned_as_it_is(call, sources, tmp_path):
     place, _ = sources
     status, text, errors = call(prune, f"model.source={place}", ORDER, "sparsity.ratio=0.4", f"out={tmp_path}/out")
     assert status == 0, errors
-    assert text.startswith(f"words is not trained: {place} is taken for task=rte as it is.")
+    assert text.startswith(f"words is not trained: {place} is taken for rte as it is.")
     assert f"The dense model was not trained here: {place}" in text
     small, dense = hies.load_pruned(tmp_path / "out"), load_network(Model(source="x"), str(place))
     removed = hies.pruned_heads(small)

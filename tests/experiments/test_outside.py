@@ -115,7 +115,7 @@ def test_the_page_leads_from_a_file_to_curves(folder, cache, monkeypatch, capsys
     assert str(folder) not in (folder / "packed" / "grid.json").read_text()
     paths = (folder / "results" / "mine").glob("*-focused-*.jsonl")
     path = next(path for path in paths if f"--config-dir={folder}/own " in path.read_text())
-    for given, says in (([], "give --config-dir=... yourself"), (["--config-dir=own"], "nothing differs")):
+    for given, says in (([], "give --config-dir=... yourself"), (["--config-dir", "own"], "nothing differs")):
         monkeypatch.setattr("sys.argv", ["rerun", path.stem, f"cache_dir={cache}", *given])
         rerun.main()
         assert says in "".join(capsys.readouterr())

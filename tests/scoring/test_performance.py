@@ -106,3 +106,12 @@ def test_what_cannot_be_evaluated_is_refused(bert, batches, options, message):
         message = "reference is 'ElectraForSequenceClassification'; its answers cannot be compared"
     with pytest.raises(hies.HiesError, match=message):
         hies.evaluate(model, batches(batch), **options)
+
+
+def test_answers_out_of_another_number_of_classes_are_not_compared(bert):
+    model, _, batch = bert
+    other = copy.deepcopy(model)
+    width = model.classifier.in_features
+    other.classifier = torch.nn.Linear(width, model.config.num_labels + 1)
+    with pytest.raises(hies.HiesError, match="its answers cannot be compared with the model's; give one with the same"):
+        hies.evaluate(model, [batch], reference=other)

@@ -5,6 +5,7 @@ Rows are counted from 1, a header is none of them. Every cell of a CSV file is a
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -120,9 +121,10 @@ def _decoded(content: bytes, source: str, encoding: str) -> str:
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         line, column = content.count(b"\n", 0, start) + 1, start - content.rfind(b"\n", 0, start)
+        guess = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
         raise HiesError(
             f"{Path(source).name}, line {line}, byte {column}: it is not in {encoding}; save it in UTF-8, or name its "
-            "encoding, as in task.encoding=latin-1."
+            f"encoding, as in task.encoding={guess}."
         ) from None
 
 
@@ -150,9 +152,10 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
     chosen = separator or usual
     names = next(csv.reader(io.StringIO(text), delimiter=chosen), [])
     if separator is None and len(names) < 2 and (other := next((one for one in ";\t|," if one in text[:1000]), None)):
+        give = "call the file FILE.tsv" if other == "\t" else f"give task.separator='\"{other}\"'"
         raise HiesError(
             f"{called(source)}, line 1: there is one column, {shown(names[0])}, whose fields seem to be parted "
-            f"by {other!r}; give task.separator='\"{other}\"'."
+            f"by {other!r}; {give}."
         )
     content = text.encode()
     wrong: list[Any] = []
@@ -176,9 +179,12 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
         if not wrong:
             raise HiesError(f"{called(source)} cannot be read as a table ({brief(error)}); mend it.") from error
         row = wrong[0]
+        more = row.actual_columns > row.expected_columns
+        mend = f"put a text that holds {chosen!r} in quotes" if more else "fill in what is missing, or close a quote"
         raise HiesError(
-            f"{called(source)}, row {row.number - 1}: it has {row.actual_columns} fields, but there are "
-            f"{row.expected_columns} columns, {', '.join(names)[:80]}; put a text that holds {chosen!r} in quotes."
+            f"{called(source)}, row {row.number - 1}: it has {row.actual_columns} "
+            f"field{'s'[: row.actual_columns > 1]}, but there are {row.expected_columns} columns, "
+            f"{', '.join(names)[:80]}; {mend}."
         ) from None
     return table.to_pandas()
 

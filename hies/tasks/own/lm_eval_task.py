@@ -88,6 +88,12 @@ class LmEval(Language):
         """What `datasets` loads the data with, as JSON."""
         return json.dumps(self._definition.get("dataset_kwargs") or {}, sort_keys=True)
 
+    def description(self, data_root: Path | None) -> str:
+        """Returns what is read: definition, data set and splits."""
+        scored = self.notes(data_root)["calibration_source"]
+        file, place = Path(self.definition).name, "/".join(filter(None, self._where(data_root)))
+        return f"{self.name}: {file}, {place}; heads scored on {scored}, reported {self.reported}."
+
     def answers(self, network: Any, processor: Any, examples: Split, batch_size: int, precision: str) -> Answers:
         """Returns the options chosen, as any `ChoiceTask`; or what the first filter finds in the generated texts."""
         if not self._generates:

@@ -38,8 +38,13 @@ BAD = {
         "review,stars\ngood,a\nbad, very bad,b\n",
         r"^films\.csv, row 2: it has 3 fields, but there are 2 columns, review, stars; put a text that holds ','",
     ),
-    "too few fields": ("review,stars\ngood,a\nbad\n", r"^films\.csv, row 2: it has 1 fields, but there are 2 columns"),
-    "open quote": ('review,stars\n"good,a\nbad,b\n', r"^films\.csv, row 1: it has 1 fields"),
+    "too few fields": (
+        "review,stars\ngood,a\nbad\n",
+        r"^films\.csv, row 2: it has 1 field, but there are 2 columns, review, stars; fill in what is missing",
+    ),
+    "open quote": ('review,stars\n"good,a\nbad,b\n', r"^films\.csv, row 1: it has 1 field, .* close a quote"),
+    "tabs": ("review\tstars\ngood\ta\nbad\tb\n", r"seem to be parted by '\\t'; call the file FILE\.tsv\.$"),
+    "utf-16": ("review,stars\ngut,a\nbad,b\n".encode("utf-16"), r"not in utf-8; .* as in task\.encoding=utf-16\.$"),
     "two columns of a name": ("review,stars,review\na,b,c\n", r"has two columns with the name 'review'"),
     "latin-1": (
         "review,stars\ngut,a\nschön,b\n".encode("latin-1"),

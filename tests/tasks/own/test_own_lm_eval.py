@@ -68,6 +68,10 @@ def evaluated(llama, folder):
     return lm_eval.simple_evaluate(wrapped, tasks=["quiz", "written"], task_manager=manager, bootstrap_iters=0)
 
 
+def test_it_says_which_splits_it_reads(folder):
+    assert task(folder, "quiz").description(None) == "quiz: quiz.yaml, json; heads scored on train, reported test."
+
+
 @pytest.mark.parametrize(("name", "metric"), [("quiz", "acc,none"), ("written", "exact_match,none")])
 def test_answers_and_quality_are_those_of_lm_eval(folder, llama, evaluated, tmp_path, name, metric):
     own = task(folder, name)

@@ -259,7 +259,7 @@ def test_one_command_prunes_a_folder_on_a_table_and_trains_nothing(call, tmp_pat
     status, text, errors = call(prune, *words, "task=table", f"task.train={path}", f"out={tmp_path}/small")
     assert status == 0, errors
     assert text.startswith("films: train films.csv; report and selection drawn from train with task.data_seed=0; ")
-    assert f"bert is not trained: {source} is taken for task=films as it is." in text
+    assert f"bert is not trained: {source} is taken for films as it is." in text
     assert "quality (accuracy)" in text and "\nloss " in text
     assert sum(map(len, hies.pruned_heads(hies.load_pruned(tmp_path / "small")).values())) == 5
     yaml = tmp_path / "conf" / "task" / "ours.yaml"  # the same from a file outside the repository
