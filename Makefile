@@ -42,8 +42,9 @@ SMOLLM2 := smollm2 smollm2_groups smollm2_reasoning smollm2_calibration
 define draw_smollm2
 	$(BIN)/python -m analysis figure4 figure13 table8 table10 claims summary --experiment smollm2 --results $(1) --out $(1)
 	$(BIN)/python -m analysis figure4 figure13 --measure quality_norm,stability --experiment smollm2 --results $(1) --out $(1)
-	$(BIN)/python -m analysis figure4 summary --experiment smollm2_groups --results $(1) --out $(1)
-	$(BIN)/python -m analysis figure10 summary --experiment smollm2_reasoning --results $(1) --out $(1)
+	$(BIN)/python -m analysis summary --measure loss --experiment smollm2 --results $(1) --out $(1)
+	test ! -d $(1)/smollm2_groups || $(BIN)/python -m analysis figure4 summary --experiment smollm2_groups --results $(1) --out $(1)
+	test ! -d $(1)/smollm2_reasoning || $(BIN)/python -m analysis figure10 summary --experiment smollm2_reasoning --results $(1) --out $(1)
 	test ! -d $(1)/smollm2_calibration || $(BIN)/python -m analysis table12 by_size --experiment smollm2_calibration --results $(1) --out $(1)
 endef
 
