@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from hies.tasks.own import files
 from hies.tasks.splits import Split, Splits
 
 SHARE = 5  # one of so many training examples goes into each split that no file is given for
-_READ: dict[tuple[Any, ...], Splits] = {}  # the last data alone
+_MADE: dict[str, tuple[Any, Any]] = {}  # what was made of data -> the data that it was made of, and it; the last alone
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class OwnData(Task):
 
     def identity(self, data_root: Path | None) -> str:
         """Returns a digest of all examples as they are read, and of what else answers depend on; no path is in it."""
-        return digest([self.kind_name, self.load(data_root, Path()).digest(), self.rules()])
+        examples = self._once("digest", data_root, lambda data: data.load(data_root, Path()).digest())
+        return digest([self.kind_name, examples, self.rules()])
 
     def _knobs_without_effect(self, identity: str, data_root: Path | None) -> dict[str, str]:
         """Returns none: the digest is of what is read, whatever the options are that lead to it."""
@@ -72,14 +74,19 @@ class OwnData(Task):
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns the splits, read once as long as no file changes."""
+        return self._once("splits", data_root, lambda data: data.read(data_root))
+
+    def _once(self, what: str, data_root: Path | None, make: Callable[[Any], Any]) -> Any:
+        """Returns what `make` makes of the task, of which its data alone count; once as long as no file changes.
+
+        Every job of a sweep asks for it.
+        """
         data_only = replace(self, max_examples=None, finetune={}, after=None)
         states = [files.state_of(source) for source in (self.train, self.report, self.selection)]
         key = (type(self), repr(data_only), repr(states), data_root)
-        if key not in _READ:
-            found = data_only.read(data_root)
-            _READ.clear()
-            _READ[key] = found
-        return _READ[key]
+        if what not in _MADE or _MADE[what][0] != key:
+            _MADE[what] = key, make(data_only)
+        return _MADE[what][1]
 
     def in_use(self, data_root: Path | None) -> Splits:
         """Returns the splits, the report split cut to `max_examples`."""

@@ -246,22 +246,22 @@ class OwnTable(OwnData, ClassifierTask):
         return f"{len(names)} {'labels' if several else 'classes'}, reported: {', '.join(shown)}{more}"
 
     def _content(self, data_root: Path | None) -> _Content:
-        options = self.encoding, self.separator, data_root
-        tables = {part: read_rows(part, source, *options) for part, source in self.given().items()}
-        asked = (self.text, self.text_pair)
+        """Returns what is in the files, whatever the classes are called."""
+        any_classes = replace(self, classes=None)
+        return any_classes._once("content", data_root, lambda data: data._read_content(data_root))
+
+    def _read_content(self, data_root: Path | None) -> _Content:
+        given, options = self.given(), (self.encoding, self.separator, data_root)
+        tables = {part: read_rows(part, source, *options) for part, source in given.items()}
+        names = {part: [*map(str, rows.columns)] for part, rows in tables.items()}
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        columns = None
-        for part, source in self.given().items():
-            names = [*map(str, tables[part].columns)]
-            if columns is None:
-                columns = find_columns(names, source, asked, self.image, labels, self.id)
-            else:
-                find_columns(names, source, columns.texts, columns.image, columns.labels, self.id)
-        assert columns is not None
-        read: Any = {"classification": cells.classes, "multi_label": cells.label_sets, "regression": self._scores}[
-            self.kind
-        ]
-        found = {part: read(tables[part], columns.labels, source) for part, source in self.given().items()}
+        asked = ((self.text, self.text_pair), self.image, labels)
+        columns = find_columns(names["train"], given["train"], *asked, self.id)
+        for part, source in given.items():
+            find_columns(names[part], source, columns.texts, columns.image, columns.labels, self.id)
+        kinds = {"classification": cells.classes, "multi_label": cells.label_sets, "regression": self._scores}
+        read: Any = kinds[self.kind]
+        found = {part: read(tables[part], columns.labels, source) for part, source in given.items()}
         return _Content(tables, columns, found, tables["train"].attrs.get(columns.labels[0], ()))
 
     def _scores(self, rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[float]:

@@ -10,6 +10,7 @@ import pytest
 
 from hies.errors import HiesError
 from hies.tasks import TASKS
+from hies.tasks.own import cells
 
 ROWS = [{"id": i, "review": f"film {i} was {'good' if i % 3 else 'bad'}", "stars": "ab"[i % 2]} for i in range(37)]
 
@@ -173,6 +174,18 @@ def test_a_report_of_its_own_is_reported_whole_and_shared_rows_are_said(tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded(table(tmp_path / "alone.csv", ROWS))
+
+
+def test_labels_are_read_once_for_all_jobs_until_the_file_changes(tmp_path, monkeypatch):
+    path, found, classes = table(tmp_path / "films.csv"), [], cells.classes
+    monkeypatch.setattr(cells, "classes", lambda *cells_of: found.append(classes(*cells_of)) or found[-1])
+    for _ in range(3):
+        task = TASKS["table"](train=str(path)).for_classifier(["b", "a"], None)
+        assert task.label_names() == ("b", "a") and task.fingerprint(None) and task.load_checked(None, tmp_path)
+    assert len(found) == 1
+    table(path, ROWS[:30])
+    assert len(TASKS["table"](train=str(path)).load(None, tmp_path).train) == 18
+    assert [len(labels) for labels in found] == [37, 30]
 
 
 def test_the_identity_follows_what_is_read_and_no_path(tmp_path):
