@@ -213,9 +213,8 @@ class Task(ABC):
         Names count, unless they are none (LABEL_0: then answers tell which is which) or the task goes by numbers.
         """
         classes = self.label_names(data_root)
-        named = {checks.plain_label(name) for name in outputs}
-        unnamed = named == {f"label {i}" for i in range(len(outputs))}
-        fits = unnamed or self.numbered or not classes or named == set(map(checks.plain_label, classes))
+        same_names = set(map(checks.plain_label, outputs)) == set(map(checks.plain_label, classes))
+        fits = same_names or checks.are_unnamed(outputs) or self.numbered or not classes
         return self if fits and len(outputs) == max(len(classes), 1) else None
 
 

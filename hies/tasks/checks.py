@@ -102,6 +102,11 @@ def plain_label(name: str) -> str:
     return name.strip().lower().replace("_", " ")
 
 
+def are_unnamed(outputs: Sequence[str]) -> bool:
+    """Returns whether a classifier's outputs have no names but those that transformers gives: LABEL_0, LABEL_1, ..."""
+    return set(map(plain_label, outputs)) == {f"label {i}" for i in range(len(outputs))}
+
+
 def values(cell: Any) -> Iterator[Any]:
     """Yields what a cell holds: itself, or what is in a list, however deep."""
     if isinstance(cell, Mapping):

@@ -173,7 +173,7 @@ class OwnTable(OwnData, ClassifierTask):
             return self
         content = self._content(data_root)
         labels, named = self._names(content), {*map(checks.plain_label, outputs)}
-        unnamed, classes = named == {f"label {i}" for i in range(len(outputs))}, tuple(outputs)
+        unnamed, classes = checks.are_unnamed(outputs), tuple(outputs)
         if not {*map(checks.plain_label, labels)} <= named:
             if self.kind == "classification" and all(map(str.isdecimal, labels)):
                 numbered = [checks.plain_label(name) for name in content.named]
