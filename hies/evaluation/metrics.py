@@ -8,6 +8,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from hies.runs.quality import PERCENT, stability
+from hies.tasks.own.cells import bits_of
 from hies.tasks.vqa.accuracy import vqa_accuracy
 
 __all__ = ["METRICS", "quality", "stability"]
@@ -29,7 +30,7 @@ def _mean_f1(labels: np.ndarray, predictions: np.ndarray, average: str) -> float
         average: `macro`, or `weighted` by how often each is right.
     """
     if labels.dtype.kind == "U":
-        labels, predictions = (np.array([[*text] for text in one.tolist()]) == "1" for one in (labels, predictions))
+        labels, predictions = bits_of(labels), bits_of(predictions)
     return f1_score(labels, predictions, average=average, zero_division=np.nan)
 
 
