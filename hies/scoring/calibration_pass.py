@@ -34,7 +34,7 @@ from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, r
 from hies.scoring.own_loss import answer, same_problem_type, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
-from hies.scoring.tokens import decoder_tokens, real_queries, visible_keys
+from hies.scoring.tokens import counted_queries, visible_keys
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -235,8 +235,7 @@ class StatisticsCollector:
 
         `defined` is True where a value has to be a number, broadcastable to the values; None: everywhere.
         """
-        decodes = self.reads_encoder and "decoder" in site
-        real = decoder_tokens(call, self._batch) if decodes else real_queries(call, self._batch)
+        real = counted_queries(site, call, self._batch, self.reads_encoder)
         per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:

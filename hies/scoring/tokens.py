@@ -23,8 +23,20 @@ def visible_keys(call: Call) -> Tensor:
     return count + (0 if call.sinks is None else 1)
 
 
-def real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
+def counted_queries(site: str, call: Call, batch: Mapping[str, Any], has_encoder: bool) -> Tensor | None:
     """Returns True for queries that are no padding, broadcastable to [rows, heads, queries]; None if all of them are.
+
+    Args:
+        site: whose call it is.
+        call: whose queries are meant.
+        batch: that passes.
+        has_encoder: the model has a decoder that reads from an encoder.
+    """
+    return _decoder_tokens(call, batch) if has_encoder and "decoder" in site else _real_queries(call, batch)
+
+
+def _real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
+    """Returns the same for all but the decoder that reads from an encoder.
 
     In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
     is a token. In attention to something else (a picture) the batch's mask alone says it.
@@ -68,7 +80,7 @@ def _in_blocks(tokens: Any, is_mask: bool, call: SoftmaxCall) -> Tensor | None:
     return None
 
 
-def decoder_tokens(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
+def _decoder_tokens(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
     """Returns the same for a decoder that reads from an encoder, whose causal mask shows no padding.
 
     It is read off the decoder's padding mask, else the labels that it is fed, else (a classifier, fed the encoder's

@@ -17,7 +17,7 @@ from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
 from hies.scoring.losses import Loss, inputs_of, reads_encoder
-from hies.scoring.tokens import decoder_tokens, real_queries
+from hies.scoring.tokens import counted_queries
 
 
 @torch.no_grad()
@@ -105,8 +105,7 @@ class _Observer:
         if site in self._last and self._last[site]() is call:
             raise UnsupportedModelError(f"Site {site!r} adds up the output of a head in parts, so it has no variance.")
         self._last[site] = ref(call)
-        decodes = self._reads_encoder and "decoder" in site
-        real = decoder_tokens(call, self.batch) if decodes else real_queries(call, self.batch)
+        real = counted_queries(site, call, self.batch, self._reads_encoder)
         counted = torch.ones_like(output[..., :1], dtype=torch.bool)
         if real is not None:  # [rows, heads or 1, tokens] -> [rows, tokens, heads or 1, 1]
             counted = counted & real.transpose(1, 2)[..., None]
