@@ -85,11 +85,11 @@ class Summary:
             counts = f"{site.heads:>5}{site.dense_heads:>6}{site.key_heads:>17}{site.dense_key_heads:>6}"
             lines.append(f"{name:{width}}  {counts}")
         lines.append(f"\n{'':22}{'dense':>18}{'small':>18}{'ratio':>8}")
-        for name in ("heads", "parameters", "flops", "cache_bytes"):
+        for name, row in ROW_NAMES.items():
             before, after = getattr(self.dense, name), getattr(self.small, name)
             if after is not None:
                 numbers = f"{before:>18,}{after:>18,}{after / before:>8.3f}" if before else f"{'?':>18}{after:>18,}"
-                lines.append(f"{ROW_NAMES[name]:22}{numbers}")
+                lines.append(f"{row:22}{numbers}")
         return "\n".join([*lines, f"for inputs of the shape {' x '.join(map(str, self.batch))}"])
 
 

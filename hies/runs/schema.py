@@ -57,7 +57,7 @@ RANGES = tuple((key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in HI
 OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict", "chance", *TOKEN_KEYS)
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
 # Names that an option of a method from outside cannot have: rows, or the frame that analysis makes of them, have them.
-RESERVED = frozenset({*REQUIRED, *PER_RATIO, *SEAL, "alpha_used", "curve", "label_order", "path", "precision", "run",
+RESERVED = frozenset({*REQUIRED, *PER_RATIO, *SEAL, "curve", "label_order", "path", "precision", "run",
                       "sites", "source", "step", "unit"}) - {"seed"}  # fmt: skip
 
 Row = dict[str, Any]

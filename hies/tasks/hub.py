@@ -35,10 +35,9 @@ def frames(repository: str, config: str | None, data_root: Path | None, options:
     """
     import datasets
 
-    source = _local_copy(repository, data_root)
+    source, more = _local_copy(repository, data_root), json.loads(options)
     try:
         # Of a local folder nothing is remembered: datasets would take its later states for the first.
-        more = json.loads(options)
         with tempfile.TemporaryDirectory() as forgotten, no_progress_bars():
             place = forgotten if source or "data_files" in more else None
             loaded = datasets.load_dataset(str(source or repository), config, cache_dir=place, **more)
@@ -48,7 +47,7 @@ def frames(repository: str, config: str | None, data_root: Path | None, options:
             raise HiesError(
                 f"data_root={data_root} holds {repository}, but its configuration {config!r} cannot be read from there."
             ) from error
-        if files := json.loads(options).get("data_files"):
+        if files := more.get("data_files"):
             raise HiesError(f"{files} cannot be read as {repository} by datasets ({brief(error)}).") from error
         raise HiesError(_how_to_get(repository, data_root)) from error
 
