@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,10 @@ class Splits:
 
     def digests(self) -> list[str]:
         """Returns a digest of every example of the first split, of the first two, and of all three."""
+        return [*self._digests]
+
+    @cached_property
+    def _digests(self) -> list[str]:
         hashed, found = hashlib.sha256(), []
         for split in (self.train, self.selection, self.report):
             for column in (*split.inputs.values(), split.labels):

@@ -72,14 +72,18 @@ class OwnData(Task):
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns the splits, read once as long as no file changes."""
-        data_only = replace(self, max_examples=None, finetune={}, after=None)
-        states = [files.state_of(source) for source in (self.train, self.report, self.selection)]
-        key = (type(self), repr(data_only), repr(states), data_root)
+        key = self.key(data_root)
         if key not in _READ:
-            found = data_only.read(data_root)
+            found = self.read(data_root)
             _READ.clear()
             _READ[key] = found
         return _READ[key]
+
+    def key(self, data_root: Path | None, **same: Any) -> tuple[Any, ...]:
+        """Returns what is read depends on: options, those of `same` as they stand there, and the files as they are."""
+        data_only = replace(self, max_examples=None, finetune={}, after=None, **same)
+        states = [files.state_of(source) for source in (self.train, self.report, self.selection)]
+        return type(self), repr(data_only), repr(states), data_root
 
     def in_use(self, data_root: Path | None) -> Splits:
         """Returns the splits, the report split cut to `max_examples`."""

@@ -37,6 +37,7 @@ PROBLEMS = {
 }  # kind of labels -> what transformers calls it
 STEPS = 5  # what the scale of scores is brought to, on which stability rounds them (`hies.runs.quality`)
 SHOWN_CLASSES = 8
+_CONTENT: dict[tuple[Any, ...], _Content] = {}  # the last files' alone
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,15 @@ class OwnTable(OwnData, ClassifierTask):
         return f"{len(names)} {'labels' if several else 'classes'}, reported: {', '.join(shown)}{more}"
 
     def _content(self, data_root: Path | None) -> _Content:
+        """Returns what is in the files, read once for all jobs of a sweep as long as no file changes."""
+        key = self.key(data_root, classes=None)
+        if key not in _CONTENT:
+            found = self._read_content(data_root)
+            _CONTENT.clear()
+            _CONTENT[key] = found
+        return _CONTENT[key]
+
+    def _read_content(self, data_root: Path | None) -> _Content:
         options = self.encoding, self.separator, data_root
         tables = {part: read_rows(part, source, *options) for part, source in self.given().items()}
         asked = (self.text, self.text_pair)

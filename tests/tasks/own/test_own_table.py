@@ -23,6 +23,7 @@ from hies.evaluation.metrics import quality
 from hies.evaluation.models import Model, fitted
 from hies.runs.quality import stability
 from hies.tasks import TASKS
+from hies.tasks.own import cells
 
 CPU = torch.device("cpu")
 WORDS = ["sun", "moon", "river", "stone", "bird", "tree"]
@@ -126,6 +127,18 @@ def test_a_model_without_names_is_told_by_classes_or_by_its_answers(tmp_path):
     assert pair(tmp_path, path, outputs)[1].label_names() == ("a", "b")  # sorted; answers tell the order
     model, task = pair(tmp_path, path, outputs, classes=["b", "a"])
     assert task.numbered and task.label_names() == ("b", "a") and model.checkpoint
+
+
+def test_a_table_is_read_once_for_all_jobs_until_it_changes(tmp_path, monkeypatch):
+    path, reads = file(tmp_path, rows(label=lambda i: ["b", "a"][i % 2])), []
+    classes = cells.classes
+    monkeypatch.setattr(cells, "classes", lambda *given: reads.append(1) or classes(*given))
+    for _ in range(3):
+        task = pair(tmp_path, path, ("a", "b"))[1]
+        assert task.load(None, tmp_path).digest() and "2 classes" in task.description(None)
+    assert len(reads) == 1
+    file(tmp_path, rows(44, label=lambda i: ["b", "a"][i % 2]))
+    assert len(pair(tmp_path, path, ("a", "b"))[1].load(None, tmp_path).train) == 28 and len(reads) == 2
 
 
 def test_a_folder_without_a_classifier_is_trained_on_the_labels(tmp_path):
