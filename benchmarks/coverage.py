@@ -52,7 +52,8 @@ def main() -> None:
     """Prints a line for each setting."""
     parser = argparse.ArgumentParser(description="Measure how often intervals hold the truth.", allow_abbrev=False)
     parser.add_argument("--repetitions", type=int, default=1000)
-    repetitions = parser.parse_args().repetitions
+    if (repetitions := parser.parse_args().repetitions) < 1:
+        parser.error(f"--repetitions={repetitions} does not work; give 1 or more.")
     print("| differences | sd of draws | sd of tasks |", " | ".join(HEADINGS), "|", sep=" ")
     rng = np.random.default_rng(0)
     counts = rng.multinomial(EXAMPLES, np.full(EXAMPLES, 1 / EXAMPLES), (TASKS, DRAWS)).astype(float)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 import hies
+from benchmarks.rounds import check_options
 from hies.batching import Batch
 from hies.efficiency.cost import measure_cost
 from hies.efficiency.measure import Efficiency, keep_freed_memory, measure
@@ -88,9 +89,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keeps the rows in DIR/efficiency/SHAPE.jsonl")
     options = parser.parse_args(arguments)
-    for name, most in {"tokens": 512, "batch": 4096, "rounds": 10000}.items():
-        if not 1 <= getattr(options, name) <= most:
-            parser.error(f"--{name}={getattr(options, name)} does not work; give 1 to {most}.")
+    check_options(parser, options, tokens=(1, 512), batch=(1, 4096), rounds=(1, 10000))
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device=cuda does not work: torch finds no CUDA device here; use --device=cpu.")
     return options

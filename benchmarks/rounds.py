@@ -1,5 +1,6 @@
 """Ways to do something, timed in turn, round after round, so that what else the machine does falls on all alike."""
 
+import argparse
 import os
 import statistics
 import time
@@ -9,6 +10,15 @@ import torch
 from tqdm import tqdm
 
 Ways = Mapping[str, Callable[[], object]]
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace, **bounds: tuple[int, int]) -> None:
+    """Ends with a sentence where a number is outside its bounds, or --out is no folder."""
+    for name, (least, most) in bounds.items():
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name}={getattr(options, name)} does not work; give {least} to {most}.")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out={options.out} does not work; name a folder.")
 
 
 def in_turn(ways: Ways, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:

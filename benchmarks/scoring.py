@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import hies
 from benchmarks import classical
-from benchmarks.rounds import Ways, conditions, in_turn, ratio
+from benchmarks.rounds import Ways, check_options, conditions, in_turn, ratio
 from hies.batching import Batch
 from hies.precision import machine
 from hies.runs.files import revision, versions
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of all ways in turn; one that warms up comes before")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"keeps the rows in DIR/{FOLDER}/minilm.jsonl")
     options = parser.parse_args(arguments)
+    check_options(parser, options, texts=(1, 4096), tokens=(2, 512), rounds=(1, 10000))
     torch.manual_seed(0)
     model = minilm()
     batch = texts(options.texts, options.tokens)

@@ -13,16 +13,8 @@ from hies.runs.schema import LOSSES, TOKEN_KEYS
 
 # Not results of a run: when and where it was computed, by what, and how its file is kept.
 ASIDE = (
-    "score_seconds",
-    "eval_seconds",
-    *TOKEN_KEYS,
-    "revision",
-    "versions",
-    "command",
-    "rows",
-    "digest",
-    "path",
-    "experiment",
+    *("score_seconds", "eval_seconds", *TOKEN_KEYS),
+    *("revision", "versions", "command", "rows", "digest", "path", "experiment"),
 )
 SCORES = ("scores", "his", "ae")
 ANSWERS = "predictions"

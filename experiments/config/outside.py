@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hies.errors import HiesError, ParameterError, first_line
+from hies.errors import HiesError, ParameterError, brief, first_line
 from hies.evaluation.models import MODALITIES
 from hies.methods import METHODS, Method
 from hies.runs.quality import PERCENT, SQUARED
@@ -117,8 +117,7 @@ def imported(group: str, target: str) -> type:
             raise wrong(f"importing {module} failed: there is no module {error.name!r}") from None
         raise wrong(f"there is no module {error.name!r} in the current directory, in PYTHONPATH or installed") from None
     except (Exception, SystemExit) as error:  # whatever code from elsewhere raises
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise wrong(f"importing {module} failed: {said}") from None
+        raise wrong(f"importing {module} failed: {type(error).__name__}: {brief(error)}") from None
     if not inspect.isclass(kind) or not issubclass(kind, CONTRACTS[group]):
         what = f"is no class built on {BUILT_ON[group]}" if inspect.isclass(kind) else "is no class"
         raise wrong(f"{module} has no {name!r}" if kind is None else f"it {what}")

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.config.options import with_option
+from experiments.config.outside import place_of
 from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.progress import progress
 from experiments.wandb import mirror, redacted
@@ -93,7 +94,8 @@ def _compute(job: Job) -> None:
     except Exception as error:
         if getattr(error, "errno", None) in HOPELESS or DISK_IS_FULL in str(error):
             raise _stopping(error) from error
-        said = redacted(f"{type(error).__name__}: {error}")
+        place = place_of(error)
+        said = redacted(f"{f'{place}: ' if place else ''}{type(error).__name__}: {error}")
         results.write_failure(job.path, said, job.command, redacted(traceback.format_exc()))
     else:
         mirror(job, rows)

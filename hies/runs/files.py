@@ -56,6 +56,14 @@ def read_failure(path: Path) -> str | None:
         return f"{failure_path(path)} cannot be read"
 
 
+def failed_command(path: Path) -> str:
+    """Returns the command of a failed run, given its row file; nothing where its record does not say it."""
+    try:
+        return str(json.loads(failure_path(path).read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 @cache
 def versions() -> dict[str, str]:
     """Returns the installed versions that a result may depend on."""

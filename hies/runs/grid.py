@@ -13,7 +13,7 @@ import orjson
 
 from hies.errors import RowsWarning, printable
 from hies.runs import folders
-from hies.runs.files import FAILED, read_run
+from hies.runs.files import FAILED, failed_command, read_run
 from hies.runs.schema import BadRows, Row
 from hies.storage import remove_partials, replacing
 
@@ -128,8 +128,13 @@ def jobs(results_dir: Path, experiment: str, finished: Iterable[Row]) -> list[De
         return declared
     rows = [row for row in finished if row["experiment"] == experiment]
     ended = [_job(experiment, {**row, "parameters": {}}, failed=set()) for row in rows]
-    failed = sorted(failures(results_dir / experiment) - {row["run_id"] for row in rows})
-    return ended + [DeclaredJob(experiment, run_id, "?", "?", run_id, {}, None, "", failed=True) for run_id in failed]
+    folder = results_dir / experiment
+    failed = sorted(failures(folder) - {row["run_id"] for row in rows})
+    commands = {run_id: printable(failed_command(folder / f"{run_id}.jsonl")) for run_id in failed}
+    return ended + [
+        DeclaredJob(experiment, run_id, "?", "?", run_id, {}, None, command, True)
+        for run_id, command in commands.items()
+    ]
 
 
 def unfinished_jobs(results_dir: Path, finished: Collection[Row], experiment: str | None = None) -> list[DeclaredJob]:

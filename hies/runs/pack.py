@@ -19,13 +19,8 @@ from hies.runs.files import read_arrays, read_run
 from hies.runs.schema import BadRows, sealed
 from hies.storage import replacing
 
-OF_A_MACHINE = (
-    "results_dir=",
-    "cache_dir=",
-    "wandb.",
-    "device=",
-    "--config-dir=",
-)  # what of a command concerns one machine alone
+# What of a command concerns one machine alone.
+OF_A_MACHINE = ("results_dir=", "cache_dir=", "wandb.", "device=", "--config-dir=")
 DATA_ROOT = "data_root=$HIES_DATA"
 
 

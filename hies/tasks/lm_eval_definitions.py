@@ -111,8 +111,9 @@ def find(name: str, include_path: str | None) -> str:
     if kind == "group":
         raise ParameterError("task.name", name, f"it is a group, give one of its tasks ({_members(path)})")
     close = difflib.get_close_matches(name, names, 3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists what there is"
-    raise ParameterError("task.name", name, f"lm-eval {version()} has no task of this name; {hint}")
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    expected = f"lm-eval {version()} has no task of this name; {hint}lm-eval ls tasks lists what there is"
+    raise ParameterError("task.name", name, expected)
 
 
 def reason_to_refuse(path: str) -> str:

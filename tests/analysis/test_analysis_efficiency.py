@@ -1,6 +1,7 @@
 """Measurements beside the rows of jobs: read, drawn and told, and never taken for jobs."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from analysis.data import efficiency, rows
 from analysis.errors import Unavailable
 from analysis.figures.efficiency import COST_LOOKS, draw_efficiency
 from analysis.tables.costs import costs_table
-from benchmarks import scoring
+from benchmarks import coverage, scoring
 from hies.errors import RowsWarning
 from hies.runs import grid
 
@@ -181,3 +182,18 @@ def test_times_of_scoring_are_rows_and_a_table(tmp_path: Path, monkeypatch, caps
     (tmp_path / "scoring" / "bad.jsonl").write_text(json.dumps({**written[0], "passes": "two"}))
     with pytest.warns(RowsWarning, match=r"bad\.jsonl"):
         assert len(efficiency.load_scoring(tmp_path)) == len(written)
+
+
+@pytest.mark.parametrize("word", ["--texts=0", "--tokens=1", "--rounds=0", "--out={}"])
+def test_scoring_is_not_timed_for_options_that_do_not_work(word: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        scoring.main([word.format(tmp_path / "file")])
+    assert re.search(r"--\w+=\S+ does not work; (give \d+ to \d+|name a folder)\.\n$", capsys.readouterr().err)
+
+
+def test_no_coverage_is_of_no_repetitions(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["coverage", "--repetitions=0"])
+    with pytest.raises(SystemExit):
+        coverage.main()
+    assert capsys.readouterr().err.endswith("--repetitions=0 does not work; give 1 or more.\n")

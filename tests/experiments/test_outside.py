@@ -288,6 +288,14 @@ def test_code_that_fails_is_named_by_its_line(folder, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(f"error: my_task.py, line {line}: KeyError: 'y'.\n")
 
 
+def test_a_method_that_fails_in_a_job_is_named_by_its_line(folder, cache, monkeypatch, capsys):
+    written(folder, METHOD.replace("return ", "return {}['nowhere'] or "))
+    words = [*DIGITS, *MINE, *SMALL, f"cache_dir={cache}", f"results_dir={folder}/failed"]
+    monkeypatch.setattr("sys.argv", ["run", *words])
+    assert run.main() == 1
+    assert re.search(r"error: my_module\.py, line \d+: KeyError: 'nowhere'  \[python -m", capsys.readouterr().err)
+
+
 # --- Who may import ---
 
 

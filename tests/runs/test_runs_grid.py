@@ -51,6 +51,9 @@ def test_without_a_grid_the_jobs_are_those_that_finished_or_failed(tmp_path):
         warnings.simplefilter("error", RowsWarning)
         jobs = grid.jobs(tmp_path, "glue", finished)
     assert [(job.run_id, job.failed) for job in jobs] == [("a", False), ("b", True)]
+    assert jobs[1].command == "run b"
+    failure_path(tmp_path / "glue" / "b.jsonl").write_text("[")
+    assert grid.jobs(tmp_path, "glue", finished)[1].command == ""
     assert json.dumps(grid.experiments(tmp_path)) == '["glue"]'
 
 

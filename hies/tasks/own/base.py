@@ -51,8 +51,8 @@ class OwnData(Task):
         name = self.name or (
             safe_filename(Path(self.train.partition(":")[0]).stem.replace(".", "_")) if self.train else self.kind_name
         )
-        if name != safe_filename(name):
-            raise ParameterError("name", name, "use letters, digits, dots, dashes and underscores")
+        if name != safe_filename(name) or name.startswith("."):
+            raise ParameterError("name", name, "use letters, digits, dashes, underscores and, behind them, dots")
         from hies.tasks import TASKS
 
         if name != self.kind_name and name in TASKS:  # whose checkpoints, and rows, are of other data
@@ -99,8 +99,9 @@ class OwnData(Task):
 
     def given(self) -> dict[str, str]:
         """Returns the sources that options name, by the split that they are of."""
-        if self.train is None:
-            raise ParameterError("task.train", None, f"name the file of your examples, as in task.train={self.example}")
+        if not self.train:
+            expected = f"name the file of your examples, as in task.train={self.example}"
+            raise ParameterError("task.train", self.train, expected)
         return {name: source for name in ("train", "report", "selection") if (source := getattr(self, name))}
 
     def divided(self, parts: dict[str, Split], strata: np.ndarray | None = None, unit: str = "row") -> Splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from hies.tasks.checks import shown
 from hies.tasks.choice_task import ChoiceTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
-from hies.tasks.own.columns import there_are
+from hies.tasks.own.columns import names_of, there_are
 from hies.tasks.own.files import bad_cell, read_rows
 from hies.tasks.splits import Split, Splits
 
@@ -55,6 +56,8 @@ class OwnChoice(OwnData, ChoiceTask):
         super().__post_init__()
         if GAP not in self.prompt:
             raise ParameterError("prompt", self.prompt, f"it holds {GAP} where the question goes")
+        if other := re.search(r"\{\w+\}", self.prompt.replace(GAP, "")):
+            raise ParameterError("prompt", self.prompt, f"{other[0]} stands for nothing, {GAP} alone does")
 
     def read(self, data_root: Path | None) -> Splits:
         """Returns the splits, as `hies.tasks.lm_eval.choose` takes them."""
@@ -86,10 +89,11 @@ class OwnChoice(OwnData, ChoiceTask):
         """Returns the columns of the question, of the options and of the answer."""
         names = [*map(str, rows.columns)]
         there = there_are(names, source)
+        if self.id not in (None, "id", *names):
+            raise ParameterError("task.id", self.id, there)
         chosen: dict[str, tuple[str, ...]] = {}
         for option in USUAL_COLUMNS:
-            asked = getattr(self, option)
-            given = (asked,) if isinstance(asked, str) else tuple(asked or ())
+            given = names_of(option, getattr(self, option))
             if unknown := [name for name in given if name not in names]:
                 raise ParameterError(f"task.{option}", unknown[0], there)
             guessed = tuple(name for name in USUAL_COLUMNS[option] if name in names)[:1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hies.errors import ParameterError
 from hies.tasks.own.files import called
@@ -30,6 +31,20 @@ class FoundColumns:
     guessed: tuple[str, ...]
 
 
+def names_of(option: str, given: Any) -> tuple[str, ...]:
+    """Returns the columns that an option names, one or several; none where it is null.
+
+    Raises:
+        ParameterError: it is an empty list, or names a column twice.
+    """
+    if given is None:
+        return ()
+    names = tuple(map(str, given if isinstance(given, list | tuple) else [given]))
+    if len(set(names)) < max(len(names), 1):
+        raise ParameterError(f"task.{option}", given, "name a column, or a list of different ones")
+    return names
+
+
 def find_columns(
     names: Sequence[str],
     source: str,
@@ -49,7 +64,7 @@ def find_columns(
         ids: what `task.id` says; `id`, its default, need not be there.
 
     Raises:
-        ParameterError: an option names no column, or a column cannot be guessed.
+        ParameterError: an option names no column, or that of another option, or a column cannot be guessed.
     """
     named: dict[str, Sequence[str | None]] = {
         "text": texts[:1],
@@ -57,6 +72,7 @@ def find_columns(
         "image": [image],
         "label": labels,
     }
+    _check_apart(named)
     named |= {} if ids == "id" else {"id": [ids]}
     for option, given in named.items():
         for name in given:
@@ -77,6 +93,21 @@ def find_columns(
             raise ParameterError(f"task.{option}", None, f"{there_are(names, source)}; name the one of the {option}s")
     given_names = {*texts, *labels}
     return FoundColumns(chosen, image, label, tuple(name for name in (*chosen, *label) if name not in given_names))
+
+
+def _check_apart(named: Mapping[str, Sequence[str | None]]) -> None:
+    """Raises ParameterError where two options name one column, or a second text has no first one."""
+    seen: dict[str, str] = {}
+    for option, given in named.items():
+        for name in filter(None, given):
+            if name in seen:
+                raise ParameterError(f"task.{option}", name, f"this is task.{seen[name]} already; name another column")
+            seen[name] = option
+    texts, pairs, images = ([*filter(None, named[option])] for option in ("text", "text_pair", "image"))
+    if pairs and not texts:
+        raise ParameterError("task.text", None, f"name the column of the texts that those in {pairs[0]!r} belong to")
+    if images and texts:
+        raise ParameterError("task.text", texts[0], "there are images (task.image); name one of the two")
 
 
 def _named(wanted: Sequence[str], names: Sequence[str]) -> list[str]:

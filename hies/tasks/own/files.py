@@ -64,6 +64,8 @@ def read_rows(option: str, source: str, encoding: str, separator: str | None, da
     Raises:
         HiesError: it is not there, or cannot be read whole.
     """
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise ParameterError("task.separator", separator, "give a single character, such as ';'")
     rows = _read(option, source, state_of(source), encoding, separator, data_root)
     if twice := sorted({str(name) for name in rows.columns[rows.columns.duplicated()]}):
         raise HiesError(f"{called(source)} has two columns with the name {twice[0]!r}; rename one.")
@@ -115,6 +117,9 @@ def _bytes(option: str, source: str) -> bytes:
 
 def _decoded(content: bytes, source: str, encoding: str) -> str:
     try:
+        wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+        if wide and b"\0" not in content:  # of other bytes it makes other texts, mostly without an error
+            raise UnicodeError
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError:
         raise ParameterError("task.encoding", encoding, "Python knows none of this name; give latin-1, say") from None
@@ -147,12 +152,12 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-        raise ParameterError("task.separator", separator, "give a single character, such as ';'")
     chosen = separator or usual
     names = next(csv.reader(io.StringIO(text), delimiter=chosen), [])
-    if separator is None and len(names) < 2 and (other := next((one for one in ";\t|," if one in text[:1000]), None)):
+    others = (one for one in ";\t|," if one != chosen and one in text[:1000])
+    if len(names) < 2 and (other := next(others, None)):
         give = "call the file FILE.tsv" if other == "\t" else f"give task.separator='\"{other}\"'"
+        give = "leave task.separator out" if other == usual else give
         raise HiesError(
             f"{called(source)}, line 1: there is one column, {shown(names[0])}, whose fields seem to be parted "
             f"by {other!r}; {give}."

@@ -58,6 +58,8 @@ class LmEval(Language):
         if reason := reason_to_refuse(path):
             expected = f"lm-eval's task {reason}; what can be evaluated is multiple choice by acc, and exact_match"
             raise ParameterError("task.name", self.name, expected)
+        if self.new_tokens is not None and not _generates(harness.definition(path)):
+            raise ParameterError("task.new_tokens", self.new_tokens, f"{self.name} generates nothing; leave it out")
         return path
 
     @property
@@ -116,7 +118,7 @@ class LmEval(Language):
 
     @property
     def _generates(self) -> bool:
-        return self._definition.get("output_type", "generate_until") == "generate_until"
+        return _generates(self._definition)
 
     def _where(self, data_root: Path | None) -> tuple[str, Any]:
         return str(self._definition.get("dataset_path")), self._definition.get("dataset_name")
@@ -145,3 +147,7 @@ class LmEval(Language):
         if not self._generates:
             return super()._labels(answers)
         return np.array([harness.normalized_text(self.definition, text) for text in answers], dtype=str)
+
+
+def _generates(definition: dict[str, Any]) -> bool:
+    return definition.get("output_type", "generate_until") == "generate_until"

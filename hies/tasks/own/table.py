@@ -15,7 +15,7 @@ from hies.tasks import checks
 from hies.tasks.base import Answers, ClassifierTask
 from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
-from hies.tasks.own.columns import FoundColumns, find_columns
+from hies.tasks.own.columns import FoundColumns, find_columns, names_of
 from hies.tasks.own.files import bad_cell, called, read_rows
 from hies.tasks.splits import Split, Splits
 
@@ -100,6 +100,9 @@ class OwnTable(OwnData, ClassifierTask):
             raise ParameterError("metric", self.metric, f"for task.kind={self.kind} use {' or '.join(known)}")
         if self.kind == "regression" and not _is_scale(self.scale):
             raise ParameterError("scale", self.scale, "give the lowest and the highest score, as in task.scale=[1,5]")
+        for option, is_used in (("scale", self.kind == "regression"), ("classes", self.kind != "regression")):
+            if getattr(self, option) is not None and not is_used:
+                raise ParameterError(option, getattr(self, option), f"task.kind={self.kind} has none; leave it out")
         if self.classes is not None:
             classes = tuple(map(str, self.classes)) if isinstance(self.classes, list | tuple) else ()
             if len(set(map(checks.plain_label, classes))) < max(len(classes), 1):
@@ -254,7 +257,7 @@ class OwnTable(OwnData, ClassifierTask):
         given, options = self.given(), (self.encoding, self.separator, data_root)
         tables = {part: read_rows(part, source, *options) for part, source in given.items()}
         names = {part: [*map(str, rows.columns)] for part, rows in tables.items()}
-        labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
+        labels = names_of("label", self.label)
         asked = ((self.text, self.text_pair), self.image, labels)
         columns = find_columns(names["train"], given["train"], *asked, self.id)
         for part, source in given.items():

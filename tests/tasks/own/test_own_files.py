@@ -99,6 +99,14 @@ def test_bad_data_is_refused_in_a_sentence(tmp_path, content, says):
         ({"label": ["stars", "id"]}, r"^films\.csv, row 1, column 'stars': 'a' is neither 0 nor 1"),
         ({"kind": "regression", "scale": [1, 5]}, r"row 1, column 'stars': 'a' is no score from 1 to 5"),
         ({"image": "review"}, r"row 1, column 'review': .*film 0 was bad cannot be read"),
+        ({"label": []}, r"^task\.label is \[\]; name a column, or a list of different ones\.$"),
+        ({"label": 7}, r"^task\.label is '7'; films\.csv has the columns id, review, stars\.$"),
+        ({"text_pair": "review"}, r"^task\.text is None; name the column of the texts that those in 'review' belong"),
+        ({"text": "review", "text_pair": "review"}, r"^task\.text_pair is 'review'; this is task\.text already"),
+        ({"text": "review", "label": "review"}, r"^task\.label is 'review'; this is task\.text already"),
+        ({"text": "review", "image": "id"}, r"^task\.text is 'review'; there are images \(task\.image\)"),
+        ({"separator": ";"}, r"^films\.csv, line 1: there is one column, .* parted by ','; leave task\.separator out"),
+        ({"encoding": "utf-16"}, r"^films\.csv, line 1, byte 1: it is not in utf-16; save it in UTF-8, or name its"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit_the_file_are_refused(tmp_path, options, says):
@@ -115,6 +123,9 @@ def test_options_that_do_not_fit_the_file_are_refused(tmp_path, options, says):
         ({"kind": "regression", "scale": [5, 1]}, r"^scale is \[5, 1\]"),
         ({"classes": ["a", "A"]}, r"^classes is \['a', 'A'\]; give a list with each class once"),
         ({"name": "../x"}, r"^name is '\.\./x'; use letters"),
+        ({"name": ".."}, r"^name is '\.\.'; use letters"),
+        ({"scale": [1, 5]}, r"^scale is \[1, 5\]; task\.kind=classification has none; leave it out"),
+        ({"kind": "regression", "scale": [1, 5], "classes": ["a", "b"]}, r"^classes is \['a', 'b'\]; task\.kind=regr"),
         ({"train": "cola.csv"}, r"^name is 'cola'; a task of the benchmark has this name, give another one"),
     ],
 )
@@ -127,6 +138,8 @@ def test_without_a_file_the_option_is_named():
     for kind in ("table", "text", "choice"):
         with pytest.raises(HiesError, match=r"^task\.train is None; name the file of your examples"):
             TASKS[kind]().identity(None)
+        with pytest.raises(HiesError, match=r"^task\.train is ''; name the file of your examples"):
+            TASKS[kind](train="").identity(None)
 
 
 def test_every_format_gives_the_same_examples(tmp_path):

@@ -129,12 +129,14 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_loaded(folder, t
 def test_names_are_found_and_slips_are_answered(folder):
     assert find("boolq", None).endswith("super_glue/boolq/default.yaml")
     for name, says in (
-        ("bolq", r"^task\.name is 'bolq'; lm-eval \S+ has no task of this name; did you mean boolq"),
+        ("bolq", r"^task\.name is 'bolq'; lm-eval \S+ has no task of this name; did you mean boolq.*\? lm-eval ls"),
         ("arithmetic", r"^task\.name is 'arithmetic'; lm-eval"),
         ("agieval", r"^task\.name is 'agieval'; it is a group, give one of its tasks \(agieval_"),
     ):
         with pytest.raises(HiesError, match=says):
             find(name, None)
+    with pytest.raises(HiesError, match=r"^task\.new_tokens is 5; quiz generates nothing; leave it out"):
+        assert task(folder, "quiz", new_tokens=5).definition
     with pytest.raises(HiesError, match=r"^task\.include_path is 'none'; name a folder"):
         find("boolq", "none")
     with pytest.raises(HiesError, match=r"^name is 'hellaswag'; it is here already: task=hellaswag"):

@@ -161,4 +161,12 @@ def test_columns_of_questions_and_the_prompt_are_options(tmp_path):
     assert replace(task, prompt="{question}").identity(None) != task.identity(None)
     with pytest.raises(HiesError, match=r"^prompt is 'Answer:'; it holds \{question\}"):
         choice(tmp_path, rows, prompt="Answer:")
+    with pytest.raises(HiesError, match=r"^prompt is .*; \{hint\} stands for nothing, \{question\} alone does"):
+        choice(tmp_path, rows, prompt="{hint} {question}")
+    for option, value in (("id", "key"), ("separator", "xx")):
+        with pytest.raises(HiesError, match=rf"^task\.{option} is '{value}'; (quiz\.jsonl has|give a single)"):
+            choice(tmp_path, rows, question="asked", **{option: value}).load(None, tmp_path)
+    for options in (7, [], ["choices", "choices"]):
+        with pytest.raises(HiesError, match=r"^task\.options is .*; (quiz\.jsonl has|name a column, or a list)"):
+            choice(tmp_path, rows, question="asked", options=options).load(None, tmp_path)
     assert "questions in 'asked', options in 'choices', answers in 'label'; 24 to" in task.description(None)
