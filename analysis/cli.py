@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.data.rows import finished_jobs, load, missing_jobs
 from analysis.errors import Unavailable
-from analysis.registry import Entry, entries
+from analysis.registry import Entry, Table, entries
 from analysis.text.labels import model_name
 from analysis.text.measures import MEASURE_OF
 from hies.errors import HiesError, RowsWarning, printable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the template engine is there for the page alone
 
 JOBS_NAMED = 12  # missing jobs that are named one by one
 LEADERBOARD = "leaderboard"  # the table that comes with an HTML page
-Jobs = tuple[pd.DataFrame, list[grid.DeclaredJob]]  # rows, and the declared jobs that have none
+Tables = dict[tuple[str, ...], Table | None]  # what was written, by the group whose rows it is of; None for figures
 # Rows may come from anywhere: those of one group, which end in one of these, must not end all others.
 UNUSABLE = (ValueError, TypeError, LookupError, ArithmeticError)
 RUN_COMMAND = "python -m experiments.run -m experiment="
@@ -91,10 +91,10 @@ def _build(options: argparse.Namespace) -> int:
         return _build_from(options, chosen, measures)[0]
     parts = _parts(options)
     built = {part.results: _build_from(part, chosen, measures) for part in parts}
-    boards = (_sections(options, results, *jobs, measures) for results, (_, jobs) in built.items())
+    sections = (_sections(options, results, boards, missing) for results, (_, boards, missing) in built.items())
     with _writing(options.out):
-        _write_page(options, [one for board in boards for one in board])
-    return max((status for status, _ in built.values()), default=0)
+        _write_page(options, [one for part in sections for one in part])
+    return max((status for status, *_ in built.values()), default=0)
 
 
 def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
@@ -122,22 +122,16 @@ def _figure_folders(options: argparse.Namespace) -> list[Path]:
 
 
 def _sections(
-    options: argparse.Namespace,
-    results: Path,
-    rows: pd.DataFrame,
-    missing: list[grid.DeclaredJob],
-    measures: tuple[str, ...],
+    options: argparse.Namespace, results: Path, boards: Tables, missing: list[grid.DeclaredJob]
 ) -> Iterator["Section"]:
-    """The leaderboards of these rows; why there is none of some has been said when their tables were built."""
+    """These leaderboards of a folder, each with the jobs that it lacks."""
     from analysis.page import Section
 
     folder = "" if results == options.results else f"{results.name}, "
-    for key, group in rows.groupby(["experiment", "model"]):
-        with suppress(Unavailable, *UNUSABLE):
-            made = entries()[LEADERBOARD].make(group, **({"measures": measures} if measures else {}))
-            lacking = [f"{job}: {job.command}" for job in missing if (job.experiment, job.model) == key]
-            title = f"{folder}{key[0]}, {model_name(str(key[1]))}"
-            yield Section(title, made.shown, made.caption, lacking)
+    for (experiment, model), board in boards.items():
+        assert board is not None
+        lacking = [f"{job}: {job.command}" for job in missing if (job.experiment, job.model) == (experiment, model)]
+        yield Section(f"{folder}{experiment}, {model_name(model)}", board.shown, board.caption, lacking)
 
 
 def _write_page(options: argparse.Namespace, sections: list["Section"]) -> None:
@@ -157,8 +151,10 @@ def _writing(out: Path) -> Iterator[None]:
         raise HiesError(f"--out={out} cannot be written to ({problem.strerror}); name a folder.") from None
 
 
-def _build_from(options: argparse.Namespace, chosen: list[Entry], measures: tuple[str, ...]) -> tuple[int, Jobs]:
-    """Builds what was chosen; returns the exit code, and the rows of jobs with the declared jobs that have none."""
+def _build_from(
+    options: argparse.Namespace, chosen: list[Entry], measures: tuple[str, ...]
+) -> tuple[int, Tables, list[grid.DeclaredJob]]:
+    """Builds what was chosen; returns the exit code, the leaderboards, and the declared jobs that have no rows."""
     with rows_warnings():
         check_experiment(options.results, options.experiment)
         frames = {read: read(options.results, options.experiment) for read in {entry.load for entry in chosen}}
@@ -171,11 +167,11 @@ def _build_from(options: argparse.Namespace, chosen: list[Entry], measures: tupl
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, measures, named) for entry in chosen}
     if not (written := any(made.values())):
         print("Nothing was written.")
-    if not named and (without := [name for name, paths in made.items() if not paths]):
+    if not named and (without := [name for name, groups in made.items() if not groups]):
         print(f"These rows do not allow {', '.join(without)} (ask for one by name to see what it lacks).")
     if jobs is not None:
         _print_completeness(options.results, finished_jobs(jobs), missing, options.experiment)
-    return 0 if written else 1, (pd.DataFrame() if jobs is None else jobs, missing)
+    return 0 if written else 1, made.get(LEADERBOARD, {}), missing
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -240,17 +236,17 @@ def _nothing(options: argparse.Namespace, chosen: list[Entry]) -> str:
     return f"--results={options.results} has nothing for NAME={chosen[0].name}, which needs {chosen[0].needs}."
 
 
-def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[str, ...], explain: bool) -> list[Path]:
+def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[str, ...], explain: bool) -> Tables:
     """One output for each group; the groups whose rows do not allow it are named with the reason (if `explain`)."""
-    written: list[Path] = []
+    written: Tables = {}
     refused: dict[str, list[str]] = {}
     if rows.empty and explain:
         print(f"not built: {entry.name}: it needs {entry.needs}.")
     for key, group in rows.groupby(list(entry.per)) if entry.per else [((), rows)]:
         try:
-            new = entry.write(group, out, measures)
+            made, new = entry.write(group, out, measures)
             print(*(f"written: {path}" for path in new), sep="\n", flush=True)  # at once: all of them take a while
-            written += new
+            written[key] = made if isinstance(made, Table) else None
         except Unavailable as reason:
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
         except UNUSABLE as error:

@@ -78,8 +78,8 @@ class Entry:
         """Whether it can show other measures than quality and stability."""
         return "measures" in inspect.signature(self.make).parameters
 
-    def write(self, rows: pd.DataFrame, out: Path, measures: Sequence[str] = ()) -> list[Path]:
-        """Builds it from the rows of one group and writes it in its two formats; returns the files.
+    def write(self, rows: pd.DataFrame, out: Path, measures: Sequence[str] = ()) -> tuple[Any, list[Path]]:
+        """Builds it from the rows of one group and writes it in its two formats; returns it and the files.
 
         The same rows give the same bytes. Other `measures` than those it shows otherwise are part of the files' names.
 
@@ -93,7 +93,7 @@ class Entry:
             ["_".join([self.name, *measures]), *(quote(str(rows[column].iloc[0]), safe="") for column in self.per)]
         )
         name = in_short(name, LONGEST_FILE_NAME)
-        return _save_figure(made, folder / name) if self.kind == "figure" else _save_table(made, folder / name)
+        return made, (_save_figure if self.kind == "figure" else _save_table)(made, folder / name)
 
 
 _ENTRIES: dict[str, Entry] = {}

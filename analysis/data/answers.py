@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.data.scores import load_arrays
+from analysis.data.scores import lines_at, load_arrays
 from analysis.stats.resampling import score_agreement
 from analysis.text.measures import CORRELATION, REFIT
 from hies.runs.quality import SQUARED
@@ -20,8 +20,8 @@ def with_measure(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     values = rows["stability"].copy() if measure == REFIT else pd.Series(np.nan, index=rows.index)
     for path, run in rows[rows["metric"].isin(SQUARED)].groupby("path"):
         arrays = load_arrays({"path": path})
-        unpruned = arrays["predictions"][[np.abs(arrays["ratios"]).argmin()]]
-        places = np.abs(arrays["ratios"][:, None] - run["ratio"].to_numpy()).argmin(axis=0)
-        agreement = score_agreement(arrays["predictions"][places], unpruned, np.ones((1, unpruned.size)))
+        unpruned = lines_at(arrays, "predictions", [0.0])
+        pruned = lines_at(arrays, "predictions", run["ratio"])
+        agreement = score_agreement(pruned, unpruned, np.ones((1, unpruned.size)))
         values[run.index] = agreement[measure][0]
     return rows.assign(**{measure: values})

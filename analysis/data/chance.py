@@ -1,6 +1,7 @@
 """Tasks on which the unpruned model is no better than a guess: there quality says nothing about which heads matter."""
 
 import pandas as pd
+from scipy.special import bdtrc
 
 SHARES = ("accuracy", "exact_match")  # shares of right answers
 QUALITIES = ("quality", "quality_norm")  # the measures that a guess has a level in
@@ -34,6 +35,4 @@ def _numbers(dense: pd.DataFrame, measure: str) -> tuple[pd.Series, pd.Series, p
 
 
 def _is_above(right: int, examples: int, level: float) -> bool:
-    from scipy.special import bdtrc  # imported where it is needed, as few tables are of tasks of choice
-
     return bool(bdtrc(right - 1, examples, level) < CHANCE_LEVEL)  # of at least so many right answers

@@ -1,6 +1,6 @@
 """The score file beside the rows: what every head got, by site."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,12 @@ def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if any(arrays[name].shape != arrays["predictions"].shape for name in LOSSES if name in arrays):
         raise Unavailable(f"the score file of {row['path']} does not hold one loss for each ratio and example")
     return arrays
+
+
+def lines_at(arrays: Mapping[str, np.ndarray], name: str, ratios: Iterable[float]) -> np.ndarray:
+    """Returns the lines of one of these arrays that are of the ratios nearest to these, [ratios, examples]."""
+    places = np.abs(arrays["ratios"][:, None] - np.array([*ratios])).argmin(axis=0)  # [ratios of the run, 1] - [ratios]
+    return arrays[name][places]
 
 
 def _read(row: Mapping[str, Any], names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:

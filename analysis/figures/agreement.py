@@ -12,7 +12,7 @@ from analysis import style
 from analysis.data.scores import load_scores
 from analysis.errors import Unavailable
 from analysis.registry import OF_TASK, figure
-from analysis.stats.overlap import jaccard, removed_heads
+from analysis.stats.overlap import correlation_of_ranks, jaccard, removed_heads
 from analysis.text.captions import caption, heading, percent, without_heads
 from analysis.text.labels import ordered_curves
 
@@ -68,12 +68,7 @@ def correlations(rows: pd.DataFrame, curves: list[str]) -> np.ndarray:
     runs = rows.drop_duplicates(["curve", "seed"]).to_dict("records")
     files = {(row["curve"], row["seed"]): load_scores({"path": row["path"]}).values for row in runs}
     ranks = {run: pd.Series(values["scores"]).rank() for run, values in files.items() if "scores" in values}
-    return _mean_over_seeds(ranks, curves, _correlation)
-
-
-def _correlation(first: pd.Series, second: pd.Series) -> float:
-    constant = first.nunique() < 2 or second.nunique() < 2
-    return np.nan if constant else float(np.corrcoef(first, second)[0, 1])
+    return _mean_over_seeds(ranks, curves, correlation_of_ranks)
 
 
 def _mean_over_seeds(

@@ -8,7 +8,7 @@ from analysis import style
 from analysis.registry import OF_MODEL, figure
 from analysis.stats.signs import layer_statistics
 from analysis.text.captions import caption
-from analysis.text.labels import ordered_tasks, task_name
+from analysis.text.labels import model_name, ordered_tasks, task_name
 
 PANELS = {"ae": "mean AE of the layer's heads", "rho": "rank correlation of AE with HIS in the layer"}
 
@@ -36,10 +36,7 @@ def draw_depth(rows: pd.DataFrame) -> list[Axes]:
     panels[1].axhline(0, color=style.INK, linewidth=1, zorder=2)
     panels[1].set_ylim(-1.05, 1.05)
     style.legend_beside(canvas, panels[:1])
-    text = (
-        f"{caption(rows[rows['criterion'] == 'his'])}. Mean over draws. Right: below 0 the heads that matter more are"
-    )
-    style.headline(
-        canvas, f"{rows['model'].iloc[0]}: entropy by depth", f"{text} focused, as the paper has it; above 0 diffuse."
-    )
+    text = f"{caption(rows[rows['criterion'] == 'his'])}. Mean over draws. "
+    text += "Right: below 0 the heads that matter more are focused, as the paper has it; above 0 diffuse."
+    style.headline(canvas, f"{model_name(rows['model'].iloc[0])}: entropy by depth", text)
     return panels

@@ -9,8 +9,8 @@ from analysis.text.labels import SETTING
 from analysis.text.measures import averaged
 
 RANK_DRAWS = 1_000
-# What rows must share to be compared; each task has a checkpoint and data of its own.
-COMPARED = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key not in (*SETTING, "seed")]
+# What rows of one task must share to stand in one leaderboard.
+COMPARED = [key for key in PROTOCOL_KEYS if key not in (*SETTING, "seed")]
 
 
 def unusual_settings(rows: pd.DataFrame) -> pd.Series:

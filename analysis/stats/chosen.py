@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.data.scores import load_arrays
+from analysis.data.scores import lines_at, load_arrays
 from analysis.stats.resampling import weighted_quality
 
 
@@ -41,7 +41,7 @@ def _of_task(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float], dr
     of_his = his.drop_duplicates("seed").set_index("seed")["path"]
     paths = [of_alpha[alpha, seed] for alpha in alphas for seed in seeds] + [of_his[seed] for seed in seeds]
     arrays = [load_arrays({"path": path}) for path in paths]
-    answers = np.concatenate([one["predictions"][[_place(one, ratio) for ratio in ratios]] for one in arrays])
+    answers = np.concatenate([lines_at(one, "predictions", ratios) for one in arrays])
     labels, metric = arrays[0]["labels"], fixed["metric"].iloc[0]
     shape = (-1, len(alphas) + 1, len(seeds), len(ratios))
     rng = np.random.default_rng([2, zlib.crc32(str(fixed["task"].iloc[0]).encode())])
@@ -54,10 +54,6 @@ def _of_task(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float], dr
     gains = to_report[:, :-1] - to_report[:, -1:]
     chosen = [_best(to_choose[:, :-1]), np.broadcast_to(_best(whole[:, :-1]), (draws, 1, len(ratios)))]
     return np.array([np.take_along_axis(gains, best, axis=1)[:, 0].mean(axis=1) for best in chosen])
-
-
-def _place(arrays: dict[str, np.ndarray], ratio: float) -> int:
-    return int(np.abs(arrays["ratios"] - ratio).argmin())
 
 
 def _two_halves(rng: np.random.Generator, examples: int) -> list[np.ndarray]:

@@ -94,8 +94,13 @@ def corrected(lines: pd.DataFrame, families: pd.Series) -> pd.DataFrame:
     decided = lines["verdict"].isin(TO_ONE_SIDE)
     lost = decided & (adjusted > 1 - LEVEL)
     limited = lines["verdict"].where(~decided, lines["verdict"] + lines["scope"])
-    equal = [or_equal(UNDECIDED, *pair) for pair in zip(lines["within"], lines["margin"], strict=True)]
-    return lines.assign(p_holm=adjusted, verdict=limited.mask(lost, pd.Series(equal, index=lines.index)))
+    return lines.assign(p_holm=adjusted, verdict=limited.mask(lost, equal_or_undecided(lines)))
+
+
+def equal_or_undecided(lines: pd.DataFrame) -> pd.Series:
+    """Returns the verdict of each line of a table, with within and margin, that is on no side of 0; see `or_equal`."""
+    pairs = zip(lines["within"], lines["margin"], strict=True)
+    return pd.Series([or_equal(UNDECIDED, *pair) for pair in pairs], index=lines.index)
 
 
 def summarise(rows: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:

@@ -1,9 +1,10 @@
-"""How far two masks are the same."""
+"""How far two masks, or two rankings, are the same."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 HeadOfSite = tuple[str, int]
 
@@ -22,3 +23,9 @@ def mean_jaccard(masks: Iterable[Mapping[str, list[int]]]) -> float:
     """Returns the mean overlap of all pairs of masks; NaN for fewer than two."""
     pairs = [jaccard(one, other) for one, other in combinations(map(removed_heads, masks), 2)]
     return float(np.mean(pairs)) if pairs else np.nan
+
+
+def correlation_of_ranks(first: pd.Series, second: pd.Series) -> float:
+    """Returns Spearman's correlation of what was ranked (`Series.rank`); NaN where one of the two is constant."""
+    constant = first.nunique() < 2 or second.nunique() < 2
+    return np.nan if constant else float(np.corrcoef(first, second)[0, 1])

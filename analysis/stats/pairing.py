@@ -7,10 +7,10 @@ from analysis.text import choice
 from analysis.text.labels import ordered_curves
 from analysis.text.measures import MEASURE_OF
 
-# What a HIES job and a HIS job must share to be compared.
+# What two jobs must share to be compared.
 PROTOCOL_KEYS = ["experiment", "model", "task", "split", "scope", "schedule", "step", "min_heads_per_layer", "unit",
                  "plain", "sites", "precision", "calibration_size", "calibration_examples", "calibration_labels",
-                 "examples", "seed"]  # fmt: skip
+                 "examples", "checkpoint", "data", "seed"]  # fmt: skip
 
 
 def one_calibration_size(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.data.scores import load_arrays
+from analysis.data.scores import lines_at, load_arrays
 from analysis.errors import Unavailable
 from analysis.text.measures import CORRELATION, REFIT
 from hies.runs.quality import PERCENT, SQUARED, same_answer
@@ -47,7 +47,7 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     for path, run in arrays.items():
         if not np.array_equal(labels, run["labels"]):
             raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
-    answers = np.array([_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
+    answers = np.array([lines_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
     losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in LOSSES if _any(arrays.values(), name)}
     measure = partial(_measure, metric, labels, answers, losses)
     whole = measure(np.ones((1, len(labels))))
@@ -92,11 +92,6 @@ def _measure(
     return {name: values.reshape(-1, runs, ratios) for name, values in found.items()}
 
 
-def _at(run: dict[str, np.ndarray], name: str, ratios: list[float]) -> np.ndarray:
-    places = np.abs(run["ratios"][:, None] - ratios).argmin(axis=0)  # [ratios of the run, 1] - [R] -> [R]
-    return run[name][places]
-
-
 def _any(runs: Iterable[dict[str, np.ndarray]], name: str) -> bool:
     return any(name in run for run in runs)
 
@@ -104,7 +99,8 @@ def _any(runs: Iterable[dict[str, np.ndarray]], name: str) -> bool:
 def _losses(runs: Iterable[dict[str, np.ndarray]], name: str, ratios: list[float]) -> np.ndarray:
     """Losses of single examples, [K R, N]; NaN for a run without."""
     return np.concatenate([
-        _at(run, name, ratios) if name in run else np.full((len(ratios), len(run["labels"])), np.nan) for run in runs
+        lines_at(run, name, ratios) if name in run else np.full((len(ratios), len(run["labels"])), np.nan)
+        for run in runs
     ])  # fmt: skip
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from analysis.data.scores import Scores, load_scores
 from analysis.errors import Unavailable
+from analysis.stats.intervals import mean_interval
+from analysis.stats.overlap import correlation_of_ranks
 from analysis.stats.pairing import PROTOCOL_KEYS, with_references
 from analysis.stats.significance import DRAWS, ESTIMATE, curve_differences
 from analysis.text.labels import TUNING_WORDS
@@ -37,7 +38,7 @@ def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     """
     jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
     combination = jobs["combination"].fillna("sum") if "combination" in jobs else pd.Series("sum", index=jobs.index)
-    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", *OF_ONE_FORM) if key in jobs]
+    keys = [key for key in (*PROTOCOL_KEYS, *OF_ONE_FORM) if key in jobs]
     turned = jobs["criterion"].eq("ad") | combination.eq("printed")
     jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=turned)
     both = jobs[jobs["kind"].isin(["hies", "ae"]) & combination.isin(["sum", "printed"])]
@@ -91,14 +92,14 @@ def _layers(scores: Scores) -> Iterator[dict[str, float]]:
     inside = [_rho(his[layer][there[layer]], ae[layer][there[layer]]) for layer in range(len(ae))]
     whole = {
         "entropy": float(ae[there].mean()), "first": float(ae[0][there[0]].mean()), "depth": _rho(depths, ae[there]),
-        "his": _rho(his[there], ae[there]), "inside": _mean(inside),
+        "his": _rho(his[there], ae[there]), "inside": mean_interval(inside).mean,
     }  # fmt: skip
     for layer, rho in enumerate(inside):
         yield {"layer": layer, "ae": float(ae[layer][there[layer]].mean()), "rho": rho, **whole}
 
 
 def rank_correlations(gains: pd.DataFrame, known: pd.DataFrame) -> dict[str, float]:
-    """Returns how far each predictor ranks the settings as a gain does; NaN for fewer than LEAST settings.
+    """Returns how far each predictor ranks the settings as a gain does; nothing for fewer than LEAST settings.
 
     Args:
         gains: one line a setting, with `mean`.
@@ -106,18 +107,10 @@ def rank_correlations(gains: pd.DataFrame, known: pd.DataFrame) -> dict[str, flo
     """
     one_unit = gains if gains["unit"].nunique() < 2 else gains[gains["unit"] == NATS]
     both = one_unit.merge(known, on=SETTINGS)
-    return (
-        {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
-        if len(both) >= LEAST
-        else {}
-    )
+    if len(both) < LEAST:
+        return {}
+    return {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
 
 
 def _rho(one: np.ndarray, other: np.ndarray) -> float:
-    constant = len(one) < 2 or not np.ptp(one) or not np.ptp(other)
-    return np.nan if constant else float(spearmanr(one, other).statistic)
-
-
-def _mean(values: list[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else np.nan
+    return correlation_of_ranks(pd.Series(one).rank(), pd.Series(other).rank())

@@ -68,7 +68,7 @@ def is_paper(rows: pd.DataFrame) -> pd.Series:
 
 def _with_paper_forms(jobs: pd.DataFrame) -> pd.DataFrame:
     """A line for each job and each of its references of the same seed."""
-    alike = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data") if key in jobs]
+    alike = [key for key in PROTOCOL_KEYS if key in jobs]
     shared = [key for key in alike if key not in VARIED]
     tuned = [*shared, *(key for key in ALPHA_KEYS if key in jobs)]
     own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], tuned)

@@ -1,14 +1,17 @@
 """What tables share that set numbers side by side, most of them the paper's and ours."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis import paper
+from analysis.stats.significance import MEAN
+from analysis.text.captions import signed_interval
 from analysis.text.labels import GLUE_NAMES, named_tasks, ordered_tasks, task_name
+from analysis.text.measures import digits
 
 AVERAGE = "average"
 PAPER, OURS = "paper", "ours"
@@ -90,6 +93,17 @@ def at_ratios(rows: pd.DataFrame, ratios: Iterable[float], tasks: Iterable[str])
     """Returns the rows of these tasks at these ratios."""
     near = np.isclose(rows["ratio"].to_numpy()[:, None], list(ratios)).any(axis=1)  # [rows, 1] with [ratios]
     return rows[near & rows["task"].isin(tasks)]
+
+
+def signed(row: Mapping[Any, Any]) -> str:
+    """Returns the difference of a line with its interval, see `signed_interval`, with the digits of its measure."""
+    return signed_interval(row, digits(row["measure"]))
+
+
+def tasks_and_means(tasks: pd.Series, counts: pd.Series) -> list[str]:
+    """Returns the name of each task, or over how many tasks the mean is."""
+    pairs = zip(tasks, counts, strict=True)
+    return [f"mean of {count} tasks" if task == MEAN else task_name(task) for task, count in pairs]
 
 
 def averages_note(tasks: list[str]) -> str:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
-from analysis.stats.intervals import LEVEL, side_of_zero
-from analysis.stats.pairing import PROTOCOL_KEYS
-from analysis.tables.beside import side_by_side
-from analysis.text.captions import caption, percent, signed_interval
+from analysis.stats.intervals import side_of_zero, t_ends
+from analysis.stats.pairing import paired
+from analysis.tables.beside import side_by_side, signed
+from analysis.text.captions import caption, percent
 from analysis.text.labels import in_order, task_name, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, better, difference_units, measured, notes
 
@@ -39,7 +38,7 @@ def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES
         measure = MEASURE_OF[row["measure"]]
         verdict = side_of_zero(row["low"], row["high"], better(row["measure"]))
         apart = f"{row['apart']:.{measure.digits}f}"
-        return {measure.words: f"{verdict}: {signed_interval(row, measure.digits)}", f"{measure.words}, apart": apart}
+        return {measure.words: f"{verdict}: {signed(row)}", f"{measure.words}, apart": apart}
 
     shown = side_by_side(named, ["task", "criterion", "removed", "checkpoints"], cells)
     text = (
@@ -56,20 +55,13 @@ def over_checkpoints(means: Sequence[float] | pd.Series) -> dict[str, float]:
     values = np.asarray(means, dtype=float)
     count = len(values)
     apart = float(values.std(ddof=1)) if count > 1 else np.nan
-    half = float(student.ppf((1 + LEVEL) / 2, count - 1)) * apart / np.sqrt(count) if count > 1 else np.nan
     mean = float(values.mean())
-    return {"mean": mean, "low": mean - half, "high": mean + half, "apart": apart, "checkpoints": count}
+    low, high = t_ends(mean, apart**2 / count, count - 1)
+    return {"mean": mean, "low": low, "high": high, "apart": apart, "checkpoints": count}
 
 
 def _gains(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """HIES minus HIS of one checkpoint and draw, mean over the draws: a line a checkpoint, curve, ratio and measure."""
-    keys = [key for key in (*PROTOCOL_KEYS, "checkpoint", "data", "ratio") if key in rows]
-    pruned = rows[rows["ratio"] > 0]
-    named = pruned[[*keys, "criterion", "curve", *measures]]  # of a row's own keys, one is called `value`
-    long = named.melt([*keys, "criterion", "curve"], [*measures], "measure")
-    his = long[long["criterion"] == "his"].drop(columns=["criterion", "curve"])
-    if his.duplicated([*keys, "measure"]).any():
-        raise Unavailable("it cannot choose between several curves of HIS")
-    both = long[long["criterion"] == "hies"].merge(his, on=[*keys, "measure"], suffixes=("", "_his"))
-    both = both.assign(mean=both["value"] - both["value_his"])
-    return both.groupby(["task", "checkpoint", "curve", "ratio", "measure"])["mean"].mean().reset_index()
+    """HIES minus HIS of one checkpoint, mean over its draws: a line a checkpoint, curve, ratio and measure."""
+    columns = {f"{measure}_gain": measure for measure in measures}
+    means = paired(rows).groupby(["task", "checkpoint", "curve", "ratio"])[[*columns]].mean().rename(columns=columns)
+    return means.melt(value_vars=[*measures], var_name="measure", value_name="mean", ignore_index=False).reset_index()

@@ -26,8 +26,8 @@ from analysis.stats.significance import (
     samples_at,
 )  # fmt: skip
 from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
-from analysis.tables.beside import side_by_side
-from analysis.text.captions import caption, number, percent, signed_interval
+from analysis.tables.beside import side_by_side, signed, tasks_and_means
+from analysis.text.captions import caption, number, percent
 from analysis.text.labels import ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 from hies.runs.schema import LOSSES
@@ -102,7 +102,7 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
         "or on the other. "
     )
     tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
-    named = data.assign(task=_tasks_and_means(data["task"], data["criterion"].map(tasks)))
+    named = data.assign(task=tasks_and_means(data["task"], data["criterion"].map(tasks)))
 
     def cell(row: dict) -> dict[str, str]:
         return {row["claim"]: _verdict({**row, "measure": claims[row["claim"]].measure})}
@@ -157,7 +157,8 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str
         f"{notes(measures, used)}"
     )
     least = data.groupby(["criterion", "against"])[["tasks", "seeds"]].transform("min").astype(str)
-    shown = side_by_side(data.assign(**least), ["criterion", "against"], _bold_if_decided, after=["tasks", "seeds"])
+    named = data.assign(tasks=least["tasks"], draws=least["seeds"])
+    shown = side_by_side(named, ["criterion", "against"], _bold_if_decided, after=["tasks", "draws"])
     first = [
         "criterion",
         "against",
@@ -176,10 +177,10 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     data, keys = _corrected(compare(rows, draws, measures)), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
     most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
-    named = first.assign(task=_tasks_and_means(first["task"], most["tasks"]), seeds=most["seeds"].astype(str))
+    named = first.assign(task=tasks_and_means(first["task"], most["tasks"]), draws=most["seeds"].astype(str))
     cells = {measure: MEASURE_OF[measure].words for measure in measures}
     shown = side_by_side(
-        named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["seeds"]
+        named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["draws"]
     )
     used = _used(data, rows)
     text = (
@@ -196,12 +197,6 @@ def missing_note(data: pd.DataFrame) -> str:
     by_pair = lacking.groupby(["criterion", "against"], sort=False)["task"]
     parts = [f"{curve} has no {against} on {', '.join(map(task_name, tasks))}" for (curve, against), tasks in by_pair]
     return f" Left out, since no run of the same seed is there to compare with: {'; '.join(parts)}." if parts else ""
-
-
-def _tasks_and_means(tasks: pd.Series, counts: pd.Series) -> list[str]:
-    """The name of each task, or over how many tasks the mean is."""
-    pairs = zip(tasks, counts, strict=True)
-    return [f"mean of {count} tasks" if task == MEAN else task_name(task) for task, count in pairs]
 
 
 def _ratios_of(used: pd.DataFrame) -> str:
@@ -292,16 +287,11 @@ def _of_pair(curve: str, reference: str, gains: list[Gain], measures: Sequence[s
 
 def _verdict(row: dict) -> str:
     """Verdict and difference; the verdict alone, which may be empty, where the difference is undefined."""
-    return row["verdict"] if np.isnan(row["mean"]) else f"{row['verdict']}: {_signed(row)}"
-
-
-def _signed(row: dict) -> str:
-    """The difference, with the digits of its measure; evenness has those of quality."""
-    return signed_interval(row, MEASURE_OF.get(row.get("measure", ""), MEASURE_OF["quality"]).digits)
+    return row["verdict"] if np.isnan(row["mean"]) else f"{row['verdict']}: {signed(row)}"
 
 
 def _bold_if_decided(row: dict) -> dict[str, str]:
-    text, words = _signed(row), MEASURE_OF[row["measure"]].words
+    text, words = signed(row), MEASURE_OF[row["measure"]].words
     bold = text and row["verdict"].startswith(TO_ONE_SIDE)
     return {f"{words}, {percent(row['ratio'])}": f"**{text}**" if bold else text}
 
@@ -309,5 +299,5 @@ def _bold_if_decided(row: dict) -> dict[str, str]:
 def _his_and_hies(row: dict) -> dict[str, str]:
     measure = MEASURE_OF[row["measure"]]
     cells = {"HIS": number(row["his"], f".{measure.digits}f"), "HIES": number(row["hies"], f".{measure.digits}f")}
-    cells |= {"difference": _signed(row), "HIES is": row["verdict"]}
+    cells |= {"difference": signed(row), "HIES is": row["verdict"]}
     return {f"{measure.words}: {name}": text for name, text in cells.items()}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from analysis import paper
 from analysis.data import rows as data_rows
@@ -15,7 +14,7 @@ from analysis.figures.agreement import overlaps
 from analysis.findings import FINDINGS, HIS, ChosenAgain, Difference, Finding, PaperGain, RankOfGains, SameHeads
 from analysis.registry import Table, table
 from analysis.stats.chosen import chosen_again
-from analysis.stats.intervals import TOO_FEW, UNDECIDED, corrected, or_equal
+from analysis.stats.intervals import TOO_FEW, corrected, equal_or_undecided
 from analysis.stats.pairing import with_references
 from analysis.stats.significance import DRAWS, Gain, Sample, curve_differences, mean_over_tasks
 from analysis.text.captions import signed_interval
@@ -73,6 +72,7 @@ def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding]
         Unavailable: there are none for any.
     """
     gains = _gains(rows, [one for one in declared if isinstance(one, Difference)], draws)
+    wheres = {one.key: f"analysis/paper/{one.file}.csv" for one in declared if isinstance(one, PaperGain)}
     lines, by_task = [], {}
     for one in declared:
         line: dict[str, Any] | None = None
@@ -81,9 +81,9 @@ def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding]
             by_task[one.key] = {task: sample.mean for task, sample in gains[one.key].items()}
         elif isinstance(one, PaperGain):
             by_task[one.key] = paper_gains(one)
-            line = _of_paper(by_task[one.key], f"analysis/paper/{one.file}.csv")
+            line = _of_paper(by_task[one.key], wheres[one.key])
         elif isinstance(one, RankOfGains) and one.gain in by_task:
-            line = _of_ranks(by_task[one.gain], by_task[one.paper])
+            line = _of_ranks(by_task[one.gain], by_task[one.paper], wheres[one.paper])
         elif isinstance(one, SameHeads):
             line = _of_same_heads(one, rows)
         elif isinstance(one, ChosenAgain):
@@ -155,10 +155,12 @@ def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
     return {**line, "least": rest, "least_without": task_name(extreme), "verdict": "printed"}
 
 
-def _of_ranks(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
+def _of_ranks(ours: Mapping[str, float], theirs: Mapping[str, float], where: str) -> dict[str, Any]:
+    from scipy.stats import spearmanr  # here, since it takes longer to import than all else, and every command would
+
     tasks = [task for task in ours if task in theirs]
     rank = spearmanr([ours[task] for task in tasks], [theirs[task] for task in tasks])
-    line = {"mean": float(rank.statistic), "tasks": len(tasks), "where": "analysis/paper/table1_bert_glue_quality.csv"}
+    line = {"mean": float(rank.statistic), "tasks": len(tasks), "where": where}
     return {**line, "verdict": f"uncorrected p = {rank.pvalue:.2f}"}
 
 
@@ -195,8 +197,7 @@ def _decided(data: pd.DataFrame) -> pd.DataFrame:
     """Verdicts that are corrected for the number of tests in an experiment; equality takes both intervals."""
     lines = corrected(data, data["experiment"].fillna(""))
     equal = lines["verdict"].str.startswith("equal")
-    both = [or_equal(UNDECIDED, *pair) for pair in zip(data["within"], data["margin"], strict=True)]
-    return lines.assign(verdict=lines["verdict"].mask(equal, pd.Series(both, index=data.index)))
+    return lines.assign(verdict=lines["verdict"].mask(equal, equal_or_undecided(data)))
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:

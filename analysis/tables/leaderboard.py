@@ -11,7 +11,7 @@ from analysis.registry import Table, table
 from analysis.stats.boards import mean_of_tasks, ranks, unusual_settings
 from analysis.stats.intervals import mean_interval
 from analysis.tables.measures import percent_of_dense
-from analysis.text.captions import caption, number, percent
+from analysis.text.captions import bracketed, caption, number, percent
 from analysis.text.labels import ordered_curves, ordered_tasks, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, better, notes
 
@@ -53,9 +53,10 @@ def _lines(
     ratios = [{*part["ratio"]} - {0.0} for _, part in board.groupby(["curve", "task"])]
     common, every = sorted(set.intersection(*ratios)), sorted(set.union(*ratios))
     windows = [common] if len(common) > 1 else []
+    tasks = {measure: {*averaged(board, measure)["task"]} for measure in shown}  # which its unpruned rows tell
     for window in [*windows, *([ratio] for ratio in every)]:
         part = _over(board, window, [*shown, FLOPS])
-        means = {measure: _by_curve(part, board, measure) for measure in shown}
+        means = {measure: _by_curve(part, tasks[measure], measure) for measure in shown}
         places = {measure: ranks(means[measure], better(measure)) for measure in measures}
         first = places[measures[0]]["rank"]
         for curve in sorted(ordered_curves(board), key=lambda curve: first.get(curve, len(board))):
@@ -70,9 +71,8 @@ def _over(board: pd.DataFrame, ratios: list[float], columns: list[str]) -> pd.Da
     return runs[columns].mean(skipna=False).assign(ratio=ratios[0])[whole]
 
 
-def _by_curve(part: pd.DataFrame, board: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Means over the tasks, a line a curve and a column a seed; without curves that lack a task of their board."""
-    tasks = {*averaged(board, measure)["task"]}  # which the unpruned rows of the board tell
+def _by_curve(part: pd.DataFrame, tasks: set[str], measure: str) -> pd.DataFrame:
+    """Means over these tasks, a line a curve and a column a seed; without curves that lack one."""
     used = part[part["task"].isin(tasks)]
     return mean_of_tasks(used if tasks <= {*part["task"]} else part[:0], measure).pivot(
         index="curve", columns="seed", values=measure
@@ -127,14 +127,13 @@ def _texts(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str], show
 
 
 def _rank(line: dict[Any, Any], measure: str) -> str:
-    rank, low, high = (number(line.get(f"{measure}_rank_{name}", np.nan), ".0f") for name in ("rank", "low", "high"))
-    return f"{rank} [{low}, {high}]" if low else rank
+    ends = (line.get(f"{measure}_rank_{name}", np.nan) for name in ("rank", "low", "high"))
+    return bracketed(*(number(end, ".0f") for end in ends))
 
 
 def _estimate(line: dict[Any, Any], measure: str) -> str:
-    digits = f".{MEASURE_OF[measure].digits}f"
-    mean, low, high = (number(line[f"{measure}_{name}"], digits) for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]" if low else mean
+    ends = (line[f"{measure}_{name}"] for name in ("mean", "low", "high"))
+    return bracketed(*(number(end, f".{MEASURE_OF[measure].digits}f") for end in ends))
 
 
 def _on_task(line: dict[Any, Any], task: str, measure: str) -> str:

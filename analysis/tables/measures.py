@@ -11,7 +11,7 @@ from analysis.stats.intervals import LEAST_DRAWS, Interval, corrected, summarise
 from analysis.stats.pairing import paired
 from analysis.stats.significance import of_seeds
 from analysis.text.captions import caption, interval_words, percent, signed_interval
-from analysis.text.labels import in_order, ordered_curves, task_name
+from analysis.text.labels import in_order, model_name, ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, margin, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
@@ -158,7 +158,7 @@ def _line(line: dict[str, object], group: pd.DataFrame, measures: Sequence[str])
 
 
 def _shown(data: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    columns = {"model": data["model"], "task": data["task"].map(task_name), "criterion": data["curve"]}
+    columns = {"model": data["model"].map(model_name), "task": data["task"].map(task_name), "criterion": data["curve"]}
     columns["removed"] = data["ratio"].map(percent)
     for measure in measures:
         words, digits = MEASURE_OF[measure].words, MEASURE_OF[measure].digits
@@ -166,5 +166,5 @@ def _shown(data: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
         known = data[f"{measure}_n"] > 0
         columns[words] = ends.apply(signed_interval, axis=1, digits=digits).where(known, UNDEFINED)
         columns[f"{words}: HIES is"] = data[f"{measure}_verdict"].where(known, "")
-    columns["seeds"] = data["seeds"].map(str)
+    columns["draws"] = data["seeds"].map(str)
     return pd.DataFrame(columns)

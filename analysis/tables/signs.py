@@ -7,9 +7,9 @@ import pandas as pd
 from analysis.registry import Table, table
 from analysis.stats.significance import DRAWS
 from analysis.stats.signs import LEAST, PREDICTORS, SETTINGS, predictors, rank_correlations, sign_gains
-from analysis.tables.beside import side_by_side
-from analysis.text.captions import caption, number, percent, signed_interval
-from analysis.text.labels import task_name
+from analysis.tables.beside import side_by_side, signed
+from analysis.text.captions import caption, number, percent
+from analysis.text.labels import model_name, task_name
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
 
@@ -26,10 +26,12 @@ def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     gains = gains[gains["measure"].isin(measures)]
     keys = ["model", "task", "criterion", "removed"]
     named = gains.merge(known, on=SETTINGS, how="left")
-    named = named.assign(task=named["task"].map(task_name), removed=named["ratio"].map(percent))
+    named = named.assign(
+        model=named["model"].map(model_name), task=named["task"].map(task_name), removed=named["ratio"].map(percent)
+    )
 
     def cells(row: dict) -> dict[str, str]:
-        difference = {MEASURE_OF[row["measure"]].words: signed_interval(row, MEASURE_OF[row["measure"]].digits)}
+        difference = {MEASURE_OF[row["measure"]].words: signed(row)}
         return difference | {words: number(row[name]) for name, words in PREDICTORS.items()}
 
     shown = pd.concat([side_by_side(named, keys, cells), _correlations(gains, known)], ignore_index=True).fillna("")

@@ -7,9 +7,9 @@ import pandas as pd
 from analysis.registry import Table, table
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.sizes import SIZE, agreement_of_draws, chosen_on_other_tasks, differences_by_size, gains_of_sizes
-from analysis.tables.beside import side_by_side
-from analysis.text.captions import caption, number, percent, signed_interval
-from analysis.text.labels import in_order, ordered_curves, task_name, without_word
+from analysis.tables.beside import side_by_side, signed, tasks_and_means
+from analysis.text.captions import caption, number, percent
+from analysis.text.labels import in_order, ordered_curves, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
 OF_SIZES = "rows and predictions of his, and of hies, on the same seeds, of at least two calibration sizes"
@@ -38,7 +38,7 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     def cells(row: dict) -> dict[str, str]:
         if pd.notna(row["agreement"]):
             return {f"draws agree, {percent(row['ratio'])}": number(row["agreement"])}
-        return {f"{MEASURE_OF[row['measure']].words}, {percent(row['ratio'])}": _signed(row)}
+        return {f"{MEASURE_OF[row['measure']].words}, {percent(row['ratio'])}": signed(row)}
 
     shown = side_by_side(named, ["criterion", "examples"], cells)
     text = (
@@ -59,12 +59,11 @@ def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     used = plain[plain["alpha"].eq("shrink") | (plain["criterion"] == "his")] if "alpha" in plain else plain[:0]
     candidates = ordered_curves(used[used["criterion"] == "hies"])
     data = chosen_on_other_tasks(gains_of_sizes(used, draws) if candidates else {}, candidates, measures)
-    pairs = zip(data["task"], data["tasks"], strict=True)
-    named = data.assign(task=[f"mean of {count} tasks" if count > 1 else task_name(task) for task, count in pairs])
+    named = data.assign(task=tasks_and_means(data["task"], data["tasks"]))
 
     def cells(row: dict) -> dict[str, str]:
         words = MEASURE_OF[row["measure"]].words
-        return {f"by {words}": row["criterion"], words: f"{row['verdict']}: {_signed(row)}"}
+        return {f"by {words}": row["criterion"], words: f"{row['verdict']}: {signed(row)}"}
 
     text = (
         f"HIES minus HIS in {difference_units(measures, used)}, mean over calibration sizes and ratios: "
@@ -73,7 +72,3 @@ def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
         f"in it. {INTERVALS}, the choice taken as given."
     )
     return Table(side_by_side(named, ["task"], cells), data, text + notes(measures, used, differences=True))
-
-
-def _signed(row: dict) -> str:
-    return signed_interval(row, MEASURE_OF[row["measure"]].digits)

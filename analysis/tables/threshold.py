@@ -27,7 +27,7 @@ def threshold_table(rows: pd.DataFrame) -> Table:
     lines = [_line(part) for _, part in rows.groupby(["task", "curve"])]
     data = in_order(pd.DataFrame(lines), rows, ["task", "curve"])
     columns = {"task": data["task"].map(task_name), "criterion": data["curve"]}
-    columns |= {f"falls under {THRESHOLD:g} % at": data.apply(_text, axis=1), "seeds": data["seeds"].astype(str)}
+    columns |= {f"falls under {THRESHOLD:g} % at": data.apply(_text, axis=1), "draws": data["seeds"].astype(str)}
     text = (
         f"The share of heads removed at which quality falls under {THRESHOLD:g} %: {caption(rows)}. Mean over draws, "
     )

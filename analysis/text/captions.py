@@ -20,11 +20,15 @@ def number(value: Any, style: str = ".2f") -> str:
     return "" if np.isnan(value) else format(value, style)
 
 
+def bracketed(mean: str, low: str, high: str) -> str:
+    """Returns `mean [low, high]`; the mean alone where there is no interval."""
+    return f"{mean} [{low}, {high}]" if low else mean
+
+
 def signed_interval(estimate: Mapping[Any, Any], digits: int = 2) -> str:
     """Returns `mean [low, high]` of the keys mean, low and high; the mean alone, or nothing, where that is all."""
     texts = (number(estimate[name], f"+z.{digits}f") for name in ("mean", "low", "high"))
-    mean, low, high = (text if text.strip("+0.") else text.lstrip("+") for text in texts)  # no sign on zero
-    return f"{mean} [{low}, {high}]" if low else mean
+    return bracketed(*(text if text.strip("+0.") else text.lstrip("+") for text in texts))  # no sign on zero
 
 
 def caption(rows: pd.DataFrame) -> str:

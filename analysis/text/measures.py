@@ -89,6 +89,11 @@ def margin(measure: str) -> float:
     return MEASURE_OF[measure].margin if measure in MEASURE_OF else nan
 
 
+def digits(measure: str) -> int:
+    """Returns how many digits a number of a measure has after the point; of any other column two."""
+    return MEASURE_OF[measure].digits if measure in MEASURE_OF else 2
+
+
 def unit(measure: str, metric: str) -> str:
     """Returns the unit of a difference in a measure on tasks of this metric."""
     if not is_loss(measure):
@@ -138,7 +143,7 @@ def averaged(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
 
     Of losses in several units these are those in nats, of quality those on which the unpruned model is above chance.
     """
-    units = rows["metric"].map(lambda metric: unit(measure, metric))
+    units = rows["metric"].map({metric: unit(measure, metric) for metric in rows["metric"].unique()})
     some = rows if units.nunique() < 2 else rows[units == NATS]
     return some[~some["task"].isin(at_chance(some, measure))]
 

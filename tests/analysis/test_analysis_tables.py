@@ -68,6 +68,14 @@ def test_summary_decides_from_five_draws_on_and_corrects_for_its_lines(tmp_path:
     assert "95 % t interval over draws" in table.caption and "for 4 comparisons a measure" in table.caption
 
 
+def test_a_run_of_another_checkpoint_or_other_data_has_no_partner(tmp_path: Path) -> None:
+    for key in ("checkpoint", "data"):
+        write_run(tmp_path / key / "exp", "his")
+        write_run(tmp_path / key / "exp", "hies", alpha=0.9, **{key: "e"})
+        with pytest.raises(Unavailable, match="same seed and protocol"):
+            summary_table(load(tmp_path / key))
+
+
 def test_summary_has_a_block_for_each_alpha_and_never_decides_on_one_seed(tmp_path: Path) -> None:
     write_run(tmp_path / "exp", "his", quality=(90, 10))
     write_run(tmp_path / "exp", "his", seed=5, quality=(90, 99))  # no partner

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr, t
 from analysis import load
 from analysis.errors import Unavailable
 from analysis.figures.depth import draw_depth
-from analysis.figures.sizes import draw_few_examples
+from analysis.figures.few_examples import draw_few_examples
 from analysis.stats.overlap import mean_jaccard
 from analysis.stats.pairing import paired
 from analysis.stats.signs import layer_statistics, predictors, rank_correlations, sign_gains

@@ -13,7 +13,7 @@ from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.sizes import SIZE, agreement_of_draws, differences_by_size, gains_of_sizes
 from analysis.tables.sizes import INTERVALS, OF_SIZES
 from analysis.text.captions import caption, percent
-from analysis.text.labels import without_word
+from analysis.text.labels import model_name, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, axis_label, measured, notes
 
 
@@ -43,9 +43,8 @@ def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence
     panels = list(grid.flat)
     style.legend_beside(canvas, panels)
     text = f"{caption(rows)}. Line: mean over draws and tasks. {INTERVALS.replace('Brackets', 'Band')}."
-    style.headline(
-        canvas, f"{rows['model'].iloc[0]}: HIES minus HIS of the same examples", text + notes(measures, rows)
-    )
+    title = f"{model_name(rows['model'].iloc[0])}: HIES minus HIS of the same examples"
+    style.headline(canvas, title, text + notes(measures, rows))
     return panels
 
 
