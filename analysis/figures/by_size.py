@@ -25,7 +25,7 @@ ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
     needs="rows of his and hies with at least two calibration sizes, at a pruned ratio",
 )
 def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
-    """Draws a block of panels a measure; in a panel a pair of lines a ratio, told apart by dashes."""
+    """Draws a block of panels a measure; in a panel a pair of lines a ratio, told apart by dashes and marks."""
     usual = choice.usual_run(rows, "hies")
     alpha = usual["alpha"].iloc[0] if len(usual) else None
     shown = rows[(rows["ratio"] > 0) & ((rows["criterion"] == "his") | (rows.get("alpha") == alpha))]
@@ -60,6 +60,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
                 "color": color,
                 "marker": marker,
                 "linestyle": style.DASHES[place % len(style.DASHES)],
+                "markerfacecolor": "white" if place // len(style.DASHES) % 2 else color,
             }
             axes.plot(
                 line["calibration_size"], line["mean"], label=f"{criterion_name(criterion)}, {percent(ratio)}", **look

@@ -37,6 +37,19 @@ def test_a_line_a_method_and_ratio_through_the_means_of_the_sizes(tmp_path: Path
     assert "Not drawn, since they have fewer than two" in caption_of(panels[0]) and "lone" in caption_of(panels[0])
 
 
+def test_no_two_of_seven_ratios_look_alike(tmp_path: Path) -> None:
+    options = {"ratios": tuple(place / 10 for place in range(8)), "masks": ({},) * 8}
+    for criterion, size in ((name, size) for name in ("his", "hies") for size in SIZES):
+        keys = {"alpha": "auto"} if criterion == "hies" else {}
+        write_run(tmp_path / "exp", criterion, 0, (80,) * 8, **options, calibration_size=size, **keys)
+    lines = draw_by_size(load(tmp_path))[0].lines
+    dashes = (str(line._unscaled_dash_pattern) for line in lines)  # get_linestyle calls every pattern "--"
+    looks = {
+        (line.get_color(), str(line.get_markerfacecolor()), dash) for line, dash in zip(lines, dashes, strict=True)
+    }
+    assert len(looks) == len(lines) == 14
+
+
 def test_one_size_is_too_few(tmp_path: Path) -> None:
     write(tmp_path, "his", 32, 0, 80)
     write(tmp_path, "hies", 32, 0, 80, alpha="auto")
