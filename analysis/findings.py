@@ -150,6 +150,23 @@ def _over(key: str, words: str, experiment: str, pair: tuple[str, str], table: s
     ]
 
 
+def _smollm2() -> list[Finding]:
+    """SmolLM2 at few heads and at many; named before the rows of its tasks were there."""
+    pairs = {
+        "smollm2": ("SmolLM2, HIES minus HIS (alpha searched for each ratio)", "smollm2", PER_RATIO, HIS),
+        "smollm2-auto": ("the same, alpha by calibration loss", "smollm2", AUTO, HIS),
+        "smollm2-norm": ("SmolLM2, entropy added to the output norm", "smollm2", HIES_NORM, NORM),
+        "smollm2-groups": ("SmolLM2, whole groups, alpha by calibration loss", "smollm2_groups", AUTO, HIS),
+    }
+    return [
+        Difference(f"{key}-{measure}-{where}", f"{words}, {measure} at {where.replace('-', ' to ')} %",
+                   experiment, curve, against, measure, ratios, "summary")
+        for key, (words, experiment, curve, against) in pairs.items()
+        for measure in ("quality", "stability", "loss")
+        for where, ratios in (("20", (0.2,)), ("40-60", (0.4, 0.6)))
+    ]  # fmt: skip
+
+
 THREE = (0.1, 0.3, 0.5)
 FINDINGS: tuple[Finding, ...] = (
     *_claims(),
@@ -210,4 +227,5 @@ FINDINGS: tuple[Finding, ...] = (
     *_at("norm-docs", "entropy added to the output norm, a LLaMA on docs", "language", (HIES_NORM, NORM), "summary",
          (0.5,)),
     *_at("cifar10", "HIES minus HIS, a ViT on CIFAR-10", "cifar10", (FIXED, HIS), "summary", (0.3,)),
+    *_smollm2(),
 )  # fmt: skip

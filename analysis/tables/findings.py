@@ -20,6 +20,7 @@ from analysis.stats.significance import DRAWS, Gain, Sample, curve_differences, 
 from analysis.text.captions import signed_interval
 from analysis.text.choice import is_number
 from analysis.text.labels import task_name
+from analysis.text.measures import ALL_MEASURES
 from hies.runs import folders
 
 SAME_HEADS = 0.9  # Jaccard
@@ -53,10 +54,10 @@ def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     tests = data[data["p"].notna()].groupby("experiment", sort=False).size()
     counts = ", ".join(f"{name} {count}" for name, count in tests.items())
     text = (
-        "Differences in percentage points (evenness: standard deviation over layers of the share removed). Effect: "
+        "Differences in percentage points (loss: nats; evenness: standard deviation over layers of the share removed). Effect: "
         "mean over tasks and draws with the 95 % t interval of these tasks, over draws and examples. Over tasks: the "
         "interval that counts tasks as drawn too. Without one task: without the one that moves the mean most. Ahead: "
-        "tasks above 0. Ahead or behind: on these tasks p is at most 0.05 after Holm's correction for the tests of its "
+        "tasks on the better side. Ahead or behind: on these tasks p is at most 0.05 after Holm's correction for the tests of its "
         f"experiment ({counts}), and the interval over tasks excludes 0, else 'on these tasks'; 'one task': undecided "
         "without that task. Equal within a margin (1 point of quality, 2 of stability): both 90 % intervals lie "
         "inside. Cells: differences (curve, task, ratio, measure) that the experiment allows to look at. Fewer than "
@@ -143,7 +144,8 @@ def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.Data
         line["least_without"] = task_name([*by_task][whole.extreme])
         line |= {f"least{suffix}": rest[name] for suffix, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
     used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0)]
-    cells = 2 * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
+    measures = int(used.reindex(columns=[*ALL_MEASURES]).notna().any().sum())
+    cells = measures * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
     return {**line, "experiment": one.experiment, "cells": cells, "where": f"{one.table} --experiment {one.experiment}"}
 
 
