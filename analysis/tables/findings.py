@@ -54,14 +54,14 @@ def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
     tests = data[data["p"].notna()].groupby("experiment", sort=False).size()
     counts = ", ".join(f"{name} {count}" for name, count in tests.items())
     text = (
-        "Differences in percentage points (loss: nats; evenness: standard deviation over layers of the share removed). Effect: "
-        "mean over tasks and draws with the 95 % t interval of these tasks, over draws and examples. Over tasks: the "
-        "interval that counts tasks as drawn too. Without one task: without the one that moves the mean most. Ahead: "
-        "tasks on the better side. Ahead or behind: on these tasks p is at most 0.05 after Holm's correction for the tests of its "
-        f"experiment ({counts}), and the interval over tasks excludes 0, else 'on these tasks'; 'one task': undecided "
-        "without that task. Equal within a margin (1 point of quality, 2 of stability): both 90 % intervals lie "
-        "inside. Cells: differences (curve, task, ratio, measure) that the experiment allows to look at. Fewer than "
-        "five draws: their range."
+        "Differences in percentage points (loss: nats; evenness: standard deviation over layers of the share removed). "
+        "Effect: mean over tasks and draws with the 95 % t interval of these tasks, over draws and examples. Over "
+        "tasks: the interval that counts tasks as drawn too. Without one task: without the one that moves the mean "
+        "most. Ahead: tasks on the better side. Ahead or behind: on these tasks p is at most 0.05 after Holm's "
+        f"correction for the tests of its experiment ({counts}), and the interval over tasks excludes 0, else 'on "
+        "these tasks'; 'one task': undecided without that task. Equal within a margin (1 point of quality, 2 of "
+        "stability): both 90 % intervals lie inside. Cells: differences (curve, task, ratio, measure) that the "
+        "experiment allows to look at. Fewer than five draws: their range."
     )
     return Table(_shown(data), data, text)
 
