@@ -129,3 +129,21 @@ def test_a_placebo_stands_in_the_place_of_entropy_over_the_whole_model():
     found = HIES(0.0, placebo="permuted", seed=2)(STATISTICS)
     expected = 1 - equations.min_max(placebo)
     torch.testing.assert_close(torch.cat([*found.values()]), expected)
+
+
+def test_processes_side_by_side_look_at_masks_in_orders_of_their_own_and_choose_alike(monkeypatch):
+    def searched(process: int) -> tuple[dict[float, dict], list[str]]:
+        asked: list[str] = []
+        model = SimpleNamespace(
+            sites={name: Site(name, heads, heads, 4, 2, 5, 5) for name, heads in STATISTICS.heads.items()},
+            statistics=lambda need, seed, size, removed=None: STATISTICS,
+            counter=SimpleNamespace(naive=0),
+            calibration_loss=lambda removed, seed, size: asked.append(str(removed)) or len(str(removed)) % 7,
+        )
+        monkeypatch.setattr("os.getpid", lambda: process)
+        plan = HIES("auto").plan(model, Draw(seed=0, size=4), Selection(), [0.2, 0.4, 0.6])
+        return plan.notes, asked
+
+    (chosen, asked), (same, other_order) = searched(11), searched(12)
+    assert chosen == same and len(asked) == 3 * len(GRID)
+    assert sorted(asked) == sorted(other_order) and asked != other_order
