@@ -1,7 +1,6 @@
 """What every command of this package shares: arguments, and errors as one sentence each."""
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,8 +65,8 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
         print(help_text(description))
         return 0
     words = options.translated(sys.argv[1:])
-    if nameless := [word for word in words if re.match(r"[+~@]*=", word)]:  # Hydra has no sentence for these
-        _print_error(messages.no_option(nameless[0]))
+    if wrong := messages.not_a_name(words):
+        _print_error(wrong)
         return 2
     if any(word.startswith("hydra/launcher=") for word in words):
         words.append("hydra.mode=MULTIRUN")  # Hydra would do a single job itself

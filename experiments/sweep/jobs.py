@@ -42,12 +42,16 @@ def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher:
         arguments: overrides of the command line.
         params: the grid of an experiment, key -> values separated by commas; overrides come after it.
         launcher: of the command line.
+
+    Raises:
+        HiesError: values that no list names, or jobs with several folders for their rows.
     """
     parser = OverridesParser.create()
     words = parser.parse_overrides(list(arguments))
     grid = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     composer = _Composer()
     jobs = [composer.job(overrides) for overrides in _product([*grid, *words])]
+    _check_one_folder(jobs)
     whole = bool(params) and not any(word.is_sweep_override() or word.get_key_element() in params for word in words)
     return Declared(jobs, sweep=True, whole=whole, launcher=launcher)
 
@@ -64,6 +68,17 @@ def _product(overrides: Sequence[Override]) -> list[list[str]]:
         else:
             raise HiesError(f"{override.input_line} is no list of values; separate them by commas.")
     return [list(chosen) for chosen in itertools.product(*choices.values())]
+
+
+def _check_one_folder(jobs: Sequence[Job]) -> None:
+    """Refuses jobs whose rows go to several folders: the grid, and all that is printed, is of one."""
+    folders = dict.fromkeys(str(job.path.parent) for job in jobs)
+    if len(folders) > 1:
+        first, second, *_ = folders
+        raise HiesError(
+            f"The rows of these jobs would go to {len(folders)} folders, {first} and {second} among them; give a "
+            "command for each name and results_dir."
+        )
 
 
 def leave_grid(declared: Declared) -> None:
