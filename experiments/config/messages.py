@@ -15,6 +15,8 @@ from experiments.config.schema import Config
 from hies.errors import first_line
 
 CONF = Path(__file__).parents[2] / "conf"
+# What Hydra reads as something else than a name.
+NO_NAME = re.compile(r"null|true|false|[-+]?(inf|nan|[\d_.]+(e[-+]?\d+)?)", re.IGNORECASE)
 
 
 def sentence(error: BaseException) -> str:
@@ -69,12 +71,12 @@ def _unreadable(word: str) -> str:
 def not_a_name(words: Sequence[str]) -> str | None:
     """Returns what is wrong with a word that has a name too few or too many, for which Hydra has no sentence."""
     for word in words:
-        key, _, value = word.partition("=")
+        key, _, value = word.lstrip("+~").partition("=")
         if re.match(r"[+~@]*=", word):
             return no_option(word)
         if key == "experiment" and "," in value:
             return f"{word!r} names several grids, and a command does one; give a command for each."
-        if re.search(r"(^|,)\s*(null|true|false|[\d.]+)\s*(,|$)", value, re.IGNORECASE) and choices_of(key):
+        if any(NO_NAME.fullmatch(one.strip()) for one in value.split(",")) and choices_of(key):
             return f"{word!r} is no name; {_choices(key, value)}"
     return None
 

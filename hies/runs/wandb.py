@@ -152,6 +152,7 @@ def _write(run: Any, path: Path, text: str) -> None:
         try:
             _fetch_arrays(run, new, [row["ratio"] for row in rows])
         except Exception as error:  # of W&B, of the network, of whoever wrote the file: rows do without
+            path.with_suffix(".npz").unlink(missing_ok=True)  # arrays without rows are of a job that was killed
             why = first_line(error)
             runs.warn_of_rows(f"{path.stem}: its scores cannot be had from W&B ({why}); heat maps leave it out.")
         else:

@@ -15,7 +15,8 @@ from hydra import compose
 from experiments import run
 from experiments.config import schema
 from experiments.sweep import job as job_module
-from experiments.sweep.jobs import Declared, leave_grid
+from experiments.sweep.jobs import Declared, jobs_of_sweep, leave_grid
+from experiments.sweep.launch import Here
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.networks import NETWORKS, load_weights
@@ -149,6 +150,14 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
     assert declare("one", ["his", "ae"]) == [("one", "ae"), ("one", "his")]
     assert declare("two", ["ad"]) == [("one", "ae"), ("one", "his"), ("two", "ad")]
     assert declare("one", ["l2"]) == [("one", "l2"), ("two", "ad")]
+
+
+@pytest.mark.parametrize("word", ["seed=7", "++seed=7"])
+@pytest.mark.parametrize("key", ["seed", "++seed"])
+def test_an_option_takes_the_place_of_the_same_one_in_a_grid_whatever_its_plus_signs(key, word):
+    with composing():
+        part = jobs_of_sweep([*FAST, word], {key: "0,1,2"}, Here())
+    assert [job.config.seed for job in part.jobs] == [7] and not part.whole
 
 
 def test_other_ratios_are_the_same_curve_and_anything_else_is_another():
