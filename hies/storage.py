@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def cached(
     path: Path,
     build: Callable[[], Built],
-    write: Callable[[Path, Built], None],
+    write: Callable[[Path, Built], object],
     read: Callable[[Path], Read],
     fresh: bool = False,
 ) -> Read:
