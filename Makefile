@@ -30,6 +30,7 @@ DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
 FROM_GLUE := table7 table9 figure3 figure8 claims tasks
 FROM_METHODS := table1 table2 against removed methods
 FROM_LANGUAGE := figure4 figure10 figure13 table8 table10
+FROM_VARIANTS := reduction entropy combination
 
 define draw_glue
 	$(BIN)/python -m analysis tasks table7 table9 claims significance heatmaps figure3 figure8 threshold --experiment glue --results $(1) --out $(1)
@@ -51,7 +52,7 @@ endef
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights run sync glue figures report efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 threshold reduction entropy combination when-entropy when checkpoints mpnet signs smollm2-few
+.PHONY: help setup weights run sync glue figures report efficiency test test-all test-install test-versions lint benchmark gpu clean $(FROM_GLUE) $(FROM_METHODS) $(FROM_LANGUAGE) $(FROM_VARIANTS) smollm2 figure1 figure2 figure7 figure9 figure11 figure12 table3 table11 table12 threshold when-entropy when checkpoints mpnet signs smollm2-few
 
 help: ## show this list
 	@grep -hE '^(# )?[a-z0-9 -]+:.*##|^##@' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^##@ (.*)/\n\1/; s/:[^#]*## /\t/' | expand -t 30
@@ -170,17 +171,12 @@ table3: setup ## HIS and HIES of ViT-Large and LLaVA-1.5
 
 ##@ Beyond the paper
 
-reduction: setup ## over what the absolute value in HIS is taken: an example, a batch, a token
-	$(RUN) experiment=reduction $(ARGS)
-	$(DRAW) --experiment reduction variants forest
-
-entropy: setup ## which entropy predicts what
-	$(RUN) experiment=entropy $(ARGS)
-	$(DRAW) --experiment entropy variants forest
-
-combination: setup ## scale and combination of HIES
-	$(RUN) experiment=combination $(ARGS)
-	$(DRAW) --experiment combination variants forest
+# reduction: ## over what the absolute value in HIS is taken: an example, a batch, a token
+# entropy: ## which entropy predicts what
+# combination: ## scale and combination of HIES
+$(FROM_VARIANTS): setup
+	$(RUN) experiment=$@ $(ARGS)
+	$(DRAW) --experiment $@ variants forest
 
 ##@ When entropy helps (DATA, TASKS); -j2: two processes; docs/when-entropy.md has the hours
 
@@ -260,9 +256,7 @@ smollm2-few: setup weights ## few calibration documents on SmolLM2
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
 	$(if $(wildcard $(RESULTS)),$(DRAW))
 	$(call draw_glue,reports/glue-minilm)
-	$(BIN)/python -m analysis variants forest --experiment reduction --results reports/glue-minilm --out reports/glue-minilm
-	$(BIN)/python -m analysis variants forest --experiment entropy --results reports/glue-minilm --out reports/glue-minilm
-	$(BIN)/python -m analysis variants forest --experiment combination --results reports/glue-minilm --out reports/glue-minilm
+	for one in $(FROM_VARIANTS); do $(BIN)/python -m analysis variants forest --experiment $$one --results reports/glue-minilm --out reports/glue-minilm || exit 1; done
 	$(BIN)/python -m analysis quality stability --experiment search --results reports/glue-minilm --out reports/glue-minilm
 	$(call draw_small,quickstart,curves heatmaps agreement figure1 quality stability summary)
 	$(call draw_small,digits,curves figure11 quality stability summary)

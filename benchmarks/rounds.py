@@ -17,8 +17,9 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace, 
     for name, (least, most) in bounds.items():
         if not least <= getattr(options, name) <= most:
             parser.error(f"--{name}={getattr(options, name)} does not work; give {least} to {most}.")
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out={options.out} does not work; name a folder.")
+    out = getattr(options, "out", None)
+    if out is not None and out.exists() and not out.is_dir():
+        parser.error(f"--out={out} does not work; name a folder.")
 
 
 def in_turn(ways: Ways, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import hies
+from benchmarks.rounds import check_options
 from hies.batching import Batch
 from hies.scoring.losses import default_loss
 
@@ -67,9 +68,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2048, help="of each text, 2 to 4096")
     parser.add_argument("--batch", type=int, default=1, help="texts in one pass, 1 to 64")
     options = parser.parse_args(arguments)
-    for name, (least, most) in {"tokens": (2, 4096), "batch": (1, 64)}.items():
-        if not least <= getattr(options, name) <= most:
-            parser.error(f"--{name}={getattr(options, name)} does not work; give {least} to {most}.")
+    check_options(parser, options, tokens=(2, 4096), batch=(1, 64))
     return options
 
 

@@ -44,31 +44,23 @@ GRID = (
     "seed=0,1,2,3,4,5,6,7,8,9",
     "sparsity.ratios=[0.1,0.2,0.3,0.4,0.5,0.6]",
 )
-FILES = 14286
+FILES = 14286  # of the frame
 
 
 def main() -> None:
     """Print the seconds of each."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_scale")
-    parser.add_argument("--files", type=int, default=FILES, help="of the frame")
-    parser.add_argument("--only", type=Path, metavar="DIR", help="write the files of the frame there, and stop")
-    options = parser.parse_args()
+    argparse.ArgumentParser(prog="python -m benchmarks.sweep_scale").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         job, rows, arrays = _real_run(here)
-        if options.only:
-            write_copies(job, rows, arrays, options.only / "large", options.files)
-            return
         os.chdir(here)
         count = _finish(rows, arrays)
         table = [[f"status of {count} finished jobs", _seconds_of("experiments.status")]]
         table.append([f"a no-op run of {count} finished jobs", _seconds_of("experiments.run")])
-        write_copies(job, rows, arrays, here / "frame" / "large", options.files)
-        table.append(
-            [f"frame of {options.files * len(rows):,} rows, single files", _seconds(lambda: _load(here / "frame"))]
-        )
+        _write_copies(job, rows, arrays, here / "frame" / "large")
+        table.append([f"frame of {FILES * len(rows):,} rows, single files", _seconds(lambda: _load(here / "frame"))])
         pack(here / "frame" / "large", here / "packed" / "large")
-        table.append([f"frame of {options.files * len(rows):,} rows, packed", _seconds(lambda: _load(here / "packed"))])
+        table.append([f"frame of {FILES * len(rows):,} rows, packed", _seconds(lambda: _load(here / "packed"))])
     print(tabulate(table, headers=["", "seconds"], floatfmt=".2f"))
     print(conditions())
 
@@ -101,9 +93,9 @@ def _finish(rows: list[results.Row], arrays: dict[str, np.ndarray]) -> int:
     return len(jobs)
 
 
-def write_copies(job: Job, rows: list[results.Row], arrays: dict[str, np.ndarray], folder: Path, files: int) -> None:
-    """Rows of so many runs that differ in their seed, with arrays beside."""
-    for seed in tqdm(range(files), unit="file", leave=False):
+def _write_copies(job: Job, rows: list[results.Row], arrays: dict[str, np.ndarray], folder: Path) -> None:
+    """Rows of many runs that differ in their seed, with arrays beside."""
+    for seed in tqdm(range(FILES), unit="file", leave=False):
         run_id = f"run-vit_tiny-digits-his-s{seed}-{seed:012x}"
         own = {"run_id": run_id, "experiment": folder.name, "seed": seed, "command": f"{job.command} seed={seed}"}
         _write(folder / f"{run_id}.jsonl", rows, own, arrays)

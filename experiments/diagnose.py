@@ -27,7 +27,7 @@ from hies.heads.sites import Removed, SiteTensors
 from hies.methods import METHODS
 from hies.progress import ProgressBar
 from hies.runs.quality import same_answer
-from hies.storage import digest, replacing, write_arrays
+from hies.storage import replacing, write_arrays
 
 LONGEST_TEXT = 40  # tokens that a figure has room for
 
@@ -38,21 +38,28 @@ def main() -> int:
 
 
 def _diagnose_all(declared: Declared) -> int:
-    configs = {
-        digest([job.identity["model"], job.identity["task"], job.config.seed]): job.config for job in declared.jobs
-    }
+    configs = _by_file(declared)
     failed = 0
-    for config in ProgressBar(configs.values(), "diagnosing", len(configs), unit="model", leave=False):
+    for path, config in ProgressBar(configs.items(), "diagnosing", len(configs), unit="model", leave=False):
         try:
             arrays = _diagnose(config)
         except HiesError as error:
             failed = 1
             print(f"error: {with_option(error)}", file=sys.stderr)
             continue
-        with replacing(path := file_of(config)) as temporary:
+        with replacing(path) as temporary:
             write_arrays(temporary, arrays)
         print(path)
     return failed
+
+
+def _by_file(declared: Declared) -> dict[Path, Config]:
+    """Returns what is diagnosed, by its file: the declared jobs, under HIS whatever their criterion."""
+    configs: dict[Path, Config] = {}
+    for config in (replace(job.config, criterion=METHODS["his"]()) for job in declared.jobs):
+        if configs.setdefault(file_of(config), config) != config:
+            raise HiesError(f"{file_of(config)} would be of two jobs that differ in more than the criterion; give one.")
+    return configs
 
 
 def file_of(config: Config) -> Path:
@@ -68,7 +75,7 @@ def _diagnose(config: Config) -> dict[str, np.ndarray]:
             f"task={config.task.name} has no tokens; a diagnosis shows attention over those of a text task."
         )
     evaluator = evaluator_of(config)
-    plan = Job(replace(config, criterion=METHODS["his"]()), ()).plan(evaluator)
+    plan = Job(config, ()).plan(evaluator)
     answers = {ratio: evaluator.predictions(masked.removed) for ratio, masked in plan.models.items()}
     labels, encoded = evaluator.labels("report"), evaluator.encoded("report")
     before, ratio = _sharp_drop(config, labels, answers)

@@ -52,7 +52,7 @@ SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def main() -> int:
     """Prunes the model that the command line describes; returns the exit status."""
-    return run_command(_prune_declared, __doc__)
+    return run_command(_prune_declared, __doc__, takes_out=True)
 
 
 def _prune_declared(declared: Declared) -> int:

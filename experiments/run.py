@@ -15,7 +15,7 @@ from experiments.sweep.jobs import Declared, leave_grid
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import progress, say
 from experiments.sweep.summary import print_data, print_summary
-from hies.errors import HiesError, ParameterError, printable
+from hies.errors import HiesError, printable
 from hies.runs import files as results
 
 
@@ -25,8 +25,6 @@ def main() -> int:
 
 
 def _run_all(declared: Declared) -> int:
-    if out := next((job.config.out for job in declared.jobs if job.config.out), None):
-        raise ParameterError("out", out, "experiments.run writes rows and no model; experiments.prune takes out")
     if declared.sweep:
         leave_grid(declared)
     jobs = declared.jobs

@@ -59,16 +59,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cached(
-    path: Path, build: Callable[[], Built], write: Callable[[Path, Built], None], read: Callable[[Path], Read]
+    path: Path,
+    build: Callable[[], Built],
+    write: Callable[[Path, Built], object],
+    read: Callable[[Path], Read],
+    fresh: bool = False,
 ) -> Read:
     """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds.
 
     A file that cannot be read is made again, with a warning that names it. What a killed process left half-written is
-    removed.
+    removed. With `fresh` what is there now is made again; what another process makes while this one waits is not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    stale = _written(path) if fresh else None
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists():
+        if _written(path) not in (None, stale):
             try:
                 return read(path)
             except Exception as error:  # damaged bytes raise errors of many kinds
@@ -79,7 +84,13 @@ def cached(
         remove_partials(path)
         with replacing(path) as temporary:
             write(temporary, build())
-    return read(path)
+        return read(path)
+
+
+def _written(path: Path) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
 
 
 def remove_partials(path: Path) -> None:
@@ -88,7 +99,7 @@ def remove_partials(path: Path) -> None:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
-def cached_arrays(path: Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached_arrays(path: Path, build: Callable[[], dict[str, np.ndarray]], fresh: bool = False) -> dict[str, np.ndarray]:
     """`cached` for named arrays; a file that was written under another name is made again."""
 
     def write(place: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -100,7 +111,7 @@ def cached_arrays(path: Path, build: Callable[[], dict[str, np.ndarray]]) -> dic
             raise ValueError(f"it was written as {name!r}")
         return arrays
 
-    return cached(path, build, write, read)
+    return cached(path, build, write, read, fresh)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -15,6 +15,8 @@ from experiments.config.schema import Config
 from hies.errors import first_line
 
 CONF = Path(__file__).parents[2] / "conf"
+# What Hydra reads as something else than a name.
+NO_NAME = re.compile(r"null|true|false|[-+]?(inf|nan|[\d_.]+(e[-+]?\d+)?)", re.IGNORECASE)
 
 
 def sentence(error: BaseException) -> str:
@@ -29,8 +31,7 @@ def sentence(error: BaseException) -> str:
             )
         return f"{group}={name} is not known; {_choices(group, name)}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
-        key = match.group(1) or match.group(2)
-        return f"There is no option {key!r}{_closest_key(key)}"
+        return _unknown_key(match[1] or match[2], str(error.__cause__))
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         again = quoted(*match.group(1).split("=", 1))
         return (
@@ -65,6 +66,19 @@ def _unreadable(word: str) -> str:
         f"{key} is {value!r}, which has characters that mean something else to Hydra; quote it for Hydra and for the "
         f"shell: {quoted(key, value)}."
     )
+
+
+def not_a_name(words: Sequence[str]) -> str | None:
+    """Returns what is wrong with a word that has a name too few or too many, for which Hydra has no sentence."""
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if re.match(r"[+~@]*=", word):
+            return no_option(word)
+        if key == "experiment" and "," in value:
+            return f"{word!r} names several grids, and a command does one; give a command for each."
+        if any(NO_NAME.fullmatch(one.strip()) for one in value.split(",")) and choices_of(key):
+            return f"{word!r} is no name; {_choices(key, value)}"
+    return None
 
 
 def no_option(word: str) -> str:
@@ -104,10 +118,19 @@ def _stored(group: str) -> list[str]:
 
 
 def _choices(group: str, name: str) -> str:
-    known = [*choices_of(group), *(["basic"] if group == "hydra/launcher" else [])]
+    known = choices_of(group)
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? It" if close else "it"
     return f"{hint} can be {', '.join(known)}." if known else f"there is no group {group!r}."
+
+
+def _unknown_key(key: str, why: str) -> str:
+    """What to say of an option that is not there, or of a mapping with a key that is not, as `why` says."""
+    if match := re.search(r"full_key: (\S+)", why):
+        key = match[1]
+    if "reference_type=Dict" in why:
+        return f"{key} has no value yet; a new entry takes a plus sign: +{key}=VALUE."
+    return f"There is no option {key!r}{_closest_key(key)}"
 
 
 def _closest_key(key: str) -> str:

@@ -7,22 +7,16 @@ from hies.errors import HiesError, ParameterError
 
 # A parameter of the library -> the option that sets it. Names that a group's own check raises get the group's name
 # where the group is made (schema.to_config); here are those that are raised later.
-OPTION_OF = {
-    "ratio": "sparsity.ratios",
-    **{
-        name: f"sparsity.{name}"
-        for name in ("ratios", "scope", "unit", "schedule", "step", "min_heads_per_layer", "plain")
-    },
-    **{name: f"calibration.{name}" for name in ("size", "examples", "labels")},
-    **{name: f"criterion.{name}" for name in ("alpha", "tune_learning_rate", "tune_batch_size")},
-    **{name: f"model.{name}" for name in ("batch_size", "sites", "max_length", "label_order", "pretrain_task")},
-    **{
-        name: f"model.{name}"
-        for name in ("architecture", "architecture.model_type", "architecture.text_config.vocab_size")
-    },
-    "learning_rate": "model.finetune.learning_rate",
-    **{name: f"task.{name}" for name in ("finetune", "max_examples", "libraries", "shots", "new_tokens")},
+GROUP_OF = {
+    **dict.fromkeys(("ratios", "scope", "unit", "schedule", "step", "min_heads_per_layer", "plain"), "sparsity"),
+    **dict.fromkeys(("size", "examples", "labels"), "calibration"),
+    **dict.fromkeys(("alpha", "tune_learning_rate", "tune_batch_size"), "criterion"),
+    **dict.fromkeys(("batch_size", "sites", "max_length", "label_order", "pretrain_task", "architecture"), "model"),
+    **dict.fromkeys(("architecture.model_type", "architecture.text_config.vocab_size"), "model"),
+    **dict.fromkeys(("finetune", "max_examples", "libraries", "shots", "new_tokens"), "task"),
 }
+OPTION_OF = {name: f"{group}.{name}" for name, group in GROUP_OF.items()}
+OPTION_OF |= {"ratio": "sparsity.ratios", "learning_rate": "model.finetune.learning_rate"}
 # A choice of an older command -> the same choice now.
 CHOICES = {
     "criterion": {

@@ -17,6 +17,7 @@ from hies.errors import HiesError, ParameterError, brief, check_choice
 from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.models import check_fit, fitted
 from hies.pruning.selection import Selection
+from hies.runs.folders import NO_EXPERIMENTS
 
 MODES = ("mask", "remove")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -167,7 +168,11 @@ def to_config(node: Any) -> Config:
         raise ParameterError("seed", config.seed, "it must be between 0 and 4294967295")
     if not re.fullmatch(r"\w[\w.-]*", config.name):
         raise ParameterError("name", config.name, "use letters, digits, dots, dashes and underscores")
-    if config.data_root is not None and not Path(config.data_root).is_dir():
+    if config.name in NO_EXPERIMENTS:
+        expected = "that folder of results_dir holds other files than runs; call the experiment otherwise"
+        raise ParameterError("name", config.name, expected)
+    data_root = Path(config.data_root) if config.data_root else None  # HIES_DATA= is none, as without it
+    if data_root is not None and not data_root.is_dir():
         raise ParameterError("data_root", config.data_root, "name a folder that holds the data sets")
     try:
         check_fit(config.model, config.task)
@@ -175,9 +180,8 @@ def to_config(node: Any) -> Config:
         config.criterion.check_selection(config.sparsity)
     except ParameterError as error:
         raise with_option(error) from None
-    data_root = None if config.data_root is None else Path(config.data_root)
     model, task = fitted(config.model, config.task, data_root)
-    return replace(config, model=model, task=task)
+    return replace(config, model=model, task=task, data_root=config.data_root or None)
 
 
 def _converted(value: Any, path: str) -> Any:

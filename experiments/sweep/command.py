@@ -1,7 +1,6 @@
 """What every command of this package shares: arguments, and errors as one sentence each."""
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from experiments.sweep.jobs import Declared, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
-from hies.errors import HiesError, first_line
+from hies.errors import HiesError, ParameterError, first_line
 
 store.register()
 
@@ -33,10 +32,12 @@ class Command:
 
     Attributes:
         work: does the declared jobs and returns an exit status.
+        takes_out: it writes a pruned model, to the folder `out`.
         status: of the work that was done.
     """
 
     work: Callable[[Declared], int]
+    takes_out: bool = False
     status: int = 0
 
     def __call__(self, node: DictConfig) -> None:
@@ -50,15 +51,21 @@ class Command:
 
     def _do(self, declare: Callable[[], Declared]) -> None:
         # Said here, since Hydra would print a line of its own before it raised what a job raises.
-        self.status = report_errors(lambda: self.work(declare()))
+        self.status = report_errors(lambda: self.work(self._checked(declare())))
+
+    def _checked(self, declared: Declared) -> Declared:
+        if not self.takes_out and (out := next((job.config.out for job in declared.jobs if job.config.out), None)):
+            raise ParameterError("out", out, "this command writes no model there; experiments.prune does")
+        return declared
 
 
-def run_command(work: Callable[[Declared], int], description: str) -> int:
+def run_command(work: Callable[[Declared], int], description: str, takes_out: bool = False) -> int:
     """Does `work` on the jobs that the command line declares, or answers a flag; returns the exit status.
 
     Args:
         work: returns an exit status.
         description: what --help says before the options.
+        takes_out: the work writes a pruned model, to the folder `out`.
     """
     print_warnings_above_the_bar()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
@@ -66,12 +73,12 @@ def run_command(work: Callable[[Declared], int], description: str) -> int:
         print(help_text(description))
         return 0
     words = options.translated(sys.argv[1:])
-    if nameless := [word for word in words if re.match(r"[+~@]*=", word)]:  # Hydra has no sentence for these
-        _print_error(messages.no_option(nameless[0]))
+    if wrong := messages.not_a_name(words):
+        _print_error(wrong)
         return 2
     if any(word.startswith("hydra/launcher=") for word in words):
         words.append("hydra.mode=MULTIRUN")  # Hydra would do a single job itself
-    command = Command(work)
+    command = Command(work, takes_out)
     main = hydra.main(config_path=str(messages.CONF), config_name="config", version_base="1.3")(command)
 
     def work_in_order() -> int | None:

@@ -218,9 +218,9 @@ class Job:
             "labels": evaluator.labels("report"),
             **loss_arrays(losses, len(answers[0])),
         }
-        results.write_run(self.path, rows, plan.arrays | arrays)
         with replacing(self.path.with_suffix(".yaml")) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(self.config))), encoding="utf-8")
+        results.write_run(self.path, rows, plan.arrays | arrays)
         return rows
 
     def _check(self, evaluator: "Evaluator") -> None:

@@ -42,13 +42,18 @@ def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher:
         arguments: overrides of the command line.
         params: the grid of an experiment, key -> values separated by commas; overrides come after it.
         launcher: of the command line.
+
+    Raises:
+        HiesError: values that no list names, or jobs with several folders for their rows.
     """
     parser = OverridesParser.create()
     words = parser.parse_overrides(list(arguments))
     grid = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     composer = _Composer()
     jobs = [composer.job(overrides) for overrides in _product([*grid, *words])]
-    whole = bool(params) and not any(word.is_sweep_override() or word.get_key_element() in params for word in words)
+    _check_one_folder(jobs)
+    own = {_key(word) for word in grid}
+    whole = bool(params) and not any(word.is_sweep_override() or _key(word) in own for word in words)
     return Declared(jobs, sweep=True, whole=whole, launcher=launcher)
 
 
@@ -56,14 +61,30 @@ def _product(overrides: Sequence[Override]) -> list[list[str]]:
     """Returns the overrides of every job of a grid; of two with the same key the later one counts."""
     choices: dict[str, list[str]] = {}
     for override in overrides:
-        key = override.get_key_element()
+        name = override.get_key_element()
         if not override.is_sweep_override():
-            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+            choices[_key(override)] = [f"{name}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            choices[_key(override)] = [f"{name}={value}" for value in override.sweep_string_iterator()]
         else:
             raise HiesError(f"{override.input_line} is no list of values; separate them by commas.")
     return [list(chosen) for chosen in itertools.product(*choices.values())]
+
+
+def _key(override: Override) -> str:
+    """The option that an override sets, with or without a plus sign."""
+    return override.get_key_element().lstrip("+")
+
+
+def _check_one_folder(jobs: Sequence[Job]) -> None:
+    """Refuses jobs whose rows go to several folders: the grid, and all that is printed, is of one."""
+    folders = dict.fromkeys(f"{job.config.results_dir}/{job.config.name}" for job in jobs)
+    if len(folders) > 1:
+        first, second, *_ = folders
+        raise HiesError(
+            f"The rows of these jobs would go to {len(folders)} folders, {first} and {second} among them; give a "
+            "command for each name and results_dir."
+        )
 
 
 def leave_grid(declared: Declared) -> None:

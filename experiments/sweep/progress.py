@@ -31,7 +31,8 @@ class Progress:
         self._bar = ProgressBar(total=total, unit=unit, smoothing=0.05)
         self._left = threading.Event()
         if not here:
-            threading.Thread(target=self._watch, args=(jobs,), daemon=True).start()
+            before = {job.run_id: job.written for job in jobs}
+            threading.Thread(target=self._watch, args=(self._bar, jobs, before), daemon=True).start()
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -55,12 +56,10 @@ class Progress:
         if self._bar is not None:
             say(_curve(job, rows))
 
-    def _watch(self, jobs: list[Job]) -> None:
-        before = {job.run_id: job.written for job in jobs}
-        waiting = list(jobs)
+    def _watch(self, bar: ProgressBar, waiting: list[Job], before: dict[str, list[int]]) -> None:
         while waiting and not self._left.wait(LOOK_EVERY):
             still = [job for job in waiting if not job.left_something_since(before[job.run_id])]
-            self._bar.update(len(waiting) - len(still))
+            bar.update(len(waiting) - len(still))  # which a bar that is closed meanwhile takes too
             waiting = still
 
 

@@ -1,6 +1,5 @@
 """A model brought to a task: its weights, its checkpoint (fine-tuned here once if missing), processor and answers."""
 
-import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,10 +76,7 @@ class TaskModel:
         """Returns the digest of the examples that were read first under a name: of these, if there were none."""
         # Beside the folders of the cache, so that none of them is emptied of what it belongs to.
         path = self.cache_dir / f"examples-{safe_filename(self.task.name)}-{name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), path.open("x") as file:
-            file.write(content)
-        return path.read_text()
+        return cached(path, lambda: content, Path.write_text, Path.read_text)
 
     @property
     def _before(self) -> list["TaskModel"]:

@@ -250,10 +250,9 @@ class Evaluator(TaskModel):
         """Returns arrays from the cache, or builds them, which takes `passes` forward passes of an example."""
         path = self.cache_dir / kind / f"{digest([self._setting, key], 16)}.npz"
         self.counter.needed[f"{kind}/{path.stem}"] = passes
-        if self.fresh and path not in self._renewed:
-            path.unlink(missing_ok=True)
+        fresh = self.fresh and path not in self._renewed
         self._renewed.add(path)
-        return cached_arrays(path, build)
+        return cached_arrays(path, build, fresh)
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> dict[str, np.ndarray]:
         # A search is evaluations, of thousands of masks, on the calibration set.

@@ -23,14 +23,14 @@ def run_path(results_dir: Path, experiment: str, run_id: str) -> Path:
 
 
 def write_run(path: Path, rows: list[Row], arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays, then rows: a run is finished exactly when its row file has its name. One process at a time."""
+    """Writes arrays and rows: a run is finished exactly when its row file has its name. One process at a time."""
     lines = [sealed({"schema": SCHEMA, **row, "rows": len(rows), "digest": ""}) for row in rows]
     for file in (path, path.with_suffix(".npz")):
         remove_partials(file)
-    with replacing(path.with_suffix(".npz")) as temporary:
-        write_arrays(temporary, {**arrays, "run_id": np.array(path.stem)})
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(path) as new_rows, replacing(path.with_suffix(".npz")) as new_arrays:  # which get their name first
+        write_arrays(new_arrays, {**arrays, "run_id": np.array(path.stem)})
+        new_rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path.unlink(missing_ok=True)  # rows of before are never beside arrays of now
     failure_path(path).unlink(missing_ok=True)
 
 

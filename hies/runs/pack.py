@@ -4,6 +4,7 @@ What comes out is read like what went in (`hies.runs.folders`), fits into a repo
 whenever the rows are the same. It holds numbers alone: no text of any data set, and no path to one.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -43,9 +44,9 @@ def pack(source: Path, target: Path) -> list[Path]:
     files = {folders.PACKED_ARRAYS: _npz(arrays), folders.PACKED_ROWS: gzip.compress(lines, mtime=0)}
     if jobs := _declarations(source):
         files[folders.GRID] = json.dumps({"jobs": [_without_path(job) for job in jobs]}, indent=1).encode()
-    for name, content in files.items():
-        with replacing(target / name) as temporary:
-            temporary.write_bytes(content)
+    with contextlib.ExitStack() as stack:  # none is replaced before all are written
+        for name, content in files.items():
+            stack.enter_context(replacing(target / name)).write_bytes(content)
     return [target / name for name in files]
 
 

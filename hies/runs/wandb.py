@@ -5,7 +5,6 @@ import json
 import os
 import re
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hies.errors import HiesError, RowsWarning, first_line
+from hies.errors import HiesError, first_line
 from hies.runs import folders as runs
 from hies.runs.files import read_run
 from hies.runs.schema import LOSSES, BadRows
@@ -35,7 +34,7 @@ ELSEWHERE = ("score_seconds", "eval_seconds", "digest", "rows", "command", "vers
 
 
 def fetch(project: str, results_dir: Path, experiment: str | None = None) -> int:
-    """Writess the runs of a W&B project, or of one experiment, that are not in `results_dir` yet; returns how many.
+    """Writes the runs of a W&B project, or of one experiment, that are not in `results_dir` yet; returns how many.
 
     A run that is there stays as it is. What cannot be trusted is left out, with a RowsWarning.
 
@@ -55,7 +54,9 @@ def fetch(project: str, results_dir: Path, experiment: str | None = None) -> int
         except OSError as problem:
             raise HiesError(f"--results={results_dir} takes no files ({problem.strerror}); name a folder.") from None
     for why, count in left_out.items():
-        _warn(f"--project={project}: a run {why} and is left out{f' ({count} such runs)' if count > 1 else ''}.")
+        runs.warn_of_rows(
+            f"--project={project}: a run {why} and is left out{f' ({count} such runs)' if count > 1 else ''}."
+        )
     return written
 
 
@@ -82,7 +83,7 @@ def _remote(project: str, experiment: str | None) -> Iterator[Any]:
 
 
 def _take(run: Any, results_dir: Path, texts: Callable[[Path], dict[str, str]]) -> bool:
-    """Writess a run unless it is there; tells whether it did."""
+    """Writes a run unless it is there; tells whether it did."""
     text = run.config.get(ROW_FILE)
     if not isinstance(text, str):
         raise BadRows(f"has no row file (config.{ROW_FILE})")
@@ -92,7 +93,7 @@ def _take(run: Any, results_dir: Path, texts: Callable[[Path], dict[str, str]]) 
         raise BadRows(f"names {folder.name} as its experiment, which is a file,")
     packed, here = runs.is_packed(folder), texts(folder).get(run_id)
     if here is not None and _differ(path, here, text):
-        _warn(f"{path} differs from what W&B holds of it; the local file is used.")
+        runs.warn_of_rows(f"{path} differs from what W&B holds of it; the local file is used.")
     if packed and here is None:
         raise BadRows(f"belongs to {folder}, which is packed,")
     if here is None or (here == text and not packed and not path.with_suffix(".npz").exists()):
@@ -151,7 +152,9 @@ def _write(run: Any, path: Path, text: str) -> None:
         try:
             _fetch_arrays(run, new, [row["ratio"] for row in rows])
         except Exception as error:  # of W&B, of the network, of whoever wrote the file: rows do without
-            _warn(f"{path.stem}: its scores cannot be had from W&B ({first_line(error)}); heat maps leave it out.")
+            path.with_suffix(".npz").unlink(missing_ok=True)  # arrays without rows are of a job that was killed
+            why = first_line(error)
+            runs.warn_of_rows(f"{path.stem}: its scores cannot be had from W&B ({why}); heat maps leave it out.")
         else:
             new.with_suffix(".npz").replace(path.with_suffix(".npz"))
         new.write_bytes(text.encode())
@@ -171,7 +174,3 @@ def _fetch_arrays(run: Any, new: Path, ratios: list[float]) -> None:
     arrays = runs.read_arrays(new)
     if arrays["ratios"].tolist() != ratios:
         raise ValueError("they belong to other ratios")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, RowsWarning, stacklevel=2)

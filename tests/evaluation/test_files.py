@@ -1,6 +1,7 @@
 """Caches, metrics, batches and checkpoints: the plumbing that must not lose or bend a number."""
 
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation import metrics
+from hies.evaluation.checkpoints import TaskModel
 from hies.evaluation.models import Model, identity_of
 from hies.storage import cached, digest, read_arrays, replacing, write_arrays
 from hies.tasks.classifier import encode
@@ -54,6 +56,13 @@ def test_processes_that_ask_together_compute_once(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(_count, [tmp_path] * 8) == [[0, 1, 2]] * 8
     assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_what_was_read_first_is_whole_or_not_there(tmp_path):
+    model = SimpleNamespace(cache_dir=tmp_path, task=SimpleNamespace(name="toy"))
+    with pytest.raises(TypeError):
+        TaskModel._first_read(model, "name", None)  # stopped while it writes, and another process looks
+    assert [TaskModel._first_read(model, "name", digest) for digest in ("a", "b")] == ["a", "a"]
 
 
 def test_equal_values_have_equal_digests():

@@ -126,6 +126,12 @@ def test_a_quoted_path_goes_through_a_sweep_and_its_recorded_command():
     assert again.run_id == jobs[1].run_id != jobs[0].run_id
 
 
+def test_an_empty_folder_of_data_is_none(monkeypatch):
+    monkeypatch.setenv("HIES_DATA", "")
+    with composing():
+        assert [declared(*word, multirun=False).jobs[0].data_root for word in ([], ["data_root="])] == [None, None]
+
+
 def test_an_error_of_the_library_names_the_option():
     assert str(with_option(ParameterError("scope", "model", "use global or layer"))).startswith(
         "sparsity.scope is 'model'"

@@ -230,6 +230,8 @@ def test_no_lost_example_and_no_drop_are_one_sentence_each(config, monkeypatch, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["-m", "calibration.size=4,5"], ["diagnosis-minilm-apidocs-s0.npz", "two jobs"]),
+        (["out=small"], ["out is 'small'", "experiments.prune"]),
         (["model=vit_tiny", "task=digits"], ["task=digits", "no tokens"]),
         (["task=nope"], ["task=nope"]),
         (["seed=-1"], ["seed", "-1"]),

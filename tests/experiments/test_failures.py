@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import shlex
+import threading
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hies.batch_size import BatchSize, is_out_of_memory
 from hies.errors import HiesError
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
-from hies.storage import KEY, SUMS, cached_arrays, check_checksums, read_arrays, remove_partials, write_arrays
+from hies.storage import KEY, SUMS, cached, cached_arrays, check_checksums, read_arrays, remove_partials, write_arrays
 from hies.tasks import classifier
 
 SWEEP = ["-m", "criterion=his,random,l2", "sparsity.ratios=[0.5]"]
@@ -252,6 +253,22 @@ def test_an_array_file_under_the_name_of_another_is_made_again(tmp_path):
     assert found["x"].tolist() == [7] and KEY not in found
     write_arrays(tmp_path / "older.npz", {"x": np.array([3])})  # written before names were kept
     assert cached_arrays(tmp_path / "older.npz", dict)["x"].tolist() == [3]
+
+
+def test_what_one_process_reads_another_does_not_renew_meanwhile(tmp_path):
+    path = tmp_path / "a.npz"
+    renewing = threading.Thread(
+        target=cached, args=(path, lambda: {"x": np.ones(1)}, write_arrays, read_arrays), kwargs={"fresh": True}
+    )
+
+    def read(file):
+        renewing.start()
+        renewing.join(0.1)
+        return read_arrays(file)
+
+    assert cached(path, lambda: {"x": np.zeros(1)}, write_arrays, read)["x"] == [0]
+    renewing.join()
+    assert read_arrays(path)["x"] == [1]
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):

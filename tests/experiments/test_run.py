@@ -15,7 +15,8 @@ from hydra import compose
 from experiments import run
 from experiments.config import schema
 from experiments.sweep import job as job_module
-from experiments.sweep.jobs import Declared, leave_grid
+from experiments.sweep.jobs import Declared, jobs_of_sweep, leave_grid
+from experiments.sweep.launch import Here
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.networks import NETWORKS, load_weights
@@ -151,6 +152,14 @@ def test_another_model_adds_to_the_grid_and_the_same_one_replaces_its_part(call)
     assert declare("one", ["l2"]) == [("one", "l2"), ("two", "ad")]
 
 
+@pytest.mark.parametrize("word", ["seed=7", "++seed=7"])
+@pytest.mark.parametrize("key", ["seed", "++seed"])
+def test_an_option_takes_the_place_of_the_same_one_in_a_grid_whatever_its_plus_signs(key, word):
+    with composing():
+        part = jobs_of_sweep([*FAST, word], {key: "0,1,2"}, Here())
+    assert [job.config.seed for job in part.jobs] == [7] and not part.whole
+
+
 def test_other_ratios_are_the_same_curve_and_anything_else_is_another():
     with composing():
         (few,), (one,), (layer,), (seed,) = (
@@ -248,6 +257,13 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["criterion=his,hies"], ["'criterion=his,hies' has several values", "-m"]),
         (["criterion"], ["'criterion' is no option", "NAME=VALUE"]),
         (["=1"], ["'=1' is no option", "NAME=VALUE"]),
+        (["criterion=null"], ["'criterion=null' is no name", "hies/per_ratio"]),
+        (["-m", "criterion=his,5"], ["'criterion=his,5' is no name", "did you mean"]),
+        (["-m", "experiment=digits,quickstart"], ["several grids", "a command for each"]),
+        (["-m", "name=a,b"], ["2 folders", "results/a and ", "results/b"]),
+        (["name=scoring"], ["name is 'scoring'", "other files than runs"]),
+        (["model.checkpoint={digits: /x}"], ["a plus sign: +model.checkpoint.digits=VALUE"]),
+        (["model.finetune={epoch: 3}"], ["no option 'model.finetune.epoch'"]),
         (["model.source=/a=b"], ["model.source is '/a=b'", "'model.source=\"/a=b\"'"]),
         (["data_root=/a,b"], ["several values", "'data_root=\"/a,b\"'"]),
         (["sparsity.ratios=[0.1"], ["no whole list", "sparsity.ratios=[1,2]"]),

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from hies.runs.files import read_run, write_run
+from hies.runs.files import read_arrays, read_run, write_run
 from hies.runs.schema import REQUIRED, SCHEMA, BadRows, sealed
 
 ROW = {
@@ -29,3 +29,25 @@ def test_a_written_run_is_sealed_and_read_back_without_its_seal(tmp_path):
         read_run(path, f"{first}\n{second.replace('50.0', '60.0')}\n")
     with pytest.raises(BadRows, match="has 1 rows where 2 were written"):
         read_run(path, first)
+
+
+def _stop(*_, **__):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("step", "left"), [("write_text", 1), ("replace", None)])
+def test_rows_are_never_beside_the_arrays_of_another_computation(tmp_path, monkeypatch, step, left):
+    path = tmp_path / "glue" / "run.jsonl"
+    write_run(path, [ROW], {"ratios": np.array([0]), "scores": np.array([1])})
+    rename = type(path).replace
+    stopped = {
+        "write_text": _stop,  # the disk is full after the arrays
+        "replace": lambda old, new: (
+            rename(old, new) if new.suffix == ".npz" else _stop()
+        ),  # killed after their renaming
+    }
+    monkeypatch.setattr(type(path), step, stopped[step])
+    with pytest.raises(ZeroDivisionError):
+        write_run(path, [ROW], {"ratios": np.array([0]), "scores": np.array([2])})
+    assert path.exists() == (left is not None)
+    assert left is None or read_arrays(path)["scores"] == [left]
