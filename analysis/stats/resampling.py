@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.data.scores import lines_at, load_arrays
+from analysis.data.scores import arrays_of_task, lines_at
 from analysis.errors import Unavailable
 from analysis.text.measures import CORRELATION, REFIT
 from hies.runs.quality import PERCENT, SQUARED, same_answer
@@ -42,11 +42,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     ratios = sorted(set.intersection(*(set(part) for part in masks.values())) - {0.0})
     if not ratios:
         raise Unavailable(f"the runs of {task} have no ratio in common")
-    arrays = {path: load_arrays({"path": path}) for path in masks}
+    arrays = arrays_of_task(masks, task)
     labels = next(iter(arrays.values()))["labels"]
-    for path, run in arrays.items():
-        if not np.array_equal(labels, run["labels"]):
-            raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
     answers = np.array([lines_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
     losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in LOSSES if _any(arrays.values(), name)}
     measure = partial(_measure, metric, labels, answers, losses)

@@ -54,6 +54,7 @@ class Sample:
         better: the sign of what is ahead, see `analysis.text.measures`.
         margin: what counts as equal; NaN for none.
         parts: the samples of the tasks that a mean is over.
+        ratios: which the mean is over.
     """
 
     by_task: np.ndarray
@@ -68,6 +69,12 @@ class Sample:
     better: int = 1
     margin: float = np.nan
     parts: tuple["Sample", ...] = ()
+    ratios: tuple[float, ...] = ()
+
+    @property
+    def ratio_words(self) -> str:
+        """The ratios in words."""
+        return " ".join(f"{ratio:g}" for ratio in self.ratios)
 
     @property
     def mean(self) -> float:
@@ -167,7 +174,8 @@ class Gain:
         by_draw = (
             self.resampled[:, defined][:, :, chosen].mean(axis=(1, 2)) if defined.any() else np.full(draws, np.nan)
         )
-        return of_seeds(by_seed, better(self.measure), margin(self.measure), by_draw)
+        sample = of_seeds(by_seed, better(self.measure), margin(self.measure), by_draw)
+        return replace(sample, ratios=tuple(self.ratios[chosen].tolist()))
 
 
 def of_seeds(by_seed: np.ndarray, better: int, margin: float, by_draw: np.ndarray | None = None) -> Sample:
@@ -204,6 +212,7 @@ def mean_over_tasks(samples: Collection[Sample]) -> Sample:
         first.better,
         first.margin,
         tuple(samples),
+        first.ratios,
     )
 
 
@@ -226,16 +235,16 @@ def of_measures(gains: Sequence[Gain], measures: Collection[str]) -> list[Gain]:
 
 
 def samples_at(gains: Sequence[Gain], at: ChosenRatios) -> dict[str, Sample]:
-    """Returns the mean over the ratios `at` for each task that has any, and under MEAN that of several tasks."""
+    """Returns the mean over the ratios `at` for each task that has any, and under MEAN that of several tasks.
+
+    The mean over tasks is over the ratios that all of them have; there is none without any.
+    """
     samples = {gain.task: gain.over(chosen) for gain in gains if (chosen := at(gain.ratios)).any()}
-    together = [samples[gain.task] for gain in averaged_gains(gains) if gain.task in samples]
-    return {**samples, MEAN: mean_over_tasks(together)} if len(together) > 1 else samples
-
-
-def ratios_at(gains: Sequence[Gain], at: ChosenRatios) -> str:
-    """Returns which ratios these are, in words."""
-    ratios = {ratio for gain in gains for ratio in gain.ratios[at(gain.ratios)].tolist()}
-    return " ".join(f"{ratio:g}" for ratio in sorted(ratios))
+    together = [gain for gain in averaged_gains(gains) if gain.task in samples]
+    shared = [*set.intersection(*({*samples[gain.task].ratios} for gain in together))] if together else []
+    if len(together) < 2 or not shared:
+        return samples
+    return {**samples, MEAN: mean_over_tasks([gain.over(np.isin(gain.ratios, shared)) for gain in together])}
 
 
 def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
@@ -261,7 +270,8 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
         draws: of the bootstrap.
 
     Raises:
-        Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
+        Unavailable: no ratio in common, no predictions, other examples, a metric that is not known here, or several
+            runs of a curve on a task for one seed, as of two models.
     """
     gains: list[Gain] = []
     for task in ordered_tasks(pairs["task"]):
@@ -277,7 +287,9 @@ def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> 
     place = {path: i for i, path in enumerate(paths)}
     for curve in ordered_curves(pairs):
         for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
-            jobs = both.drop_duplicates("seed").sort_values("seed")
+            jobs = both.drop_duplicates(["seed", "path", "path_against"]).sort_values("seed")
+            if jobs["seed"].duplicated().any():
+                raise Unavailable(f"there are several runs of {curve} or of {against} on {task} for one seed")
             own, other = ([place[path] for path in jobs[column]] for column in ("path", "path_against"))
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]

@@ -68,11 +68,21 @@ def _lines(size: int, gains: list[Gain], measures: Sequence[str]) -> Iterator[di
                     yield {**line, "task": task, "tasks": sample.tasks, **sample.estimate()}
 
 
+def means_by_size(differences: pd.DataFrame) -> pd.DataFrame:
+    """Returns the lines of `differences_by_size` to show: means over all tasks of a measure, or of the only task."""
+    means = differences[differences["task"] == MEAN] if differences["task"].nunique() > 1 else differences
+    return means[means["tasks"] == means.groupby("measure")["tasks"].transform("max")]
+
+
 def agreement_of_draws(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns how far the draws of each curve, size and ratio remove the same heads: mean Jaccard, mean over tasks."""
+    """Returns how far the draws of each curve, size and ratio remove the same heads: mean Jaccard, mean over tasks.
+
+    There is none where a task has no two draws.
+    """
     pruned, keys = without_word(rows[rows["ratio"] > 0], SIZE), ["curve", SIZE, "ratio"]
-    by_task = pruned.groupby([*keys, "task"])["mask"].agg(mean_jaccard).rename("agreement")
-    return by_task.groupby(keys).mean().reset_index().rename(columns={"curve": "criterion"})
+    by_task = pruned.groupby([*keys, "task"])["mask"].agg(mean_jaccard).unstack()
+    whole = by_task.mean(axis=1, skipna=False).dropna().rename("agreement")
+    return whole.reset_index().rename(columns={"curve": "criterion"})
 
 
 def chosen_on_other_tasks(gains: GainsOfSizes, candidates: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
@@ -119,8 +129,10 @@ def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> di
     Sizes of which some draws are not there yet have no part in it.
     """
     found: dict[str, dict[str, dict[int, Gain]]] = defaultdict(lambda: defaultdict(dict))
-    for size, of_size in gains.items():
-        for gain in averaged_gains([gain for gain in of_size if gain.measure == measure]):
+    every = [(size, gain) for size, of_size in gains.items() for gain in of_size if gain.measure == measure]
+    tasks = {gain.task for gain in averaged_gains([gain for _, gain in every])}  # of one unit, whatever their sizes
+    for size, gain in every:
+        if gain.task in tasks:
             found[gain.task][gain.curve][size] = gain
     samples = {}
     for task, by_curve in found.items():

@@ -15,7 +15,6 @@ from analysis.stats.significance import (
     Gain,
     curve_differences,
     of_measures,
-    ratios_at,
     samples_at,
 )
 from analysis.text import labels
@@ -23,8 +22,8 @@ from analysis.text.measures import IN_PERCENT
 
 # The knobs whose defaults are the definitions of the paper.
 VARIED = ("reduction", "entropy", "normalize", "combination", "placebo", "calibration_examples", "calibration_labels")
-# Two forms of HIES that are compared also share the way to their alpha.
-ALPHA_KEYS = ["criterion", "alpha", *labels.TUNING_WORDS]
+# Two forms of HIES that are compared also share the way to their alpha and what entropy is added to.
+ALPHA_KEYS = ["criterion", "alpha", "importance", "prior_examples", *labels.TUNING_WORDS]
 WINDOWS: dict[str, ChosenRatios] = {
     "30 % and more": lambda ratios: ratios >= 0.3 - 1e-9,
     "up to 10 %": lambda ratios: ratios <= 0.1 + 1e-9,
@@ -98,7 +97,8 @@ def _wanted(jobs: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _paper_name(criterion: str, row: dict[str, object]) -> str:
     """The curve that the paper's form of a criterion would have beside this row."""
-    knobs = ["scope", "schedule", "min_heads_per_layer", *(["alpha"] if criterion == row["criterion"] else [])]
+    knobs = ["scope", "schedule", "min_heads_per_layer"]
+    knobs += ["alpha", "importance", "prior_examples"] if criterion == row["criterion"] else []
     return labels.label(criterion, {knob: row[knob] for knob in knobs if knob in row})
 
 
@@ -113,11 +113,13 @@ def _lines(
     for measure in measures:
         parts = [gain for gain in of_pair if gain.measure == measure]
         for removed, at in windows.items():
-            line = {"criterion": curve, "against": against, "measure": measure, "removed": removed, "tasks": 1}
-            line["ratios"] = ratios_at(parts, at)
-            samples = samples_at(parts, at)
+            line = {"criterion": curve, "against": against, "measure": measure, "removed": removed}
+            samples = {
+                task: {**line, "task": task, "tasks": one.tasks, "ratios": one.ratio_words, **one.estimate()}
+                for task, one in samples_at(parts, at).items()
+            }
             mean = samples.pop(MEAN, None)
-            yield from ({**line, "task": task, **one.estimate()} for task, one in samples.items())
+            yield from samples.values()
             yield from ({**line, "task": task, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE} for task in lacking)
             if mean:
-                yield {**line, "task": MEAN, "tasks": mean.tasks, **mean.estimate()}
+                yield mean

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from analysis.stats.significance import (
     gains_over_his,
     mean_over_tasks,
     of_measures,
-    ratios_at,
     samples_at,
 )  # fmt: skip
 from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
@@ -90,7 +90,7 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
     claims = {claim.words: claim for claim in (*CLAIMS, *BY_LOSS) if claim.measure in (*measures, EVENNESS)}
     data = pd.DataFrame(
         [line for curve in curves for claim in claims.values() for line in _of_claim(claim, curve, gains)],
-        columns=["criterion", "task", "claim", "ratios", *ESTIMATE],
+        columns=["criterion", "task", "tasks", "claim", "measure", "ratios", *ESTIMATE],
     )
     data = _corrected(data)
     data["verdict"] = [claims[row["claim"]].decided(row) for row in data.to_dict("records")]
@@ -101,16 +101,11 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
         "sites of the share of their heads that is removed. Holds, or does not hold: the difference is on that side, "
         "or on the other. "
     )
-    tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
-    named = data.assign(task=tasks_and_means(data["task"], data["criterion"].map(tasks)))
-
-    def cell(row: dict) -> dict[str, str]:
-        return {row["claim"]: _verdict({**row, "measure": claims[row["claim"]].measure})}
-
-    shown = side_by_side(named, ["criterion", "task"], cell)
+    named = data.assign(task=tasks_and_means(data["task"], data["tasks"]))
+    shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
     shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
     said = f"{_interval_note(draws)} {_verdict_note(data)} {_undefined_note(data)}{notes(measures, used)}"
-    return Table(shown, data, text + said)
+    return Table(shown, data.drop(columns=["tasks", "measure"]), text + said)
 
 
 def _sides(claims: Collection[Claim]) -> str:
@@ -176,8 +171,8 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     """Returns a line for each curve, reference and task, those of the mean over tasks before those of single tasks."""
     data, keys = _corrected(compare(rows, draws, measures)), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
-    most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
-    named = first.assign(task=tasks_and_means(first["task"], most["tasks"]), draws=most["seeds"].astype(str))
+    most = first.groupby(keys)["seeds"].transform("max").astype(str)
+    named = first.assign(task=tasks_and_means(first["task"], first["tasks"]), draws=most)
     cells = {measure: MEASURE_OF[measure].words for measure in measures}
     shown = side_by_side(
         named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["draws"]
@@ -239,13 +234,13 @@ def _undefined_note(data: pd.DataFrame) -> str:
     lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
     if lost.empty:
         return "No draw was undefined."
-    by_loss = lost["measure"].map(is_loss) if "measure" in lost else pd.Series(False, index=lost.index)
+    by_loss = lost["measure"].map(is_loss)
     whys = {"the metric is undefined (constant predictions)": lost[~by_loss], "runs have no finite loss": lost[by_loss]}
     sentences = []
-    for why, part in whys.items():
-        worst = part.groupby("task")["undefined_draws"].max()
-        parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
-        sentences += [f"Draws left out because {why}: {', '.join(parts)}."] if parts else []
+    for (why, part), words in product(whys.items(), ("Draws", "Calibration draws")):
+        worst = part.groupby("task")["undefined_draws" if words == "Draws" else "undefined_seeds"].max()
+        parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst[worst > 0].items()]
+        sentences += [f"{words} left out because {why}: {', '.join(parts)}."] if parts else []
     return " ".join(sentences)
 
 
@@ -256,9 +251,11 @@ def _used(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def _of_claim(claim: Claim, curve: str, gains: list[Gain]) -> list[dict[str, object]]:
     """The claim on every task that has its ratios, and on their mean."""
     concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
-    line = {"criterion": curve, "claim": claim.words, "ratios": ratios_at(concerned, claim.at)}
-    estimates = {task: sample.estimate() for task, sample in samples_at(concerned, claim.at).items()}
-    return [{**line, "task": task, **one} for task, one in estimates.items()]
+    line = {"criterion": curve, "claim": claim.words, "measure": claim.measure}
+    return [
+        {**line, "task": task, "tasks": one.tasks, "ratios": one.ratio_words, **one.estimate()}
+        for task, one in samples_at(concerned, claim.at).items()
+    ]
 
 
 def _of_his(gain: Gain, place: int) -> dict[str, object]:

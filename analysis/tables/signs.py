@@ -51,7 +51,7 @@ def _correlations(gains: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (curve, ratio, measure), part in gains.groupby(["criterion", "ratio", "measure"], sort=False):
         if found := rank_correlations(part, known):
-            key = {"model": f"over {len(part)}", "task": f"by {MEASURE_OF[measure].words}", "criterion": curve}
+            key = {"model": f"over {found['settings']}", "task": f"by {MEASURE_OF[measure].words}", "criterion": curve}
             numbers = {words: number(found[name], "+.2f") for name, words in PREDICTORS.items()}
             lines.append({**key, "removed": percent(ratio), **numbers})
     return pd.DataFrame(lines)

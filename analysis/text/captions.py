@@ -49,8 +49,11 @@ def caption(rows: pd.DataFrame) -> str:
 
 def interval_words(rows: pd.DataFrame) -> str:
     """Returns what a band or brackets around a mean over the seeds of these rows are."""
-    seeds = rows["seed"].nunique()
-    return "95 % t interval over draws" if seeds >= LEAST_DRAWS else f"range of {seeds} draws"
+    counts = rows.groupby([*SETTING, "curve"])["seed"].nunique()
+    if counts.max() < LEAST_DRAWS:
+        return f"range of {counts.max()} draws"
+    some = ", of fewer than five draws their range" if counts.between(2, LEAST_DRAWS - 1).any() else ""
+    return f"95 % t interval over draws{some}"
 
 
 def lost_tasks(rows: pd.DataFrame, shown: Collection[str], lack: str) -> str:
