@@ -45,7 +45,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     arrays = arrays_of_task(masks, task)
     labels = next(iter(arrays.values()))["labels"]
     answers = np.array([lines_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
-    losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in LOSSES if _any(arrays.values(), name)}
+    there = [name for name in LOSSES if any(name in run for run in arrays.values())]
+    losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in there}
     measure = partial(_measure, metric, labels, answers, losses)
     whole = measure(np.ones((1, len(labels))))
     parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
@@ -87,10 +88,6 @@ def _measure(
     if metric in SQUARED:
         found |= score_agreement(flat, unpruned, counts)
     return {name: values.reshape(-1, runs, ratios) for name, values in found.items()}
-
-
-def _any(runs: Iterable[dict[str, np.ndarray]], name: str) -> bool:
-    return any(name in run for run in runs)
 
 
 def _losses(runs: Iterable[dict[str, np.ndarray]], name: str, ratios: list[float]) -> np.ndarray:

@@ -7,8 +7,9 @@ tasks has two: one of these tasks, and one that counts the tasks as drawn too (`
 Shapes: bootstrap draws D, seeds S, ratios R.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from analysis.stats.pairing import paired
 from analysis.stats.resampling import measured_runs
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
-from analysis.text.measures import NATS, better, margin, unit
+from analysis.text.measures import NATS, measure_of, unit
 
 DRAWS = 1_000
 MEAN = "mean"  # in the place of a task: the mean over tasks
@@ -72,11 +73,6 @@ class Sample:
     ratios: tuple[float, ...] = ()
 
     @property
-    def ratio_words(self) -> str:
-        """The ratios in words."""
-        return " ".join(f"{ratio:g}" for ratio in self.ratios)
-
-    @property
     def mean(self) -> float:
         """Of the tasks; NaN where one has none."""
         return float(self.by_task.mean())
@@ -88,13 +84,15 @@ class Sample:
 
     def estimate(self) -> dict[str, Any]:
         """Returns mean, interval and verdict on these very tasks: the columns ESTIMATE."""
+        known, verdict = self.by_seed[~np.isnan(self.by_seed)], TOO_FEW
+        low, high = (known.min(), known.max()) if len(known) > 1 else (np.nan, np.nan)
+        test = {"low": low, "high": high, "p": np.nan, "within": np.nan}
         if self.known_seeds >= LEAST_DRAWS:
             test = _t_test(self.mean, self.variance, self.df)
             side = side_of_zero(test["low"], test["high"], self.better)
-            return self._columns(**test, verdict=or_equal(side, test["within"], self.margin))
-        known = self.by_seed[~np.isnan(self.by_seed)]
-        low, high = (known.min(), known.max()) if len(known) > 1 else (np.nan, np.nan)
-        return self._columns(low, high, np.nan, np.nan, TOO_FEW)
+            verdict = or_equal(side, test["within"], self.margin)
+        said = {**test, "verdict": "" if np.isnan(self.mean) else verdict}
+        return {name: said[name] if name in said else getattr(self, name) for name in ESTIMATE}
 
     def over_tasks(self) -> dict[str, float]:
         """Returns low, high, p and within where the tasks count as drawn as well; NaN for too few of them."""
@@ -120,11 +118,6 @@ class Sample:
         over = side * np.array([self.over_tasks()[end] for end in ("low", "high")])
         left = side * np.array(t_ends(rest.mean, rest.variance, rest.df))
         return f"{' on these tasks' * bool((over <= 0).any())}{': one task' * bool((left <= 0).any())}"
-
-    def _columns(self, low: float, high: float, p: float, within: float, verdict: str) -> dict[str, Any]:
-        said = "" if np.isnan(self.mean) else verdict
-        counts = (self.seeds, self.undefined_seeds, self.draws, self.undefined_draws, self.scope)
-        return dict(zip(ESTIMATE, (self.mean, low, high, p, within, self.margin, *counts, said), strict=True))
 
 
 def _t_test(mean: float, variance: float, df: float) -> dict[str, float]:
@@ -174,7 +167,8 @@ class Gain:
         by_draw = (
             self.resampled[:, defined][:, :, chosen].mean(axis=(1, 2)) if defined.any() else np.full(draws, np.nan)
         )
-        sample = of_seeds(by_seed, better(self.measure), margin(self.measure), by_draw)
+        measure = measure_of(self.measure)
+        sample = of_seeds(by_seed, measure.better, measure.margin, by_draw)
         return replace(sample, ratios=tuple(self.ratios[chosen].tolist()))
 
 
@@ -245,6 +239,21 @@ def samples_at(gains: Sequence[Gain], at: ChosenRatios) -> dict[str, Sample]:
     if len(together) < 2 or not shared:
         return samples
     return {**samples, MEAN: mean_over_tasks([gain.over(np.isin(gain.ratios, shared)) for gain in together])}
+
+
+def estimates(gains: Sequence[Gain], windows: Mapping[Any, ChosenRatios]) -> Iterator[dict[str, Any]]:
+    """Yields a line for each curve, reference, measure and window, and in it as `samples_at`.
+
+    Its keys: criterion, against, measure, window, task, tasks (how many the mean is over), ratios (which), ESTIMATE.
+    """
+    parts: dict[tuple[str, str, str], list[Gain]] = {}
+    for gain in gains:
+        parts.setdefault((gain.curve, gain.against, gain.measure), []).append(gain)
+    for (key, part), (window, at) in product(parts.items(), windows.items()):
+        line = {**dict(zip(("criterion", "against", "measure"), key, strict=True)), "window": window}
+        for task, one in samples_at(part, at).items():
+            ratios = " ".join(f"{ratio:g}" for ratio in one.ratios)
+            yield {**line, "task": task, "tasks": one.tasks, "ratios": ratios, **one.estimate()}
 
 
 def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:

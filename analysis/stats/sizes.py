@@ -20,8 +20,8 @@ from analysis.stats.significance import (
     Sample,
     averaged_gains,
     curve_differences,
+    estimates,
     mean_over_tasks,
-    samples_at,
 )
 from analysis.text.labels import without_word
 
@@ -53,19 +53,13 @@ def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
 
 def differences_by_size(gains: GainsOfSizes, measures: Sequence[str]) -> pd.DataFrame:
     """Returns a line for each curve, size, ratio, measure and task, and the mean over tasks: SIZE_COLUMNS."""
-    return pd.DataFrame(
-        [line for size, of_size in gains.items() for line in _lines(size, of_size, measures)], columns=SIZE_COLUMNS
-    )
-
-
-def _lines(size: int, gains: list[Gain], measures: Sequence[str]) -> Iterator[dict[str, object]]:
-    for curve in dict.fromkeys(gain.curve for gain in gains):
-        for measure in measures:
-            parts = [gain for gain in gains if (gain.curve, gain.measure) == (curve, measure)]
-            for ratio in sorted({ratio for gain in parts for ratio in gain.ratios.tolist()}):
-                line = {"criterion": curve, SIZE: size, "ratio": ratio, "measure": measure}
-                for task, sample in samples_at(parts, partial(np.equal, ratio)).items():
-                    yield {**line, "task": task, "tasks": sample.tasks, **sample.estimate()}
+    lines: list[dict[str, object]] = []
+    for size, of_size in gains.items():
+        ratios = sorted({ratio for gain in of_size for ratio in gain.ratios.tolist()})
+        windows = {ratio: partial(np.equal, ratio) for ratio in ratios}
+        shown = [gain for measure in measures for gain in of_size if gain.measure == measure]
+        lines += [{**line, SIZE: size, "ratio": line["window"]} for line in estimates(shown, windows)]
+    return pd.DataFrame(lines, columns=SIZE_COLUMNS)
 
 
 def means_by_size(differences: pd.DataFrame) -> pd.DataFrame:

@@ -20,15 +20,15 @@ from analysis.stats.significance import (
     Gain,
     averaged_gains,
     curve_differences,
+    estimates,
     gains_over_his,
     mean_over_tasks,
     of_measures,
-    samples_at,
 )  # fmt: skip
 from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
 from analysis.tables.beside import side_by_side, signed, tasks_and_means
 from analysis.text.captions import caption, number, percent
-from analysis.text.labels import ordered_curves, task_name
+from analysis.text.labels import listed_tasks, ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 from hies.runs.schema import LOSSES
 
@@ -88,11 +88,12 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
     gains = gains_over_his(one_calibration_size(rows), draws)
     curves = dict.fromkeys(gain.curve for gain in gains)
     claims = {claim.words: claim for claim in (*CLAIMS, *BY_LOSS) if claim.measure in (*measures, EVENNESS)}
-    data = pd.DataFrame(
-        [line for curve in curves for claim in claims.values() for line in _of_claim(claim, curve, gains)],
-        columns=["criterion", "task", "tasks", "claim", "measure", "ratios", *ESTIMATE],
-    )
-    data = _corrected(data)
+    lines: list[dict[str, Any]] = []
+    for curve, (words, claim) in product(curves, claims.items()):
+        concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
+        lines += estimates(concerned, {words: claim.at})
+    data = pd.DataFrame(lines, columns=["criterion", "task", "tasks", "window", "measure", "ratios", *ESTIMATE])
+    data = _corrected(data.rename(columns={"window": "claim"}))
     data["verdict"] = [claims[row["claim"]].decided(row) for row in data.to_dict("records")]
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
@@ -190,7 +191,7 @@ def missing_note(data: pd.DataFrame) -> str:
     """Returns which comparisons lack their reference, for a caption; empty if none does."""
     lacking = data[data["verdict"] == NO_REFERENCE].drop_duplicates(["criterion", "against", "task"])
     by_pair = lacking.groupby(["criterion", "against"], sort=False)["task"]
-    parts = [f"{curve} has no {against} on {', '.join(map(task_name, tasks))}" for (curve, against), tasks in by_pair]
+    parts = [f"{curve} has no {against} on {listed_tasks(tasks)}" for (curve, against), tasks in by_pair]
     return f" Left out, since no run of the same seed is there to compare with: {'; '.join(parts)}." if parts else ""
 
 
@@ -246,16 +247,6 @@ def _undefined_note(data: pd.DataFrame) -> str:
 
 def _used(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
-
-
-def _of_claim(claim: Claim, curve: str, gains: list[Gain]) -> list[dict[str, object]]:
-    """The claim on every task that has its ratios, and on their mean."""
-    concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
-    line = {"criterion": curve, "claim": claim.words, "measure": claim.measure}
-    return [
-        {**line, "task": task, "tasks": one.tasks, "ratios": one.ratio_words, **one.estimate()}
-        for task, one in samples_at(concerned, claim.at).items()
-    ]
 
 
 def _of_his(gain: Gain, place: int) -> dict[str, object]:

@@ -12,7 +12,7 @@ from analysis.stats.pairing import paired
 from analysis.stats.significance import of_seeds
 from analysis.text.captions import caption, interval_words, percent, signed_interval
 from analysis.text.labels import in_order, model_name, ordered_curves, task_name
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, margin, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, difference_units, is_loss, measure_of, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 OF_SUMMARY = ("mean", "low", "high", "p", "within", "margin", "scope", "verdict")  # of an estimate
@@ -150,7 +150,8 @@ def _text(point: Interval, seeds: int, digits: int) -> str:
 def _line(line: dict[str, object], group: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:
     line["seeds"] = len(group)
     for measure in measures:
-        sample = of_seeds(group[f"{measure}_gain"].to_numpy(), better(measure), margin(measure))
+        known = measure_of(measure)
+        sample = of_seeds(group[f"{measure}_gain"].to_numpy(), known.better, known.margin)
         line |= {f"{measure}_{name}": value for name, value in sample.estimate().items() if name in OF_SUMMARY}
         line[f"{measure}_n"] = sample.known_seeds
         line[f"{measure}_verdict"] = line[f"{measure}_verdict"] or UNDEFINED
