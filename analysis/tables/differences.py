@@ -222,10 +222,13 @@ def _verdict_note(data: pd.DataFrame) -> str:
     some = " and ".join(f"{count} of {words}" for words, count in counts.items() if count)
     if not some:
         return "Too few draws for a verdict."
+    few = "tasks" in tested and tested["tasks"].between(2, LEAST_DRAWS - 1).any()
+    lacking = " (means over fewer than five tasks have none)" if few else ""
     return (
         f"A side is decided where p is at most 0.05 after Holm's correction for the comparisons here ({some}); 'on "
-        "these tasks': an interval that counts tasks as drawn too holds 0; 'one task': so does that without the most "
-        "extreme task. Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it."
+        f"these tasks': an interval that counts tasks as drawn too holds 0{lacking}; 'one task': so does that without "
+        "the most extreme task. Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies "
+        "inside it."
     )
 
 

@@ -94,7 +94,9 @@ def test_a_mean_of_a_claim_says_of_how_many_tasks_it_is(tmp_path: Path) -> None:
     for task in ("piqa", "other", "toy"):  # rows say 50 % of 50 examples, which only for piqa is chance
         right_in(tmp_path, "his", 0.9, 0.8, 0.7, task=task)
         right_in(tmp_path, "hies", 0.9, 0.8, 0.7, task=task, **CHOSEN)
-    shown = claims_table(load(tmp_path), draws=5).shown.set_index("task")
+    table = claims_table(load(tmp_path), draws=5)
+    assert "holds 0 (means over fewer than five tasks have none);" in table.caption
+    shown = table.shown.set_index("task")
     claims = [column[0] for column in shown if column != "criterion"]
     of_two, of_three = (shown.loc[f"mean of {count} tasks"].drop("criterion") != "" for count in (2, 3))
     assert [claim for claim, there in zip(claims, of_two, strict=True) if there] == ["1", "3"]
