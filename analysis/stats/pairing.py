@@ -65,9 +65,12 @@ def his_and_usual_hies(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_references(jobs: pd.DataFrame, references: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Returns a line for each job and each reference that shares the keys: `against` (its curve), `path_against`."""
-    names = {"curve": "against", "path": "path_against"}
-    return jobs.merge(references[[*keys, "curve", "path"]].rename(columns=names), on=keys)
+    """Returns a line for each job and each reference that shares the keys: `against` (its curve), `path_against`.
+
+    Keys that rows lack are shared by all of them.
+    """
+    there, names = [key for key in keys if key in jobs], {"curve": "against", "path": "path_against"}
+    return jobs.merge(references[[*there, "curve", "path"]].rename(columns=names), on=there)
 
 
 def against_hies(rows: pd.DataFrame) -> pd.DataFrame:

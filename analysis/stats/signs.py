@@ -39,11 +39,10 @@ def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     """
     jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
     combination = jobs["combination"].fillna("sum") if "combination" in jobs else pd.Series("sum", index=jobs.index)
-    keys = [key for key in (*PROTOCOL_KEYS, *OF_ONE_FORM) if key in jobs]
     turned = jobs["criterion"].eq("ad") | combination.eq("printed")
     jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=turned)
     both = jobs[jobs["kind"].isin(["hies", "ae"]) & combination.isin(["sum", "printed"])]
-    pairs = with_references(both[~both["turned"]], both[both["turned"]], [*keys, "kind"])
+    pairs = with_references(both[~both["turned"]], both[both["turned"]], [*PROTOCOL_KEYS, *OF_ONE_FORM, "kind"])
     if pairs.empty:
         raise Unavailable(
             "it takes rows of hies with both signs of the entropy term, or of ae and ad, on the same seeds"

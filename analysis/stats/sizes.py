@@ -40,8 +40,7 @@ def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
     found: GainsOfSizes = {}
     for size, part in without_word(rows, SIZE).groupby(SIZE):
         jobs = part[part["ratio"] > 0].drop_duplicates("path")
-        keys = [key for key in PROTOCOL_KEYS if key in jobs]
-        pairs = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], keys)
+        pairs = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], PROTOCOL_KEYS)
         if pairs["against"].nunique() > 1:
             raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(pairs['against'].unique())}")
         if not pairs.empty:

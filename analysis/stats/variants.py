@@ -68,12 +68,11 @@ def is_paper(rows: pd.DataFrame) -> pd.Series:
 
 def _with_paper_forms(jobs: pd.DataFrame) -> pd.DataFrame:
     """A line for each job and each of its references of the same seed."""
-    alike = [key for key in PROTOCOL_KEYS if key in jobs]
-    shared = [key for key in alike if key not in VARIED]
-    tuned = [*shared, *(key for key in ALPHA_KEYS if key in jobs)]
-    own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], tuned)
+    shared = [key for key in PROTOCOL_KEYS if key not in VARIED]
+    own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], [*shared, *ALPHA_KEYS])
     hies, his = jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"]
-    forms = with_references(hies, his[~his["paper"]], alike)  # HIS of other examples says nothing of HIES on these
+    # HIS of other examples says nothing of HIES on these.
+    forms = with_references(hies, his[~his["paper"]], PROTOCOL_KEYS)
     return pd.concat([own, with_references(hies, his[his["paper"]], shared), forms], ignore_index=True)
 
 

@@ -17,7 +17,7 @@ from analysis.stats.chosen import chosen_again
 from analysis.stats.intervals import TOO_FEW, corrected, equal_or_undecided
 from analysis.stats.pairing import with_references
 from analysis.stats.significance import DRAWS, Gain, Sample, averaged_gains, curve_differences, mean_over_tasks
-from analysis.text.captions import signed_interval
+from analysis.text.captions import number, signed_interval
 from analysis.text.choice import fixed_alphas
 from analysis.text.labels import task_name
 from hies.runs import folders
@@ -205,13 +205,10 @@ def _decided(data: pd.DataFrame) -> pd.DataFrame:
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
     """The table for readers."""
-    texts = {row["key"]: effect_texts(row) for row in data.to_dict("records")}
-    columns = {"finding": data["finding"], "key": data["key"]}
-    for name in ("effect", "over tasks", "without one task", "ahead"):
-        columns[name] = data["key"].map(lambda key, name=name: texts[key][name])
-    columns["verdict"] = data["verdict"]
-    columns["cells"] = data["cells"].map(lambda cells: "" if np.isnan(cells) else f"{cells:.0f}")
-    return pd.DataFrame({**columns, "where to look": data["where"]})
+    texts = pd.DataFrame([effect_texts(row) for row in data.to_dict("records")], index=data.index)
+    cells = data["cells"].map(lambda cells: number(cells, ".0f"))
+    shown = [data[["finding", "key"]], texts, data["verdict"], cells, data["where"].rename("where to look")]
+    return pd.concat(shown, axis=1)
 
 
 def effect_texts(row: Mapping[str, Any]) -> dict[str, str]:
