@@ -53,10 +53,10 @@ def compare(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN
         of_pair = [gain for gain in gains if (gain.curve, gain.against) == (curve, against)]
         for measure in measures:
             lines += estimates([gain for gain in of_pair if gain.measure == measure], windows)
-        lacking = set(jobs.loc[jobs["curve"] == curve, "task"]) - {gain.task for gain in of_pair}
+        without = set(jobs.loc[jobs["curve"] == curve, "task"]) - {gain.task for gain in of_pair}
         line = {"criterion": curve, "against": against, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE}
         lines += [{**line, "measure": measure, "window": removed, "task": task}
-                  for measure, removed, task in product(measures, windows, labels.ordered_tasks(lacking))]  # fmt: skip
+                  for measure, removed, task in product(measures, windows, labels.ordered_tasks(without))]  # fmt: skip
     return pd.DataFrame(lines).rename(columns={"window": "removed"}).reindex(columns=COMPARISON)
 
 
