@@ -20,19 +20,12 @@ def at_chance(rows: pd.DataFrame, measure: str) -> list[str]:
     Clearly above is what an exact binomial test (one-sided, at CHANCE_LEVEL) of its right answers among the reported
     documents says. Classifiers, and other measures than quality, have no level of chance.
     """
-    if measure not in QUALITIES:
-        return []
     dense = rows[(rows["ratio"] == 0) & rows["metric"].isin(SHARES)]
+    if measure not in QUALITIES or dense.empty:
+        return []
     level = dense["task"].map(GUESSED).astype(float)
     level = dense["chance"].astype(float).fillna(level) if "chance" in dense else level
-    known = dense.assign(level=level).dropna(subset=["level", measure]).drop_duplicates(["task", measure, "examples"])
-    return [str(task) for task, part in known.groupby("task") if not any(map(_is_above, *_numbers(part, measure)))]
-
-
-def _numbers(dense: pd.DataFrame, measure: str) -> tuple[pd.Series, pd.Series, pd.Series]:
-    """Right answers, examples and level of chance of each row."""
-    return (dense[measure] / 100 * dense["examples"]).round().astype(int), dense["examples"], dense["level"]
-
-
-def _is_above(right: int, examples: int, level: float) -> bool:
-    return bool(bdtrc(right - 1, examples, level) < CHANCE_LEVEL)  # of at least so many right answers
+    known = dense.assign(level=level).dropna(subset=["level", measure])
+    right = (known[measure].astype(float) / 100 * known["examples"]).round()
+    above = bdtrc(right - 1, known["examples"], known["level"]) < CHANCE_LEVEL  # of at least so many right answers
+    return [str(task) for task, some in above.groupby(known["task"]).any().items() if not some]

@@ -38,35 +38,33 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     read is left out with a RowsWarning. Of `experiment`, only None and `efficiency` have any.
     """
     columns = [*MEASURED_ON, *MEASURED_NUMBERS, *COSTS, *(f"{name}_percent" for name in (*COSTS, *ENDS))]
-    frames = [_relative(rows) for rows in _files(Path(results_dir), EFFICIENCY, experiment, _measured)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return _files(Path(results_dir) / EFFICIENCY, experiment, _measured, columns)
 
 
 def load_scoring(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:
     """Returns the times of scoring in `results_dir`/scoring, a line for each model and way; otherwise as `load`."""
-    frames = _files(Path(results_dir), SCORING, experiment, _scored)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*SCORED_ON, *SCORED_NUMBERS])
+    return _files(Path(results_dir) / SCORING, experiment, _scored, [*SCORED_ON, *SCORED_NUMBERS])
 
 
 def _files(
-    results_dir: Path, name: str, experiment: str | None, read: Callable[[list[Any]], pd.DataFrame]
-) -> list[pd.DataFrame]:
-    """What each file of a folder holds; `read` raises a ValueError, KeyError or TypeError for rows that it cannot."""
+    folder: Path, experiment: str | None, read: Callable[[list[Any]], pd.DataFrame], columns: list[str]
+) -> pd.DataFrame:
+    """What the files of a folder hold; `read` raises a ValueError, KeyError or TypeError for rows that it cannot."""
     frames = []
-    paths = (results_dir / name).glob("[!.]*.jsonl") if experiment in (None, name) else ()
+    paths = folder.glob("[!.]*.jsonl") if experiment in (None, folder.name) else ()
     for path in sorted(paths):
         try:
             frames.append(read([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]))
         except (ValueError, KeyError, TypeError):
             warn_of_rows(f"{path} holds no measurements that can be read and is left out.")
-    return frames
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def _measured(rows: list[Any]) -> pd.DataFrame:
     numbers = (*MEASURED_NUMBERS, *COSTS)
     if not rows or rows[0]["ratio"] != 0 or any(not _is_whole(row, MEASURED_ON, numbers) for row in rows):
         raise ValueError("not the rows of one model, dense first")
-    return pd.DataFrame(rows).sort_values("ratio", kind="stable", ignore_index=True)
+    return _relative(pd.DataFrame(rows).sort_values("ratio", kind="stable", ignore_index=True))
 
 
 def _scored(rows: list[Any]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
     A file with a garbled or changed line, missing keys or missing ratios is left out as a whole, with a RowsWarning.
     Columns beyond the row's keys: path (of the row file), curve (its name), jobs_finished and jobs_declared
     (of the row's experiment, model and task), tasks_without_rows (declared for the experiment and the model,
-    with commas between). The losses of older rows are NaN; quality_norm is quality where a task has no other.
+    with commas between). The losses of older rows are NaN; quality_norm is quality where no row of a task has it.
     """
     results_dir = Path(results_dir)
     names = [experiment] if experiment else grid.experiments(results_dir)
@@ -98,8 +98,9 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
     rows = ratios.join(runs.drop(columns=["run", "place"], errors="ignore"), on="run").drop(columns=["run", "place"])
     known = {key: rows.get(key, np.nan) for key in LOSSES.values()}  # older rows have none
     known |= dict.fromkeys((REFIT, CORRELATION), np.nan)  # `analysis.data.answers` fills them in
-    plain = rows["quality"].astype(float)  # of tasks that know no other
-    known[NORMALIZED] = plain if NORMALIZED not in rows else rows[NORMALIZED].astype(float).fillna(plain)
+    normalized = rows[NORMALIZED].astype(float) if NORMALIZED in rows else pd.Series(np.nan, index=rows.index)
+    has_one = normalized.notna().groupby([rows[name] for name in SETTING]).transform("any")
+    known[NORMALIZED] = normalized.where(has_one, rows["quality"].astype(float))  # of tasks that know no other
     return rows.assign(**known).astype(dict.fromkeys((*MEASURES, *known), float))
 
 

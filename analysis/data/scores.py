@@ -11,6 +11,8 @@ from analysis.errors import Unavailable
 from hies.runs import folders
 from hies.runs.schema import LOSSES
 
+SAME_RATIO = 1e-5  # rows round ratios, arrays need not
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -84,9 +86,30 @@ def load_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def lines_at(arrays: Mapping[str, np.ndarray], name: str, ratios: Iterable[float]) -> np.ndarray:
-    """Returns the lines of one of these arrays that are of the ratios nearest to these, [ratios, examples]."""
-    places = np.abs(arrays["ratios"][:, None] - np.array([*ratios])).argmin(axis=0)  # [ratios of the run, 1] - [ratios]
-    return arrays[name][places]
+    """Returns the lines of one of these arrays at these ratios, [ratios, examples].
+
+    Raises:
+        Unavailable: the run has no such ratio.
+    """
+    wanted = np.array([*ratios])
+    apart = np.abs(arrays["ratios"][:, None] - wanted)  # [ratios of the run, ratios]
+    if (lacking := wanted[apart.min(axis=0) > SAME_RATIO]).size:
+        raise Unavailable(f"a score file has no {name} at the ratio {lacking[0]:g}")
+    return arrays[name][apart.argmin(axis=0)]
+
+
+def arrays_of_task(paths: Iterable[str], task: str) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the arrays of these runs of one task, by path.
+
+    Raises:
+        Unavailable: as `load_arrays`, or they were not evaluated on the same examples.
+    """
+    arrays = {path: load_arrays({"path": path}) for path in paths}
+    labels = next(iter(arrays.values()))["labels"]
+    for path, run in arrays.items():
+        if not np.array_equal(labels, run["labels"]):
+            raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
+    return arrays
 
 
 def _read(row: Mapping[str, Any], names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:

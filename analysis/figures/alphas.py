@@ -88,9 +88,14 @@ def weighted_areas(rows: pd.DataFrame) -> pd.Series:
     """Returns wAUC of each alpha in percent, mean over draws, the best first; of equal alphas the larger comes first.
 
     It is over the pruned ratios that all seeds of all alphas have.
+
+    Raises:
+        Unavailable: there is no such ratio.
     """
     pruned = rows[rows["ratio"] > 0].fillna({"quality": 0.0})
     wide = pruned.pivot(index=["alpha", "seed"], columns="ratio", values="quality").dropna(axis=1)
+    if wide.empty:
+        raise Unavailable(f"the alphas of {labels.task_name(rows['task'].iloc[0])} have no ratio in common")
     areas = pd.Series(weighted_area(wide.to_numpy(), wide.columns.to_numpy(dtype=float)), index=wide.index)
     by_alpha = areas.groupby("alpha").mean().sort_index(ascending=False)
     return by_alpha.sort_values(ascending=False, kind="stable")

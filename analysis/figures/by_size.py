@@ -10,6 +10,7 @@ from analysis import style
 from analysis.errors import Unavailable
 from analysis.registry import figure
 from analysis.stats.intervals import summarise
+from analysis.stats.pairing import his_and_usual_hies
 from analysis.text import choice
 from analysis.text.captions import caption, interval_words, lost_tasks, percent
 from analysis.text.labels import criterion_name, model_name, ordered_tasks, task_name, without_word
@@ -26,9 +27,7 @@ ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
 )
 def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
     """Draws a block of panels a measure; in a panel a pair of lines a ratio, told apart by dashes and marks."""
-    usual = choice.usual_run(rows, "hies")
-    alpha = usual["alpha"].iloc[0] if len(usual) else None
-    shown = rows[(rows["ratio"] > 0) & ((rows["criterion"] == "his") | (rows.get("alpha") == alpha))]
+    shown = his_and_usual_hies(rows[rows["ratio"] > 0])
     counts = shown.groupby(["task", "criterion"])["calibration_size"].nunique().unstack().reindex(columns=HIS_AND_HIES)
     tasks = [task for task in ordered_tasks(shown["task"]) if (counts.loc[task] > 1).all()]
     if not tasks:
@@ -42,7 +41,7 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
         style.outer_labels(block, "calibration examples", axis_label(measure, shown))
     style.legend_beside(canvas, blocks[0])
     words = " and ".join(MEASURE_OF[measure].words for measure in measures)
-    name = without_word(usual, "calibration_size")["curve"].iloc[0]
+    name = without_word(choice.usual_run(shown, "hies"), "calibration_size")["curve"].iloc[0]
     text = f"{caption(shown)}. Round: {name}. Line: mean over draws; band: {interval_words(shown)}."
     text += f"{notes(measures, rows)}{lost_tasks(rows, tasks, ONE_SIZE_ONLY)}"
     style.headline(canvas, f"{model_name(rows['model'].iloc[0])}: {words} by the size of the calibration set", text)

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 
 from analysis import style
 from analysis.registry import figure
-from analysis.stats.significance import DRAWS, MEAN
-from analysis.stats.sizes import SIZE, agreement_of_draws, differences_by_size, gains_of_sizes
+from analysis.stats.significance import DRAWS
+from analysis.stats.sizes import SIZE, agreement_of_draws, differences_by_size, gains_of_sizes, means_by_size
 from analysis.tables.sizes import INTERVALS, OF_SIZES
 from analysis.text.captions import caption, percent
 from analysis.text.labels import model_name, without_word
-from analysis.text.measures import ALL_MEASURES, MEASURE_OF, axis_label, measured, notes
+from analysis.text.measures import ALL_MEASURES, MEASURE_OF, averaged, axis_label, measured, notes
 
 
 @figure(
@@ -26,7 +26,7 @@ def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence
     """Draws a row for each ratio, a panel for each measure, and one for the overlap of the draws' masks."""
     measures, plain = measured(rows, measures), without_word(rows, SIZE)
     data, agreement = differences_by_size(gains_of_sizes(rows, draws), measures), agreement_of_draws(rows)
-    lines = data[data["task"] == MEAN] if data["task"].nunique() > 1 else data
+    lines = means_by_size(data)
     ratios, looks = sorted(lines["ratio"].unique()), _looks(plain, lines["criterion"].unique())
     canvas = style.new_figure(3 + 3 * (len(measures) + 1), 0.8 + 2.9 * len(ratios))
     grid = canvas.subplots(len(ratios), len(measures) + 1, sharex=True, squeeze=False)
@@ -35,14 +35,15 @@ def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence
             _panel(axes, lines[(lines["ratio"] == ratio) & (lines["measure"] == measure)], "mean", looks)
             axes.axhline(0, color=style.INK, linewidth=1, zorder=2)
             axes.set_title(f"{MEASURE_OF[measure].words}, {percent(ratio)} removed")
-            axes.set_ylabel(axis_label(measure, rows).replace("%", "points"))
+            axes.set_ylabel(axis_label(measure, averaged(rows, measure)).replace("%", "points"))
         _panel(line[-1], agreement[agreement["ratio"] == ratio], "agreement", looks)
         line[-1].set(title=f"overlap of draws, {percent(ratio)} removed", ylabel="mean Jaccard", ylim=(0, 1.02))
     for axes in grid[-1]:
         axes.set_xlabel("calibration examples")
     panels = list(grid.flat)
     style.legend_beside(canvas, panels)
-    text = f"{caption(rows)}. Line: mean over draws and tasks. {INTERVALS.replace('Brackets', 'Band')}."
+    text = f"{caption(rows)}. Line: mean over draws and tasks, absent where one has no number. "
+    text += f"{INTERVALS.replace('Brackets', 'Band')}."
     title = f"{model_name(rows['model'].iloc[0])}: HIES minus HIS of the same examples"
     style.headline(canvas, title, text + notes(measures, rows))
     return panels

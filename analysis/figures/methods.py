@@ -33,16 +33,17 @@ def draw_methods(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
     canvas = style.new_figure(style.FIGURE_WIDTH, 1.6 + 3 * len(measures))
     grid = canvas.subplots(len(measures), 2, sharex="col", sharey="row", squeeze=False)
     looks = style.smaller(style.looks(rows))
-    cost = mean_of_tasks(rows, FLOPS_LEFT).groupby(["curve", "ratio"])[FLOPS_LEFT].mean()
     for (by_ratio, by_cost), column in zip(grid, measures, strict=True):
-        mean = mean_of_tasks(rows, column)
+        used = averaged(rows, column)  # the same tasks for both axes
+        mean, costs = mean_of_tasks(used, column), mean_of_tasks(used, FLOPS_LEFT)
+        cost = costs.groupby(["curve", "ratio"])[FLOPS_LEFT].mean()
         draw_panel(by_ratio, mean, column, looks)
         points = summarise(mean, column, ["curve", "ratio"]).sort_values("ratio", kind="stable")
         for curve, part in points.groupby("curve"):
             x = [cost.get((curve, ratio), np.nan) for ratio in part["ratio"]]
             by_cost.plot(x, part["mean"], markeredgecolor="white", markeredgewidth=0.5, **looks[str(curve)])
         by_cost.grid(axis="y")
-        by_ratio.set_ylabel(axis_label(column, averaged(rows, column)))
+        by_ratio.set_ylabel(axis_label(column, used))
     grid[-1][0].set_xlabel("attention weights removed (%)")
     grid[-1][1].set_xlabel("FLOPs left (% of the dense model)")
     grid[-1][1].invert_xaxis()

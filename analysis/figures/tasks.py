@@ -137,7 +137,7 @@ def _draw_tasks(
     for block, measure in zip(blocks, measures, strict=True):
         _block(block, rows, tasks, measure)
         style.outer_labels(block, below, axis_label(measure, rows))
-    _name_metrics(blocks[0], tasks, _metrics(rows, measures[0]), room, measures[0])
+    _name_metrics(blocks[0], tasks, rows, room, measures[0])
     if printed is not None and "quality" in measures:
         _beside(dict(zip(tasks, blocks[measures.index("quality")], strict=False)), printed)
     panels = [axes for block in blocks for axes in block]
@@ -190,22 +190,18 @@ def _block(block: list[Axes], rows: pd.DataFrame, tasks: list[str], column: str)
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=not is_loss(column)))
 
 
-def _metrics(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """A row of each task, by task; its metric is acc_norm where lm-eval has one and it is shown."""
-    first = rows.drop_duplicates("task").set_index("task")
-    if measure == NORMALIZED:
-        other = rows.loc[rows[NORMALIZED].notna() & (rows[NORMALIZED] != rows["quality"]), "task"]
-        first["metric"] = first["metric"].mask(first.index.isin(other), "acc_norm")
-    return first
-
-
-def _name_metrics(block: list[Axes], tasks: list[str], first: pd.DataFrame, room: int, measure: str) -> None:
+def _name_metrics(block: list[Axes], tasks: list[str], rows: pd.DataFrame, room: int, measure: str) -> None:
     """Metric, or unit of a loss, and number of examples at the right above each task's panel.
 
-    `first` holds a row of each task; where one has more characters than there is `room`, all stand below the names.
+    The metric is acc_norm where lm-eval has one and it is shown. Where one has more characters than there is `room`,
+    all stand below the names.
     """
+    if measure == NORMALIZED:
+        other = rows.loc[rows[NORMALIZED].notna() & (rows[NORMALIZED] != rows["quality"]), "task"]
+        rows = rows.assign(metric=rows["metric"].mask(rows["task"].isin(other), "acc_norm"))
+    first = rows.drop_duplicates("task").set_index("task").loc[tasks]
     units = {name: unit(measure, name) if is_loss(measure) else labels.metric_name(name) for name in first["metric"]}
-    metrics = [f"{units[row.metric]}, n = {row.examples:,}" for row in first.loc[tasks].itertuples()]
+    metrics = [f"{units[row.metric]}, n = {row.examples:,}" for row in first.itertuples()]
     names = map(labels.task_name, tasks)
     if any(len(name) + len(words) > room for name, words in zip(names, metrics, strict=True)):
         for axes in block:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.data.scores import lines_at, load_arrays
+from analysis.data.scores import arrays_of_task, lines_at
+from analysis.errors import Unavailable
+from analysis.stats.pairing import with_references
 from analysis.stats.resampling import weighted_quality
 
 
@@ -19,34 +21,35 @@ def chosen_again(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float]
     """Returns by task the gain in quality over HIS, mean over the ratios, with alpha chosen for each ratio, [2, D].
 
     Args:
-        fixed: rows of HIES with numbers for alpha.
-        his: rows of HIS; only seeds that both have count.
+        fixed: rows of HIES with numbers for alpha, one curve a task and alpha.
+        his: rows of one curve of HIS; only seeds of the same checkpoint and data that both have count.
         ratios: for each of which alpha is chosen.
         draws: of seeds and examples.
 
     Returns:
         first with alpha chosen anew in every draw, then with the alpha that is best on all examples.
+
+    Raises:
+        Unavailable: all alphas have no seed in common, or the runs not these ratios or the same examples.
     """
-    return {
-        str(task): _of_task(part, his[his["task"] == task], ratios, draws)
-        for task, part in fixed.groupby("task")
-        if task in set(his["task"])
-    }
+    keys = ["task", "seed", "checkpoint", "data"]
+    jobs = with_references(fixed.drop_duplicates("path"), his.drop_duplicates("path"), keys)
+    return {str(task): _of_task(str(task), part, ratios, draws) for task, part in jobs.groupby("task")}
 
 
-def _of_task(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float], draws: int) -> np.ndarray:
-    seeds = sorted(set(fixed["seed"]) & set(his["seed"]))
-    alphas = sorted(fixed["alpha"].unique(), reverse=True)
-    of_alpha = fixed.drop_duplicates(["alpha", "seed"]).set_index(["alpha", "seed"])["path"]
-    of_his = his.drop_duplicates("seed").set_index("seed")["path"]
-    paths = [of_alpha[alpha, seed] for alpha in alphas for seed in seeds] + [of_his[seed] for seed in seeds]
-    arrays = [load_arrays({"path": path}) for path in paths]
-    answers = np.concatenate([lines_at(one, "predictions", ratios) for one in arrays])
-    labels, metric = arrays[0]["labels"], fixed["metric"].iloc[0]
-    shape = (-1, len(alphas) + 1, len(seeds), len(ratios))
-    rng = np.random.default_rng([2, zlib.crc32(str(fixed["task"].iloc[0]).encode())])
+def _of_task(task: str, jobs: pd.DataFrame, ratios: Sequence[float], draws: int) -> np.ndarray:
+    of_alpha = jobs.pivot(index="alpha", columns="seed", values="path").dropna(axis=1)[::-1]  # the largest alpha first
+    (alphas, seeds), of_his = of_alpha.shape, jobs.drop_duplicates("seed").set_index("seed")["path_against"]
+    if not seeds:
+        raise Unavailable(f"the alphas on {task} have no seed in common")
+    paths = [*of_alpha.to_numpy().ravel(), *of_his[of_alpha.columns]]
+    arrays = arrays_of_task(paths, task)
+    answers = np.concatenate([lines_at(arrays[path], "predictions", ratios) for path in paths])
+    labels, metric = arrays[paths[0]]["labels"], jobs["metric"].iloc[0]
+    shape = (-1, alphas + 1, seeds, len(ratios))
+    rng = np.random.default_rng([2, zlib.crc32(task.encode())])
     halves = [_two_halves(rng, len(labels)) for _ in range(draws)]
-    weights = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), draws) / len(seeds)  # [D, S]
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # [D, S]
     parts = [weighted_quality(metric, labels, answers, np.array(part)) for part in zip(*halves, strict=True)]
     # [D, A + 1, S, R] -> [D, A + 1, R]; HIS is the last
     to_choose, to_report = ((weights[:, None, :, None] * part.reshape(shape)).sum(axis=2) for part in parts)

@@ -46,10 +46,31 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     return pairs
 
 
+def his_and_usual_hies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of HIS and of HIES with the usual alpha: per ratio, else per task, else auto, else a number.
+
+    HIES of another importance than HIS is left out where there is one of HIS.
+
+    Raises:
+        Unavailable: several curves have rows of one task, calibration size, ratio and seed.
+    """
+    his, usual = rows["criterion"] == "his", choice.usual_run(rows, "hies")
+    if usual.empty:
+        return rows[his]
+    same = choice.of_his(rows) == choice.of_his(usual).iloc[0]
+    both = rows[his | ((rows["criterion"] == "hies") & same & (rows["alpha"] == usual["alpha"].iloc[0]))]
+    if both.duplicated(["criterion", "task", "ratio", "calibration_size", "seed"]).any():
+        raise Unavailable(f"it cannot choose between several curves: {', '.join(sorted(both['curve'].unique()))}")
+    return both
+
+
 def with_references(jobs: pd.DataFrame, references: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Returns a line for each job and each reference that shares the keys: `against` (its curve), `path_against`."""
-    names = {"curve": "against", "path": "path_against"}
-    return jobs.merge(references[[*keys, "curve", "path"]].rename(columns=names), on=keys)
+    """Returns a line for each job and each reference that shares the keys: `against` (its curve), `path_against`.
+
+    Keys that rows lack are shared by all of them.
+    """
+    there, names = [key for key in keys if key in jobs], {"curve": "against", "path": "path_against"}
+    return jobs.merge(references[[*there, "curve", "path"]].rename(columns=names), on=there)
 
 
 def against_hies(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.data.scores import lines_at, load_arrays
+from analysis.data.scores import arrays_of_task, lines_at
 from analysis.errors import Unavailable
 from analysis.text.measures import CORRELATION, REFIT
 from hies.runs.quality import PERCENT, SQUARED, same_answer
@@ -42,13 +42,11 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     ratios = sorted(set.intersection(*(set(part) for part in masks.values())) - {0.0})
     if not ratios:
         raise Unavailable(f"the runs of {task} have no ratio in common")
-    arrays = {path: load_arrays({"path": path}) for path in masks}
+    arrays = arrays_of_task(masks, task)
     labels = next(iter(arrays.values()))["labels"]
-    for path, run in arrays.items():
-        if not np.array_equal(labels, run["labels"]):
-            raise Unavailable(f"{path} was evaluated on other examples than the other runs of {task}")
     answers = np.array([lines_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
-    losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in LOSSES if _any(arrays.values(), name)}
+    there = [name for name in LOSSES if any(name in run for run in arrays.values())]
+    losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in there}
     measure = partial(_measure, metric, labels, answers, losses)
     whole = measure(np.ones((1, len(labels))))
     parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
@@ -90,10 +88,6 @@ def _measure(
     if metric in SQUARED:
         found |= score_agreement(flat, unpruned, counts)
     return {name: values.reshape(-1, runs, ratios) for name, values in found.items()}
-
-
-def _any(runs: Iterable[dict[str, np.ndarray]], name: str) -> bool:
-    return any(name in run for run in runs)
 
 
 def _losses(runs: Iterable[dict[str, np.ndarray]], name: str, ratios: list[float]) -> np.ndarray:

@@ -7,8 +7,9 @@ tasks has two: one of these tasks, and one that counts the tasks as drawn too (`
 Shapes: bootstrap draws D, seeds S, ratios R.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from analysis.stats.pairing import paired
 from analysis.stats.resampling import measured_runs
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
-from analysis.text.measures import NATS, better, margin, unit
+from analysis.text.measures import NATS, measure_of, unit
 
 DRAWS = 1_000
 MEAN = "mean"  # in the place of a task: the mean over tasks
@@ -54,6 +55,7 @@ class Sample:
         better: the sign of what is ahead, see `analysis.text.measures`.
         margin: what counts as equal; NaN for none.
         parts: the samples of the tasks that a mean is over.
+        ratios: which the mean is over.
     """
 
     by_task: np.ndarray
@@ -68,6 +70,7 @@ class Sample:
     better: int = 1
     margin: float = np.nan
     parts: tuple["Sample", ...] = ()
+    ratios: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -81,13 +84,15 @@ class Sample:
 
     def estimate(self) -> dict[str, Any]:
         """Returns mean, interval and verdict on these very tasks: the columns ESTIMATE."""
+        known, verdict = self.by_seed[~np.isnan(self.by_seed)], TOO_FEW
+        low, high = (known.min(), known.max()) if len(known) > 1 else (np.nan, np.nan)
+        test = {"low": low, "high": high, "p": np.nan, "within": np.nan}
         if self.known_seeds >= LEAST_DRAWS:
             test = _t_test(self.mean, self.variance, self.df)
             side = side_of_zero(test["low"], test["high"], self.better)
-            return self._columns(**test, verdict=or_equal(side, test["within"], self.margin))
-        known = self.by_seed[~np.isnan(self.by_seed)]
-        low, high = (known.min(), known.max()) if len(known) > 1 else (np.nan, np.nan)
-        return self._columns(low, high, np.nan, np.nan, TOO_FEW)
+            verdict = or_equal(side, test["within"], self.margin)
+        said = {**test, "verdict": "" if np.isnan(self.mean) else verdict}
+        return {name: said[name] if name in said else getattr(self, name) for name in ESTIMATE}
 
     def over_tasks(self) -> dict[str, float]:
         """Returns low, high, p and within where the tasks count as drawn as well; NaN for too few of them."""
@@ -113,11 +118,6 @@ class Sample:
         over = side * np.array([self.over_tasks()[end] for end in ("low", "high")])
         left = side * np.array(t_ends(rest.mean, rest.variance, rest.df))
         return f"{' on these tasks' * bool((over <= 0).any())}{': one task' * bool((left <= 0).any())}"
-
-    def _columns(self, low: float, high: float, p: float, within: float, verdict: str) -> dict[str, Any]:
-        said = "" if np.isnan(self.mean) else verdict
-        counts = (self.seeds, self.undefined_seeds, self.draws, self.undefined_draws, self.scope)
-        return dict(zip(ESTIMATE, (self.mean, low, high, p, within, self.margin, *counts, said), strict=True))
 
 
 def _t_test(mean: float, variance: float, df: float) -> dict[str, float]:
@@ -167,7 +167,9 @@ class Gain:
         by_draw = (
             self.resampled[:, defined][:, :, chosen].mean(axis=(1, 2)) if defined.any() else np.full(draws, np.nan)
         )
-        return of_seeds(by_seed, better(self.measure), margin(self.measure), by_draw)
+        measure = measure_of(self.measure)
+        sample = of_seeds(by_seed, measure.better, measure.margin, by_draw)
+        return replace(sample, ratios=tuple(self.ratios[chosen].tolist()))
 
 
 def of_seeds(by_seed: np.ndarray, better: int, margin: float, by_draw: np.ndarray | None = None) -> Sample:
@@ -204,6 +206,7 @@ def mean_over_tasks(samples: Collection[Sample]) -> Sample:
         first.better,
         first.margin,
         tuple(samples),
+        first.ratios,
     )
 
 
@@ -226,16 +229,31 @@ def of_measures(gains: Sequence[Gain], measures: Collection[str]) -> list[Gain]:
 
 
 def samples_at(gains: Sequence[Gain], at: ChosenRatios) -> dict[str, Sample]:
-    """Returns the mean over the ratios `at` for each task that has any, and under MEAN that of several tasks."""
+    """Returns the mean over the ratios `at` for each task that has any, and under MEAN that of several tasks.
+
+    The mean over tasks is over the ratios that all of them have; there is none without any.
+    """
     samples = {gain.task: gain.over(chosen) for gain in gains if (chosen := at(gain.ratios)).any()}
-    together = [samples[gain.task] for gain in averaged_gains(gains) if gain.task in samples]
-    return {**samples, MEAN: mean_over_tasks(together)} if len(together) > 1 else samples
+    together = [gain for gain in averaged_gains(gains) if gain.task in samples]
+    shared = [*set.intersection(*({*samples[gain.task].ratios} for gain in together))] if together else []
+    if len(together) < 2 or not shared:
+        return samples
+    return {**samples, MEAN: mean_over_tasks([gain.over(np.isin(gain.ratios, shared)) for gain in together])}
 
 
-def ratios_at(gains: Sequence[Gain], at: ChosenRatios) -> str:
-    """Returns which ratios these are, in words."""
-    ratios = {ratio for gain in gains for ratio in gain.ratios[at(gain.ratios)].tolist()}
-    return " ".join(f"{ratio:g}" for ratio in sorted(ratios))
+def estimates(gains: Sequence[Gain], windows: Mapping[Any, ChosenRatios]) -> Iterator[dict[str, Any]]:
+    """Yields a line for each curve, reference, measure and window, and in it as `samples_at`.
+
+    Its keys: criterion, against, measure, window, task, tasks (how many the mean is over), ratios (which), ESTIMATE.
+    """
+    parts: dict[tuple[str, str, str], list[Gain]] = {}
+    for gain in gains:
+        parts.setdefault((gain.curve, gain.against, gain.measure), []).append(gain)
+    for (key, part), (window, at) in product(parts.items(), windows.items()):
+        line = {**dict(zip(("criterion", "against", "measure"), key, strict=True)), "window": window}
+        for task, one in samples_at(part, at).items():
+            ratios = " ".join(f"{ratio:g}" for ratio in one.ratios)
+            yield {**line, "task": task, "tasks": one.tasks, "ratios": ratios, **one.estimate()}
 
 
 def gains_over_his(rows: pd.DataFrame, draws: int = DRAWS) -> list[Gain]:
@@ -261,7 +279,8 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
         draws: of the bootstrap.
 
     Raises:
-        Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
+        Unavailable: no ratio in common, no predictions, other examples, a metric that is not known here, or several
+            runs of a curve on a task for one seed, as of two models.
     """
     gains: list[Gain] = []
     for task in ordered_tasks(pairs["task"]):
@@ -277,7 +296,9 @@ def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> 
     place = {path: i for i, path in enumerate(paths)}
     for curve in ordered_curves(pairs):
         for against, both in pairs[pairs["curve"] == curve].groupby("against", sort=False):
-            jobs = both.drop_duplicates("seed").sort_values("seed")
+            jobs = both.drop_duplicates(["seed", "path", "path_against"]).sort_values("seed")
+            if jobs["seed"].duplicated().any():
+                raise Unavailable(f"there are several runs of {curve} or of {against} on {task} for one seed")
             own, other = ([place[path] for path in jobs[column]] for column in ("path", "path_against"))
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]

@@ -11,6 +11,7 @@ from analysis.stats.intervals import mean_interval
 from analysis.stats.overlap import correlation_of_ranks
 from analysis.stats.pairing import PROTOCOL_KEYS, with_references
 from analysis.stats.significance import DRAWS, ESTIMATE, curve_differences
+from analysis.text.choice import usual_run
 from analysis.text.labels import TUNING_WORDS
 from analysis.text.measures import NATS
 
@@ -38,11 +39,10 @@ def sign_gains(rows: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     """
     jobs = rows[rows["ratio"] > 0].drop_duplicates("path")
     combination = jobs["combination"].fillna("sum") if "combination" in jobs else pd.Series("sum", index=jobs.index)
-    keys = [key for key in (*PROTOCOL_KEYS, *OF_ONE_FORM) if key in jobs]
     turned = jobs["criterion"].eq("ad") | combination.eq("printed")
     jobs = jobs.assign(kind=jobs["criterion"].replace("ad", "ae"), turned=turned)
     both = jobs[jobs["kind"].isin(["hies", "ae"]) & combination.isin(["sum", "printed"])]
-    pairs = with_references(both[~both["turned"]], both[both["turned"]], [*keys, "kind"])
+    pairs = with_references(both[~both["turned"]], both[both["turned"]], [*PROTOCOL_KEYS, *OF_ONE_FORM, "kind"])
     if pairs.empty:
         raise Unavailable(
             "it takes rows of hies with both signs of the entropy term, or of ae and ad, on the same seeds"
@@ -72,10 +72,14 @@ def predictors(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def layer_statistics(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns a line for each setting and layer: mean AE, `rho` (rank correlation of AE with HIS), and PREDICTORS."""
+    """Returns a line for each setting and layer: mean AE, `rho` (rank correlation of AE with HIS), and PREDICTORS.
+
+    They are means over the draws of the usual HIS, a curve each.
+    """
     found = [
         {**{name: run[name] for name in SETTINGS}, **line}
-        for run in rows[rows["criterion"] == "his"].drop_duplicates("path").to_dict("records")
+        for _, part in rows.groupby(SETTINGS)
+        for run in usual_run(part, "his").drop_duplicates("path").to_dict("records")
         for line in _layers(load_scores(run))
     ]
     if not found:
@@ -99,17 +103,20 @@ def _layers(scores: Scores) -> Iterator[dict[str, float]]:
 
 
 def rank_correlations(gains: pd.DataFrame, known: pd.DataFrame) -> dict[str, float]:
-    """Returns how far each predictor ranks the settings as a gain does; nothing for fewer than LEAST settings.
+    """Returns how far each predictor ranks the settings as a gain does, and how many `settings` these are.
+
+    Nothing for fewer than LEAST settings of one unit with a gain.
 
     Args:
         gains: one line a setting, with `mean`.
         known: `predictors`.
     """
     one_unit = gains if gains["unit"].nunique() < 2 else gains[gains["unit"] == NATS]
-    both = one_unit.merge(known, on=SETTINGS)
+    both = one_unit.dropna(subset="mean").merge(known, on=SETTINGS)
     if len(both) < LEAST:
         return {}
-    return {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
+    found = {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
+    return {**found, "settings": len(both)}
 
 
 def _rho(one: np.ndarray, other: np.ndarray) -> float:

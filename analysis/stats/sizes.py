@@ -20,8 +20,8 @@ from analysis.stats.significance import (
     Sample,
     averaged_gains,
     curve_differences,
+    estimates,
     mean_over_tasks,
-    samples_at,
 )
 from analysis.text.labels import without_word
 
@@ -40,8 +40,7 @@ def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
     found: GainsOfSizes = {}
     for size, part in without_word(rows, SIZE).groupby(SIZE):
         jobs = part[part["ratio"] > 0].drop_duplicates("path")
-        keys = [key for key in PROTOCOL_KEYS if key in jobs]
-        pairs = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], keys)
+        pairs = with_references(jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"], PROTOCOL_KEYS)
         if pairs["against"].nunique() > 1:
             raise Unavailable(f"it cannot choose between several curves of HIS: {', '.join(pairs['against'].unique())}")
         if not pairs.empty:
@@ -53,26 +52,30 @@ def gains_of_sizes(rows: pd.DataFrame, draws: int = DRAWS) -> GainsOfSizes:
 
 def differences_by_size(gains: GainsOfSizes, measures: Sequence[str]) -> pd.DataFrame:
     """Returns a line for each curve, size, ratio, measure and task, and the mean over tasks: SIZE_COLUMNS."""
-    return pd.DataFrame(
-        [line for size, of_size in gains.items() for line in _lines(size, of_size, measures)], columns=SIZE_COLUMNS
-    )
+    lines: list[dict[str, object]] = []
+    for size, of_size in gains.items():
+        ratios = sorted({ratio for gain in of_size for ratio in gain.ratios.tolist()})
+        windows = {ratio: partial(np.equal, ratio) for ratio in ratios}
+        shown = [gain for measure in measures for gain in of_size if gain.measure == measure]
+        lines += [{**line, SIZE: size, "ratio": line["window"]} for line in estimates(shown, windows)]
+    return pd.DataFrame(lines, columns=SIZE_COLUMNS)
 
 
-def _lines(size: int, gains: list[Gain], measures: Sequence[str]) -> Iterator[dict[str, object]]:
-    for curve in dict.fromkeys(gain.curve for gain in gains):
-        for measure in measures:
-            parts = [gain for gain in gains if (gain.curve, gain.measure) == (curve, measure)]
-            for ratio in sorted({ratio for gain in parts for ratio in gain.ratios.tolist()}):
-                line = {"criterion": curve, SIZE: size, "ratio": ratio, "measure": measure}
-                for task, sample in samples_at(parts, partial(np.equal, ratio)).items():
-                    yield {**line, "task": task, "tasks": sample.tasks, **sample.estimate()}
+def means_by_size(differences: pd.DataFrame) -> pd.DataFrame:
+    """Returns the lines of `differences_by_size` to show: means over all tasks of a measure, or of the only task."""
+    means = differences[differences["task"] == MEAN] if differences["task"].nunique() > 1 else differences
+    return means[means["tasks"] == means.groupby("measure")["tasks"].transform("max")]
 
 
 def agreement_of_draws(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns how far the draws of each curve, size and ratio remove the same heads: mean Jaccard, mean over tasks."""
+    """Returns how far the draws of each curve, size and ratio remove the same heads: mean Jaccard, mean over tasks.
+
+    There is none where a task has no two draws.
+    """
     pruned, keys = without_word(rows[rows["ratio"] > 0], SIZE), ["curve", SIZE, "ratio"]
-    by_task = pruned.groupby([*keys, "task"])["mask"].agg(mean_jaccard).rename("agreement")
-    return by_task.groupby(keys).mean().reset_index().rename(columns={"curve": "criterion"})
+    by_task = pruned.groupby([*keys, "task"])["mask"].agg(mean_jaccard).unstack()
+    whole = by_task.mean(axis=1, skipna=False).dropna().rename("agreement")
+    return whole.reset_index().rename(columns={"curve": "criterion"})
 
 
 def chosen_on_other_tasks(gains: GainsOfSizes, candidates: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
@@ -119,8 +122,10 @@ def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> di
     Sizes of which some draws are not there yet have no part in it.
     """
     found: dict[str, dict[str, dict[int, Gain]]] = defaultdict(lambda: defaultdict(dict))
-    for size, of_size in gains.items():
-        for gain in averaged_gains([gain for gain in of_size if gain.measure == measure]):
+    every = [(size, gain) for size, of_size in gains.items() for gain in of_size if gain.measure == measure]
+    tasks = {gain.task for gain in averaged_gains([gain for _, gain in every])}  # of one unit, whatever their sizes
+    for size, gain in every:
+        if gain.task in tasks:
             found[gain.task][gain.curve][size] = gain
     samples = {}
     for task, by_curve in found.items():

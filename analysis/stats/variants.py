@@ -1,30 +1,21 @@
 """Which reduction of HIS, which entropy, which scale and combination of HIES wins: each curve minus its references."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import Unavailable
 from analysis.stats.pairing import PROTOCOL_KEYS, one_calibration_size, with_references
-from analysis.stats.significance import (
-    DRAWS,
-    ESTIMATE,
-    MEAN,
-    ChosenRatios,
-    Gain,
-    curve_differences,
-    of_measures,
-    ratios_at,
-    samples_at,
-)
+from analysis.stats.significance import DRAWS, ESTIMATE, ChosenRatios, curve_differences, estimates, of_measures
 from analysis.text import labels
 from analysis.text.measures import IN_PERCENT
 
 # The knobs whose defaults are the definitions of the paper.
 VARIED = ("reduction", "entropy", "normalize", "combination", "placebo", "calibration_examples", "calibration_labels")
-# Two forms of HIES that are compared also share the way to their alpha.
-ALPHA_KEYS = ["criterion", "alpha", *labels.TUNING_WORDS]
+# Two forms of HIES that are compared also share the way to their alpha and what entropy is added to.
+ALPHA_KEYS = ["criterion", "alpha", "importance", "prior_examples", *labels.TUNING_WORDS]
 WINDOWS: dict[str, ChosenRatios] = {
     "30 % and more": lambda ratios: ratios >= 0.3 - 1e-9,
     "up to 10 %": lambda ratios: ratios <= 0.1 + 1e-9,
@@ -56,8 +47,17 @@ def compare(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = IN
         raise Unavailable(f"no curve has its reference on the same seeds: {lacking}")
     gains = curve_differences(rows, pairs, draws)
     of_measures(gains, measures)  # there are some; the others tell which comparisons lack their reference
-    lines = [line for curve, against in wanted for line in _lines(curve, against, jobs, gains, measures)]
-    return pd.DataFrame(lines, columns=COMPARISON)
+    windows = {removed: at for removed, at in WINDOWS.items() if any(at(gain.ratios).any() for gain in gains)}
+    lines: list[dict[str, object]] = []
+    for curve, against in wanted:
+        of_pair = [gain for gain in gains if (gain.curve, gain.against) == (curve, against)]
+        for measure in measures:
+            lines += estimates([gain for gain in of_pair if gain.measure == measure], windows)
+        without = set(jobs.loc[jobs["curve"] == curve, "task"]) - {gain.task for gain in of_pair}
+        line = {"criterion": curve, "against": against, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE}
+        lines += [{**line, "measure": measure, "window": removed, "task": task}
+                  for measure, removed, task in product(measures, windows, labels.ordered_tasks(without))]  # fmt: skip
+    return pd.DataFrame(lines).rename(columns={"window": "removed"}).reindex(columns=COMPARISON)
 
 
 def is_paper(rows: pd.DataFrame) -> pd.Series:
@@ -68,12 +68,11 @@ def is_paper(rows: pd.DataFrame) -> pd.Series:
 
 def _with_paper_forms(jobs: pd.DataFrame) -> pd.DataFrame:
     """A line for each job and each of its references of the same seed."""
-    alike = [key for key in PROTOCOL_KEYS if key in jobs]
-    shared = [key for key in alike if key not in VARIED]
-    tuned = [*shared, *(key for key in ALPHA_KEYS if key in jobs)]
-    own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], tuned)
+    shared = [key for key in PROTOCOL_KEYS if key not in VARIED]
+    own = with_references(jobs[~jobs["paper"]], jobs[jobs["paper"]], [*shared, *ALPHA_KEYS])
     hies, his = jobs[jobs["criterion"] == "hies"], jobs[jobs["criterion"] == "his"]
-    forms = with_references(hies, his[~his["paper"]], alike)  # HIS of other examples says nothing of HIES on these
+    # HIS of other examples says nothing of HIES on these.
+    forms = with_references(hies, his[~his["paper"]], PROTOCOL_KEYS)
     return pd.concat([own, with_references(hies, his[his["paper"]], shared), forms], ignore_index=True)
 
 
@@ -98,26 +97,6 @@ def _wanted(jobs: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _paper_name(criterion: str, row: dict[str, object]) -> str:
     """The curve that the paper's form of a criterion would have beside this row."""
-    knobs = ["scope", "schedule", "min_heads_per_layer", *(["alpha"] if criterion == row["criterion"] else [])]
+    knobs = ["scope", "schedule", "min_heads_per_layer"]
+    knobs += ["alpha", "importance", "prior_examples"] if criterion == row["criterion"] else []
     return labels.label(criterion, {knob: row[knob] for knob in knobs if knob in row})
-
-
-def _lines(
-    curve: str, against: str, jobs: pd.DataFrame, gains: list[Gain], measures: Sequence[str]
-) -> Iterator[dict[str, object]]:
-    """One comparison in these measures and all windows: every task that has the curve, then their mean."""
-    of_pair = [gain for gain in gains if (gain.curve, gain.against) == (curve, against)]
-    lacking = [task for task in labels.ordered_tasks(jobs.loc[jobs["curve"] == curve, "task"])
-               if task not in {gain.task for gain in of_pair}]  # fmt: skip
-    windows = {removed: at for removed, at in WINDOWS.items() if any(at(gain.ratios).any() for gain in gains)}
-    for measure in measures:
-        parts = [gain for gain in of_pair if gain.measure == measure]
-        for removed, at in windows.items():
-            line = {"criterion": curve, "against": against, "measure": measure, "removed": removed, "tasks": 1}
-            line["ratios"] = ratios_at(parts, at)
-            samples = samples_at(parts, at)
-            mean = samples.pop(MEAN, None)
-            yield from ({**line, "task": task, **one.estimate()} for task, one in samples.items())
-            yield from ({**line, "task": task, "tasks": 0, "seeds": 0, "verdict": NO_REFERENCE} for task in lacking)
-            if mean:
-                yield {**line, "task": MEAN, "tasks": mean.tasks, **mean.estimate()}

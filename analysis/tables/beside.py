@@ -10,8 +10,8 @@ import pandas as pd
 from analysis import paper
 from analysis.stats.significance import MEAN
 from analysis.text.captions import signed_interval
-from analysis.text.labels import GLUE_NAMES, named_tasks, ordered_tasks, task_name
-from analysis.text.measures import digits
+from analysis.text.labels import GLUE_NAMES, listed_tasks, named_tasks, ordered_tasks, task_name
+from analysis.text.measures import measure_of
 
 AVERAGE = "average"
 PAPER, OURS = "paper", "ours"
@@ -97,7 +97,7 @@ def at_ratios(rows: pd.DataFrame, ratios: Iterable[float], tasks: Iterable[str])
 
 def signed(row: Mapping[Any, Any]) -> str:
     """Returns the difference of a line with its interval, see `signed_interval`, with the digits of its measure."""
-    return signed_interval(row, digits(row["measure"]))
+    return signed_interval(row, measure_of(row["measure"]).digits)
 
 
 def tasks_and_means(tasks: pd.Series, counts: pd.Series) -> list[str]:
@@ -113,5 +113,5 @@ def averages_note(tasks: list[str]) -> str:
 
 def missing_tasks(rows: pd.DataFrame, tasks: Iterable[str]) -> str:
     """Returns a sentence that names those of the tasks that have no rows; empty if there is none."""
-    absent = [task_name(task) for task in tasks if task not in set(rows["task"])]
-    return f" No rows of ours for {', '.join(absent)}." if absent else ""
+    absent = set(tasks) - set(rows["task"])
+    return f" No rows of ours for {listed_tasks(absent)}." if absent else ""

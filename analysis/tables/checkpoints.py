@@ -12,7 +12,7 @@ from analysis.stats.pairing import paired
 from analysis.tables.beside import side_by_side, signed
 from analysis.text.captions import caption, percent
 from analysis.text.labels import in_order, task_name, without_word
-from analysis.text.measures import ALL_MEASURES, MEASURE_OF, better, difference_units, measured, notes
+from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
 OF_CHECKPOINTS = "rows of his and hies on the same seeds, of at least two checkpoints of a task"
 
@@ -36,7 +36,7 @@ def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES
 
     def cells(row: dict) -> dict[str, str]:
         measure = MEASURE_OF[row["measure"]]
-        verdict = side_of_zero(row["low"], row["high"], better(row["measure"]))
+        verdict = side_of_zero(row["low"], row["high"], measure.better)
         apart = f"{row['apart']:.{measure.digits}f}"
         return {measure.words: f"{verdict}: {signed(row)}", f"{measure.words}, apart": apart}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,15 @@ from analysis.stats.significance import (
     Gain,
     averaged_gains,
     curve_differences,
+    estimates,
     gains_over_his,
     mean_over_tasks,
     of_measures,
-    ratios_at,
-    samples_at,
 )  # fmt: skip
 from analysis.stats.variants import NO_REFERENCE, WINDOWS, compare
 from analysis.tables.beside import side_by_side, signed, tasks_and_means
 from analysis.text.captions import caption, number, percent
-from analysis.text.labels import ordered_curves, task_name
+from analysis.text.labels import listed_tasks, ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
 from hies.runs.schema import LOSSES
 
@@ -88,11 +88,12 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
     gains = gains_over_his(one_calibration_size(rows), draws)
     curves = dict.fromkeys(gain.curve for gain in gains)
     claims = {claim.words: claim for claim in (*CLAIMS, *BY_LOSS) if claim.measure in (*measures, EVENNESS)}
-    data = pd.DataFrame(
-        [line for curve in curves for claim in claims.values() for line in _of_claim(claim, curve, gains)],
-        columns=["criterion", "task", "claim", "ratios", *ESTIMATE],
-    )
-    data = _corrected(data)
+    lines: list[dict[str, Any]] = []
+    for curve, (words, claim) in product(curves, claims.items()):
+        concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
+        lines += estimates(concerned, {words: claim.at})
+    data = pd.DataFrame(lines, columns=["criterion", "task", "tasks", "window", "measure", "ratios", *ESTIMATE])
+    data = _corrected(data.rename(columns={"window": "claim"}))
     data["verdict"] = [claims[row["claim"]].decided(row) for row in data.to_dict("records")]
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
@@ -101,16 +102,11 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
         "sites of the share of their heads that is removed. Holds, or does not hold: the difference is on that side, "
         "or on the other. "
     )
-    tasks = data[data["task"] != MEAN].groupby("criterion")["task"].nunique()
-    named = data.assign(task=tasks_and_means(data["task"], data["criterion"].map(tasks)))
-
-    def cell(row: dict) -> dict[str, str]:
-        return {row["claim"]: _verdict({**row, "measure": claims[row["claim"]].measure})}
-
-    shown = side_by_side(named, ["criterion", "task"], cell)
+    named = data.assign(task=tasks_and_means(data["task"], data["tasks"]))
+    shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
     shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
     said = f"{_interval_note(draws)} {_verdict_note(data)} {_undefined_note(data)}{notes(measures, used)}"
-    return Table(shown, data, text + said)
+    return Table(shown, data.drop(columns=["tasks", "measure"]), text + said)
 
 
 def _sides(claims: Collection[Claim]) -> str:
@@ -176,8 +172,8 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     """Returns a line for each curve, reference and task, those of the mean over tasks before those of single tasks."""
     data, keys = _corrected(compare(rows, draws, measures)), ["criterion", "against", "task"]
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
-    most = first.groupby(keys)[["tasks", "seeds"]].transform("max")
-    named = first.assign(task=tasks_and_means(first["task"], most["tasks"]), draws=most["seeds"].astype(str))
+    most = first.groupby(keys)["seeds"].transform("max").astype(str)
+    named = first.assign(task=tasks_and_means(first["task"], first["tasks"]), draws=most)
     cells = {measure: MEASURE_OF[measure].words for measure in measures}
     shown = side_by_side(
         named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["draws"]
@@ -195,7 +191,7 @@ def missing_note(data: pd.DataFrame) -> str:
     """Returns which comparisons lack their reference, for a caption; empty if none does."""
     lacking = data[data["verdict"] == NO_REFERENCE].drop_duplicates(["criterion", "against", "task"])
     by_pair = lacking.groupby(["criterion", "against"], sort=False)["task"]
-    parts = [f"{curve} has no {against} on {', '.join(map(task_name, tasks))}" for (curve, against), tasks in by_pair]
+    parts = [f"{curve} has no {against} on {listed_tasks(tasks)}" for (curve, against), tasks in by_pair]
     return f" Left out, since no run of the same seed is there to compare with: {'; '.join(parts)}." if parts else ""
 
 
@@ -226,10 +222,13 @@ def _verdict_note(data: pd.DataFrame) -> str:
     some = " and ".join(f"{count} of {words}" for words, count in counts.items() if count)
     if not some:
         return "Too few draws for a verdict."
+    few = "tasks" in tested and tested["tasks"].between(2, LEAST_DRAWS - 1).any()
+    lacking = " (means over fewer than five tasks have none)" if few else ""
     return (
         f"A side is decided where p is at most 0.05 after Holm's correction for the comparisons here ({some}); 'on "
-        "these tasks': an interval that counts tasks as drawn too holds 0; 'one task': so does that without the most "
-        "extreme task. Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it."
+        f"these tasks': an interval that counts tasks as drawn too holds 0{lacking}; 'one task': so does that without "
+        "the most extreme task. Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies "
+        "inside it."
     )
 
 
@@ -239,26 +238,18 @@ def _undefined_note(data: pd.DataFrame) -> str:
     lost = lost[(lost["seeds"] > 1) & (lost["task"] != MEAN)]
     if lost.empty:
         return "No draw was undefined."
-    by_loss = lost["measure"].map(is_loss) if "measure" in lost else pd.Series(False, index=lost.index)
+    by_loss = lost["measure"].map(is_loss)
     whys = {"the metric is undefined (constant predictions)": lost[~by_loss], "runs have no finite loss": lost[by_loss]}
     sentences = []
-    for why, part in whys.items():
-        worst = part.groupby("task")["undefined_draws"].max()
-        parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst.items()]
-        sentences += [f"Draws left out because {why}: {', '.join(parts)}."] if parts else []
+    for (why, part), words in product(whys.items(), ("Draws", "Calibration draws")):
+        worst = part.groupby("task")["undefined_draws" if words == "Draws" else "undefined_seeds"].max()
+        parts = [f"{task_name(str(task))} up to {count:,}" for task, count in worst[worst > 0].items()]
+        sentences += [f"{words} left out because {why}: {', '.join(parts)}."] if parts else []
     return " ".join(sentences)
 
 
 def _used(data: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
-
-
-def _of_claim(claim: Claim, curve: str, gains: list[Gain]) -> list[dict[str, object]]:
-    """The claim on every task that has its ratios, and on their mean."""
-    concerned = [gain for gain in gains if (gain.curve, gain.measure) == (curve, claim.measure)]
-    line = {"criterion": curve, "claim": claim.words, "ratios": ratios_at(concerned, claim.at)}
-    estimates = {task: sample.estimate() for task, sample in samples_at(concerned, claim.at).items()}
-    return [{**line, "task": task, **one} for task, one in estimates.items()]
 
 
 def _of_his(gain: Gain, place: int) -> dict[str, object]:

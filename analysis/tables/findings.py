@@ -16,9 +16,9 @@ from analysis.registry import Table, table
 from analysis.stats.chosen import chosen_again
 from analysis.stats.intervals import TOO_FEW, corrected, equal_or_undecided
 from analysis.stats.pairing import with_references
-from analysis.stats.significance import DRAWS, Gain, Sample, curve_differences, mean_over_tasks
-from analysis.text.captions import signed_interval
-from analysis.text.choice import is_number
+from analysis.stats.significance import DRAWS, Gain, Sample, averaged_gains, curve_differences, mean_over_tasks
+from analysis.text.captions import number, signed_interval
+from analysis.text.choice import fixed_alphas
 from analysis.text.labels import task_name
 from analysis.text.measures import ALL_MEASURES
 from hies.runs import folders
@@ -116,7 +116,7 @@ def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> di
         there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
         found = curve_differences(part[[name for name in OF_RUNS if name in part]], there, draws) if len(there) else []
         for one in here:
-            used = [gain for gain in found if _is_of(one, gain) and not gain.at_chance]
+            used = averaged_gains([gain for gain in found if _is_of(one, gain)])
             by_task = {gain.task: gain.over(_at(one, gain)) for gain in used}
             if by_task:
                 samples[one.key] = by_task
@@ -124,8 +124,9 @@ def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> di
 
 
 def _is_of(one: Difference, gain: Gain) -> bool:
+    """Whether it is what a finding is about, and at all of its ratios."""
     same = (gain.curve, gain.against, gain.measure) == (one.curve, one.against, one.measure)
-    return same and (not one.tasks or gain.task in one.tasks) and bool(_at(one, gain).any())
+    return same and (not one.tasks or gain.task in one.tasks) and int(_at(one, gain).sum()) == len(one.ratios)
 
 
 def _at(one: Difference, gain: Gain) -> np.ndarray:
@@ -172,7 +173,9 @@ def _of_same_heads(one: SameHeads, rows: pd.DataFrame) -> dict[str, Any] | None:
     if used["curve"].nunique() < 2:
         return None
     shared = {task: [overlaps(part, ratio, pair)[0, 1] for ratio in one.ratios] for task, part in used.groupby("task")}
-    by_task = pd.DataFrame(shared).mean()
+    by_task = pd.DataFrame(shared).dropna(axis=1).mean()  # of tasks that have all of the ratios
+    if by_task.empty:
+        return None
     line = {"mean": float(by_task.mean()), "ahead": int((by_task >= SAME_HEADS).sum()), "tasks": len(by_task)}
     alphas = used[used["curve"] == one.curve].groupby("task")["alpha_used"].agg(["min", "max"])
     top = alphas["min"].eq(alphas["max"].max()).sum()
@@ -181,7 +184,7 @@ def _of_same_heads(one: SameHeads, rows: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _of_choice(one: ChosenAgain, rows: pd.DataFrame, draws: int) -> dict[str, Any] | None:
-    fixed = rows[(rows["experiment"] == one.experiment) & rows["alpha"].map(is_number)]
+    fixed = fixed_alphas(rows[rows["experiment"] == one.experiment])
     his = rows[(rows["experiment"] == one.against) & (rows["curve"] == HIS)]
     gains = chosen_again(fixed, his, one.ratios, draws) if len(fixed) else {}
     if not gains:
@@ -204,13 +207,10 @@ def _decided(data: pd.DataFrame) -> pd.DataFrame:
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
     """The table for readers."""
-    texts = {row["key"]: effect_texts(row) for row in data.to_dict("records")}
-    columns = {"finding": data["finding"], "key": data["key"]}
-    for name in ("effect", "over tasks", "without one task", "ahead"):
-        columns[name] = data["key"].map(lambda key, name=name: texts[key][name])
-    columns["verdict"] = data["verdict"]
-    columns["cells"] = data["cells"].map(lambda cells: "" if np.isnan(cells) else f"{cells:.0f}")
-    return pd.DataFrame({**columns, "where to look": data["where"]})
+    texts = pd.DataFrame([effect_texts(row) for row in data.to_dict("records")], index=data.index)
+    cells = data["cells"].map(lambda cells: number(cells, ".0f"))
+    shown = [data[["finding", "key"]], texts, data["verdict"], cells, data["where"].rename("where to look")]
+    return pd.concat(shown, axis=1)
 
 
 def effect_texts(row: Mapping[str, Any]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from analysis.stats.boards import mean_of_tasks, ranks, unusual_settings
 from analysis.stats.intervals import mean_interval
 from analysis.tables.measures import percent_of_dense
 from analysis.text.captions import bracketed, caption, number, percent
-from analysis.text.labels import ordered_curves, ordered_tasks, task_name
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, better, notes
+from analysis.text.labels import listed_tasks, ordered_curves, ordered_tasks, task_name
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label, measure_of, notes
 
 FLOPS = "flops_left"  # a column: FLOPs in percent of those of the run's unpruned model
 NO_ROWS, UNDEFINED_HERE = "no rows", "undefined"
@@ -57,7 +57,7 @@ def _lines(
     for window in [*windows, *([ratio] for ratio in every)]:
         part = _over(board, window, [*shown, FLOPS])
         means = {measure: _by_curve(part, tasks[measure], measure) for measure in shown}
-        places = {measure: ranks(means[measure], better(measure)) for measure in measures}
+        places = {measure: ranks(means[measure], measure_of(measure).better) for measure in measures}
         first = places[measures[0]]["rank"]
         for curve in sorted(ordered_curves(board), key=lambda curve: first.get(curve, len(board))):
             line = {"settings": settings, "ratios": " ".join(f"{ratio:g}" for ratio in window), "criterion": curve}
@@ -102,7 +102,7 @@ def _by_task(curve: str, part: pd.DataFrame, board: pd.DataFrame, measure: str) 
 def _missing(data: pd.DataFrame) -> str:
     """Which criteria lack which tasks, for a caption; empty if none does."""
     lacking = data.explode("lacking").dropna(subset="lacking").groupby("criterion", sort=False)["lacking"].unique()
-    parts = [f"{curve} on {', '.join(map(task_name, tasks))}" for curve, tasks in lacking.items()]
+    parts = [f"{curve} on {listed_tasks(tasks)}" for curve, tasks in lacking.items()]
     return f" No rows: {'; '.join(parts)}." if parts else ""
 
 
@@ -117,8 +117,10 @@ def _texts(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str], show
     lines = data.to_dict("records")
     for measure in shown:
         if measure in measures:
-            columns[f"rank by {MEASURE_OF[measure].words}"] = [_rank(line, measure) for line in lines]
-        columns[axis_label(measure, averaged(rows, measure))] = [_estimate(line, measure) for line in lines]
+            ranks = [_with_ends(line, f"{measure}_rank", "rank", ".0f") for line in lines]
+            columns[f"rank by {MEASURE_OF[measure].words}"] = ranks
+        means = [_with_ends(line, measure, "mean", f".{MEASURE_OF[measure].digits}f") for line in lines]
+        columns[axis_label(measure, averaged(rows, measure))] = means
     columns["FLOPs left (%)"] = [number(line[FLOPS], ".1f") for line in lines]
     columns["draws"] = data["draws"].astype(str)
     for task in ordered_tasks(rows["task"]):
@@ -126,14 +128,9 @@ def _texts(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str], show
     return pd.DataFrame(columns)
 
 
-def _rank(line: dict[Any, Any], measure: str) -> str:
-    ends = (line.get(f"{measure}_rank_{name}", np.nan) for name in ("rank", "low", "high"))
-    return bracketed(*(number(end, ".0f") for end in ends))
-
-
-def _estimate(line: dict[Any, Any], measure: str) -> str:
-    ends = (line[f"{measure}_{name}"] for name in ("mean", "low", "high"))
-    return bracketed(*(number(end, f".{MEASURE_OF[measure].digits}f") for end in ends))
+def _with_ends(line: dict[Any, Any], of: str, first: str, digits: str) -> str:
+    """A mean or a rank with its interval; nothing where the curve has none."""
+    return bracketed(*(number(line.get(f"{of}_{name}", np.nan), digits) for name in (first, "low", "high")))
 
 
 def _on_task(line: dict[Any, Any], task: str, measure: str) -> str:

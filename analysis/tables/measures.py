@@ -12,50 +12,42 @@ from analysis.stats.pairing import paired
 from analysis.stats.significance import of_seeds
 from analysis.text.captions import caption, interval_words, percent, signed_interval
 from analysis.text.labels import in_order, model_name, ordered_curves, task_name
-from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, better, difference_units, is_loss, margin, notes
+from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, difference_units, is_loss, measure_of, notes
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 OF_SUMMARY = ("mean", "low", "high", "p", "within", "margin", "scope", "verdict")  # of an estimate
 UNDEFINED = "undefined"  # in the place of a number that no seed has
 
 
-@table(
-    "quality",
-    about="Quality of each criterion at each ratio: mean over draws and its interval.",
-    needs="any rows",
-    per=OF_TASK,
-)
-def quality_table(rows: pd.DataFrame) -> Table:
-    """Returns quality in percent; the metric is named in the caption."""
-    metric = ", ".join(sorted(rows["metric"].unique()))
-    return _measure(rows, "quality", f"Quality (%, {metric})")
+def _measure_table(rows: pd.DataFrame, measure: str) -> Table:
+    """Returns a measure of each curve and ratio in its unit; what it is stands in the caption."""
+    title = {
+        "quality": f"Quality (%, {', '.join(sorted(rows['metric'].unique()))})",
+        "stability": "Stability (%, agreement with the unpruned model)",
+    }.get(measure, "")
+    if is_loss(measure):
+        check_measured(rows, measure)
+        label = axis_label(measure, rows)
+        title = f"{label[0].upper()}{label[1:]}; lower is better"
+    points = in_order(summarise(rows, measure, ["curve", "ratio"]), rows, ["curve", "ratio"])
+    seeds, digits = rows["seed"].nunique(), MEASURE_OF[measure].digits
+    texts = [_text(Interval(*point), seeds, digits) for point in points[[*Interval._fields]].itertuples(index=False)]
+    wide = points.assign(text=texts).pivot(index="curve", columns="ratio", values="text")
+    wide = wide.reindex(ordered_curves(rows)).fillna("")
+    wide.columns = [percent(ratio) for ratio in wide.columns]
+    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(rows)}")
 
 
-@table(
-    "stability",
-    about="Stability of each criterion at each ratio: mean over draws and its interval.",
-    needs="any rows",
-    per=OF_TASK,
-)
-def stability_table(rows: pd.DataFrame) -> Table:
-    """Returns stability in percent: agreement with the unpruned model."""
-    return _measure(rows, "stability", "Stability (%, agreement with the unpruned model)")
-
-
-def _loss_table(rows: pd.DataFrame, measure: str) -> Table:
-    """Returns a loss, in its unit; less is better."""
-    check_measured(rows, measure)
-    title = axis_label(measure, rows)
-    return _measure(rows, measure, f"{title[0].upper()}{title[1:]}; lower is better", MEASURE_OF[measure].digits)
-
-
-for _name in filter(is_loss, MEASURE_OF):
+quality_table, stability_table, *_ = (
     table(
-        _name,
-        about=f"Mean {MEASURE_OF[_name].words} of each criterion at each ratio: mean over draws and its interval.",
-        needs=f"rows with a {MEASURE_OF[_name].words}",
+        name,
+        about=f"{'mean ' * is_loss(name)}{MEASURE_OF[name].words}".capitalize()
+        + " of each criterion at each ratio: mean over draws and its interval.",
+        needs=f"rows with a {MEASURE_OF[name].words}" if is_loss(name) else "any rows",
         per=OF_TASK,
-    )(partial(_loss_table, measure=_name))
+    )(partial(_measure_table, measure=name))
+    for name in (*IN_PERCENT, *filter(is_loss, MEASURE_OF))
+)
 
 
 @table(
@@ -129,16 +121,6 @@ def _seeds_note(rows: pd.DataFrame) -> str:
     return f"Brackets: {interval_words(rows)}." if rows["seed"].nunique() > 1 else "One seed: no intervals."
 
 
-def _measure(rows: pd.DataFrame, column: str, title: str, digits: int = 2) -> Table:
-    points = in_order(summarise(rows, column, ["curve", "ratio"]), rows, ["curve", "ratio"])
-    seeds = rows["seed"].nunique()
-    texts = [_text(Interval(*point), seeds, digits) for point in points[[*Interval._fields]].itertuples(index=False)]
-    wide = points.assign(text=texts).pivot(index="curve", columns="ratio", values="text")
-    wide = wide.reindex(ordered_curves(rows)).fillna("")
-    wide.columns = [percent(ratio) for ratio in wide.columns]
-    return Table(wide.reset_index(names="criterion"), points, f"{title}: {caption(rows)}. {_seeds_note(rows)}")
-
-
 def _text(point: Interval, seeds: int, digits: int) -> str:
     """`mean [low, high]`, or that it is undefined, and n where some seeds are undefined or missing."""
     if point.n == 0:
@@ -150,7 +132,8 @@ def _text(point: Interval, seeds: int, digits: int) -> str:
 def _line(line: dict[str, object], group: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:
     line["seeds"] = len(group)
     for measure in measures:
-        sample = of_seeds(group[f"{measure}_gain"].to_numpy(), better(measure), margin(measure))
+        known = measure_of(measure)
+        sample = of_seeds(group[f"{measure}_gain"].to_numpy(), known.better, known.margin)
         line |= {f"{measure}_{name}": value for name, value in sample.estimate().items() if name in OF_SUMMARY}
         line[f"{measure}_n"] = sample.known_seeds
         line[f"{measure}_verdict"] = line[f"{measure}_verdict"] or UNDEFINED

@@ -8,6 +8,7 @@ from analysis.registry import Table, table
 from analysis.stats.significance import DRAWS
 from analysis.stats.signs import LEAST, PREDICTORS, SETTINGS, predictors, rank_correlations, sign_gains
 from analysis.tables.beside import side_by_side, signed
+from analysis.tables.sizes import INTERVALS
 from analysis.text.captions import caption, number, percent
 from analysis.text.labels import model_name, task_name
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
@@ -38,10 +39,9 @@ def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     shown = shown[[*keys, *(MEASURE_OF[measure].words for measure in measures), *PREDICTORS.values()]]
     text = (
         f"The paper's sign of the entropy term (focused heads stay) minus the turned one, in "
-        f"{difference_units(measures, rows)}: {caption(rows)}. Brackets: 95 % interval over draws and "
-        f"evaluation examples, not corrected for their number; of fewer than five draws their range. The last "
-        f"lines, of {LEAST} models and tasks or more: Spearman rank correlation over them of each statistic of the "
-        "heads with the difference. It is found and tested on the same few cells, so it is a lead and no proof."
+        f"{difference_units(measures, rows)}: {caption(rows)}. {INTERVALS}. The last lines, of {LEAST} models and "
+        "tasks or more: Spearman rank correlation over them of each statistic of the heads with the difference. It is "
+        "found and tested on the same few cells, so it is a lead and no proof."
     )
     return Table(shown, gains.merge(known, on=SETTINGS, how="left"), text + notes(measures, rows))
 
@@ -51,7 +51,7 @@ def _correlations(gains: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (curve, ratio, measure), part in gains.groupby(["criterion", "ratio", "measure"], sort=False):
         if found := rank_correlations(part, known):
-            key = {"model": f"over {len(part)}", "task": f"by {MEASURE_OF[measure].words}", "criterion": curve}
+            key = {"model": f"over {found['settings']}", "task": f"by {MEASURE_OF[measure].words}", "criterion": curve}
             numbers = {words: number(found[name], "+.2f") for name, words in PREDICTORS.items()}
             lines.append({**key, "removed": percent(ratio), **numbers})
     return pd.DataFrame(lines)

@@ -6,7 +6,14 @@ import pandas as pd
 
 from analysis.registry import Table, table
 from analysis.stats.significance import DRAWS, MEAN
-from analysis.stats.sizes import SIZE, agreement_of_draws, chosen_on_other_tasks, differences_by_size, gains_of_sizes
+from analysis.stats.sizes import (
+    SIZE,
+    agreement_of_draws,
+    chosen_on_other_tasks,
+    differences_by_size,
+    gains_of_sizes,
+    means_by_size,
+)
 from analysis.tables.beside import side_by_side, signed, tasks_and_means
 from analysis.text.captions import caption, number, percent
 from analysis.text.labels import in_order, ordered_curves, without_word
@@ -29,9 +36,7 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     measures = measured(rows, measures)
     data = differences_by_size(gains_of_sizes(rows, draws), measures)
     agreement = agreement_of_draws(rows)
-    several = data["task"].nunique() > 1
-    means = data[data["task"] == MEAN] if several else data
-    lines = pd.concat([agreement, means]).rename(columns={"criterion": "curve"})
+    lines = pd.concat([agreement, means_by_size(data)]).rename(columns={"criterion": "curve"})
     named = in_order(lines.assign(task=MEAN), without_word(rows, SIZE), ["curve", SIZE])
     named = named.rename(columns={"curve": "criterion", SIZE: "examples"})
 
@@ -42,7 +47,8 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
 
     shown = side_by_side(named, ["criterion", "examples"], cells)
     text = (
-        f"HIES minus HIS of the same calibration examples in {difference_units(measures, rows)}, mean over tasks: "
+        f"HIES minus HIS of the same calibration examples in {difference_units(measures, rows)}, mean over tasks, "
+        f"absent where one has no number: "
         f"{caption(rows)}. {INTERVALS}. Draws agree: mean Jaccard overlap of the heads that two draws remove."
     )
     return Table(shown, data.merge(agreement, how="outer"), text + notes(measures, rows))

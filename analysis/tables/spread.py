@@ -10,11 +10,10 @@ from analysis import paper
 from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
-from analysis.stats.pairing import one_calibration_size
+from analysis.stats.pairing import his_and_usual_hies, one_calibration_size
 from analysis.tables import beside
 from analysis.tables.beside import AVERAGE, BERT, BLANK_NOTE, LLAMA, ONE_SIZE, OURS, PAPER, Printed, printed_of
 from analysis.tables.measures import UNDEFINED
-from analysis.text import choice
 from analysis.text.captions import caption, number, percent
 from analysis.text.labels import (
     LANGUAGE_NAMES,
@@ -106,25 +105,10 @@ def _of(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
 def _his_and_hies(rows: pd.DataFrame, printed: Printed) -> pd.DataFrame:
     """The rows of HIS and the usual HIES at the paper's ratios, with `percent`: quality, but of STS-B 100 r."""
     rows = beside.at_ratios(rows, printed.numbers["ratio"].unique(), printed.tasks)
-    rows = pd.concat([rows[rows["criterion"] == "his"], _usual_hies(rows)])
+    rows = his_and_usual_hies(rows)
     if set(rows["criterion"]) != set(SIDES):
         raise Unavailable(f"it takes rows of his and of hies on {printed.kind}, at the paper's ratios")
-    keys = ["criterion", "task", "ratio", "calibration_size", "seed"]
-    if rows.duplicated(keys).any():
-        raise Unavailable(f"it cannot choose between several curves: {', '.join(sorted(rows['curve'].unique()))}")
     return rows.assign(percent=np.where(rows["metric"] == "pearson", 100 * rows["value"], rows["quality"]))
-
-
-def _usual_hies(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of HIES with the usual alpha: chosen per ratio, else per task, else auto, else a number.
-
-    HIES of another importance than HIS is left out where there is one of HIS.
-    """
-    usual = choice.usual_run(rows, "hies")
-    if usual.empty:
-        return usual
-    same = choice.of_his(rows) == choice.of_his(usual).iloc[0]
-    return rows[(rows["criterion"] == "hies") & same & (rows["alpha"] == usual["alpha"].iloc[0])]
 
 
 def _deviations(values: pd.DataFrame, printed: Printed, lost: Collection[str] = ()) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.stats.intervals import LEAST_DRAWS
-from analysis.text.labels import SETTING, model_name, ordered_curves, ordered_tasks, task_name
+from analysis.text.labels import SETTING, listed_tasks, model_name, ordered_curves, task_name
 
 
 def percent(ratio: Any) -> str:
@@ -33,12 +33,11 @@ def signed_interval(estimate: Mapping[Any, Any], digits: int = 2) -> str:
 
 def caption(rows: pd.DataFrame) -> str:
     """Returns model, task, examples, seeds and calibration size of these rows, and whether jobs are missing."""
-    tasks = [task_name(task) for task in ordered_tasks(rows["task"])]
-    seeds, counts = rows["seed"].nunique(), rows["examples"]
-    several = len(tasks) > 1 and counts.nunique() > 1
+    tasks, seeds, counts = rows["task"].nunique(), rows["seed"].nunique(), rows["examples"]
+    several = tasks > 1 and counts.nunique() > 1
     parts = [
         f"model {_listed(rows['model'].map(model_name))}",
-        f"task{'s' * (len(tasks) > 1)} {', '.join(tasks)}",
+        f"task{'s' * (tasks > 1)} {listed_tasks(rows['task'])}",
         f"{counts.min()} to {counts.max()} examples a task" if several else f"{_listed(counts)} examples",
         f"{seeds} seed{'s' * (seeds > 1)} ({_listed(rows['seed'])})",
         f"calibration size {_listed(rows['calibration_size'])}",
@@ -49,22 +48,24 @@ def caption(rows: pd.DataFrame) -> str:
 
 def interval_words(rows: pd.DataFrame) -> str:
     """Returns what a band or brackets around a mean over the seeds of these rows are."""
-    seeds = rows["seed"].nunique()
-    return "95 % t interval over draws" if seeds >= LEAST_DRAWS else f"range of {seeds} draws"
+    counts = rows.groupby([*SETTING, "curve"])["seed"].nunique()
+    if counts.max() < LEAST_DRAWS:
+        return f"range of {counts.max()} draws"
+    some = ", of fewer than five draws their range" if counts.between(2, LEAST_DRAWS - 1).any() else ""
+    return f"95 % t interval over draws{some}"
 
 
 def lost_tasks(rows: pd.DataFrame, shown: Collection[str], lack: str) -> str:
     """Returns a sentence that names the tasks of `rows` that are not shown, and what they `lack`; empty without any."""
-    names = [task_name(task) for task in ordered_tasks(rows["task"]) if task not in set(shown)]
-    return f" Not drawn, since they have {lack}: {', '.join(names)}." if names else ""
+    lost = set(rows["task"]) - set(shown)
+    return f" Not drawn, since they have {lack}: {listed_tasks(lost)}." if lost else ""
 
 
 def absent_tasks(rows: pd.DataFrame, of: Collection[str] | None = None) -> str:
     """Returns a sentence that names the declared tasks (`of` these) that have no rows yet; empty without any."""
     absent = {task for text in rows["tasks_without_rows"].unique() for task in text.split(",") if task}
-    kept = [task for task in absent if of is None or task in of]
-    names = [task_name(task) for task in ordered_tasks(pd.Series(kept, dtype=object))]
-    return f" No rows yet: {', '.join(names)}." if names else ""
+    kept = absent if of is None else absent & set(of)
+    return f" No rows yet: {listed_tasks(kept)}." if kept else ""
 
 
 def heading(rows: pd.DataFrame) -> str:

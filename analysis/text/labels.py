@@ -125,10 +125,15 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
-def ordered_tasks(tasks: pd.Series) -> list[str]:
+def ordered_tasks(tasks: Iterable[str]) -> list[str]:
     """Returns the different tasks, those of the paper first and in its order."""
     order = list(TASK_NAMES)
-    return sorted(tasks.unique(), key=lambda task: (order.index(task) if task in order else len(order), task))
+    return sorted(set(tasks), key=lambda task: (order.index(task) if task in order else len(order), task))
+
+
+def listed_tasks(tasks: Iterable[str]) -> str:
+    """Returns the different tasks as people write them, in order: A, B, C."""
+    return ", ".join(map(task_name, ordered_tasks(tasks)))
 
 
 def named_tasks(tasks: Iterable[str]) -> str:

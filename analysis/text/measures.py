@@ -7,7 +7,7 @@ from math import nan
 import pandas as pd
 
 from analysis.data.chance import at_chance
-from analysis.text.labels import named_tasks, ordered_tasks, task_name
+from analysis.text.labels import listed_tasks, named_tasks, ordered_tasks
 from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
@@ -74,24 +74,14 @@ def measured(rows: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
     return tuple(measure for measure in measures if pruned[measure].notna().any())
 
 
+def measure_of(column: str) -> Measure:
+    """Returns a measure; any other column is one of which more is better."""
+    return MEASURE_OF.get(column, Measure(column))
+
+
 def is_loss(measure: str) -> bool:
     """Returns whether less of a measure is better."""
-    return measure in MEASURE_OF and MEASURE_OF[measure].better < 0
-
-
-def better(measure: str) -> int:
-    """Returns which sign of a difference in a measure is the better one; of any other column 1."""
-    return -1 if is_loss(measure) else 1
-
-
-def margin(measure: str) -> float:
-    """Returns the difference in a measure below which two curves count as equal; NaN where there is none."""
-    return MEASURE_OF[measure].margin if measure in MEASURE_OF else nan
-
-
-def digits(measure: str) -> int:
-    """Returns how many digits a number of a measure has after the point; of any other column two."""
-    return MEASURE_OF[measure].digits if measure in MEASURE_OF else 2
+    return measure_of(measure).better < 0
 
 
 def unit(measure: str, metric: str) -> str:
@@ -133,8 +123,8 @@ def chance_note(measures: Sequence[str], rows: pd.DataFrame) -> str:
     text = ""
     for measure in measures:
         if lost := at_chance(rows, measure):
-            names = ", ".join(task_name(task) for task in ordered_tasks(pd.Series(lost)))
-            text += f" Unpruned no better than a guess, and no part of means of {MEASURE_OF[measure].words}: {names}."
+            words = MEASURE_OF[measure].words
+            text += f" Unpruned no better than a guess, and no part of means of {words}: {listed_tasks(lost)}."
     return text
 
 

@@ -1,0 +1,197 @@
+"""What is unlike is not averaged: other forms, ratios, draws, units, tasks, models, examples are refused or named."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from analysis_runs import ALPHA, HIES, RATIOS, TUNED, answers_right_in, hies, right_in, write_run
+
+from analysis import load
+from analysis.errors import Unavailable
+from analysis.figures.alphas import draw_figure12
+from analysis.figures.by_size import draw_by_size
+from analysis.figures.methods import draw_methods
+from analysis.findings import HIS, PER_RATIO, Difference, SameHeads
+from analysis.stats.chosen import chosen_again
+from analysis.stats.significance import Gain
+from analysis.stats.signs import PREDICTORS, SETTINGS, layer_statistics, rank_correlations
+from analysis.stats.sizes import chosen_on_other_tasks
+from analysis.stats.variants import compare
+from analysis.tables.differences import claims_table
+from analysis.tables.findings import findings
+from analysis.tables.sizes import sizes_table
+from analysis.text.captions import interval_words
+
+CHOSEN = {**TUNED, "alpha_used": 0.9}
+
+
+def test_forms_of_his_are_no_draws_of_one_line(tmp_path: Path) -> None:
+    for size in (8, 32):
+        for form in ({}, {"reduction": "batch"}):
+            write_run(tmp_path / "exp", "his", calibration_size=size, **form)
+        write_run(tmp_path / "exp", "hies", calibration_size=size, alpha=0.5)
+    with pytest.raises(Unavailable, match="cannot choose between several curves"):
+        draw_by_size(load(tmp_path))
+
+
+def test_rows_without_the_normalized_quality_of_their_task_have_none(tmp_path: Path) -> None:
+    write_run(tmp_path / "exp", "his", 0, task="hellaswag", quality_norm=50)
+    write_run(tmp_path / "exp", "his", 1, task="hellaswag")
+    write_run(tmp_path / "exp", "his", 0, task="winogrande")  # which knows no other quality
+    found = load(tmp_path).groupby(["task", "seed"])["quality_norm"].agg(list).to_dict()
+    assert found["hellaswag", 0] == [50, 50] and found["winogrande", 0] == [90, 80]
+    assert np.isnan(found["hellaswag", 1]).all()
+
+
+def test_alpha_is_chosen_again_on_the_same_ratios_draws_and_examples_alone(tmp_path: Path) -> None:
+    right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, task="rte")
+    right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task="rte", alpha=0.9)
+    right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task="rte", alpha=0.5, seeds=2)
+    rows = load(tmp_path)
+    of_hies, of_his = rows[rows["criterion"] == "hies"], rows[rows["criterion"] == "his"]
+    assert set(chosen_again(of_hies, of_his, (0.3,), 5)) == {"rte"}  # on two seeds
+    assert chosen_again(of_hies, of_his.assign(checkpoint="other"), (0.3,), 5) == {}
+    with pytest.raises(Unavailable, match=r"no predictions at the ratio 0\.4"):
+        chosen_again(of_hies, of_his, (0.3, 0.4), 5)
+    with pytest.raises(Unavailable, match="no seed in common"):
+        chosen_again(of_hies[(of_hies["alpha"] == 0.5) | (of_hies["seed"] > 1)], of_his, (0.3,), 5)
+    for path in set(of_his["path"]):
+        arrays = dict(np.load(Path(path).with_suffix(".npz")))
+        np.savez(Path(path).with_suffix(".npz"), **{**arrays, "labels": 1 - arrays["labels"]})
+    with pytest.raises(Unavailable, match="other examples"):
+        chosen_again(of_hies, of_his, (0.3,), 5)
+
+
+def test_findings_are_of_one_model_and_of_all_their_ratios(tmp_path: Path) -> None:
+    right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6)
+    right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, **CHOSEN)
+    gain, other = (
+        Difference(f"{ratios}", "", "exp", PER_RATIO, HIS, "quality", ratios, "claims")
+        for ratios in ((0.3, 0.5), (0.3, 0.4))
+    )
+    same = SameHeads("same", "", "exp", PER_RATIO, HIS, (0.3, 0.4))
+    assert findings(load(tmp_path), 5, (gain, other, same))["key"].tolist() == [gain.key]
+    for seed in range(5):
+        labels, answers = answers_right_in((0.9, 0.8, 0.7, 0.6), seed=seed)
+        for criterion, knobs in (("his", {}), ("hies", CHOSEN)):
+            options = {"ratios": RATIOS, "arrays": {"predictions": answers, "labels": labels}, "checkpoint": "other"}
+            write_run(tmp_path / "exp", criterion, seed, (50.0,) * 4, model="large", **options, **knobs)
+    with pytest.raises(Unavailable, match=r"several runs of .* for one seed"):
+        findings(load(tmp_path), 5, (gain,))
+
+
+def test_a_mean_over_tasks_is_over_the_ratios_that_all_have(tmp_path: Path) -> None:
+    for task, ratios in (("cola", 3), ("sst2", 4)):
+        right_in(tmp_path, "his", *(0.9, 0.8, 0.7, 0.3)[:ratios], task=task)
+        right_in(tmp_path, "hies", *(0.9, 0.8, 0.8, 0.6)[:ratios], task=task, **CHOSEN)
+    lines = claims_table(load(tmp_path), draws=5).data.query("claim.str.startswith('1')").set_index("task")
+    assert lines["ratios"].to_dict() == {"sst2": "0.3 0.5", "cola": "0.3", "mean": "0.3"}
+    assert lines["mean"].to_dict() == pytest.approx({"sst2": 20, "cola": 10, "mean": 10})
+
+
+def test_a_mean_of_a_claim_says_of_how_many_tasks_it_is(tmp_path: Path) -> None:
+    for task in ("piqa", "other", "toy"):  # rows say 50 % of 50 examples, which only for piqa is chance
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, task=task)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, task=task, **CHOSEN)
+    table = claims_table(load(tmp_path), draws=5)
+    assert "holds 0 (means over fewer than five tasks have none);" in table.caption
+    shown = table.shown.set_index("task")
+    claims = [column[0] for column in shown if column != "criterion"]
+    of_two, of_three = (shown.loc[f"mean of {count} tasks"].drop("criterion") != "" for count in (2, 3))
+    assert [claim for claim, there in zip(claims, of_two, strict=True) if there] == ["1", "3"]
+    assert [claim for claim, there in zip(claims, of_three, strict=True) if there] == ["2", "4"]
+
+
+def test_a_calibration_draw_without_a_number_is_told(tmp_path: Path) -> None:
+    for seed in range(6):
+        labels, answers = answers_right_in((0.9, 0.8, 0.7, 0.6), seed=seed)
+        for criterion, knobs in (("his", {}), ("hies", CHOSEN)):
+            scores = np.where([[seed > 0 or criterion == "his"]], answers, 1.0)
+            arrays = {"predictions": scores.astype(float), "labels": labels.astype(float)}
+            options = {"ratios": RATIOS, "task": "stsb", "metric": "pearson", "arrays": arrays}
+            write_run(tmp_path / "exp", criterion, seed, (50.0,) * 4, **options, **knobs)
+    text = claims_table(load(tmp_path), draws=5).caption
+    assert "Calibration draws left out because the metric is undefined (constant predictions): STS-B up to 1." in text
+    assert "up to 0" not in text
+
+
+def test_forms_are_compared_with_those_of_the_same_importance(tmp_path: Path) -> None:
+    right_in(tmp_path, "his", 0.9, 0.8, seeds=1)
+    labels, answers = answers_right_in((0.9, 0.8))
+    for form in ({}, {"importance": "output_norm"}, {"normalize": "rank"}):
+        arrays = {"predictions": answers, "labels": labels}
+        write_run(tmp_path / "exp", "hies", ratios=RATIOS[:2], arrays=arrays, **{**CHOSEN, **form})
+    data = compare(load(tmp_path), 5, ["quality"])
+    assert set(data[data["criterion"].str.contains("rank")]["against"]) == {"HIS", HIES}
+
+
+def test_losses_of_other_units_have_no_part_in_a_choice(tmp_path: Path) -> None:
+    def gain(task: str, curve: str, unit: str) -> Gain:
+        none = np.zeros((5, 1))
+        return Gain(task, curve, "HIS", "loss", unit, np.array([0.5]), none, none - 9, np.full((3, 5, 1), -9.0))
+
+    of_stsb = [gain("stsb", curve, "squared error") for curve in "AB"]
+    of_cola = [gain("cola", curve, "nats") for curve in "AB"]
+    with pytest.raises(Unavailable, match="the same two tasks"):
+        chosen_on_other_tasks({8: of_cola + of_stsb, 32: of_stsb}, ["A", "B"], ["loss"])
+
+
+def test_a_curve_of_one_draw_does_not_end_the_table_of_sizes(tmp_path: Path) -> None:
+    for size in (8, 32):
+        for seed in range(3):
+            labels, answers = answers_right_in((0.9, 0.8, 0.7, 0.6), seed=seed)
+            runs = (("his", {}), ("hies", {"alpha": 0.9}), *([("random", {})] if not seed else []))
+            for criterion, knobs in runs:
+                options = {"ratios": RATIOS, "arrays": {"predictions": answers, "labels": labels}}
+                write_run(tmp_path / "exp", criterion, seed, (50.0,) * 4, calibration_size=size, **options, **knobs)
+    shown = sizes_table(load(tmp_path), draws=5).shown
+    assert shown["criterion"].tolist() == [f"HIES ({ALPHA} = 0.9)"] * 2 + ["HIS"] * 2
+
+
+def test_statistics_of_heads_are_of_the_usual_his(tmp_path: Path) -> None:
+    write_run(tmp_path / "exp", "his")
+    one = layer_statistics(load(tmp_path))
+    write_run(tmp_path / "exp", "his", reduction="batch", arrays={"ae": np.array([5.0, 4, 3, 2, 9])})
+    pd.testing.assert_frame_equal(layer_statistics(load(tmp_path)), one)
+
+
+def test_a_rank_correlation_says_over_how_many_settings_it_is() -> None:
+    gains = pd.DataFrame({"model": "m", "task": [*"abcdefgh"], "unit": ["squared error"] + ["nats"] * 7,
+                          "mean": [*range(7), np.nan]})  # fmt: skip
+    known = pd.DataFrame({**gains[SETTINGS], **{name: range(8) for name in PREDICTORS}})
+    assert rank_correlations(gains, known)["settings"] == 6
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ({"his": range(5), "ae": range(1)}, "95 % t interval over draws"),
+        ({"his": range(5), "ae": range(3)}, "95 % t interval over draws, of fewer than five draws their range"),
+        ({"his": range(3), "ae": range(3, 5)}, "range of 3 draws"),
+    ],
+)
+def test_a_band_is_what_the_caption_says_of_every_curve(tmp_path: Path, seeds: dict, words: str) -> None:
+    for criterion, several in seeds.items():
+        for seed in several:
+            write_run(tmp_path / "exp", criterion, seed)
+    assert interval_words(load(tmp_path)) == words
+
+
+def test_alphas_without_a_ratio_in_common_are_not_ranked(tmp_path: Path) -> None:
+    for alpha in (0.2, 0.4, 0.6):
+        hies(tmp_path / "exp", alpha, ratios=(0.0, alpha))
+    with pytest.raises(Unavailable, match="no ratio in common"):
+        draw_figure12(load(tmp_path))
+
+
+def test_quality_and_flops_are_means_over_the_same_tasks(tmp_path: Path) -> None:
+    for task, quality, flops in (("hellaswag", 26, 10), ("arc_easy", 60, 20)):  # HellaSwag is at chance
+        for criterion in ("his", "ae"):
+            path = write_run(tmp_path / "exp", criterion, 0, (quality, 20), task=task, examples=100, flops=20)
+            first, second = path.read_text().splitlines()
+            pruned = second.replace('"flops": 20', f'"flops": {flops}')
+            path.write_text(f"{first}\n{pruned}\n")
+    panels = draw_methods(load(tmp_path))
+    assert panels[1].get_lines()[0].get_xdata().tolist() == [100, 100]  # of ARC-e
+    assert panels[3].get_lines()[0].get_xdata().tolist() == [100, 75]  # of both
