@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from hies.errors import HiesError
-from hies.heads.attention import evaluating
+from hies.heads.attention import evaluating, uncached
 from hies.heads.forwards import intercepted
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
@@ -65,10 +65,15 @@ def own_loss(outputs: Any, batch: _Batch) -> Tensor:
 
 
 def answer(model: nn.Module, batch: _Batch, loss: Loss) -> Any:
-    """Returns what a model gives for a batch; raises HiesError for labels that its own loss cannot read."""
+    """Returns what a model gives for a batch, its configuration left as it was.
+
+    Raises:
+        HiesError: labels that its own loss cannot read.
+    """
     inputs = inputs_of(model, batch, loss)
     try:
-        return model(**inputs)
+        with uncached(model, batch), same_problem_type(model):
+            return model(**inputs)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         if loss is not own_loss or isinstance(error, HiesError):
             raise
@@ -217,5 +222,5 @@ def example_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> np
     """Returns the loss of every example of labelled batches, float64 [examples]."""
     examples, loss_of = with_loss(model, batches)
     with evaluating(model):
-        losses = [loss_of(model(**inputs_of(model, batch, loss_of)), batch) for batch in examples]
+        losses = [loss_of(answer(model, batch, loss_of), batch) for batch in examples]
     return torch.cat(losses).double().cpu().numpy()

@@ -305,6 +305,7 @@ def unlabelled_example(batch):
         ("llama", unlabelled_example, {}, "no labelled token"),
         ("bert", lambda b: {**b, "labels": torch.rand(3)}, {}, r"shape \(3,\) and torch.float32 do not fit"),
         ("bert", dict, {"need": ("his", "size")}, "need is 'size'; the statistics are his"),
+        ("bert", dict, {"need": ("his", 3)}, "need is 3; the statistics are his"),
         ("bert", dict, {"loss": lambda outputs, batch: outputs.logits.mean()}, r"shape \(\) for 3 examples"),
         ("bert", dict, {"loss": lambda outputs, batch: outputs.logits}, r"shape \(3, 3\) for 3 examples"),
     ],

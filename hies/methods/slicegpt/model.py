@@ -15,7 +15,7 @@ from hies.heads.pruned import PrunedHeads
 from hies.heads.weights import check_weights_are_here
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
-from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
+from hies.methods.slicegpt.calls import real_tokens, record, run
 from hies.methods.slicegpt.family import CannotSliceError, Family
 from hies.methods.slicegpt.llama import Llama
 
@@ -103,7 +103,6 @@ def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
 
 def _answers(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Returns the model's outputs, at real tokens where it has one for each token; float32 or better."""
-    inputs = unlabelled(batch)
-    answers: Tensor = model(**inputs)[0]
-    answers = answers[real_tokens(inputs, answers)] if answers.dim() == 3 else answers
+    answers: Tensor = run(model, batch)[0]
+    answers = answers[real_tokens(batch, answers)] if answers.dim() == 3 else answers
     return answers.to(torch.promote_types(answers.dtype, torch.float32))
