@@ -1,6 +1,5 @@
 """A model brought to a task: its weights, its checkpoint (fine-tuned here once if missing), processor and answers."""
 
-import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,10 +76,7 @@ class TaskModel:
         """Returns the digest of the examples that were read first under a name: of these, if there were none."""
         # Beside the folders of the cache, so that none of them is emptied of what it belongs to.
         path = self.cache_dir / f"examples-{safe_filename(self.task.name)}-{name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), path.open("x") as file:
-            file.write(content)
-        return path.read_text()
+        return cached(path, lambda: content, lambda file, text: file.write_text(text), Path.read_text)
 
     @property
     def _before(self) -> list["TaskModel"]:
@@ -200,11 +196,15 @@ class TaskModel:
         """Returns examples with what the model itself answers as labels.
 
         Raises:
-            ParameterError: it writes its answers, so that its loss is that of a text that it did not write.
+            ParameterError: it writes its answers, so that its loss is that of a text that it did not write; or it has
+                nothing to choose among, so that its answers are the labels of the data.
         """
         answers = self._ask(self.network, self._prepare(self._in_order_of_outputs(examples)))
         if "losses" not in answers:
             expected = f"the answers to task={self.task.name} are written and have no loss; use data"
+            raise ParameterError("labels", "model", expected)
+        if self.task.chance(examples) == 0:
+            expected = f"the examples of task={self.task.name} have one option each; use data"
             raise ParameterError("labels", "model", expected)
         return replace(examples, labels=self._in_order_of_labels(answers)["predictions"])
 

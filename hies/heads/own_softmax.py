@@ -25,6 +25,7 @@ from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import copied, harmless, is_written, remember
 from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
+from hies.precision import chance_kept
 
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
 TORCH_ATTENTION = inspect.signature(F.multi_head_attention_forward)
@@ -183,7 +184,7 @@ def _rehearsed(
     run = _Run(module, handle, follows=True)
     watch, _current.watch = _current.watch, None
     try:
-        with torch.random.fork_rng():  # dropout draws the same numbers as it would have
+        with chance_kept():  # dropout draws the same numbers as it would have
             result = _run(run, forward, (), {})
     finally:
         _current.watch = watch

@@ -15,6 +15,7 @@ from transformers import Cache
 from hies.errors import HiesError
 from hies.heads.attention import evaluating, uncached
 from hies.heads.forwards import intercepted
+from hies.precision import chance_kept
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
     LOSS_REMEDY,
@@ -109,7 +110,7 @@ def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Runs a model without gradients inside the block and leaves it, and chance, as they were."""
-    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices=[]), same_problem_type(model):
+    with torch.no_grad(), evaluating(model), chance_kept(), same_problem_type(model):
         yield
 
 
