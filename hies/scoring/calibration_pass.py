@@ -110,6 +110,8 @@ def _check(batches: Any, need: Collection[str]) -> None:
     check_batches(batches)
     if isinstance(need, str):
         raise HiesError(f"need is the string {need!r}; give a tuple of names, such as ({need!r},).")
+    if not isinstance(need, Collection):
+        raise ParameterError("need", need, "give names of statistics, such as ('his', 'ae')")
     known = (*OF_THE_PASS, *METHOD_STATISTICS)
     if unknown := [name for name in need if name not in known and not str(name).startswith(ENTROPY_PREFIX)]:
         raise ParameterError("need", unknown[0], f"the statistics are {', '.join(known)}")
