@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hies.errors import UnsupportedModelError, brief
-from hies.heads.calls import Call, SoftmaxCall, describe
+from hies.heads.calls import Call, SoftmaxCall, describe, first_count
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import copied, harmless, is_written, remember
@@ -55,14 +55,7 @@ def computes_attention(module: nn.Module) -> bool:
     own = not SEEN.isdisjoint(names) or any(
         isinstance(child, nn.Softmax) for child in vars(module)["_modules"].values()
     )
-    return own and heads_of(module) is not None
-
-
-def heads_of(module: nn.Module) -> int | None:
-    """Returns the number of heads that a module says it has."""
-    counts = (getattr(module, name, None) for name in HEAD_COUNTS)
-    whole = (int(count) for count in counts if isinstance(count, int) and not isinstance(count, bool))
-    return next((count for count in whole if count > 0), None)
+    return own and first_count(module, HEAD_COUNTS) is not None
 
 
 def why_not_seen(module: nn.Module) -> str:
@@ -166,7 +159,7 @@ def _tried(module: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
     if any(bool(end.any()) for end in ends):
         return "it hands on more than the output of its heads", EVER
     *_, of_one = _rehearsed(module, forward, _without_first)
-    if not all(_has_columns_at_zero(end, heads_of(module) or 1) for end in of_one):
+    if not all(_has_columns_at_zero(end, first_count(module, HEAD_COUNTS) or 1) for end in of_one):
         return "its heads do not lie side by side in what is projected", EVER
     return "", MORE_ROWS if run.in_one_axis and calls[0].rows == 1 else EVER  # one row tells nothing of the order
 
@@ -234,7 +227,7 @@ class _Run:
         self.projected: list[Tensor] = []
         self.in_one_axis = False
         self._handle = handle
-        self._heads = heads_of(module) or 0
+        self._heads = first_count(module, HEAD_COUNTS) or 0
         self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
 
     def see(self, function: Any, args: Any, kwargs: Any) -> Any:

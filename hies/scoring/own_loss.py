@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from hies.errors import HiesError
+from hies.errors import HiesError, first_line
 from hies.heads.attention import evaluating, uncached
 from hies.heads.forwards import intercepted
 from hies.precision import chance_kept
@@ -117,13 +117,12 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def same_problem_type(model: nn.Module) -> Iterator[None]:
     """Puts `problem_type` of all configs back after the block, since models write there what labels look like."""
-    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    configs = [config for config in configs if hasattr(config, "problem_type")]
-    before = [config.problem_type for config in configs]
+    configs = (getattr(module, "config", None) for module in model.modules())
+    before: Any = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
     try:
         yield
     finally:
-        for config, problem_type in zip(configs, before, strict=True):
+        for config, problem_type in before:
             config.problem_type = problem_type
 
 
@@ -143,7 +142,7 @@ def _first_answer(model: nn.Module, batch: _Batch, formula: DefaultLoss) -> tupl
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        cause = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        cause = f"{type(error).__name__}: {first_line(error)}"
         try:
             outputs = model(**_lent(inputs_of(model, batch, formula)))
         except Exception as again:

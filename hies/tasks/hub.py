@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hies.errors import HiesError, ParameterError, brief
-from hies.storage import digest
+from hies.storage import digest, sha256_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,11 +146,7 @@ def class_names(repository: str, split: str, column: str, data_root: Path | None
 @cache
 def split_identity(repository: str, split: str, data_root: Path | None) -> str:
     """Returns a digest of the files of a split: equal wherever they lie, different as soon as one value is."""
-    hashed = []
-    for path in split_files(repository, split, data_root):
-        with path.open("rb") as stream:
-            hashed.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return digest(hashed)
+    return digest([sha256_of(path) for path in split_files(repository, split, data_root)])
 
 
 @cache
