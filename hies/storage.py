@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cached(
-    path: Path, build: Callable[[], Built], write: Callable[[Path, Built], None], read: Callable[[Path], Read]
+    path: Path, build: Callable[[], Built], write: Callable[[Path, Built], Any], read: Callable[[Path], Read]
 ) -> Read:
     """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds.
 

@@ -83,11 +83,11 @@ def _rows(*arguments: Any) -> int:
 
 def without(heads: Sequence[int], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Returns what a module that was found to have these heads computes while their outputs are zero."""
+    return _run(_Run(module, lambda module, call, output: _silenced(heads, output)), module.forward, args, kwargs)
 
-    def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
-        return output.index_fill(2, torch.tensor(heads, device=output.device), 0)  # [rows, queries, heads, width]
 
-    return _run(_Run(module, silence), module.forward, args, kwargs)
+def _silenced(heads: Sequence[int], output: Tensor) -> Tensor:
+    return output.index_fill(2, torch.tensor(heads, device=output.device), 0)  # [rows, queries, heads, width]
 
 
 def unwatched(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -158,7 +158,7 @@ def _tried(module: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
         return "what becomes of the output of its heads is not seen", EVER
     if any(bool(end.any()) for end in ends):
         return "it hands on more than the output of its heads", EVER
-    *_, of_one = _rehearsed(module, forward, _without_first)
+    *_, of_one = _rehearsed(module, forward, partial(_silenced, [0]))
     if not all(_has_columns_at_zero(end, first_count(module, HEAD_COUNTS) or 1) for end in of_one):
         return "its heads do not lie side by side in what is projected", EVER
     return "", MORE_ROWS if run.in_one_axis and calls[0].rows == 1 else EVER  # one row tells nothing of the order
@@ -182,10 +182,6 @@ def _rehearsed(
     finally:
         _current.watch = watch
     return run, calls, [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
-
-
-def _without_first(output: Tensor) -> Tensor:
-    return output.index_fill(2, torch.zeros(1, dtype=torch.long, device=output.device), 0)
 
 
 def _has_columns_at_zero(tensor: Tensor, heads: int) -> bool:

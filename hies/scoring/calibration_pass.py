@@ -188,7 +188,7 @@ class StatisticsCollector:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
-            is_first = self._is_new(site, call)
+            is_first = site not in self._last or self._last[site]() is not call
             if is_first:  # weights in parts have several products
                 self._measure_entropies(site, call)
             if (self.wants_norm or self.wants_tokens) and not is_first:
@@ -198,9 +198,6 @@ class StatisticsCollector:
                 self._note("output_norm", site, call, equations.token_output_norm(output.detach()).transpose(1, 2))
         self._last[site] = ref(call)
         return self._gated(site, output) if self.wants_gradient else output
-
-    def _is_new(self, site: str, call: Call) -> bool:
-        return site not in self._last or self._last[site]() is not call
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] times a gate per example and head, or per token as well."""

@@ -91,7 +91,7 @@ def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
         HiesError: as `with_loss`.
     """
     formula = default_loss(model)
-    with unchanged(model):
+    with torch.no_grad(), evaluating(model), chance_kept(), same_problem_type(model):
         example, outputs, own = _first_answer(model, _labelled(model, batch), formula)
         if own is None:
             return _unchecked(model, formula, outputs, example)
@@ -108,17 +108,10 @@ def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
 
 
 @contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Runs a model without gradients inside the block and leaves it, and chance, as they were."""
-    with torch.no_grad(), evaluating(model), chance_kept(), same_problem_type(model):
-        yield
-
-
-@contextlib.contextmanager
 def same_problem_type(model: nn.Module) -> Iterator[None]:
     """Puts `problem_type` of all configs back after the block, since models write there what labels look like."""
-    configs = (getattr(module, "config", None) for module in model.modules())
-    before: Any = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
+    configs: Any = (getattr(module, "config", None) for module in model.modules())
+    before = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,16 +71,13 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
         raise HiesError(f"width is {width}; it must be from 1 to the {dense} dimensions of the model's residual.")
     if not batches:
         raise HiesError("There is no calibration example, and slicing looks at the hidden states of some.")
-    _check_rotation(model, {name: _few(values) for name, values in batches[0].items()})
+    has_rows = {name: isinstance(values, Tensor) and values.dim() for name, values in batches[0].items()}  # else a flag
+    few = {name: values[:CHECKED] if has_rows[name] else values for name, values in batches[0].items()}
+    _check_rotation(model, few)
     small = copy.deepcopy(model).eval()
     family = family_of(small)
     family.slice(record(small, family.first, family.attention, batches, principal(width, damping)))
     return small
-
-
-def _few(values: Any) -> Any:
-    """Returns the first examples of a tensor; flags such as `use_cache` as they are."""
-    return values[:CHECKED] if isinstance(values, Tensor) and values.dim() else values
 
 
 @torch.no_grad()
