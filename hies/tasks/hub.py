@@ -127,7 +127,7 @@ def read_split(
 
 def image_files(column: pd.Series, where: str) -> list[bytes]:
     """Returns the encoded files of a column of images; raises HiesError for a row of the split `where` without one."""
-    files = [image.get("bytes") if isinstance(image, dict) else None for image in column]
+    files = [image.get("bytes", b"") if isinstance(image, dict) else b"" for image in column]
     if (missing := next((row for row, file in enumerate(files) if not file), None)) is not None:
         raise HiesError(f"Row {missing} of {where} holds no image; give a whole copy.")
     return files
