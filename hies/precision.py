@@ -1,6 +1,7 @@
-"""The precision of matrix products, and the machine that it is fast or slow on."""
+"""The precision of matrix products, the machine that it is fast or slow on, and the chance of that machine."""
 
 import warnings
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,14 @@ def computing(precision: str, device: "torch.device") -> "torch.autocast":
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def chance_kept() -> AbstractContextManager[None]:
+    """Returns a context after which random numbers go on as before it, those of GPUs that are in use as well."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    return torch.random.fork_rng(devices=range(gpus))
 
 
 def has_bfloat16(device: "torch.device") -> bool:

@@ -56,6 +56,21 @@ def test_a_calibration_set_of_any_form_serves_every_method(method):
     assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
+def test_a_model_of_ones_own_takes_no_labels():
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = make("bert").eval()
+
+        def forward(self, input_ids, attention_mask):
+            return self.inside(input_ids, attention_mask)
+
+    model, batch = Logits(), make_batch("bert")
+    with HIS().pruned(model, Calibration([batch]), 1.0), torch.no_grad():
+        silent = model(batch["input_ids"], batch["attention_mask"]).logits
+    assert not torch.equal(silent, model(batch["input_ids"], batch["attention_mask"]).logits)
+
+
 def test_a_calibration_set_that_is_none():
     with pytest.raises(HiesError, match=r"single dict; give a list of them, such as \[batch\]"):
         Calibration(make_batch("bert"))

@@ -108,3 +108,18 @@ def test_a_process_that_plans_claims_no_gpu(monkeypatch, with_bfloat16):
     with_bfloat16(True)
     monkeypatch.setattr(job_module, "checked_device", lambda name: pytest.fail("claimed"))
     assert job_of(*DIGITS, "model.precision=auto").config.model.precision == "bfloat16"
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+def test_chance_is_kept_of_gpus_in_use_alone(monkeypatch, in_use):
+    states = {0: "first", 1: "second"}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
+    before = torch.get_rng_state()
+    with precision.chance_kept():
+        torch.rand(3)
+        states.update({0: "other", 1: "another"})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [*states.values()] == (["first", "second"] if in_use else ["other", "another"])

@@ -103,9 +103,7 @@ def measure(
         UnsupportedModelError: the heads of the model, or their weights, are not found, tied, offloaded or quantised.
         HiesError: fewer than one round or thread, or `small` was not made from `dense`.
     """
-    for name, value in (("rounds", rounds), ("threads", threads)):
-        if value < 1:
-            raise ParameterError(name, value, "it must be 1 or more")
+    _check_least(1, rounds=rounds, threads=threads)
     for model in (dense, small):
         check_weights_are_here(model, "measure")
     cut_out = _cut_out(dense, small)
@@ -148,6 +146,8 @@ def measure_speed(
             after each text, greedily and with a cache. They alone are counted, though reading the texts is in the time.
         rounds: that are counted, after two that warm up.
     """
+    _check_least(1, rounds=rounds)
+    _check_least(0, new_tokens=new_tokens)
     options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
     runs: list[Any] = [dense, small]
     if new_tokens:
@@ -157,6 +157,12 @@ def measure_speed(
         times = np.array(_timed(runs, batch, rounds))  # [models, rounds]
     speeds = texts * (new_tokens or length) / times
     return Speed(*map(Quartiles.of, (*speeds, speeds[1] / speeds[0])))
+
+
+def _check_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ParameterError(name, value, f"it must be {least} or more")
 
 
 def _cut_out(dense: nn.Module, small: nn.Module) -> Removed:

@@ -104,8 +104,10 @@ def summary(small: PreTrainedModel, batch: Mapping[str, Any] | None = None) -> S
             tokens, or one picture.
 
     Raises:
-        HiesError: no batch is known for such a model, or no heads are found.
+        HiesError: it is no model of transformers, no batch is known for such a model, or no heads are found.
     """
+    if not hasattr(small, "set_attn_implementation"):  # a wrapper hands on what it asks of the model inside
+        raise UnsupportedModelError(f"{type(small).__name__} is no model of transformers; give the one inside it.")
     check_weights_are_here(small, "hies.summary")
     inputs = _example(small) if batch is None else inputs_of(small, batch, default_loss(small))
     try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OWN = ("train", "selection", "words")
 LABELS = ("data", "model")
 TEXTS = ("text", "text_pair")  # the columns of a task of texts
+UNLABELLED = ("next_token",)  # metrics of tasks whose loss is that of the text itself
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class CalibrationSource:
                 raise ParameterError("examples", self.examples, "these are the task's own; use train")
         if self.labels == "model" and task.metric in SQUARED:
             expected = f"to its own scores a model of task={task.name} has no error, and so no gradient; use data"
+            raise ParameterError("labels", self.labels, expected)
+        if self.labels == "model" and task.metric in UNLABELLED:
+            expected = f"the loss of task={task.name} is that of the text itself, whatever a model answers; use data"
             raise ParameterError("labels", self.labels, expected)
 
     def pool(self, evaluator: "Evaluator") -> Split:

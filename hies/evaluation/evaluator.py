@@ -21,6 +21,7 @@ from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.checkpoints import TaskModel
 from hies.evaluation.evaluation import Evaluation, PassCounter
 from hies.evaluation.models import PRUNABLE
+from hies.evaluation.positions import positions_of
 from hies.heads.attention import Site, find_sites
 from hies.heads.masking import masked
 from hies.heads.sites import Removed
@@ -125,8 +126,9 @@ class Evaluator(TaskModel):
     def _longest_example(self) -> Batch:
         """Returns one example of full length, without its label."""
         if self.model.modality in ("text", "language"):
-            longest = getattr(self.network.config, "max_position_embeddings", None) or self.model.max_length
-            tokens = torch.zeros((1, min(self.model.max_length, longest)), dtype=torch.int64, device=self.device)
+            declared = getattr(self.network.config, "max_position_embeddings", None)
+            lengths = [self.model.max_length, positions_of(self.network), declared]
+            tokens = torch.zeros((1, min(filter(None, lengths))), dtype=torch.int64, device=self.device)
             return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
         example = self.encoded("report", 1).batch([0])
         return {name: value.to(self.device) for name, value in example.items() if name != "labels"}

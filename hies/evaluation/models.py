@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from hies.errors import HiesError, ParameterError
 from hies.evaluation.weights import GGUF, WEIGHTS, is_gguf
 from hies.precision import AUTO, PRECISIONS
-from hies.storage import safe_filename
+from hies.storage import safe_filename, sha256_of
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 from hies.training import Finetuning
@@ -221,5 +221,4 @@ def identity_of(source: str) -> str:
 @lru_cache(maxsize=1024)
 def _digest_of(file: Path, changed: int, size: int) -> bytes:
     """Returns the SHA-256 of a file, which every job of a sweep asks for; one that was written since is read anew."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+    return bytes.fromhex(sha256_of(file))

@@ -14,7 +14,7 @@ from hies.batch_size import is_out_of_memory
 from hies.errors import HiesError, ParameterError, first_line
 from hies.evaluation.models import Model, check_fit
 from hies.evaluation.weights import NOTE
-from hies.precision import machine
+from hies.precision import chance_kept, machine
 from hies.pruning.counts import settle_counts
 from hies.pruning.files import load_pruned, save_pruned
 from hies.pruning.removal import pruned_heads
@@ -55,7 +55,7 @@ def build(
     if model.asks_as_it_stands(task):
         return load_network(model, start)
     options = task.network_options(data_root, model.architecture or {}, processor)
-    with torch.random.fork_rng(devices=[]):
+    with chance_kept():
         torch.manual_seed(model.finetuning(task).seed)  # what is new is drawn at random
         if start:
             return _with_new_classifier(NETWORKS[model.modality], start, options)

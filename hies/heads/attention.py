@@ -292,9 +292,9 @@ def uncached(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
 
     Examples packed into one row, where these start again, are kept apart by transformers only without a cache.
     """
-    found = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
-    caching = [config for config in found if "position_ids" in batch and getattr(config, "use_cache", False)]
-    configs = {id(config): config for config in caching}.values()
+    modules = model.modules() if "position_ids" in batch else ()
+    found = [module.config for module in modules if isinstance(module, PreTrainedModel)]
+    configs = {id(config): config for config in found if getattr(config, "use_cache", False)}.values()
     try:
         for config in configs:
             config.use_cache = False
@@ -316,8 +316,9 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
 
     def note(name: str, call: Call, output: Tensor) -> Tensor:
         rows, queries, heads, width = output.shape
-        before = sites.get(name)
-        first = Site(name, heads, key_heads_of(call), width, rows, queries, call.keys)
+        before, pruned = sites.get(name), PrunedHeads.of(call.module)
+        is_uneven = pruned is not None and pruned.groups is not None
+        first = Site(name, heads, key_heads_of(call), width, rows, queries, call.keys, is_uneven=is_uneven)
         if name not in last or last[name]() is not call:  # weights in parts have several products
             sites[name] = replace(before, calls=before.calls + 1) if before else first
         last[name] = ref(call)

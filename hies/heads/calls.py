@@ -1,6 +1,6 @@
 """What an attention module computes in one call, as handlers see it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -106,7 +106,7 @@ class SoftmaxCall:
     @property
     def key_heads(self) -> int:
         """The number of key/value heads, by what the module calls it; else each query head has its own."""
-        return key_heads_by_name(self.module) or self.heads
+        return first_count(self.module, KEY_HEAD_COUNTS) or self.heads
 
 
 Call = AttentionCall | SoftmaxCall
@@ -159,10 +159,11 @@ def key_heads_of(call: Call) -> int:
         return len(pruned.key_heads)
     # Falcon repeats them before it attends to them
     is_own = INTERFACE not in names_reached_by(call.module)
-    return (key_heads_by_name(call.module) if is_own else None) or call.key_heads
+    return (first_count(call.module, KEY_HEAD_COUNTS) if is_own else None) or call.key_heads
 
 
-def key_heads_by_name(module: nn.Module) -> int | None:
-    """Returns how many key/value heads a module says it has, None where it says nothing."""
-    counts = (getattr(module, name, None) for name in KEY_HEAD_COUNTS)
-    return next((count for count in counts if isinstance(count, int)), None)
+def first_count(module: nn.Module, names: Sequence[str]) -> int | None:
+    """Returns the first attribute with one of these names that is a positive whole number; None where none is."""
+    values = (getattr(module, name, None) for name in names)
+    whole = (int(value) for value in values if isinstance(value, int) and not isinstance(value, bool))
+    return next((value for value in whole if value > 0), None)

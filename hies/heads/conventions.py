@@ -98,4 +98,6 @@ REFUSED = {
     "KosmosTextAttention": "a norm over all heads comes after them",
     "MiniMaxM3VLAttention": "it makes a mask for all heads of the configuration",
 }
+# In names of modules that read keys and values from another place than their queries.
+CROSS = ("cross", "encoder_attn", "encoder_attention", "encdecattention")
 SHARING = ("is_kv_shared_layer", "store_full_length_kv")  # flags of layers that use the keys of others, or lend theirs

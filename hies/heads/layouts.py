@@ -6,7 +6,7 @@ queries, or in blocks of queries. What a product makes of them is read off the p
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ def _letters(function: Any, operands: Sequence[Any], used: Tensor, result: Tenso
     factors = [one for one in operands if isinstance(one, Tensor)][-2:]
     if used.dim() != result.dim():
         raise UnknownLayoutError("a product of its softmax of another kind")
-    lead = "".join(chr(number) for _, number in zip(range(used.dim() - 2), count(ord("a")), strict=False))
+    lead = ascii_lowercase[: used.dim() - 2]
     return (f"{lead}YZ", f"{lead}YX") if factors[0] is used else (f"{lead}ZY", f"{lead}XY")
 
 
@@ -127,6 +127,6 @@ def _of_einsum(operands: Sequence[Any], used: Tensor) -> tuple[str, str]:
         raise UnknownLayoutError("an einsum without an arrow")
     letters = inputs.split(",")[next(place for place, one in enumerate(factors) if one is used)]
     if "..." in letters:
-        hidden = "".join(chr(ord("A") + number) for number in range(used.dim() - len(letters) + 3))
+        hidden = ascii_uppercase[: used.dim() - len(letters) + 3]
         letters, output = letters.replace("...", hidden), output.replace("...", hidden)
     return letters, output

@@ -19,12 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hies.errors import UnsupportedModelError, brief
-from hies.heads.calls import Call, SoftmaxCall, describe
+from hies.heads.calls import Call, SoftmaxCall, describe, first_count
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import copied, harmless, is_written, remember
 from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
+from hies.precision import chance_kept
 
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
 TORCH_ATTENTION = inspect.signature(F.multi_head_attention_forward)
@@ -54,14 +55,7 @@ def computes_attention(module: nn.Module) -> bool:
     own = not SEEN.isdisjoint(names) or any(
         isinstance(child, nn.Softmax) for child in vars(module)["_modules"].values()
     )
-    return own and heads_of(module) is not None
-
-
-def heads_of(module: nn.Module) -> int | None:
-    """Returns the number of heads that a module says it has."""
-    counts = (getattr(module, name, None) for name in HEAD_COUNTS)
-    whole = (int(count) for count in counts if isinstance(count, int) and not isinstance(count, bool))
-    return next((count for count in whole if count > 0), None)
+    return own and first_count(module, HEAD_COUNTS) is not None
 
 
 def why_not_seen(module: nn.Module) -> str:
@@ -89,11 +83,11 @@ def _rows(*arguments: Any) -> int:
 
 def without(heads: Sequence[int], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Returns what a module that was found to have these heads computes while their outputs are zero."""
+    return _run(_Run(module, lambda module, call, output: _silenced(heads, output)), module.forward, args, kwargs)
 
-    def silence(module: nn.Module, call: Call, output: Tensor) -> Tensor:
-        return output.index_fill(2, torch.tensor(heads, device=output.device), 0)  # [rows, queries, heads, width]
 
-    return _run(_Run(module, silence), module.forward, args, kwargs)
+def _silenced(heads: Sequence[int], output: Tensor) -> Tensor:
+    return output.index_fill(2, torch.tensor(heads, device=output.device), 0)  # [rows, queries, heads, width]
 
 
 def unwatched(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -164,8 +158,8 @@ def _tried(module: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
         return "what becomes of the output of its heads is not seen", EVER
     if any(bool(end.any()) for end in ends):
         return "it hands on more than the output of its heads", EVER
-    *_, of_one = _rehearsed(module, forward, _without_first)
-    if not all(_has_columns_at_zero(end, heads_of(module) or 1) for end in of_one):
+    *_, of_one = _rehearsed(module, forward, partial(_silenced, [0]))
+    if not all(_has_columns_at_zero(end, first_count(module, HEAD_COUNTS) or 1) for end in of_one):
         return "its heads do not lie side by side in what is projected", EVER
     return "", MORE_ROWS if run.in_one_axis and calls[0].rows == 1 else EVER  # one row tells nothing of the order
 
@@ -183,15 +177,11 @@ def _rehearsed(
     run = _Run(module, handle, follows=True)
     watch, _current.watch = _current.watch, None
     try:
-        with torch.random.fork_rng():  # dropout draws the same numbers as it would have
+        with chance_kept():  # dropout draws the same numbers as it would have
             result = _run(run, forward, (), {})
     finally:
         _current.watch = watch
     return run, calls, [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
-
-
-def _without_first(output: Tensor) -> Tensor:
-    return output.index_fill(2, torch.zeros(1, dtype=torch.long, device=output.device), 0)
 
 
 def _has_columns_at_zero(tensor: Tensor, heads: int) -> bool:
@@ -233,7 +223,7 @@ class _Run:
         self.projected: list[Tensor] = []
         self.in_one_axis = False
         self._handle = handle
-        self._heads = heads_of(module) or 0
+        self._heads = first_count(module, HEAD_COUNTS) or 0
         self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
 
     def see(self, function: Any, args: Any, kwargs: Any) -> Any:

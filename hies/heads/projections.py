@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hies.errors import UnsupportedModelError
 from hies.heads import conventions
+from hies.heads.calls import first_count
 from hies.heads.forwards import names_reached_by, names_used_by
 from hies.heads.matrices import (
     CannotPruneError,
@@ -196,10 +197,8 @@ def _describe(module: nn.Module, owner: nn.Module, name: str) -> Projections | N
 
 def _width(module: nn.Module, columns: int) -> int | None:
     """Returns the width of one head's query, by what the module calls it or by its number of heads."""
-    widths = (getattr(module, name, None) for name in conventions.WIDTHS)
-    width = next((value for value in widths if isinstance(value, int)), None)
-    counts = [getattr(module, name) for name in conventions.HEAD_COUNTS if isinstance(getattr(module, name, None), int)]
-    return columns // counts[0] if width is None and counts else width
+    width, heads = (first_count(module, names) for names in (conventions.WIDTHS, conventions.HEAD_COUNTS))
+    return columns // heads if width is None and heads else width
 
 
 def _inputs(module: nn.Module, heads: int, width: int, value_width: int) -> tuple[HeadRows, HeadRows, HeadRows] | None:

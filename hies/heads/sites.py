@@ -28,6 +28,7 @@ class Site:
         queries: of that call.
         keys: of that call.
         calls: how often the pass used the module, more than once if layers share it.
+        is_uneven: its key/value heads are not those of equally many query heads, as a pruned module's may be.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Site:
     queries: int
     keys: int
     calls: int = 1
+    is_uneven: bool = False
+
+    @property
+    def group(self) -> int | None:
+        """The query heads that share a key/value head; None where they are not equally many."""
+        return None if self.is_uneven or self.heads % self.key_heads else self.heads // self.key_heads
 
 
 def normalize_removed(removed: Mapping[str, Any]) -> Removed:

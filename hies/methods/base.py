@@ -209,8 +209,10 @@ class ScoringMethod(Method):
     @contextlib.contextmanager
     def pruned(self, model: "PreTrainedModel", calibration: Calibration, ratio: float) -> "Iterator[PreTrainedModel]":
         """Gives the model with the heads masked that are removed at a ratio, see `Method.pruned`."""
+        from hies.scoring.losses import default_loss, inputs_of
+
         statistics = hies.collect(model, calibration.batches, self.need)
-        sites = hies.find_sites(model, calibration.batches[0])
+        sites = hies.find_sites(model, inputs_of(model, calibration.batches[0], default_loss(model)))
         masks = self.masks(lambda _: self(statistics), [ratio], Selection(), sites)
         with hies.masked(model, masks[ratio]):
             yield model

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any, ClassVar
 
 import hies
@@ -66,7 +67,8 @@ class HIES(ScoringMethod):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.alpha not in (*PROTOCOLS, SHRINK) if isinstance(self.alpha, str) else not 0 <= self.alpha < 1:
+        is_weight = isinstance(self.alpha, Real) and 0 <= self.alpha < 1
+        if not is_weight and self.alpha not in (*PROTOCOLS, SHRINK):
             protocols = ", ".join((*PROTOCOLS, SHRINK))
             expected = f"it must be at least 0 and below 1 (HIS alone is a method of its name), or one of {protocols}"
             raise ParameterError("alpha", self.alpha, expected)

@@ -140,7 +140,8 @@ def _load(files: Files, options: dict[str, Any]) -> PreTrainedModel:
             raise ValueError("it has no safetensors")
         check_small_files(files, record)
         options["config"] = _read_config(files, base, record, weights)
-        if "generation_config" not in options and _counts(files, record, GENERATION):
+        named = files if record["files"] is None else record["files"]
+        if "generation_config" not in options and GENERATION in named:
             options["generation_config"] = GenerationConfig.from_dict(files.json(GENERATION))
         filled: Removed = {}  # sites of transformers 4 whose matrices kept their size
 
@@ -240,11 +241,6 @@ def _class_named(name: str) -> type[PreTrainedModel]:
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise HiesError(f"{name} is no model class of transformers {transformers.__version__}; only those are saved.")
     return kind
-
-
-def _counts(files: Files, record: Mapping[str, Any], name: str) -> bool:
-    """Returns True if a file that a model may do without is one of those of the record."""
-    return name in files if record["files"] is None else name in record["files"]
 
 
 def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: Weights) -> PreTrainedConfig:

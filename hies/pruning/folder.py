@@ -7,6 +7,7 @@ it is there, so at every moment, and whenever the writer is killed, it finds the
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -149,8 +150,7 @@ def weights_of(files: Files, record: dict[str, Any]) -> list[str]:
 def check_small_files(files: Files, record: dict[str, Any]) -> None:
     """Raises HiesError for a file beside the weights that is not what it was when the record was written."""
     for name in sorted((record["files"] or {}).keys() - set(weights_of(files, record))):
-        if name not in files or files[name].stat().st_size > LONGEST_JSON or not _unchanged(files, record, name):
-            raise HiesError(_changed(files, name))
+        _check_file(files, record, name, LONGEST_JSON)
 
 
 def check_weights(files: Files, record: dict[str, Any]) -> None:
@@ -165,19 +165,16 @@ def check_weights(files: Files, record: dict[str, Any]) -> None:
             raise HiesError(f"In {files.source} {error}; get it again, or remove {SUMS} if it was meant.") from error
         return
     for name in weights_of(files, record):
-        if not _unchanged(files, record, name):
-            raise HiesError(_changed(files, name))
+        _check_file(files, record, name)
 
 
-def _unchanged(files: Files, record: dict[str, Any], name: str) -> bool:
-    return bool(sha256_of(files[name]) == record["files"][name])
-
-
-def _changed(files: Files, name: str) -> str:
-    return (
-        f"{name} in {files.source} is not what {RECORD} says it was when it was written; get it again "
-        "(hies.save_pruned saves a model that was changed on purpose)."
-    )
+def _check_file(files: Files, record: dict[str, Any], name: str, longest: float = math.inf) -> None:
+    is_short = name in files and files[name].stat().st_size <= longest
+    if not is_short or sha256_of(files[name]) != record["files"][name]:
+        raise HiesError(
+            f"{name} in {files.source} is not what {RECORD} says it was when it was written; get it again "
+            "(hies.save_pruned saves a model that was changed on purpose)."
+        )
 
 
 @contextlib.contextmanager

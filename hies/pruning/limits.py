@@ -4,6 +4,7 @@ The headers of the safetensors are read first. They say how many numbers there a
 """
 
 import contextlib
+import math
 import re
 import struct
 import threading
@@ -63,7 +64,7 @@ class Weights(dict[str, Any]):
                     raise ValueError(f"{path.name} holds {name} a second time")
                 self[name] = file.get_slice(name)
         shapes = [part.get_shape() for part in self.values()]
-        self.elements = sum(_product(shape) for shape in shapes)
+        self.elements = sum(math.prod(shape) for shape in shapes)
         dtypes = (FLOATS.get(part.get_dtype()) for part in self.values())
         self.dtype = next((dtype for dtype in dtypes if dtype), None)
         self.largest = max((size for shape in shapes for size in shape), default=0)
@@ -115,7 +116,7 @@ def building_at_most(weights: Weights) -> Iterator[None]:
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal tensors, elements
         if tensor is not None and threading.get_ident() == thread:
-            tensors, elements = tensors - 1, elements - _product(tensor.shape)
+            tensors, elements = tensors - 1, elements - math.prod(tensor.shape)
             if tensors < 0 or elements < 0:
                 raise HiesError("its config.json describes a far larger model than the weights are of")
 
@@ -136,10 +137,3 @@ def check_size(model: nn.Module, weights: Weights) -> None:
         raise HiesError("its weights are of a larger model than its config.json describes")
     if sum(saved.values()) > 1.2 * weights.elements + (1 << 20) or besides > 2 * weights.elements + (16 << 20):
         raise HiesError("its config.json describes a larger model than the weights are of")
-
-
-def _product(shape: Any) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product

@@ -45,16 +45,14 @@ class PrunableSites(dict[str, Site]):
 
         All sites that have as many heads as it then keep that number. It is tried on shapes alone, a model a number.
         """
-        alike: dict[tuple[int, int], list[str]] = {}
+        alike: dict[tuple[int, int | None], list[str]] = {}
         for name, site in self.items():
-            alike.setdefault((site.heads, site.key_heads), []).append(name)
+            alike.setdefault((site.heads, site.group), []).append(name)
         counts = {shape: self._built(names, *shape) for shape, names in alike.items()}
-        return {name: counts[site.heads, site.key_heads] for name, site in self.items()}
+        return {name: counts[site.heads, site.group] for name, site in self.items()}
 
-    def _built(self, names: Sequence[str], heads: int, key_heads: int) -> list[int]:
-        if heads % key_heads:
-            return []
-        fewer = range(heads // key_heads, heads, heads // key_heads)
+    def _built(self, names: Sequence[str], heads: int, group: int | None) -> list[int]:
+        fewer = range(group, heads, group) if group else ()
         return [count for count in fewer if _is_plain(self.model, names, range(count, heads))]
 
 

@@ -206,18 +206,13 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
     else:
         # A forward that asks for the implementation by name (sparse attention) has to find transformers' own.
         is_routed = not any(name in names for names in tuples_used_by(module) for name in BASES)
-        is_required = is_routed and _needs_hies_attention(module, site_cut, biased)
+        # Equal groups of heads that read no bias of all heads, transformers' functions compute too.
+        odd = not stay or site_cut.record.groups or found.joint_norms
+        is_required = is_routed and bool(odd or (biased and type(module).__name__ not in OWN_BIAS))
         module.config = SiteConfig(module, counts, is_routed, is_required)
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
     setattr(module, PrunedHeads.NAME, site_cut.record)
-
-
-def _needs_hies_attention(module: nn.Module, site_cut: _Cut, biased: bool) -> bool:
-    """Returns True if no other function than that of hies.heads.attention computes what is left of this site."""
-    biased = biased and type(module).__name__ not in OWN_BIAS
-    record = site_cut.record
-    return bool(not record.heads or record.groups or site_cut.projections.joint_norms or biased)
 
 
 def _cut_weights(module: Any, found: Projections, stay: list[int], key_stay: list[int]) -> None:

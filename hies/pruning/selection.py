@@ -119,16 +119,19 @@ class Selection:
 
     def select_plain(self, scores: SiteTensors, ratio: float, sites: Any) -> "PlainHeads":
         """Returns the worst groups of every site, so many that `plain` is kept; see `hies.select`."""
-        counts, chosen = check_plain(sites), []
         _check_scores(scores)
-        if missing := [site for site in counts if counts[site] and site not in scores]:
+        counts = {site: fewer for site, fewer in check_plain(sites).items() if fewer or site in scores}
+        chosen: list[SiteHead] = []
+        if missing := [site for site in counts if site not in scores]:
             raise ParameterError("plain", True, f"every layer has to lose heads, but {missing[0]!r} has no scores")
         hies.equations.removal_count(ratio, 1)  # which refuses what is no ratio
         for site, fewer in counts.items():
-            values = scores[site]
+            values, heads = scores[site], sites[site].heads
+            if len(values) != heads:
+                raise ParameterError(f"scores[{site!r}]", values, f"give one number for each of its {heads} heads")
             allowed = [*(count for count in fewer if count >= self.min_heads_per_layer), len(values)]
             stay = min(allowed, key=lambda count: (round(abs(count - (1 - ratio) * len(values)), 9), -count))
-            order = Selection().order({site: values}, (), {site: sites[site].heads // sites[site].key_heads})
+            order = Selection().order({site: values}, (), {site: sites[site].group or 1})
             chosen += [head for group in order for head in group][: len(values) - stay]
         share = len(chosen) / sum(map(len, scores.values()))
         return PlainHeads(_as_removed(chosen), scores, counts, self.extend(scores, [], share))
@@ -281,10 +284,11 @@ def _as_removed(heads: Sequence[SiteHead]) -> Removed:
 
 def group_sizes(sites: Mapping[str, Site]) -> Groups:
     """Returns how many query heads of each site share a key/value head; groups of unequal size are refused."""
+    sizes = {name: site.group for name, site in sites.items()}
     for name, site in sites.items():
-        if site.heads % site.key_heads:
+        if sizes[name] is None:
             raise HiesError(
                 f"The {site.heads} heads of site {name!r} share {site.key_heads} key/value heads unequally, so they "
                 "cannot go in whole groups; use unit=head, and a method that removes single heads."
             )
-    return {name: site.heads // site.key_heads for name, site in sites.items()}
+    return {name: size for name, size in sizes.items() if size is not None}

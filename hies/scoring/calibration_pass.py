@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hies import equations
 from hies.errors import HiesError, ParameterError, UnsupportedModelError
-from hies.heads.attention import evaluating, handling, no_heads, uncached
+from hies.heads.attention import evaluating, handling, no_heads
 from hies.heads.calls import Call
 from hies.heads.matrices import matrix
 from hies.heads.projections import find_projections
@@ -31,7 +31,7 @@ from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import check_batches, examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, reads_encoder
-from hies.scoring.own_loss import answer, same_problem_type, with_loss
+from hies.scoring.own_loss import answer, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
 from hies.scoring.tokens import counted_queries, visible_keys
@@ -83,12 +83,11 @@ def collect(
         batches, loss_of = with_loss(model, batches)
     batches = list(batches) if brought else batches  # they are read more than once
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
-    leaving = same_problem_type(model)
-    with handling(model, collector), evaluating(model), leaving, requiring_gradients(model), recomputing():
+    with handling(model, collector), evaluating(model), requiring_gradients(model), recomputing():
         bar = ProgressBar(batches, "scoring", unit="batch", shown=progress)
         for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             collector.start(batch)
-            with torch.set_grad_enabled(collector.wants_gradient), uncached(model, batch):
+            with torch.set_grad_enabled(collector.wants_gradient):
                 outputs = answer(model, batch, loss_of)
                 if not collector.heads:
                     raise UnsupportedModelError(no_heads(model))
@@ -101,7 +100,7 @@ def collect(
     if "l2" in need:
         tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
     for statistic in brought:
-        with recomputing(), same_problem_type(model):
+        with recomputing():
             parts = resolve_name(statistic.collect)(model, batches, loss_of, progress)
         tensors |= {name: {site: values[site] for site in collector.heads} for name, values in parts.items()}
     return Statistics(collector.heads, collector.examples, tensors, time.perf_counter() - started)
@@ -111,8 +110,10 @@ def _check(batches: Any, need: Collection[str]) -> None:
     check_batches(batches)
     if isinstance(need, str):
         raise HiesError(f"need is the string {need!r}; give a tuple of names, such as ({need!r},).")
+    if not isinstance(need, Collection):
+        raise ParameterError("need", need, "give names of statistics, such as ('his', 'ae')")
     known = (*OF_THE_PASS, *METHOD_STATISTICS)
-    if unknown := sorted(name for name in need if name not in known and not name.startswith(ENTROPY_PREFIX)):
+    if unknown := [name for name in need if name not in known and not str(name).startswith(ENTROPY_PREFIX)]:
         raise ParameterError("need", unknown[0], f"the statistics are {', '.join(known)}")
 
 
@@ -187,7 +188,7 @@ class StatisticsCollector:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
-            is_first = self._is_new(site, call)
+            is_first = site not in self._last or self._last[site]() is not call
             if is_first:  # weights in parts have several products
                 self._measure_entropies(site, call)
             if (self.wants_norm or self.wants_tokens) and not is_first:
@@ -197,9 +198,6 @@ class StatisticsCollector:
                 self._note("output_norm", site, call, equations.token_output_norm(output.detach()).transpose(1, 2))
         self._last[site] = ref(call)
         return self._gated(site, output) if self.wants_gradient else output
-
-    def _is_new(self, site: str, call: Call) -> bool:
-        return site not in self._last or self._last[site]() is not call
 
     def _gated(self, site: str, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] times a gate per example and head, or per token as well."""

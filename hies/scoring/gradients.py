@@ -16,17 +16,10 @@ def gradients(loss: Tensor, tensors: Sequence[Tensor], is_half: bool) -> list[Te
     """Returns dloss/dx for every tensor x, in its shape, at least float32; zeros where the loss does not reach.
 
     Args:
-        loss: one number.
+        loss: one number that has a gradient.
         tensors: what to differentiate by.
         is_half: something on the way is float16. The loss is then scaled, unless that makes a gradient overflow.
-
-    Raises:
-        HiesError: the loss depends on nothing that has a gradient.
     """
-    if not loss.requires_grad:
-        raise HiesError(
-            "The loss does not depend on the model's outputs, or they were detached, so it has no gradient."
-        )
     scale = HALF_SCALE if is_half else 1
     raw = torch.autograd.grad(scale * loss, tensors, materialize_grads=True, retain_graph=is_half)
     if is_half and not all(gradient.isfinite().all() for gradient in raw):

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hies.errors import HiesError
-from hies.scoring.examples import examples_in
-
-__all__ = ["IGNORED", "ONE_CLASS", "DefaultLoss", "Loss", "check_losses", "default_loss", "examples_in", "inputs_of"]
 
 Loss = Callable[[Any, Mapping[str, Any]], Tensor]  # (model outputs, batch) -> [batch]
 

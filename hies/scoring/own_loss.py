@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from hies.errors import HiesError
-from hies.heads.attention import evaluating
+from hies.errors import HiesError, first_line
+from hies.heads.attention import evaluating, uncached
 from hies.heads.forwards import intercepted
+from hies.precision import chance_kept
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
     LOSS_REMEDY,
@@ -65,10 +66,15 @@ def own_loss(outputs: Any, batch: _Batch) -> Tensor:
 
 
 def answer(model: nn.Module, batch: _Batch, loss: Loss) -> Any:
-    """Returns what a model gives for a batch; raises HiesError for labels that its own loss cannot read."""
+    """Returns what a model gives for a batch, its configuration left as it was.
+
+    Raises:
+        HiesError: labels that its own loss cannot read.
+    """
     inputs = inputs_of(model, batch, loss)
     try:
-        return model(**inputs)
+        with uncached(model, batch), same_problem_type(model):
+            return model(**inputs)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         if loss is not own_loss or isinstance(error, HiesError):
             raise
@@ -85,7 +91,7 @@ def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
         HiesError: as `with_loss`.
     """
     formula = default_loss(model)
-    with unchanged(model):
+    with torch.no_grad(), evaluating(model), chance_kept(), same_problem_type(model):
         example, outputs, own = _first_answer(model, _labelled(model, batch), formula)
         if own is None:
             return _unchecked(model, formula, outputs, example)
@@ -102,22 +108,14 @@ def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
 
 
 @contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Runs a model without gradients inside the block and leaves it, and chance, as they were."""
-    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices=[]), same_problem_type(model):
-        yield
-
-
-@contextlib.contextmanager
 def same_problem_type(model: nn.Module) -> Iterator[None]:
     """Puts `problem_type` of all configs back after the block, since models write there what labels look like."""
-    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    configs = [config for config in configs if hasattr(config, "problem_type")]
-    before = [config.problem_type for config in configs]
+    configs: Any = (getattr(module, "config", None) for module in model.modules())
+    before = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
     try:
         yield
     finally:
-        for config, problem_type in zip(configs, before, strict=True):
+        for config, problem_type in before:
             config.problem_type = problem_type
 
 
@@ -137,7 +135,7 @@ def _first_answer(model: nn.Module, batch: _Batch, formula: DefaultLoss) -> tupl
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        cause = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        cause = f"{type(error).__name__}: {first_line(error)}"
         try:
             outputs = model(**_lent(inputs_of(model, batch, formula)))
         except Exception as again:
@@ -217,5 +215,5 @@ def example_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> np
     """Returns the loss of every example of labelled batches, float64 [examples]."""
     examples, loss_of = with_loss(model, batches)
     with evaluating(model):
-        losses = [loss_of(model(**inputs_of(model, batch, loss_of)), batch) for batch in examples]
+        losses = [loss_of(answer(model, batch, loss_of), batch) for batch in examples]
     return torch.cat(losses).double().cpu().numpy()

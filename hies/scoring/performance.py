@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hies.errors import HiesError, ParameterError
-from hies.heads.attention import evaluating, uncached
+from hies.heads.attention import evaluating
 from hies.scoring.examples import check_batches, examples_in
-from hies.scoring.losses import IGNORED, ONE_CLASS, DefaultLoss, Loss, check_losses, default_loss, inputs_of, value_of
-from hies.scoring.own_loss import answer, same_problem_type, with_loss
+from hies.scoring.losses import IGNORED, ONE_CLASS, DefaultLoss, Loss, check_losses, default_loss, value_of
+from hies.scoring.own_loss import answer, with_loss
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,14 @@ def evaluate(
     right: list[Tensor | None] = []
     same: list[Tensor | None] = []
     formula = default_loss(model)
-    with evaluating(model), evaluating(reference or model), same_problem_type(model):
+    with evaluating(model), evaluating(reference or model):
         for batch in batches:
-            with uncached(model, batch):
-                outputs = answer(model, batch, loss_of)
+            outputs = answer(model, batch, loss_of)
             losses.append(_checked(loss_of(outputs, batch), examples_in(batch), sum(map(len, losses))))
             answers, labels = _answers(outputs, batch, formula)
             right.append(None if answers is None or labels is None else answers == labels)
             if reference is not None:
-                outputs_of_other = reference(**inputs_of(reference, batch, loss_of))
+                outputs_of_other = answer(reference, batch, loss_of)
                 others, _ = _answers(outputs_of_other, batch, formula)
                 alike = _outputs(outputs) == _outputs(outputs_of_other)
                 same.append(_compared(answers, others if alike else None, reference))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hies.errors import HiesError
+from hies.errors import HiesError, first_line
 from hies.heads.attention import evaluating, handling
 from hies.heads.calls import Call
 from hies.scoring.examples import examples_in, single_examples
@@ -45,7 +45,7 @@ def parts_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> list[Map
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does that finds more pictures than places for them
-        raise _uneven(str(error)) from error
+        raise _uneven(first_line(error)) from error
     whole = _Rows(model, inputs)
     if not whole.is_joined_from(alone):
         raise _uneven("alone they compute something else")
@@ -76,8 +76,7 @@ def _has_several_kinds(inputs: Mapping[str, Any]) -> bool:
 
 
 def _uneven(reason: str) -> HiesError:
-    first_line = next(iter(reason.splitlines()), "").rstrip(".")
-    rows = f"The rows of a batch are not evenly those of its examples ({first_line})"
+    rows = f"The rows of a batch are not evenly those of its examples ({reason})"
     return HiesError(f"{rows}; give each example a batch of its own.")
 
 

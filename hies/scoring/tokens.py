@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from hies.errors import UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall
+from hies.heads.conventions import CROSS
 from hies.scoring.losses import IGNORED
 
 
@@ -32,10 +33,13 @@ def counted_queries(site: str, call: Call, batch: Mapping[str, Any], has_encoder
         batch: that passes.
         has_encoder: the model has a decoder that reads from an encoder.
     """
-    return _decoder_tokens(call, batch) if has_encoder and "decoder" in site else _real_queries(call, batch)
+    if has_encoder and "decoder" in site:
+        return _decoder_tokens(call, batch)
+    own_names = ".".join([*site.split(".")[-2:], type(call.module).__name__]).lower()  # BERT's: crossattention.self
+    return _real_queries(call, batch, any(word in own_names for word in CROSS))
 
 
-def _real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
+def _real_queries(call: Call, batch: Mapping[str, Any], is_cross: bool) -> Tensor | None:
     """Returns the same for all but the decoder that reads from an encoder.
 
     In self-attention padding is a key that no query attends to, unless (sparse attention) the batch's mask says that it
@@ -46,10 +50,10 @@ def _real_queries(call: Call, batch: Mapping[str, Any]) -> Tensor | None:
         mask = _in_blocks(mask if mask is not None else batch.get("input_ids"), mask is not None, call)
     fits = mask is not None and mask.shape == (call.rows, call.queries)
     real = mask.bool()[:, None] if mask is not None and fits else None
-    if call.mask is None:
-        return None if call.keys == call.queries else real
-    if call.mask.shape[-1] != call.queries:
+    if is_cross or call.keys != call.queries:
         return real
+    if call.mask is None:
+        return None
     visible = call.mask
     if isinstance(call, SoftmaxCall) and fits:  # in XLNet padding sees itself
         visible = visible & ~torch.eye(call.queries, dtype=torch.bool, device=visible.device)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hies.errors import HiesError, ParameterError, brief
-from hies.storage import digest
+from hies.storage import digest, sha256_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def read_split(
 
 def image_files(column: pd.Series, where: str) -> list[bytes]:
     """Returns the encoded files of a column of images; raises HiesError for a row of the split `where` without one."""
-    files = [image["bytes"] if isinstance(image, dict) else b"" for image in column]
+    files = [image.get("bytes", b"") if isinstance(image, dict) else b"" for image in column]
     if (missing := next((row for row, file in enumerate(files) if not file), None)) is not None:
         raise HiesError(f"Row {missing} of {where} holds no image; give a whole copy.")
     return files
@@ -146,11 +146,7 @@ def class_names(repository: str, split: str, column: str, data_root: Path | None
 @cache
 def split_identity(repository: str, split: str, data_root: Path | None) -> str:
     """Returns a digest of the files of a split: equal wherever they lie, different as soon as one value is."""
-    hashed = []
-    for path in split_files(repository, split, data_root):
-        with path.open("rb") as stream:
-            hashed.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return digest(hashed)
+    return digest([sha256_of(path) for path in split_files(repository, split, data_root)])
 
 
 @cache

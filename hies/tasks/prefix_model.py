@@ -92,7 +92,7 @@ class PrefixLM(HFLM):
         most = self.batch_size * min(longest, self.max_length)  # tokens of lm-eval's largest batch
         computing = torch.autocast(self.device.type, self.mixed_precision_dtype, self.mixed_precision_dtype is not None)
         bar = tqdm(total=len(requests), disable=disable_tqdm, desc="log-likelihoods")
-        with bar, torch.no_grad(), computing, handling(self.model, _as_it_is):
+        with bar, torch.no_grad(), computing, handling(self.model, lambda name, call, output: output):
             for group in groups:
                 stem = self._stem(group.stem) if group.stem else None
                 for rows in group.batches(most):
@@ -154,10 +154,6 @@ def _chooses_keys(network: PreTrainedModel) -> bool:
         m for m in network.modules() if not isinstance(m, PreTrainedModel) and INTERFACE in names_reached_by(m)
     )
     return any("topk" in names_reached_by(part) for module in attention for part in module.modules())
-
-
-def _as_it_is(name: str, call: Any, output: Tensor) -> Tensor:
-    return output
 
 
 def _distinct_tokens(texts: Iterable[Text]) -> int:

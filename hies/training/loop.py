@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from hies.batching import Encoded
 from hies.errors import ParameterError
-from hies.precision import computing
+from hies.precision import chance_kept, computing
 from hies.progress import ProgressBar
 from hies.scoring.losses import Loss, inputs_of
 from hies.scoring.own_loss import fitting_loss
@@ -45,7 +45,7 @@ def finetune(
     scores: list[float] = []
     best: dict[str, Tensor] = {}
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[]):
+    with chance_kept():
         torch.manual_seed(settings.seed)
         schedule = _schedule(model, len(train), settings)
         loss_of = fitting_loss(model, {name: tensor.to(device) for name, tensor in train.batch(np.arange(1)).items()})

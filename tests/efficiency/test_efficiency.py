@@ -176,6 +176,8 @@ def test_no_rounds_are_refused():
     dense, small, batch = dense_and_small("bert")
     with pytest.raises(HiesError, match="rounds is 0"):
         measure(dense, small, batch, rounds=0)
+    with pytest.raises(HiesError, match="rounds is 0"):
+        efficiency.measure_speed(dense, small, batch, rounds=0)
 
 
 @pytest.fixture

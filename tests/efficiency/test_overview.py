@@ -79,5 +79,6 @@ def test_a_model_that_reads_neither_text_nor_picture_alone_needs_a_batch():
     model = make("t5").eval()
     with pytest.raises(hies.HiesError, match="batch is None; give what the model reads"):
         hies.summary(model)
-    with pytest.raises(hies.UnsupportedModelError):
-        hies.summary(torch.nn.Linear(2, 2), {"input": torch.ones(1, 2)})
+    for batch in ({"input": torch.ones(1, 2)}, None):
+        with pytest.raises(hies.UnsupportedModelError, match="Linear is no model of transformers"):
+            hies.summary(torch.nn.Linear(2, 2), batch)

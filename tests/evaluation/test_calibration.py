@@ -10,7 +10,9 @@ import pytest
 from experiments.config.schema import CalibrationSet
 from hies.errors import ParameterError
 from hies.evaluation.calibration import CalibrationSource, with_random_words
-from hies.tasks import TASKS, Split, Splits
+from hies.evaluation.checkpoints import TaskModel
+from hies.tasks import TASKS, Docs, Split, Splits
+from hies.tasks.embedded.docs import Passage, as_passages
 from hies.tasks.glue import GLUE_TASKS
 
 KINDS = {kind.name: kind for kind in GLUE_TASKS}
@@ -94,9 +96,19 @@ def test_examples_and_labels_that_there_are_not(options, says):
         ("cola", "cifar10", "task=cola takes no texts of others"),
         ("cola", "cola", "examples is 'cola'; these are the task's own; use train"),
         ("stsb", "train", "labels is 'model'; to its own scores a model of task=stsb has no error"),
+        ("text", "train", "labels is 'model'; the loss of task=text is that of the text itself"),
     ],
 )
 def test_what_a_task_does_not_allow(task, examples, says):
     with pytest.raises(ParameterError, match=says):
         CalibrationSource(examples, "model").check(TASKS[task]())
     CalibrationSource().check(TASKS[task]())
+
+
+def test_a_model_that_has_nothing_to_choose_among_gives_no_labels():
+    examples, same = as_passages([Passage("a b", "c", "file")] * 3), lambda given: given
+    answers = {"predictions": examples.labels, "losses": np.zeros(3)}
+    model = SimpleNamespace(task=Docs(), network=None, _prepare=same, _in_order_of_outputs=same)
+    model._ask = lambda network, prepared: answers
+    with pytest.raises(ParameterError, match="labels is 'model'; the examples of task=docs have one option each"):
+        TaskModel.with_own_labels(model, examples)

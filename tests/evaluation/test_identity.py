@@ -12,7 +12,7 @@ from experiments import run
 from experiments.sweep import job as job_module
 from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
-from hies.tasks import TASKS, ApiDocs, Digits, Docs
+from hies.tasks import TASKS, ApiDocs, Digits, Docs, Splits
 from hies.tasks.base import Task
 from hies.training import Finetuning
 
@@ -65,6 +65,15 @@ def test_other_training_examples_under_one_identity_are_scored_and_trained_on_an
     monkeypatch.undo()
     again = bench_of(tmp_path, Drawn())
     assert computed(again) == first and again.data == again.declared
+
+
+def test_an_interrupted_write_does_not_make_the_examples_others(tmp_path, monkeypatch):
+    bench = bench_of(tmp_path, Drawn())
+    with monkeypatch.context() as patch:
+        patch.setattr(Splits, "digests", lambda splits: ["\ud800"] * 3)  # which no file takes
+        with pytest.raises(UnicodeError):
+            bench.data  # noqa: B018
+    assert bench_of(tmp_path, Drawn()).data == bench.declared
 
 
 def test_other_selection_or_report_examples_are_told_apart_too(tmp_path, monkeypatch):

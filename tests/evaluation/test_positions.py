@@ -1,5 +1,7 @@
 """Texts beyond a model's positions are refused with the option's name, where there is a table of positions at all."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from hies.errors import ParameterError
 from hies.evaluation.checkpoints import TaskModel
+from hies.evaluation.evaluator import Evaluator
 from hies.evaluation.models import Model
 from hies.evaluation.positions import check_positions, positions_of
 from hies.tasks import TASKS
@@ -38,6 +41,14 @@ def test_the_positions_are_those_that_a_forward_pass_takes(kind):
         if positions:
             with pytest.raises((IndexError, RuntimeError)):
                 network(tokens(positions + 1))
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("roberta", 17), ("bert", 19), ("llama", 19)])
+def test_what_a_model_costs_is_counted_on_as_many_tokens_as_it_has_positions(kind, tokens):
+    network = AutoModel.from_config(AutoConfig.for_model(kind, max_position_embeddings=19, **SMALL))
+    model = Model("small", source="anywhere", max_length=31)
+    evaluator = SimpleNamespace(model=model, network=network, device=torch.device("cpu"))
+    assert Evaluator._longest_example(evaluator)["input_ids"].shape == (1, tokens)
 
 
 def test_only_a_text_that_is_too_long_is_refused():

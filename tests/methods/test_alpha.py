@@ -59,6 +59,7 @@ def test_a_word_for_alpha_needs_a_job():
     [
         ({"alpha": "best"}, "per_ratio"),
         ({"alpha": 1.0}, "below 1"),
+        ({"alpha": None}, "alpha is None; it must be at least 0 and below 1"),
         ({"alpha": NAN}, "below 1"),
         ({"alphas": ()}, "alphas"),
         ({"alphas": (0.1, 0.1)}, "alphas"),

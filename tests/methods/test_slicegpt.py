@@ -290,6 +290,16 @@ def test_neither_padding_nor_batches_change_the_cut(name):
     )
 
 
+def test_texts_packed_into_one_row_do_not_change_the_cut():  # of nine tokens, which have nine axes
+    model, batch = make("llama_grouped", torch.float64).eval(), inputs("llama_grouped")
+    rows = [{"input_ids": batch["input_ids"][[0], :5]}, {"input_ids": batch["input_ids"][[1], :4]}]
+    packed = {"input_ids": torch.cat([row["input_ids"] for row in rows], dim=1)}
+    packed["position_ids"] = torch.tensor([[*range(5), *range(4)]])
+    torch.testing.assert_close(
+        answers(cut(model, [packed], 7), batch), answers(cut(model, rows, 7), batch), rtol=1e-8, atol=1e-8
+    )
+
+
 # --- what is left ---
 
 

@@ -10,7 +10,7 @@ from tiny_models import make, make_batch
 
 import hies
 from hies.pruning.prunable_sites import PrunableSites
-from hies.pruning.selection import Selection
+from hies.pruning.selection import Selection, group_sizes
 
 BUILDS = {
     "llama": (tf.LlamaForCausalLM, lambda: tf.LlamaConfig(**SIZES), 1),
@@ -73,6 +73,16 @@ def test_a_pruned_model_becomes_plain():
     assert small.config.num_attention_heads == 3
 
 
+def test_groups_that_pruning_left_unequal_are_no_whole_ones():
+    model = tf.LlamaForCausalLM(tf.LlamaConfig(**{**SIZES, "num_key_value_heads": 2})).eval()  # three heads each
+    sites = hies.find_sites(model, WORDS)
+    left = hies.prunable(hies.prune(model, {site: [3, 4] for site in sites}), WORDS)
+    assert {(site.heads, site.key_heads, site.group) for site in left.values()} == {(4, 2, None)}
+    assert {tuple(counts) for counts in left.plain.values()} == {()}
+    with pytest.raises(hies.HiesError, match=r"The 4 heads of site .* share 2 key/value heads unequally"):
+        group_sizes(left)
+
+
 class Sites(PrunableSites):
     """Seven heads in each of two sites, of which 2, 3 and 5 can be built."""
 
@@ -113,6 +123,7 @@ def test_the_note_says_how_many_stay_and_what_a_free_choice_would_lose():
         ({"sites": Sites(), "ratio": 1.5}, "ratio is 1.5"),
         ({"sites": Sites(), "scores": {"a": torch.arange(7.0)}}, "'b' has no scores"),
         ({"sites": Sites(), "scores": {**SCORES, "b": torch.full((7,), float("nan"))}}, "not finite"),
+        ({"sites": Sites(), "scores": {**SCORES, "b": torch.arange(8.0)}}, "give one number for each of its 7 heads"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, words):

@@ -77,6 +77,17 @@ def test_a_masked_and_a_pruned_model_perform_alike_and_nothing_is_changed(bert):
     assert model.training and model.config.problem_type is None
 
 
+def test_a_reference_is_run_as_the_model_is_and_left_as_it_was(bert):
+    model, batch = make("llama").eval(), make_batch("llama")
+    row = batch["input_ids"][:1, :8].repeat(1, 2)  # two texts packed into one row: apart only without a cache
+    packed = {"input_ids": row, "position_ids": torch.arange(8).repeat(2)[None], "labels": row}
+    assert hies.evaluate(model, [packed], reference=model).agreement == 1
+    model, other, batch = bert
+    loss = lambda outputs, batch: F.cross_entropy(outputs.logits, batch["labels"], reduction="none")  # noqa: E731
+    hies.evaluate(model, [batch], reference=other, loss=loss)
+    assert model.config.problem_type is None and other.config.problem_type is None
+
+
 def test_a_loss_of_the_callers_and_numbers_have_no_accuracy(bert):
     model, _, batch = bert
     found = hies.evaluate(model, [{**batch, "labels": None}], loss=lambda out, b: out.logits.square().sum(-1))

@@ -19,7 +19,7 @@ from plain_scoring import (
     with_exact_norms,
 )
 from tiny_models import TOKENS, make, make_batch, output_projection
-from transformers import BertConfig, BertForTokenClassification
+from transformers import BertConfig, BertForTokenClassification, BertLMHeadModel
 
 from hies import HiesError, UnsupportedModelError, collect
 from hies.scoring import checkpointing
@@ -161,6 +161,22 @@ def test_entropy_is_that_of_the_eager_weights(name, side):
         np.testing.assert_allclose(statistics["ae"][site], expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(statistics.ae[site], expected.mean(0), atol=1e-5, rtol=0)
         assert expected.std() > 1e-3  # the heads differ, so the comparison says something
+
+
+def test_attention_to_something_as_long_as_the_text_counts_no_padding():
+    sizes = {"hidden_size": 10, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 7}
+    model = BertLMHeadModel(
+        BertConfig(vocab_size=53, **sizes, is_decoder=True, add_cross_attention=True, initializer_range=2.0)
+    )
+    text = make_batch("bert")
+    read = torch.randn(3, TOKENS + 1, 10, generator=torch.Generator().manual_seed(0))
+    found = []
+    for keys in (TOKENS, TOKENS + 1):  # the last one hidden from all queries
+        shown = (torch.arange(keys) < TOKENS).long().expand(3, -1)
+        batch = {"encoder_hidden_states": read[:, :keys], "encoder_attention_mask": shown}
+        batch |= {name: text[name] for name in ("input_ids", "attention_mask")}
+        found.append(collect(model, [batch], need=("ae",))["ae"]["bert.encoder.layer.0.crossattention.self"])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
 
 
 def test_without_padding_the_mask_may_be_left_out():
@@ -305,6 +321,8 @@ def unlabelled_example(batch):
         ("llama", unlabelled_example, {}, "no labelled token"),
         ("bert", lambda b: {**b, "labels": torch.rand(3)}, {}, r"shape \(3,\) and torch.float32 do not fit"),
         ("bert", dict, {"need": ("his", "size")}, "need is 'size'; the statistics are his"),
+        ("bert", dict, {"need": ("his", 3)}, "need is 3; the statistics are his"),
+        ("bert", dict, {"need": None}, "need is None; give names of statistics"),
         ("bert", dict, {"loss": lambda outputs, batch: outputs.logits.mean()}, r"shape \(\) for 3 examples"),
         ("bert", dict, {"loss": lambda outputs, batch: outputs.logits}, r"shape \(3, 3\) for 3 examples"),
     ],
@@ -440,7 +458,7 @@ def test_weight_norm_is_that_of_the_rows_and_columns_of_a_head(name, names, grou
             own, shared = (slice(h * width, (h + 1) * width) for h in (head, head // group))
             parts = (query[own], key[shared], value[shared], output[:, own])
             expected = sum(float(x) ** 2 for part in parts for x in part.flatten()) ** 0.5
-            assert abs(statistics.l2[site][head] - expected) < 1e-10
+            assert abs(statistics["l2"][site][head] - expected) < 1e-10
 
 
 def test_weights_under_unknown_names_are_refused_by_site():

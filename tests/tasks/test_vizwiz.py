@@ -191,10 +191,12 @@ def with_answers(answers):
         (vizwiz_rows(23).rename(columns={"question": "q"}), r"but question is read"),
         (with_answers(None), r"column 'answers'.*holds 'None'"),
         (with_answers([]), r"column 'answers'"),
+        (with_answers("yes"), r"column 'answers'.*holds 'yes' where the texts of ten answers"),
+        (vizwiz_rows(23).assign(image=[{"path": "0.png"}] * 23), r"Row 0 of .* holds no image"),
         (with_answers([{"answer": "yes"}]), r"column 'answers'.*where the texts of ten answers"),
         (vizwiz_rows(10), r"has 10 rows, but its first 10 are for calibration"),
     ],
-    ids=["no answers", "other name", "none", "empty", "objects", "too few"],
+    ids=["no answers", "other name", "none", "empty", "text", "no image", "objects", "too few"],
 )
 def test_other_files_are_one_sentence(tmp_path, rows, words):
     write_split(tmp_path, VIZWIZ_REPOSITORY, "val", rows)

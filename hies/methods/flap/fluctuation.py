@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from hies.errors import UnsupportedModelError
-from hies.heads.attention import evaluating, handling, uncached
+from hies.heads.attention import evaluating, handling
 from hies.heads.calls import Call
 from hies.heads.matrices import matrix
 from hies.heads.projections import find_projections
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
-from hies.scoring.losses import Loss, inputs_of, reads_encoder
+from hies.scoring.losses import Loss, reads_encoder
+from hies.scoring.own_loss import answer
 from hies.scoring.tokens import counted_queries
 
 
@@ -43,8 +44,7 @@ def fluctuations(
     with handling(model, observer), evaluating(model):
         for batch in ProgressBar(batches, "fluctuation", unit="batch", shown=progress):
             observer.batch = batch
-            with uncached(model, batch):
-                model(**inputs_of(model, batch, loss))
+            answer(model, batch, loss)
     scores = {}
     for site, moments in observer.moments.items():
         scores[site] = weighted_fluctuation(moments.variance.cpu(), _output_columns(model, site))

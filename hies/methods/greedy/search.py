@@ -17,13 +17,14 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hies.errors import HiesError
-from hies.heads.attention import evaluating, find_sites, handling, uncached
+from hies.heads.attention import evaluating, find_sites, handling
 from hies.heads.calls import Call
 from hies.heads.forwards import intercepted
 from hies.heads.sites import SiteHead, SiteTensors
 from hies.methods.greedy.greedy import greedy_passes
 from hies.progress import ProgressBar
 from hies.scoring.losses import Loss, inputs_of
+from hies.scoring.own_loss import answer
 
 
 def removal_order(
@@ -77,10 +78,9 @@ class _Passes:
         self.model, self.batches, self.loss = model, batches, loss
         if any(isinstance(value, Cache) for batch in batches for value in batch.values()):
             raise HiesError("A batch has past_key_values, which would grow in each of the many passes; leave them out.")
-        self.inputs = [inputs_of(model, batch, loss) for batch in batches]
         self.heads: dict[str, int] = {}  # site -> its number of heads
-        for inputs in self.inputs:
-            for name, site in find_sites(model, inputs).items():
+        for batch in batches:
+            for name, site in find_sites(model, inputs_of(model, batch, loss)).items():
                 self.heads.setdefault(name, site.heads)
         self.layer_of = {site: _layer_of(model, site) for site in self.heads}
         # Those that may be skipped, in their order; none where they run twice, or hand on more than they return.
@@ -132,8 +132,8 @@ class _Passes:
     def _losses(self, number: int, skipped: Sequence[nn.Module] = (), keep: bool = False) -> Tensor:
         """Returns the losses of one batch, float64 [batch]."""
         self._calls, self._outputs, self._skipped, self._keeps = [], self._kept[number], skipped, keep
-        with uncached(self.model, self.batches[number]):
-            losses = self.loss(self.model(**self.inputs[number]), self.batches[number])
+        batch = self.batches[number]
+        losses = self.loss(answer(self.model, batch, self.loss), batch)
         if losses.dim() != 1:
             raise HiesError(f"The loss has the shape {tuple(losses.shape)}; it must be one number for each example.")
         return losses.double()

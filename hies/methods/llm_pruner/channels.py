@@ -10,21 +10,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hies.errors import UnsupportedModelError
-from hies.heads.conventions import LATENT
-from hies.heads.forwards import names_used_by
+from hies.heads.conventions import CROSS, LATENT
+from hies.heads.forwards import INTERFACE, names_used_by
 from hies.heads.matrices import matrix
 from hies.heads.projections import Projections, find_projections
 from hies.heads.pruned import PrunedHeads
 from hies.methods.llm_pruner.taylor import projections_of
 
-REGISTRY = "ALL_ATTENTION_FUNCTIONS"  # what the forward of every module that `hies.heads.attention` reaches looks up
-CROSS = ("cross", "encoder_attn", "encoder_attention", "encdecattention")  # in names of what attends to something else
-
 
 def attention_modules(model: nn.Module) -> list[str]:
     """Returns the names of the attention modules, by their code alone: no data, no forward pass."""
     modules = ((name, module) for name, module in model.named_modules() if not isinstance(module, PreTrainedModel))
-    return [name for name, module in modules if REGISTRY in names_used_by(module)]
+    return [name for name, module in modules if INTERFACE in names_used_by(module)]
 
 
 def one_stream(model: PreTrainedModel) -> dict[str, Projections]:

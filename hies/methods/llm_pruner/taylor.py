@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hies.errors import HiesError
-from hies.heads.attention import evaluating, find_sites, uncached
+from hies.heads.attention import evaluating, find_sites
 from hies.heads.matrices import HeadRows
 from hies.heads.projections import Projections, find_projections
 from hies.heads.sites import SiteTensors
@@ -24,6 +24,7 @@ from hies.progress import ProgressBar
 from hies.scoring.examples import single_examples
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import Loss, check_losses, inputs_of
+from hies.scoring.own_loss import answer
 from hies.scoring.rows import parts_of
 
 GATES = ("gate_proj", "g_proj")  # of `BY_HEAD`, those that read the hidden states; the others read positions
@@ -134,8 +135,7 @@ def _moments(
     bar = ProgressBar(examples, "taylor", unit="example", shown=progress)
     with evaluating(model), requiring_gradients(model, list(owners)), torch.enable_grad():
         for count, example in enumerate(bar):
-            with uncached(model, example):
-                losses = loss(model(**inputs_of(model, example, loss)), example)
+            losses = loss(answer(model, example, loss), example)
             check_losses(losses, 1)
             each = gradients(losses.sum(), list(owners), is_half)
             if is_half and not any(gradient.any() for gradient in each):

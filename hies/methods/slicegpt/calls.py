@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hies.batching import Batch
+from hies.heads.attention import uncached
 from hies.methods.slicegpt.bases import Choose
 
 
@@ -60,7 +61,7 @@ def record(
     hooks += [module.register_forward_pre_hook(call, with_kwargs=True) for module in attention]
     try:
         for batch in batches:
-            model(**unlabelled(batch))
+            run(model, batch)
             calls.real.append(real_tokens(batch, calls.starts[-1]))
     finally:
         for hook in hooks:
@@ -68,9 +69,10 @@ def record(
     return calls
 
 
-def unlabelled(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the batch without its labels, so that no loss is computed."""
-    return {name: value for name, value in batch.items() if name != "labels"}
+def run(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """Returns what a model gives for a batch without its labels, so that no loss is computed."""
+    with uncached(model, batch):
+        return model(**{name: value for name, value in batch.items() if name != "labels"})
 
 
 def real_tokens(batch: Mapping[str, Any], hidden: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from hies.heads.pruned import PrunedHeads
 from hies.heads.weights import check_weights_are_here
 from hies.methods.slicegpt.bases import principal, reflections
 from hies.methods.slicegpt.bert import Bert
-from hies.methods.slicegpt.calls import real_tokens, record, unlabelled
+from hies.methods.slicegpt.calls import real_tokens, record, run
 from hies.methods.slicegpt.family import CannotSliceError, Family
 from hies.methods.slicegpt.llama import Llama
 
@@ -72,16 +71,13 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
         raise HiesError(f"width is {width}; it must be from 1 to the {dense} dimensions of the model's residual.")
     if not batches:
         raise HiesError("There is no calibration example, and slicing looks at the hidden states of some.")
-    _check_rotation(model, {name: _few(values) for name, values in batches[0].items()})
+    has_rows = {name: isinstance(values, Tensor) and values.dim() for name, values in batches[0].items()}  # else a flag
+    few = {name: values[:CHECKED] if has_rows[name] else values for name, values in batches[0].items()}
+    _check_rotation(model, few)
     small = copy.deepcopy(model).eval()
     family = family_of(small)
     family.slice(record(small, family.first, family.attention, batches, principal(width, damping)))
     return small
-
-
-def _few(values: Any) -> Any:
-    """Returns the first examples of a tensor; flags such as `use_cache` as they are."""
-    return values[:CHECKED] if isinstance(values, Tensor) and values.dim() else values
 
 
 @torch.no_grad()
@@ -103,7 +99,6 @@ def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
 
 def _answers(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Returns the model's outputs, at real tokens where it has one for each token; float32 or better."""
-    inputs = unlabelled(batch)
-    answers: Tensor = model(**inputs)[0]
-    answers = answers[real_tokens(inputs, answers)] if answers.dim() == 3 else answers
+    answers: Tensor = run(model, batch)[0]
+    answers = answers[real_tokens(batch, answers)] if answers.dim() == 3 else answers
     return answers.to(torch.promote_types(answers.dtype, torch.float32))

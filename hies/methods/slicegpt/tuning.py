@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hies.batch_size import is_out_of_memory
 from hies.batching import Encoded
 from hies.errors import HiesError, ParameterError
+from hies.precision import chance_kept
 from hies.training import Finetuning
 from hies.training.loop import finetune
 
@@ -45,7 +46,7 @@ def recover(
     chosen = np.random.default_rng(settings.seed).permutation(len(train))[:examples]
     some = Encoded([train.features[i] for i in chosen], train.pad)
     config = peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=layer_matrices(model))
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with chance_kept():
         torch.manual_seed(settings.seed)
         tuner = peft.LoraModel(model, {"default": config}, "default")
     try:

@@ -43,7 +43,10 @@ class MMVet(VisualTask):
 
     def load(self, data_root: Path | None, cache_dir: Path) -> Splits:
         """Returns all of MM-Vet to report, and examples of VizWiz-VQA with the answer that most people gave."""
-        train, selection = (_single(split) for split in vizwiz.holdout(data_root))
+        train, selection = (
+            replace(split, labels=np.array([vizwiz.most_common(label) for label in split.labels], dtype=str))
+            for split in vizwiz.holdout(data_root)
+        )
         rows = hub.read_split(MMVET_REPOSITORY, "test", ("image", "question", "answer"), data_root)
         where = f"the split 'test' of {MMVET_REPOSITORY}"
         for column in ("question", "answer"):
@@ -65,7 +68,3 @@ class MMVet(VisualTask):
         """Returns where calibration examples come from, and which model grades."""
         source = f"{vizwiz.VIZWIZ_REPOSITORY} {vizwiz.calibration_split(data_root)}[:{vizwiz.FOR_CALIBRATION}]"
         return {"calibration_source": source, "judge": self.judge}
-
-
-def _single(split: Split) -> Split:
-    return replace(split, labels=np.array([vizwiz.most_common(label) for label in split.labels], dtype=str))

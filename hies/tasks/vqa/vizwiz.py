@@ -109,7 +109,7 @@ def most_common(label: str) -> str:
 
 
 def _texts(cell: Any) -> list[str]:
-    texts = [] if cell is None else list(cell)
+    texts = list(cell) if isinstance(cell, list | tuple | np.ndarray) else []  # of a text its letters would be answers
     if not texts or not all(isinstance(text, str) for text in texts):
         raise HiesError(
             f"The column 'answers' of {VIZWIZ_REPOSITORY} holds {str(cell)[:60]!r} where the texts of ten answers "
