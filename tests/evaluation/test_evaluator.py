@@ -34,7 +34,7 @@ def cache(tmp_path_factory):
 
 
 def workbench(cache, **changes):
-    settings = Finetuning(epochs=20, learning_rate=3e-3)
+    settings = Finetuning(epochs=8, learning_rate=3e-3)
     model = Model(**{"name": "small", "modality": "image", "architecture": VIT, "finetune": settings, **changes})
     return Evaluator(model, Digits(max_examples=211), None, cache, CPU, PassCounter())
 
@@ -324,7 +324,7 @@ def text_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text_bench(text_model, cache):
     model = Model(name="words", source=str(text_model), max_length=31, finetune=Finetuning(epochs=1))
-    task = ApiDocs(libraries=("numpy", "sklearn"), train_per_class=60, selection_per_class=11, report_per_class=17)
+    task = ApiDocs(libraries=("joblib", "jinja2"), train_per_class=60, selection_per_class=11, report_per_class=17)
     return Evaluator(model, task, None, cache, CPU)
 
 
