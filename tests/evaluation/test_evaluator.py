@@ -34,7 +34,7 @@ def cache(tmp_path_factory):
 
 
 def workbench(cache, **changes):
-    settings = Finetuning(epochs=8, learning_rate=3e-3)
+    settings = Finetuning(epochs=20, learning_rate=3e-3)
     model = Model(**{"name": "small", "modality": "image", "architecture": VIT, "finetune": settings, **changes})
     return Evaluator(model, Digits(max_examples=211), None, cache, CPU, PassCounter())
 

@@ -16,7 +16,7 @@ from experiments.sweep import job as job_module
 from hies.heads import conventions
 from hies.pruning.files import RECORD
 
-DIGITS = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "task.max_examples=101", "criterion=his"]
+DIGITS = ["model=vit_tiny", "task=digits", "model.finetune.epochs=3", "task.max_examples=101", "criterion=his"]
 TEXT = ["model=any", "model.name=words", "task.libraries=[joblib,jinja2]", "task.train_per_class=20",
         "task.selection_per_class=20", "task.report_per_class=31", "+model.label_order.apidocs=[0,1]",
         "calibration.size=8"]  # fmt: skip

@@ -16,7 +16,7 @@ from hies.evaluation import evaluator as evaluator_module
 from hies.heads import conventions
 
 QUIET = ["wandb.mode=disabled", "calibration.size=8"]
-DIGITS = ["model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=1", "task=digits",
+DIGITS = ["model=vit_tiny", "model.architecture.num_hidden_layers=2", "model.finetune.epochs=3", "task=digits",
           "task.max_examples=101", "criterion=his", *QUIET]  # fmt: skip
 LIBRARIES = ("joblib", "jinja2")  # small, and there wherever torch and scikit-learn are
 
