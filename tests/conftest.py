@@ -11,6 +11,7 @@ import torch
 import transformers as tf
 from command_line import cache, call, new_process, quicken_hydra  # noqa: F401 - fixtures
 
+gc.disable()  # until all is collected: it would take a third of the seconds of all imports
 pytest.register_assert_rewrite("checks", "tiny_models", "shown")
 torch.set_num_threads(1)
 tf.logging.set_verbosity_error()
@@ -56,3 +57,4 @@ def pytest_collection_finish():
     """Spare the garbage collector a look at what the imports left, whenever a test makes many objects."""
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -138,8 +138,7 @@ def test_a_dense_model_alone_is_nothing_to_compare(tmp_path: Path, make) -> None
         make(efficiency.load(tmp_path))
 
 
-def test_the_command_draws_measurements_without_any_job(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setitem(style.RC, "savefig.dpi", 50)
+def test_the_command_draws_measurements_without_any_job(tmp_path: Path, capsys) -> None:
     write_measurements(tmp_path)
     assert main(["efficiency", "costs", "--results", str(tmp_path), "--out", str(tmp_path)]) == 0
     names = {f"{path.parent.name}/{path.name}" for path in tmp_path.rglob("*__cpu.*")}

@@ -324,7 +324,7 @@ def text_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text_bench(text_model, cache):
     model = Model(name="words", source=str(text_model), max_length=31, finetune=Finetuning(epochs=1))
-    task = ApiDocs(libraries=("numpy", "sklearn"), train_per_class=60, selection_per_class=11, report_per_class=17)
+    task = ApiDocs(libraries=("joblib", "jinja2"), train_per_class=60, selection_per_class=11, report_per_class=17)
     return Evaluator(model, task, None, cache, CPU)
 
 

@@ -20,7 +20,7 @@ from hies.storage import cached_arrays
 
 pytestmark = pytest.mark.usefixtures("new_process")
 
-SWEEP = ["-m", *FAST, "criterion=his,random", "sparsity.ratios=[0.25,0.5]"]
+SWEEP = ["-m", *FAST, "model.finetune.batch_size=250", "criterion=his,random", "sparsity.ratios=[0.25,0.5]"]
 SHOWN = ["run_id", "ratio", "value", "quality", "stability", "heads_removed", "seed", "curve"]
 
 

@@ -6,13 +6,14 @@ import multiprocessing
 import shlex
 import threading
 
+import filelock
 import numpy as np
 import pytest
 import torch
 from command_line import FAST, rows_of, without_times  # noqa: F401
 
 from experiments.sweep import job as job_module
-from experiments.sweep import worker
+from experiments.sweep import launch, worker
 from hies import storage as cache_module
 from hies.batch_size import BatchSize, is_out_of_memory
 from hies.errors import HiesError
@@ -112,51 +113,64 @@ def test_a_damaged_row_file_is_named_put_aside_and_computed_again(call, kind):
     assert path.with_name(f"{path.name}.damaged").read_text() == damaged
 
 
-def test_a_job_that_another_process_is_at_is_waited_for_and_not_done_twice(call, monkeypatch):
+@pytest.fixture
+def other_process(monkeypatch):
+    """Starts a process that holds the lock of a job until this one has found it taken, and may write rows then.
+
+    Gives what is set when it was found taken.
+    """
+    fork, compute = multiprocessing.get_context("fork"), launch.compute
+    ready, taken, processes = fork.Event(), fork.Event(), []
+
+    def noted(job):
+        outcome = compute(job)
+        if outcome == worker.TAKEN:
+            taken.set()
+        return outcome
+
+    def start(lock, path, text=""):
+        processes.append(fork.Process(target=_finish_later, args=(lock, path, text, ready, taken)))
+        processes[0].start()
+        assert ready.wait(30)
+        return taken
+
+    monkeypatch.setattr(launch, "compute", noted)
+    yield start
+    taken.set()
+    for process in processes:
+        process.join()
+
+
+def _finish_later(lock_file, path, text, ready, taken):
+    with filelock.FileLock(lock_file):
+        ready.set()
+        taken.wait(60)
+        if text:
+            path.write_text(text)
+
+
+def test_a_job_that_another_process_is_at_is_waited_for_and_not_done_twice(call, monkeypatch, other_process):
     run, started = job_module.Job.run, []
     monkeypatch.setattr(job_module.Job, "run", lambda job, *given: started.append(job) or run(job, *given))
     call("criterion=his", "sparsity.ratios=[0.5]")
     (path,) = call.results.rglob("*.jsonl")
     text = path.read_text()
     path.unlink()
-    fork = multiprocessing.get_context("fork")
-    ready = fork.Event()
-    other = fork.Process(target=_finish_later, args=(started[0].lock.lock_file, path, text, ready))
-    other.start()
-    assert ready.wait(30)
+    taken = other_process(started[0].lock.lock_file, path, text)
     status, _ = call("criterion=his", "sparsity.ratios=[0.5]")
-    other.join()
-    assert status == 0 and len(started) == 1 and path.read_text() == text
-
-
-def _finish_later(lock_file, path, text, ready):
-    import time
-
-    import filelock
-
-    with filelock.FileLock(lock_file):
-        ready.set()
-        time.sleep(1)
-        if text:
-            path.write_text(text)
+    assert status == 0 and taken.is_set() and len(started) == 1 and path.read_text() == text
 
 
 @pytest.mark.parametrize("force", ["force=false", "force=true"])
-def test_a_job_that_another_process_gave_up_is_done_after_all(call, monkeypatch, force):
+def test_a_job_that_another_process_gave_up_is_done_after_all(call, other_process, force):
     call("criterion=his", "sparsity.ratios=[0.5]")
     (path,) = call.results.rglob("*.jsonl")
     before = path.stat().st_mtime_ns
     if force == "force=false":
         path.unlink()
-    fork = multiprocessing.get_context("fork")
-    ready = fork.Event()
-    lock = next(file for file in call.results.rglob(".locks/*"))
-    other = fork.Process(target=_finish_later, args=(lock, path, "", ready))
-    other.start()
-    assert ready.wait(30)
+    taken = other_process(next(file for file in call.results.rglob(".locks/*")), path)
     status, _ = call("criterion=his", "sparsity.ratios=[0.5]", force)
-    other.join()
-    assert status == 0 and path.stat().st_mtime_ns > before
+    assert status == 0 and taken.is_set() and path.stat().st_mtime_ns > before
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_result(call, monkeypatch):
@@ -224,15 +238,15 @@ def test_training_that_does_not_fit_names_its_batch_size(call, monkeypatch, tmp_
 
 
 def test_weights_with_a_flipped_bit_are_made_again(call, tmp_path):
-    own = f"cache_dir={tmp_path}/cache"
-    call("criterion=his", "sparsity.ratios=[0.5]", own)
+    words = "criterion=his", "sparsity.ratios=[0.5]", "model.finetune.batch_size=250", f"cache_dir={tmp_path}/cache"
+    call(*words)
     before = rows_of(call.results)
     (weights,) = (tmp_path / "cache").rglob("model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1000] ^= 0x40
     weights.write_bytes(content)
     job_module._evaluators.clear()
-    status, err = call("criterion=his", "sparsity.ratios=[0.5]", own, "force=true")
+    status, err = call(*words, "force=true")
     assert status == 0 and "model.safetensors" in err and "made again" in err
     assert without_times(rows_of(call.results))[0]["checkpoint"] == before[0]["checkpoint"]
 

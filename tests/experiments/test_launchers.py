@@ -88,40 +88,41 @@ def once(condition, act):
         thread.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def workers_end():
-    """joblib's workers outlive the test that starts them, for the next one to use: each takes seconds to start."""
+    """joblib's workers outlive the sweep that starts them."""
     yield
     get_reusable_executor(max_workers=1).shutdown(wait=True, kill_workers=True)
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_loses_nothing_and_rows_are_those_of_one_process(call, expected, workers_end):
+def test_a_killed_worker_loses_nothing_and_ctrl_c_ends_the_others(call, expected, workers_end, tmp_path):
+    """Both in one test, since each worker takes seconds to start: the second sweep has those of the first."""
     with once(lambda: at_work(call.results), lambda found: found[0].kill()):
         status, err = call(*SWEEP, *JOBLIB)
     assert status == 0 and "A worker process ended early" in err and "launched again" in err
     assert by_run(call.results) == expected
     assert all("launcher" not in row["command"] for row in rows_of(call.results))
 
-
-@pytest.mark.slow
-def test_ctrl_c_ends_the_workers(call, workers_end):
     def interrupt(_):
         os.kill(os.getpid(), signal.SIGINT)
 
+    again = tmp_path / "again"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        with once(lambda: at_work(call.results), interrupt):
-            status, err = call(*SWEEP, *JOBLIB)
+        with once(lambda: at_work(again), interrupt):
+            status, err = call(*SWEEP, *JOBLIB, f"results_dir={again}")
     finally:
         signal.signal(signal.SIGINT, before)
     assert status == 130 and "goes on from there" in err and "Traceback" not in err
-    assert not workers() and not list(call.results.rglob("*.failed.json"))
+    assert not workers() and not list(again.rglob("*.failed.json"))
 
 
 @pytest.mark.slow
 def test_a_job_of_submitit_that_is_killed_is_named_and_the_rest_is_done(call, expected, monkeypatch):
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
+    quick = SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 20))  # between two looks
+    monkeypatch.setattr(submitit.core.core, "_time", quick)
 
     def first():
         for child in psutil.Process().children(recursive=True):

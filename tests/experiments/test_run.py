@@ -324,13 +324,6 @@ def test_one_failing_job_does_not_stop_a_sweep(call):
     assert [row["calibration_size"] for row in rows_of(call.results)] == [8, 8]
 
 
-def test_the_offline_mirror_takes_a_finished_job(call, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    status, err = call("wandb.mode=offline", "criterion=his", "sparsity.ratios=[0.5]")
-    assert status == 0 and "did not take" not in err
-    assert list((call.results / "wandb").glob("offline-run-*/run-*.wandb"))
-
-
 def test_a_broken_mirror_costs_no_result(call, monkeypatch):
     import wandb
 
@@ -449,7 +442,7 @@ def test_a_method_that_removes_no_heads_has_the_same_rows_and_its_own_cost(call,
     assert dense["parameters"] - half["parameters"] == attention // 2 + 2 * 32
     assert dense["flops"] - half["flops"] == 2 * (quarter["flops"] - half["flops"]) > 0
     assert dense["stability"] == 100
-    assert all(row["score_seconds"] >= 0 and row["eval_seconds"] >= 0 for row in rows)
+    assert all(row["score_seconds"] > 0 and row["eval_seconds"] > 0 for row in (quarter, half))
     with np.load(next(call.results.rglob("*.npz"))) as arrays:
         assert arrays["predictions"].shape == (3, 101) and arrays["heads"].tolist() == [8] * 2
     monkeypatch.setattr(evaluator_module.Evaluator, "_apply", None)  # known by now
@@ -465,14 +458,15 @@ def test_a_method_that_does_not_fit_is_refused_before_any_work(call, tmp_path):
 
 
 def test_ratios_beyond_what_a_criterion_can_remove_are_left_out_and_named(call):
-    six = "model.architecture.num_hidden_layers=6"  # of which the first and the last stay whole
-    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.25,0.9]", six)
+    # Of six layers the first and the last stay whole.
+    six = "model.architecture.num_hidden_layers=6", "model.finetune.batch_size=250"
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.25,0.9]", *six)
     rows = rows_of(call.results)
     assert status == 0 and [row["ratio"] for row in rows] == [0.0, 0.25]
     assert "not at 90 %, which is more than llm_pruner_block can remove" in log
     layers = [int(site.split(".")[-2]) for site in rows[1]["mask"]]
     assert layers == [1, 2, 3, 4] and {len(heads) for heads in rows[1]["mask"].values()} == {3}
-    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.9]", six)
+    status, log = call("criterion=llm_pruner_block", "sparsity.ratios=[0.9]", *six)
     assert status == 1 and "but llm_pruner_block can remove at most 32 of this model" in log
 
 

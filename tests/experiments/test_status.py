@@ -19,11 +19,11 @@ TINY = ["model=vit_tiny", "task=digits", "model.finetune.epochs=1", "model.finet
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run a command of the package with folders of its own; gives (exit status, standard output)."""
+def call(cache, tmp_path, monkeypatch, capsys):
+    """Run a command of the package with results of its own; gives (exit status, standard output)."""
 
     def call(command, *words):
-        folders = [f"results_dir={tmp_path}/results", f"cache_dir={tmp_path}/cache"]
+        folders = [f"results_dir={tmp_path}/results", f"cache_dir={cache}"]
         monkeypatch.setattr("sys.argv", ["command", "-m", *TINY, *folders, *words])
         exit_status = command.main()
         return exit_status, capsys.readouterr().out
@@ -59,8 +59,10 @@ def test_nothing_is_written_and_no_time_is_made_up_where_nothing_is_there(call):
     assert not call.folder.exists()
 
 
-def test_a_held_lock_is_a_running_job(call):
+def test_a_finished_sweep_needs_nothing_and_a_held_lock_is_a_running_job(call):
     call(run, "criterion=random")
+    out = call(status, "criterion=random")[1]
+    assert "1 of 1 jobs finished; rows are in" in out and "To do" not in out and "Time left" not in out
     (path,) = call.folder.glob("run-*.jsonl")
     path.unlink()
     code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
@@ -70,12 +72,6 @@ def test_a_held_lock_is_a_running_job(call):
         held = call(status, "criterion=random")[1]
         holder.communicate(b"\n")
     assert "0/1, 1 running" in held and "1 running" not in call(status, "criterion=random")[1]
-
-
-def test_a_finished_sweep_needs_nothing(call):
-    call(run, "criterion=random")
-    out = call(status, "criterion=random")[1]
-    assert "1 of 1 jobs finished; rows are in" in out and "To do" not in out and "Time left" not in out
 
 
 def timed(score, *evaluations):

@@ -312,10 +312,12 @@ def test_the_command_line_draws_from_wandb(stub, tmp_path, capsys):
 def test_a_real_run_comes_back_as_it_was(call, stub, tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, MARKER)
-    assert call("wandb.mode=offline", "criterion=hies", "sparsity.ratios=[0.5]")[0] == 0
+    status, err = call("wandb.mode=offline", "criterion=hies", "sparsity.ratios=[0.5]")
+    assert status == 0 and "did not take" not in err
     assert call("wandb.mode=offline", "criterion=hies", "calibration.size=5000")[0] == 1
     assert not [path for path in call.results.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
     (run,) = sync.waiting(call.results)
+    assert list(run.glob("run-*.wandb"))
     stub.refuses.add("CreateArtifact")  # wandb sync would call this run uploaded
     address = {"WANDB_BASE_URL": stub.url, "WANDB_API_KEY": KEY}
     status, said = run_sync(call.results, **address)

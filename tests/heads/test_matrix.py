@@ -10,7 +10,7 @@ import checks
 import pytest
 import torch
 from architectures import ARCHITECTURES
-from tiny_models import MATRIX, SAMPLE, assert_same_state, make, make_batch, some_heads, state_of
+from tiny_models import MATRIX, SAMPLE, assert_same_state, built, make, make_batch, some_heads, state_of
 from unsupported_models import PARTLY, UNPRUNABLE
 
 import hies
@@ -33,7 +33,7 @@ SCORED = [*SIDES, *(case(name, "right") for name in UNPRUNABLE)]
 
 
 def test_every_part_that_the_conventions_name_is_in_a_sampled_architecture():
-    modules = [module for name in (*SAMPLE, *UNPRUNABLE) for module in make(name).modules()]
+    modules = [module for name in (*SAMPLE, *UNPRUNABLE) for module in built(name, 0).modules()]
     found = {part for module in modules for part in (*module._modules, *module._parameters)}
     assert {part for names in PARTS for part in names} - found == {"q_layer_norm", "k_layer_norm"}  # Idefics, by choice
 

@@ -179,7 +179,7 @@ def test_a_pruned_model_trains():
 
 
 @pytest.mark.parametrize("name", GUARDED)
-def test_attention_that_would_give_wrong_numbers_refuses_to_run(name):
+def test_attention_that_would_give_wrong_numbers_refuses_to_run(name, monkeypatch):
     model = make(name).eval()
     sites = sites_of(name, model)
     small = hies.prune(model, {site: [0] for site in sites})
@@ -190,6 +190,8 @@ def test_attention_that_would_give_wrong_numbers_refuses_to_run(name):
     for module in small.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation_internal = "flex_attention"
+    make_mask = tf.masking_utils.create_block_mask  # which transformers has compiled, for many seconds
+    monkeypatch.setattr(tf.masking_utils, "create_block_mask", lambda *a, _compile=True, **k: make_mask(*a, **k))
     with pytest.raises(hies.UnsupportedModelError, match="'sdpa' or 'eager', not 'flex_attention'"):
         logits(small, name)
 

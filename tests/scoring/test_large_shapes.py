@@ -56,7 +56,7 @@ def test_scoring_it_with_checkpoints_fits_a_card_of_24_gigabytes():
 @pytest.mark.slow
 def test_one_layer_of_that_width_is_scored_masked_and_cut_for_real():
     torch.manual_seed(0)
-    config = tf.LlamaConfig(num_hidden_layers=1, vocab_size=97, dtype="bfloat16")
+    config = tf.LlamaConfig(num_hidden_layers=1, vocab_size=97, intermediate_size=1031, dtype="bfloat16")
     model = tf.LlamaForCausalLM(config).to(torch.bfloat16).eval()
     words = torch.randint(0, 97, (2, 13))
     batch = {"input_ids": words, "labels": words}

@@ -105,6 +105,8 @@ def test_padding_on_either_side_changes_no_importance(name, side, attention):
 )
 def test_a_wrapped_model_has_the_importance_of_the_model_inside(name, wrap):
     model, batch = make(name).eval(), make_batch(name)
+    if name == "bert" and wrap == "compiled":  # each layer takes seconds
+        model.bert.encoder.layer = model.bert.encoder.layer[:1]
     expected = collect(model, [batch], need=("his",)).his
     if wrap == "lora":  # an update that is zero at first
         matrix = {"llama": "up_proj", "bert": "intermediate.dense", "t5": "wo"}[name]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers as tf
 from language_copy import SIZES, SUBJECTS, WORDS, copy_of, made_up, mmlu_tables, write
+from lm_eval_runs import evaluate_by_lm_eval
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from hies import masked, prune
@@ -65,7 +66,6 @@ def tokenizer(checkpoint):
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch, tmp_path):
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)  # asks pip for every package
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
     for function in (hub.frames, language._content):
         function.cache_clear()
@@ -76,9 +76,8 @@ def theirs(folder, checkpoint, name, specs, **options):
     folder.mkdir()
     for number, spec in enumerate(specs):
         (folder / f"{number}.yaml").write_text(json.dumps(spec))
-    manager = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False)
     settings = {"model_args": {"pretrained": str(checkpoint)}, "batch_size": 4, "device": "cpu", **options}
-    return lm_eval.simple_evaluate("hf", tasks=[name], task_manager=manager, bootstrap_iters=0, **settings)
+    return evaluate_by_lm_eval("hf", [name], folder, **settings)
 
 
 def specification(path, root, **changed):

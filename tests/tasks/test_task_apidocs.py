@@ -75,7 +75,8 @@ def test_what_two_libraries_share_and_what_is_short_is_dropped():
 
 
 def test_the_installed_libraries_give_balanced_splits_without_their_names(tmp_path):
-    task = ApiDocs(libraries=("pandas", "sklearn"), train_per_class=50, selection_per_class=10, report_per_class=20)
+    libraries = ("accelerate", "huggingface_hub")  # small, and full of names
+    task = ApiDocs(libraries=libraries, train_per_class=50, selection_per_class=10, report_per_class=20)
     splits = task.load(None, tmp_path)
     sizes = [len(split) for split in (splits.train, splits.selection, splits.report)]
     assert sizes == [100, 20, 40]

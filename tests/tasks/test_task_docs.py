@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from lm_eval_runs import evaluate_by_lm_eval
 
 from hies.errors import HiesError
 from hies.evaluation.evaluator import Evaluator
@@ -194,7 +195,7 @@ TINY = Model(
 @pytest.fixture(scope="module")
 def bench(installed, tmp_path_factory):
     pytest.importorskip("lm_eval")
-    model = Model(**{**vars(TINY), "finetune": type(TINY.finetune)(epochs=4, learning_rate=1e-2, batch_size=16)})
+    model = Model(**{**vars(TINY), "finetune": type(TINY.finetune)(epochs=4, learning_rate=1e-2, batch_size=32)})
     return Evaluator(model, TASK, None, tmp_path_factory.mktemp("cache"), torch.device("cpu"))
 
 
@@ -262,7 +263,6 @@ def test_the_answer_is_the_likeliest_continuation(bench, removed):
 
 
 def test_a_small_model_learns_to_tell_and_its_accuracy_is_that_of_lm_eval(bench):
-    lm_eval = pytest.importorskip("lm_eval")
     import datasets
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
@@ -279,9 +279,7 @@ def test_a_small_model_learns_to_tell_and_its_accuracy_is_that_of_lm_eval(bench)
         "doc_to_target": "label", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }  # fmt: skip
     model = HFLM(pretrained=bench.network, tokenizer=bench.processor, batch_size=4)
-    found = lm_eval.simple_evaluate(model, tasks=[ConfigurableTask(config=config)], bootstrap_iters=0)["results"][
-        "docs"
-    ]
+    found = evaluate_by_lm_eval(model, [ConfigurableTask(config=config)])["results"]["docs"]
     outcome = bench.evaluate({})
     assert found["acc,none"] == np.mean(outcome.answers == report.labels) > 0.6
     assert found["acc_norm,none"] == np.mean(outcome.by_rule["norm"] == report.labels)

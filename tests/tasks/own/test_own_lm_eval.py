@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from lm_eval_runs import evaluate_by_lm_eval
 from small_folders import causal_folder
 
 from hies.errors import HiesError
@@ -58,14 +59,11 @@ def task(folder, name, **options):
 @pytest.fixture(scope="module")
 def evaluated(llama, folder):
     """What lm-eval's own evaluation finds, by its whole machinery."""
-    import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
     network, tokens = tf.AutoModelForCausalLM.from_pretrained(llama), tf.AutoTokenizer.from_pretrained(llama)
     wrapped = HFLM(pretrained=network, tokenizer=tokens, backend="causal", batch_size=2, device="cpu")
-    return lm_eval.simple_evaluate(wrapped, tasks=["quiz", "written"], task_manager=manager, bootstrap_iters=0)
+    return evaluate_by_lm_eval(wrapped, ["quiz", "written"], str(folder))
 
 
 def test_it_says_which_splits_it_reads(folder):
