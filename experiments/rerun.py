@@ -130,7 +130,7 @@ def _share(cache_dir: Path, target: Path) -> None:
     """A cache with the data and the checkpoints of another and nothing that a criterion's results come from."""
     target.mkdir()
     for child in cache_dir.iterdir() if cache_dir.is_dir() else ():
-        if child.name not in COMPUTED:
+        if child.name not in COMPUTED and not child.name.startswith("."):  # locks are not to be shared by a link
             (target / child.name).symlink_to(child.resolve(), target_is_directory=child.is_dir())
 
 

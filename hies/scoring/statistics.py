@@ -67,6 +67,11 @@ class Statistics:
         """AE of appendix B.2.1, in [0, 1], {site: [heads]}."""
         return self.mean_entropy(Entropy())
 
+    @property
+    def l2(self) -> SiteTensors:
+        """Norm of each head's query, key and value rows and output columns, {site: [heads]}."""
+        return self["l2"]
+
     def mean_entropy(self, kind: Entropy) -> SiteTensors:
         """Returns AE with an entropy of this kind in the place of Shannon's, in [0, 1], {site: [heads]}."""
         return {site: hies.equations.mean_over_examples(values) for site, values in self[kind.need].items()}

@@ -460,7 +460,7 @@ def test_weight_norm_is_that_of_the_rows_and_columns_of_a_head(name, names, grou
             own, shared = (slice(h * width, (h + 1) * width) for h in (head, head // group))
             parts = (query[own], key[shared], value[shared], output[:, own])
             expected = sum(float(x) ** 2 for part in parts for x in part.flatten()) ** 0.5
-            assert abs(statistics["l2"][site][head] - expected) < 1e-10
+            assert abs(statistics.l2[site][head] - expected) < 1e-10
 
 
 def test_weights_under_unknown_names_are_refused_by_site():
