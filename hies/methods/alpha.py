@@ -83,7 +83,7 @@ class AlphaSearch:
             return dict.fromkeys(self.ratios, max(self.method.alphas))
         draws = [replace(self.draw, seed=seed) for seed in _seeds(self.method, self.draw.seed)]
         found = np.empty((len(draws), len(self.method.alphas), len(pruned)))
-        for draw, alpha in _in_own_order(np.ndindex(found.shape[:2])):
+        for draw, alpha in _in_own_order(np.ndindex(found.shape[:2]), self.draw.seed):
             found[draw, alpha] = self._values(draws[draw], self.method.alphas[alpha], pruned)
         values = found.mean(axis=0)  # [draws, alphas, ratios] -> [alphas, ratios]
         _, is_single = PROTOCOLS[str(self.method.alpha)]
@@ -118,10 +118,13 @@ class AlphaSearch:
         return 0.0 if quality is None else quality
 
 
-def _in_own_order(cells: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Returns the cells in an order of this process: of two at one search neither waits for what the other computes."""
+def _in_own_order(cells: Iterable[tuple[int, ...]], seed: int) -> list[tuple[int, ...]]:
+    """Returns the cells in an order of this job and process, whose numbers containers may share.
+
+    Of two at one search neither then waits for what the other computes; what is found is the same in every order.
+    """
     listed = [*cells]
-    return [listed[place] for place in np.random.default_rng(os.getpid()).permutation(len(listed))]
+    return [listed[place] for place in np.random.default_rng([seed, os.getpid()]).permutation(len(listed))]
 
 
 def _seeds(method: "HIES", seed: int) -> list[int]:
