@@ -151,7 +151,7 @@ def _over(key: str, words: str, experiment: str, pair: tuple[str, str], table: s
 
 
 def _smollm2() -> list[Finding]:
-    """SmolLM2 at few heads and at many; named before the rows of its tasks were there."""
+    """SmolLM2 at few heads and at many; named when the rows of ARC-e alone were there."""
     pairs = {
         "smollm2": ("SmolLM2, HIES minus HIS (alpha searched for each ratio)", "smollm2", PER_RATIO, HIS),
         "smollm2-auto": ("the same, alpha by calibration loss", "smollm2", AUTO, HIS),
