@@ -75,7 +75,18 @@ class CalibrationSource:
             raise ParameterError("labels", self.labels, expected)
 
     def pool(self, evaluator: "Evaluator") -> Split:
-        """Returns the examples that are drawn from, with the labels of the data."""
+        """Returns the examples that are drawn from, with the labels of the data; no model is needed.
+
+        Raises:
+            ParameterError: a model would label them, but has nothing to choose among: its answers are the data's.
+        """
+        pool = self._pool(evaluator)
+        if self.labels == "model" and evaluator.task.chance(pool) == 0:
+            expected = f"the examples of task={evaluator.task.name} have one option each; use data"
+            raise ParameterError("labels", self.labels, expected)
+        return pool
+
+    def _pool(self, evaluator: "Evaluator") -> Split:
         if self.examples == "selection":
             return evaluator.splits.selection
         train = evaluator.splits.train

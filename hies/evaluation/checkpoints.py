@@ -196,15 +196,11 @@ class TaskModel:
         """Returns examples with what the model itself answers as labels.
 
         Raises:
-            ParameterError: it writes its answers, so that its loss is that of a text that it did not write; or it has
-                nothing to choose among, so that its answers are the labels of the data.
+            ParameterError: it writes its answers, so that its loss is that of a text that it did not write.
         """
         answers = self._ask(self.network, self._prepare(self._in_order_of_outputs(examples)))
         if "losses" not in answers:
             expected = f"the answers to task={self.task.name} are written and have no loss; use data"
-            raise ParameterError("labels", "model", expected)
-        if self.task.chance(examples) == 0:
-            expected = f"the examples of task={self.task.name} have one option each; use data"
             raise ParameterError("labels", "model", expected)
         return replace(examples, labels=self._in_order_of_labels(answers)["predictions"])
 

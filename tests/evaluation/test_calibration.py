@@ -10,7 +10,6 @@ import pytest
 from experiments.config.schema import CalibrationSet
 from hies.errors import ParameterError
 from hies.evaluation.calibration import CalibrationSource, with_random_words
-from hies.evaluation.checkpoints import TaskModel
 from hies.tasks import TASKS, Docs, Split, Splits
 from hies.tasks.embedded.docs import Passage, as_passages
 from hies.tasks.glue import GLUE_TASKS
@@ -30,7 +29,10 @@ def evaluator_on(root, **options):
         return replace(examples, labels=np.ones(len(examples), dtype=np.int64))
 
     splits = Splits(PAIRS, PAIRS.take([2, 3, 5]), PAIRS.take([7]))
-    return SimpleNamespace(splits=splits, data_root=root, cache_dir=root, with_own_labels=with_own_labels, **options)
+    task = TASKS["cola"]()
+    return SimpleNamespace(
+        task=task, splits=splits, data_root=root, cache_dir=root, with_own_labels=with_own_labels, **options
+    )
 
 
 def test_the_papers_examples_are_drawn_as_ever_and_have_no_name_of_their_own(tmp_path):
@@ -105,10 +107,9 @@ def test_what_a_task_does_not_allow(task, examples, says):
     CalibrationSource().check(TASKS[task]())
 
 
-def test_a_model_that_has_nothing_to_choose_among_gives_no_labels():
-    examples, same = as_passages([Passage("a b", "c", "file")] * 3), lambda given: given
-    answers = {"predictions": examples.labels, "losses": np.zeros(3)}
-    model = SimpleNamespace(task=Docs(), network=None, _prepare=same, _in_order_of_outputs=same)
-    model._ask = lambda network, prepared: answers
+def test_a_model_that_has_nothing_to_choose_among_gives_no_labels_which_is_said_before_it_is_made():
+    examples = as_passages([Passage("a b", "c", "file")] * 3)
+    without_model = SimpleNamespace(task=Docs(), splits=SimpleNamespace(train=examples))
     with pytest.raises(ParameterError, match="labels is 'model'; the examples of task=docs have one option each"):
-        TaskModel.with_own_labels(model, examples)
+        CalibrationSource(labels="model").pool(without_model)
+    assert CalibrationSource().pool(without_model) is examples
