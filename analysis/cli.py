@@ -16,7 +16,7 @@ from analysis.errors import Unavailable
 from analysis.registry import Entry, Table, entries
 from analysis.text.labels import model_name
 from analysis.text.measures import MEASURE_OF
-from hies.errors import HiesError, RowsWarning, printable
+from hies.errors import OUTPUT_CLOSED, HiesError, RowsWarning, printable, reader_left
 from hies.runs import grid
 from hies.runs.folders import has_rows
 from hies.runs.schema import Row
@@ -43,7 +43,12 @@ class Parser(argparse.ArgumentParser):
 def exit_code(work: Callable[[argparse.Namespace], int], parser: Parser, arguments: Sequence[str] | None) -> int:
     """Returns that of a command with these arguments; an error is printed as one sentence."""
     try:
-        return work(parser.parse_args(arguments))
+        status = work(parser.parse_args(arguments))
+        return OUTPUT_CLOSED if reader_left() else status
+    except BrokenPipeError:
+        if reader_left():
+            return OUTPUT_CLOSED
+        raise
     except HiesError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2

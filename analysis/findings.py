@@ -14,7 +14,22 @@ HIES_BATCH = label("hies", {"alpha": "per_ratio", "reduction": "batch"})
 HIES_RANK = label("hies", {"alpha": "per_ratio", "normalize": "rank"})
 HIES_NORM = label("hies", {"alpha": "per_ratio", "importance": "output_norm"})
 HIES_SUPPORT = label("hies", {"alpha": 0.9, "entropy": "support"})
-FIXED = label("hies", {"alpha": 0.9})
+FIXED, SHRINK = (label("hies", {"alpha": alpha}) for alpha in (0.9, "shrink"))
+TURNED, HEADS, NUMBERS = (  # the search for alpha with something else in the place of AE
+    {"combination": "printed"}, {"placebo": "permuted"}, {"placebo": "random"},
+)  # fmt: skip
+AUTO_TURNED, AUTO_HEADS, AUTO_NUMBERS, AUTO_LAYER = (
+    label("hies", {"alpha": "auto", **knobs}) for knobs in (TURNED, HEADS, NUMBERS, {"normalize": "layer_entropy"})
+)
+SEARCHED_TURNED, SEARCHED_HEADS, SEARCHED_NUMBERS = (
+    label("hies", {"alpha": "per_ratio", **knobs}) for knobs in (TURNED, HEADS, NUMBERS)
+)
+OWN_LABELS = {"calibration_labels": "model"}
+UNSEEN, WORDS, DOCSTRINGS = ({"calibration_examples": name} for name in ("selection", "words", "apidocs"))
+HIS_MODEL, HIS_UNSEEN, HIS_WORDS, HIS_DOCSTRINGS = (
+    label("his", knobs) for knobs in (OWN_LABELS, UNSEEN, {**WORDS, **OWN_LABELS}, {**DOCSTRINGS, **OWN_LABELS})
+)
+HIES_WORDS, HIES_DOCSTRINGS = (label("hies", {"alpha": 0.9, **knobs, **OWN_LABELS}) for knobs in (WORDS, DOCSTRINGS))
 SLICED, TUNED = (label("slicegpt", {"tune": tune}) for tune in (False, True))
 FROM_30, AT_10 = (0.3, 0.4, 0.5, 0.6, 0.7), (0.1,)
 
@@ -167,6 +182,72 @@ def _smollm2() -> list[Finding]:
     ]  # fmt: skip
 
 
+def _when() -> list[Finding]:
+    """When entropy helps (docs/when-entropy.md); named before any of these experiments had a row."""
+    half, both = (0.5,), (0.3, 0.5)
+    few = [
+        (f"{key}-{kind}-{size}", f"{words} from {size} calibration example{'s' * (size > 1)}, {how}", experiment,
+         f"{curve}, calibration size {size}", f"{HIS}, calibration size {size}", ratios, "sizes")
+        for key, words, experiment, ratios, sizes in (
+            ("few", "HIES minus HIS", "few_examples", half, (1, 4, 32)),
+            ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,)))
+        for size in sizes
+        for kind, how, curve in (("shrink", "alpha = n / (n + 1)", SHRINK), ("fixed", "alpha = 0.9", FIXED))
+    ]  # fmt: skip
+    compared = {
+        ("placebo", both, "variants"): (
+            ("placebo-his", "alpha by calibration loss: HIES minus HIS", AUTO, HIS),
+            ("placebo-heads", "the same minus AE of other heads", AUTO, AUTO_HEADS),
+            ("placebo-numbers", "the same minus random numbers", AUTO, AUTO_NUMBERS),
+            ("placebo-turned", "the same minus AE turned", AUTO, AUTO_TURNED),
+        ),
+        ("placebo_search", half, "variants"): (
+            ("search-his", "alpha searched: HIES minus HIS", PER_RATIO, HIS),
+            ("search-heads", "the same minus AE of other heads", PER_RATIO, SEARCHED_HEADS),
+            ("search-numbers", "the same minus random numbers", PER_RATIO, SEARCHED_NUMBERS),
+            ("search-turned", "the same minus AE turned", PER_RATIO, SEARCHED_TURNED),
+        ),
+        ("signs", half, "signs"): (
+            ("sign", "HIES: the paper's sign minus the turned one", AUTO, AUTO_TURNED),
+            ("sign-alone", "AE minus AD", AE, AD),
+        ),
+        ("signs", (0.95,), "signs"): (("sign-95", "HIES: the paper's sign minus the turned one", AUTO, AUTO_TURNED),),
+        ("signs", half, "variants"): (("in-layer", "AE on its layer's scale: HIES minus HIS", AUTO_LAYER, HIS),),
+        ("first_layer", (0.6,), "variants"): (
+            ("first-his", "first layer kept: HIES minus HIS", AUTO, HIS),
+            ("first-sign", "first layer kept: the paper's sign minus the turned one", AUTO, AUTO_TURNED),
+        ),
+        ("label_free", half, "variants"): (
+            ("model-labels", "HIS with the model's labels minus the data's", HIS_MODEL, HIS),
+            ("unseen", "HIS of unseen minus memorised examples", HIS_UNSEEN, HIS),
+            ("words", "HIS of random words minus examples, the model's labels", HIS_WORDS, HIS_MODEL),
+            ("docstrings", "HIS of docstrings minus examples, the model's labels", HIS_DOCSTRINGS, HIS_MODEL),
+            ("words-hies", "random words: HIES (alpha = 0.9) minus HIS", HIES_WORDS, HIS_WORDS),
+            ("docstrings-hies", "docstrings: HIES (alpha = 0.9) minus HIS", HIES_DOCSTRINGS, HIS_DOCSTRINGS),
+        ),
+        ("mpnet", (0.3, 0.5, 0.7), "claims"): (
+            ("mpnet", "MPNet-base on CoLA, HIES minus HIS (alpha searched for each ratio)", PER_RATIO, HIS),
+            ("mpnet-auto", "the same, alpha by calibration loss", AUTO, HIS),
+        ),
+    }
+    others = [
+        (key, words, experiment, curve, against, ratios, table)
+        for (experiment, ratios, table), pairs in compared.items()
+        for key, words, curve, against in pairs
+    ]
+    return [
+        Difference(f"{key}-{measure}", f"{words}, {measure} at {_percents(ratios)}", experiment, curve, against,
+                   measure, ratios, table)
+        for key, words, experiment, curve, against, ratios, table in few + others
+        for measure in ("quality", "stability", "loss")
+    ]  # fmt: skip
+
+
+def _percents(ratios: tuple[float, ...]) -> str:
+    *first, last = (f"{100 * ratio:.0f}" for ratio in ratios)
+    return f"{', '.join(first)} and {last} %" if first else f"{last} %"
+
+
 THREE = (0.1, 0.3, 0.5)
 FINDINGS: tuple[Finding, ...] = (
     *_claims(),
@@ -228,4 +309,5 @@ FINDINGS: tuple[Finding, ...] = (
          (0.5,)),
     *_at("cifar10", "HIES minus HIS, a ViT on CIFAR-10", "cifar10", (FIXED, HIS), "summary", (0.3,)),
     *_smollm2(),
+    *_when(),
 )  # fmt: skip

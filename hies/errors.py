@@ -1,7 +1,11 @@
 """Errors for people: the message is a sentence that names the parameter, its value and what would work."""
 
+import os
+import sys
 from collections.abc import Collection
 from typing import Any
+
+OUTPUT_CLOSED = 141  # the exit status of a command whose reader left, as a shell has it: 128 + SIGPIPE
 
 
 class HiesError(ValueError):
@@ -61,3 +65,13 @@ def first_line(error: BaseException) -> str:
 def brief(error: BaseException) -> str:
     """Returns 100 characters of what an error of another library says, on one line, or its kind."""
     return " ".join(str(error).split())[:100] or type(error).__name__
+
+
+def reader_left() -> bool:
+    """Returns whether nobody reads the output any more (`| head`); then what is left of it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return True
+    return False

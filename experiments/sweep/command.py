@@ -21,7 +21,7 @@ from experiments.sweep.jobs import Declared, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
-from hies.errors import HiesError, ParameterError, first_line
+from hies.errors import OUTPUT_CLOSED, HiesError, ParameterError, first_line, reader_left
 
 store.register()
 
@@ -119,7 +119,8 @@ def _refuse(message: str) -> NoReturn:
 def report_errors(work: Callable[[], int | None]) -> int:
     """Does `work` and returns the exit status; an error is printed in one sentence."""
     try:
-        return work() or 0
+        status = work() or 0
+        return OUTPUT_CLOSED if reader_left() else status
     except (HydraException, OmegaConfBaseException) as error:
         _print_error(messages.sentence(error))
     except HiesError as error:
@@ -131,6 +132,8 @@ def report_errors(work: Callable[[], int | None]) -> int:
             "same command again, which goes on from here: finished jobs are kept."
         )
     except OSError as error:
+        if reader_left():
+            return OUTPUT_CLOSED
         _print_error(
             f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}); check results_dir, "
             "cache_dir and data_root."

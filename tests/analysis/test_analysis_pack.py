@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis_runs import run_name, write_grid, write_run
+from command_line import output_that_nobody_reads
 
 from analysis import cli as analysis_cli
 from analysis import load, load_arrays, load_scores, missing_jobs
 from analysis.errors import Unavailable
 from analysis.pack import main
-from hies.errors import RowsWarning
+from hies.errors import OUTPUT_CLOSED, RowsWarning
 from hies.runs.pack import pack
 
 RATIOS = (0.0, 0.3)
@@ -175,3 +176,12 @@ def test_errors_are_one_sentence(results: Path, tmp_path: Path, arguments: list[
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and captured.out == ""
     assert [word for word in words if word not in captured.err] == []
+
+
+def test_a_reader_that_leaves_is_no_error(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.stdout", output_that_nobody_reads())
+    out = ["--out", str(results.parent / "packed")]
+    assert main(["--results", str(results), "--experiment", "exp", *out]) == OUTPUT_CLOSED == 141
+    assert (results.parent / "packed" / "exp" / "rows.jsonl.gz").is_file() and not any(capfd.readouterr())

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import output_that_nobody_reads
 
 from experiments import run, status
 from experiments.status import expected_seconds, in_words, seconds_of
+from hies.errors import OUTPUT_CLOSED
 from hies.runs import files as results
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +96,11 @@ def test_time_left_is_that_of_the_nearest_kind():
 def test_a_calibration_pass_that_rows_share_counts_once_and_each_pruning_for_itself():
     assert seconds_of(timed(5.0, 1, 1, 1)) == 8
     assert seconds_of([*timed(0.0, 1), *timed(4.0, 1), *timed(6.0, 1)]) == 13
+
+
+def test_a_reader_that_leaves_is_no_error(call, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", output_that_nobody_reads())
+    assert call(status, "criterion=random")[0] == OUTPUT_CLOSED and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

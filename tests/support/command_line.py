@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import os
 import sys
 
 import pytest
@@ -24,6 +25,13 @@ FAST = [
     *("task=digits", "task.max_examples=101", "wandb.mode=disabled"),
 ]
 TIMES = ("score_seconds", "eval_seconds", "digest")
+
+
+def output_that_nobody_reads():
+    """A standard output whose reader left, as that of a command before `| true`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    return os.fdopen(writes, "w", encoding="utf-8")
 
 
 def quicken_hydra():
