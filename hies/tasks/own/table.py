@@ -181,6 +181,8 @@ class OwnTable(OwnData, ClassifierTask):
             if self.kind == "classification" and all(map(str.isdecimal, labels)):
                 numbered = [checks.plain_label(name) for name in content.named]
                 order = map(numbered.index, map(checks.plain_label, outputs)) if {*numbered} == named else None
+                if not content.named:
+                    _check_start(labels, len(outputs))
                 classes = tuple(map(str, order or range(len(outputs))))
             elif self.kind == "classification" and unnamed and len(labels) == len(outputs):
                 return self  # answers tell which is which
@@ -311,3 +313,11 @@ def _is_scale(scale: Any) -> bool:
     """Returns whether a value is two numbers, the lower one first."""
     numbers = isinstance(scale, list | tuple) and all(isinstance(one, int | float) for one in scale)
     return numbers and len(scale) == 2 and -inf < scale[0] < scale[1] < inf
+
+
+def _check_start(labels: Sequence[str], outputs: int) -> None:
+    """Raises ParameterError for numbers without 0 that would be right from 0 and from 1."""
+    least, most = min(map(int, labels)), max(map(int, labels))
+    if least > 0 and most < outputs:
+        what = f"labels are {least} to {most} of {outputs}, which may count from 0 or from 1"
+        raise ParameterError("task.classes", None, f"{what}; give [0,1,...] or [1,2,...] in full")

@@ -83,6 +83,13 @@ def test_whole_numbers_are_the_numbers_of_outputs(tmp_path):
     assert set(task.load_checked(None, tmp_path).train.labels.tolist()) == {0, 2}
 
 
+@pytest.mark.parametrize(("classes", "first"), [([0, 1, 2], {1, 2}), ([1, 2, 3], {0, 1})])
+def test_whole_numbers_without_a_0_count_as_is_said(tmp_path, classes, first):
+    path = file(tmp_path, rows(label=lambda i: (1, 2)[i % 2]))
+    _, task = pair(tmp_path, path, ("bad", "fair", "good"), classes=classes)
+    assert set(task.load_checked(None, tmp_path).train.labels.tolist()) == first
+
+
 def test_numbers_of_classes_that_the_hub_names_as_the_model_does_stand_for_these_names(tmp_path):
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["Yes", "no"])})
     path = tmp_path / "me" / "answers" / "train-00000-of-00001.parquet"
@@ -108,6 +115,7 @@ def test_labels_that_differ_beyond_53_bits_are_two(tmp_path):
     [
         (("good", "odd"), ("good", "bad"), {}, r"row 2, column 'label': the label 'odd' is none .* \(good, bad\)"),
         ((0, 2), ("good", "bad"), {}, r"^mine\.csv, row 2, column 'label': the label '2' is none .* count from 0\.$"),
+        ((1, 2), ("a", "b", "c"), {}, r"^task\.classes is None; labels are 1 to 2 of 3, which may count from 0"),
         (("good", "bad"), ("LABEL_0", "LABEL_1", "LABEL_2"), {}, r"^task\.classes is None; the model does not name"),
         (("good", "odd"), ("LABEL_0", "LABEL_1"), {"classes": ["good", "bad"]}, r"row 2, .*'odd' is none of the 2 of"),
         (("good", "bad"), ("a", "b", "c"), {"classes": ["good", "bad"]}, r"^task\.classes is .* has 3 outputs, not 2"),
