@@ -65,7 +65,8 @@ def _product(overrides: Sequence[Override]) -> list[list[str]]:
         if not override.is_sweep_override():
             choices[_key(override)] = [f"{name}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
-            choices[_key(override)] = [f"{name}={value}" for value in override.sweep_string_iterator()]
+            values = dict.fromkeys(override.sweep_string_iterator())  # `seed=0,0` is one job
+            choices[_key(override)] = [f"{name}={value}" for value in values]
         else:
             raise HiesError(f"{override.input_line} is no list of values; separate them by commas.")
     return [list(chosen) for chosen in itertools.product(*choices.values())]

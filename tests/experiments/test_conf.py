@@ -113,6 +113,6 @@ def test_random_draws_another_ranking_for_every_seed():
 
 
 def test_the_command_line_overrides_the_grid_of_an_experiment():
-    found = declared("experiment=quickstart", "seed=7", "criterion=his,hies")
+    found = declared("experiment=quickstart", "seed=7,7", "criterion=his,hies")
     assert not found.whole
     assert [(job.config.criterion.name, job.config.seed) for job in found.jobs] == [("his", 7), ("hies", 7)]
