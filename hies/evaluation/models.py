@@ -28,6 +28,7 @@ PRUNABLE = "prunable"  # in place of a regular expression: the sites whose heads
 # Files that results depend on.
 IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
+    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", "generation_config.json",
     "pruned_heads.json",
 )  # fmt: skip
 UNNAMED = {i: f"LABEL_{i}" for i in range(2)}  # what transformers calls the outputs of a classifier by default
@@ -211,7 +212,7 @@ def identity_of(source: str) -> str:
     if not folder.is_dir() and not is_gguf(folder):
         return source
     hashed = hashlib.sha256()
-    files = sorted(file for name in IDENTIFYING for file in folder.glob(name)) if folder.is_dir() else [folder]
+    files = sorted({file for name in IDENTIFYING for file in folder.glob(name)}) if folder.is_dir() else [folder]
     for file in files:
         state = file.stat()
         hashed.update(_digest_of(file, state.st_mtime_ns, state.st_size))
