@@ -285,6 +285,7 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["-m", "seed=0,1", "criterion=his,foo"], ["criterion=foo", "random"]),
         (["calibration.size=5000"], ["calibration.size", "5000", "1 to"]),
         (["device=tpu"], ["device", "tpu", "cpu"]),
+        (["device=meta"], ["device", "meta", "cpu"]),
         (["sparsity.min_heads_per_layer=7", "sparsity.ratios=[0.9]"], ["min_heads_per_layer=7", "0.9"]),
         (["+model.finetune.speed=1"], ["speed"]),
         (["+task.finetune.speed=1"], ["task.finetune", "speed", "epochs"]),
