@@ -37,6 +37,9 @@ def draw_figure1(rows: pd.DataFrame) -> list[Axes]:
     scores = load_scores(run.iloc[0])
     if any(len(scores.values.get(name, ())) != len(case.removed) for name in ("his", "ae")):
         raise Unavailable(f"the score file of {run['run_id'].iloc[0]} lacks his or ae, or has other heads")
+    at = run.loc[np.isclose(run["ratio"], case.ratio), "mask"]
+    if any(not np.array_equal(scores.removed(mask)[scores.there], case.removed) for mask in at):
+        raise Unavailable(f"his of seed {case.seed} removes other heads than were diagnosed; diagnose it again")
     canvas = style.new_figure(13.2, 6)
     widths: Any = {"width_ratios": (3, 6.2, 3)}
     panels = canvas.subplot_mosaic([["curve", "heat", "his"], ["curve", "heat", "ae"]], **widths)

@@ -263,6 +263,9 @@ def test_figure1_calls_the_diagnosed_step_what_it_is(tmp_path: Path, ends: tuple
     write_diagnosis(tmp_path / "exp", ratio_before=ends[0], ratio=0.85)
     with pytest.raises(Unavailable, match="at 85 %, which were diagnosed; diagnose it again"):
         drop.draw_figure1(load(tmp_path))
+    write_diagnosis(tmp_path / "exp", removed=np.array([True, False, True, False, False]))  # of another calibration set
+    with pytest.raises(Unavailable, match="removes other heads than were diagnosed; diagnose it again"):
+        drop.draw_figure1(load(tmp_path))
 
 
 def test_figure1_names_the_command_that_makes_its_diagnosis(tmp_path: Path) -> None:
