@@ -66,4 +66,5 @@ def _panel(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
             )
             axes.fill_between(line["calibration_size"], line["low"], line["high"], color=color, alpha=0.1, linewidth=0)
     style.axis_of_sizes(axes, rows["calibration_size"])
-    axes.tick_params("x", rotation=60, labelsize=8)
+    if rows["calibration_size"].nunique() > 4:  # in a narrow panel their numbers would touch
+        axes.tick_params("x", rotation=60, labelsize=8)
