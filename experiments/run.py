@@ -75,6 +75,7 @@ def _run_todo(todo: list[Job], launcher: Launcher | Here) -> None:
         waiting = todo
         while waiting and (taken := launcher.launch(waiting)):
             for job in taken:
+                progress.at(job, elsewhere=True)
                 with job.lock:
                     pass
             waiting = [job for job in taken if not job.left_something_since(before[job.run_id])]

@@ -41,10 +41,11 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    def at(self, job: Job) -> None:
-        """Names the job that is worked at."""
+    def at(self, job: Job, elsewhere: bool = False) -> None:
+        """Names the job that is worked at: here, or `elsewhere` by another process for which this one waits."""
         if self._bar is not None:
-            self._bar.set_description(f"{job.config.task.name} {job.config.criterion.name} seed {job.config.seed}")
+            name = f"{job.config.task.name} {job.config.criterion.name} seed {job.config.seed}"
+            self._bar.set_description(f"waits for another process at {name}" if elsewhere else name)
 
     def tick(self) -> None:
         """Counts a mask that the model was evaluated with."""

@@ -19,6 +19,7 @@ from hies.batch_size import BatchSize, is_out_of_memory
 from hies.errors import HiesError
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
+from hies.progress import ProgressBar
 from hies.storage import KEY, SUMS, cached, cached_arrays, check_checksums, read_arrays, remove_partials, write_arrays
 from hies.tasks import classifier
 
@@ -156,9 +157,11 @@ def test_a_job_that_another_process_is_at_is_waited_for_and_not_done_twice(call,
     (path,) = call.results.rglob("*.jsonl")
     text = path.read_text()
     path.unlink()
-    taken = other_process(started[0].lock.lock_file, path, text)
+    taken, said = other_process(started[0].lock.lock_file, path, text), []
+    monkeypatch.setattr(ProgressBar, "set_description", lambda bar, words: said.append(words))
     status, _ = call("criterion=his", "sparsity.ratios=[0.5]")
     assert status == 0 and taken.is_set() and len(started) == 1 and path.read_text() == text
+    assert said == ["waits for another process at digits his seed 0"]
 
 
 @pytest.mark.parametrize("force", ["force=false", "force=true"])
