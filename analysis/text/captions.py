@@ -50,7 +50,7 @@ def interval_words(rows: pd.DataFrame) -> str:
     """Returns what a band or brackets around a mean over the seeds of these rows are."""
     counts = rows.groupby([*SETTING, "curve"])["seed"].nunique()
     if counts.max() < LEAST_DRAWS:
-        return f"range of {counts.max()} draws"
+        return f"range of {counts.max()} draws" if counts.max() > 1 else "none (one draw)"
     some = ", of fewer than five draws their range" if counts.between(2, LEAST_DRAWS - 1).any() else ""
     return f"95 % t interval over draws{some}"
 
