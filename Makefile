@@ -46,7 +46,7 @@ define draw_smollm2
 	$(BIN)/python -m analysis summary --measure loss --experiment smollm2 --results $(1) --out $(1)
 	test ! -d $(1)/smollm2_groups || $(BIN)/python -m analysis figure4 summary --experiment smollm2_groups --results $(1) --out $(1)
 	test ! -d $(1)/smollm2_reasoning || $(BIN)/python -m analysis figure10 summary --experiment smollm2_reasoning --results $(1) --out $(1)
-	test ! -d $(1)/smollm2_calibration || $(BIN)/python -m analysis table12 by_size --experiment smollm2_calibration --results $(1) --out $(1)
+	test ! -d $(1)/smollm2_calibration || $(BIN)/python -m analysis table12 by_size sizes --experiment smollm2_calibration --results $(1) --out $(1)
 endef
 
 draw_small = $(BIN)/python -m analysis $(2) --experiment $(1) --results reports/small-models --out reports/small-models
@@ -149,7 +149,7 @@ table12: setup ## how many calibration examples it takes there
 	$(DRAW) --experiment language_calibration $@
 
 smollm2: MODEL = smollm2
-smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: by estimate six hours
+smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: about five hours
 	$(RUN_TWO) experiment=smollm2
 	$(RUN_TWO) experiment=smollm2 criterion=l2,llm_pruner_block,slicegpt seed=0
 	$(RUN_TWO) experiment=smollm2_groups
@@ -209,7 +209,7 @@ FOREIGN := calibration.labels=model calibration.examples=words,apidocs
 draw_if = test ! -d $(WHEN_OUT)/$(1) || $(BIN)/python -m analysis $(2) --experiment $(1) --results $(WHEN_OUT) --out $(WHEN_OUT)
 
 define draw_when
-	$(call draw_if,few_examples,sizes held_out few_examples)
+	$(call draw_if,few_examples,sizes held_out few_examples table11 by_size)
 	$(call draw_if,placebo,variants forest $(MEASURES))
 	$(call draw_if,placebo_search,variants forest $(MEASURES))
 	$(call draw_if,label_free,variants forest $(MEASURES))

@@ -16,7 +16,7 @@ from analysis.errors import Unavailable
 from analysis.registry import Entry, Table, entries
 from analysis.text.labels import model_name
 from analysis.text.measures import MEASURE_OF
-from hies.errors import OUTPUT_CLOSED, HiesError, RowsWarning, printable, reader_left
+from hies.errors import HiesError, RowsWarning, output_closed, printable
 from hies.runs import grid
 from hies.runs.folders import has_rows
 from hies.runs.schema import Row
@@ -43,12 +43,12 @@ class Parser(argparse.ArgumentParser):
 def exit_code(work: Callable[[argparse.Namespace], int], parser: Parser, arguments: Sequence[str] | None) -> int:
     """Returns that of a command with these arguments; an error is printed as one sentence."""
     try:
-        status = work(parser.parse_args(arguments))
-        return OUTPUT_CLOSED if reader_left() else status
+        try:
+            return work(parser.parse_args(arguments))
+        finally:
+            print(end="", flush=True)  # here, where it can be said what came of it
     except BrokenPipeError:
-        if reader_left():
-            return OUTPUT_CLOSED
-        raise
+        return output_closed()
     except HiesError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -152,6 +152,8 @@ def _writing(out: Path) -> Iterator[None]:
     """Says in one sentence that the folder of an option cannot be written to."""
     try:
         yield
+    except BrokenPipeError:  # of what is printed
+        raise
     except OSError as problem:
         raise HiesError(f"--out={out} cannot be written to ({problem.strerror}); name a folder.") from None
 

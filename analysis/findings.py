@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from analysis.text.labels import label
+from analysis.text.labels import GLUE_NAMES, label
 from analysis.text.measures import CORRELATION, REFIT
 
 HIS, AE, AD, NORM = (label(name, {}) for name in ("his", "ae", "ad", "output_norm"))
@@ -30,7 +30,12 @@ HIS_MODEL, HIS_UNSEEN, HIS_WORDS, HIS_DOCSTRINGS = (
     label("his", knobs) for knobs in (OWN_LABELS, UNSEEN, {**WORDS, **OWN_LABELS}, {**DOCSTRINGS, **OWN_LABELS})
 )
 HIES_WORDS, HIES_DOCSTRINGS = (label("hies", {"alpha": 0.9, **knobs, **OWN_LABELS}) for knobs in (WORDS, DOCSTRINGS))
+OF_GROUPS = label("hies", {"alpha": "auto", "unit": "kv_group"}), label("his", {"unit": "kv_group"})
+LATER = {"sites": r"\.[1-9]\d*\."}  # every layer but the first, as conf/experiment/first_layer.yaml has it
+LATER_HIS, LATER_AUTO = label("his", LATER), label("hies", {"alpha": "auto", **LATER})
+LATER_TURNED = label("hies", {"alpha": "auto", **TURNED, **LATER})
 SLICED, TUNED = (label("slicegpt", {"tune": tune}) for tune in (False, True))
+GLUE = tuple(GLUE_NAMES)
 FROM_30, AT_10 = (0.3, 0.4, 0.5, 0.6, 0.7), (0.1,)
 
 
@@ -171,7 +176,7 @@ def _smollm2() -> list[Finding]:
         "smollm2": ("SmolLM2, HIES minus HIS (alpha searched for each ratio)", "smollm2", PER_RATIO, HIS),
         "smollm2-auto": ("the same, alpha by calibration loss", "smollm2", AUTO, HIS),
         "smollm2-norm": ("SmolLM2, entropy added to the output norm", "smollm2", HIES_NORM, NORM),
-        "smollm2-groups": ("SmolLM2, whole groups, alpha by calibration loss", "smollm2_groups", AUTO, HIS),
+        "smollm2-groups": ("SmolLM2, whole groups, alpha by calibration loss", "smollm2_groups", *OF_GROUPS),
     }
     return [
         Difference(f"{key}-{measure}-{where}", f"{words}, {measure} at {where.replace('-', ' to ')} %",
@@ -187,58 +192,63 @@ def _when() -> list[Finding]:
     half, both = (0.5,), (0.3, 0.5)
     few = [
         (f"{key}-{kind}-{size}", f"{words} from {size} calibration example{'s' * (size > 1)}, {how}", experiment,
-         f"{curve}, calibration size {size}", f"{HIS}, calibration size {size}", ratios, "sizes")
+         f"{curve}, calibration size {size}", f"{HIS}, calibration size {size}", ratios, "sizes", ())
         for key, words, experiment, ratios, sizes in (
             ("few", "HIES minus HIS", "few_examples", half, (1, 4, 32)),
             ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,)))
         for size in sizes
         for kind, how, curve in (("shrink", "alpha = n / (n + 1)", SHRINK), ("fixed", "alpha = 0.9", FIXED))
     ]  # fmt: skip
+    with_auto, searched = "alpha by calibration loss", "alpha searched"
     compared = {
-        ("placebo", both, "variants"): (
-            ("placebo-his", "alpha by calibration loss: HIES minus HIS", AUTO, HIS),
-            ("placebo-heads", "the same minus AE of other heads", AUTO, AUTO_HEADS),
-            ("placebo-numbers", "the same minus random numbers", AUTO, AUTO_NUMBERS),
-            ("placebo-turned", "the same minus AE turned", AUTO, AUTO_TURNED),
+        ("placebo", both, "variants", ()): (
+            ("placebo-his", f"HIES minus HIS, {with_auto}", AUTO, HIS),
+            ("placebo-heads", f"HIES minus HIES with AE of other heads, {with_auto}", AUTO, AUTO_HEADS),
+            ("placebo-numbers", f"HIES minus HIES with random numbers for AE, {with_auto}", AUTO, AUTO_NUMBERS),
+            ("placebo-turned", f"HIES minus HIES with its sign turned, {with_auto}", AUTO, AUTO_TURNED),
         ),
-        ("placebo_search", half, "variants"): (
-            ("search-his", "alpha searched: HIES minus HIS", PER_RATIO, HIS),
-            ("search-heads", "the same minus AE of other heads", PER_RATIO, SEARCHED_HEADS),
-            ("search-numbers", "the same minus random numbers", PER_RATIO, SEARCHED_NUMBERS),
-            ("search-turned", "the same minus AE turned", PER_RATIO, SEARCHED_TURNED),
+        ("placebo_search", half, "variants", ()): (
+            ("search-his", f"HIES minus HIS, {searched}", PER_RATIO, HIS),
+            ("search-heads", f"HIES minus HIES with AE of other heads, {searched}", PER_RATIO, SEARCHED_HEADS),
+            ("search-numbers", f"HIES minus HIES with random numbers for AE, {searched}", PER_RATIO, SEARCHED_NUMBERS),
+            ("search-turned", f"HIES minus HIES with its sign turned, {searched}", PER_RATIO, SEARCHED_TURNED),
         ),
-        ("signs", half, "signs"): (
-            ("sign", "HIES: the paper's sign minus the turned one", AUTO, AUTO_TURNED),
-            ("sign-alone", "AE minus AD", AE, AD),
+        ("signs", half, "signs", GLUE): (
+            ("sign", "GLUE, HIES with the paper's sign minus the turned one", AUTO, AUTO_TURNED),
+            ("sign-alone", "GLUE, AE minus AD", AE, AD),
         ),
-        ("signs", (0.95,), "signs"): (("sign-95", "HIES: the paper's sign minus the turned one", AUTO, AUTO_TURNED),),
-        ("signs", half, "variants"): (("in-layer", "AE on its layer's scale: HIES minus HIS", AUTO_LAYER, HIS),),
-        ("first_layer", (0.6,), "variants"): (
-            ("first-his", "first layer kept: HIES minus HIS", AUTO, HIS),
-            ("first-sign", "first layer kept: the paper's sign minus the turned one", AUTO, AUTO_TURNED),
+        ("signs", (0.95,), "signs", GLUE): (
+            ("sign-95", "GLUE, HIES with the paper's sign minus the turned one", AUTO, AUTO_TURNED),
         ),
-        ("label_free", half, "variants"): (
+        ("signs", half, "variants", GLUE): (
+            ("in-layer", "GLUE, HIES with AE on its layer's scale minus HIS", AUTO_LAYER, HIS),
+        ),
+        ("first_layer", (0.6,), "variants", ()): (
+            ("first-his", "first layer whole, HIES minus HIS", LATER_AUTO, LATER_HIS),
+            ("first-sign", "first layer whole, the paper's sign minus the turned one", LATER_AUTO, LATER_TURNED),
+        ),
+        ("label_free", half, "variants", ()): (
             ("model-labels", "HIS with the model's labels minus the data's", HIS_MODEL, HIS),
             ("unseen", "HIS of unseen minus memorised examples", HIS_UNSEEN, HIS),
             ("words", "HIS of random words minus examples, the model's labels", HIS_WORDS, HIS_MODEL),
             ("docstrings", "HIS of docstrings minus examples, the model's labels", HIS_DOCSTRINGS, HIS_MODEL),
-            ("words-hies", "random words: HIES (alpha = 0.9) minus HIS", HIES_WORDS, HIS_WORDS),
-            ("docstrings-hies", "docstrings: HIES (alpha = 0.9) minus HIS", HIES_DOCSTRINGS, HIS_DOCSTRINGS),
+            ("words-hies", "HIES (alpha = 0.9) minus HIS, both of random words", HIES_WORDS, HIS_WORDS),
+            ("docstrings-hies", "HIES (alpha = 0.9) minus HIS, both of docstrings", HIES_DOCSTRINGS, HIS_DOCSTRINGS),
         ),
-        ("mpnet", (0.3, 0.5, 0.7), "claims"): (
-            ("mpnet", "MPNet-base on CoLA, HIES minus HIS (alpha searched for each ratio)", PER_RATIO, HIS),
-            ("mpnet-auto", "the same, alpha by calibration loss", AUTO, HIS),
+        ("mpnet", (0.3, 0.5, 0.7), "claims", ("cola",)): (
+            ("mpnet", f"MPNet-base on CoLA, HIES minus HIS, {searched}", PER_RATIO, HIS),
+            ("mpnet-auto", f"MPNet-base on CoLA, HIES minus HIS, {with_auto}", AUTO, HIS),
         ),
     }
     others = [
-        (key, words, experiment, curve, against, ratios, table)
-        for (experiment, ratios, table), pairs in compared.items()
+        (key, words, experiment, curve, against, ratios, table, tasks)
+        for (experiment, ratios, table, tasks), pairs in compared.items()
         for key, words, curve, against in pairs
     ]
     return [
         Difference(f"{key}-{measure}", f"{words}, {measure} at {_percents(ratios)}", experiment, curve, against,
-                   measure, ratios, table)
-        for key, words, experiment, curve, against, ratios, table in few + others
+                   measure, ratios, table, tasks)
+        for key, words, experiment, curve, against, ratios, table, tasks in few + others
         for measure in ("quality", "stability", "loss")
     ]  # fmt: skip
 

@@ -78,6 +78,7 @@ def _run_todo(todo: list[Job], launcher: Launcher | Here) -> None:
                 progress.at(job, elsewhere=True)
                 with job.lock:
                     pass
+                progress.at(None)
             waiting = [job for job in taken if not job.left_something_since(before[job.run_id])]
     finally:
         progress.close()

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-OUTPUT_CLOSED = 141  # the exit status of a command whose reader left, as a shell has it: 128 + SIGPIPE
-
 
 class HiesError(ValueError):
     """A mistake that the caller can mend; command lines print its message alone, without a stack trace."""
@@ -67,11 +65,7 @@ def brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:100] or type(error).__name__
 
 
-def reader_left() -> bool:
-    """Returns whether nobody reads the output any more (`| head`); then what is left of it goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
-        return True
-    return False
+def output_closed() -> int:
+    """Returns the exit status of a command whose reader left (`| head`); what is left of its output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+    return 141  # 128 + SIGPIPE, as a shell has it

@@ -21,7 +21,7 @@ from experiments.sweep.jobs import Declared, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
-from hies.errors import OUTPUT_CLOSED, HiesError, ParameterError, first_line, reader_left
+from hies.errors import HiesError, ParameterError, first_line, output_closed
 
 store.register()
 
@@ -70,8 +70,7 @@ def run_command(work: Callable[[Declared], int], description: str, takes_out: bo
     print_warnings_above_the_bar()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here, to be said in one sentence
     if {"-h", "--help"} & {*sys.argv[1:]}:
-        print(help_text(description))
-        return 0
+        return report_errors(lambda: print(help_text(description)))
     words = options.translated(sys.argv[1:])
     if wrong := messages.not_a_name(words):
         _print_error(wrong)
@@ -120,7 +119,10 @@ def report_errors(work: Callable[[], int | None]) -> int:
     """Does `work` and returns the exit status; an error is printed in one sentence."""
     try:
         status = work() or 0
-        return OUTPUT_CLOSED if reader_left() else status
+        print(end="", flush=True)  # here, where it can be said what came of it
+        return status
+    except BrokenPipeError:
+        return output_closed()
     except (HydraException, OmegaConfBaseException) as error:
         _print_error(messages.sentence(error))
     except HiesError as error:
@@ -132,8 +134,6 @@ def report_errors(work: Callable[[], int | None]) -> int:
             "same command again, which goes on from here: finished jobs are kept."
         )
     except OSError as error:
-        if reader_left():
-            return OUTPUT_CLOSED
         _print_error(
             f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}); check results_dir, "
             "cache_dir and data_root."

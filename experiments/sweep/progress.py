@@ -41,10 +41,10 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    def at(self, job: Job, elsewhere: bool = False) -> None:
-        """Names the job that is worked at: here, or `elsewhere` by another process for which this one waits."""
+    def at(self, job: Job | None, elsewhere: bool = False) -> None:
+        """Names the job that is worked at, if any: here, or `elsewhere` by another process for which this one waits."""
         if self._bar is not None:
-            name = f"{job.config.task.name} {job.config.criterion.name} seed {job.config.seed}"
+            name = f"{job.config.task.name} {job.config.criterion.name} seed {job.config.seed}" if job else ""
             self._bar.set_description(f"waits for another process at {name}" if elsewhere else name)
 
     def tick(self) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from hies.errors import HiesError, ParameterError
 from hies.evaluation.weights import GGUF, WEIGHTS, is_gguf
 from hies.precision import AUTO, PRECISIONS
+from hies.pruning.folder import GENERATION
 from hies.storage import safe_filename, sha256_of
 from hies.tasks import TASKS
 from hies.tasks.base import Task
@@ -28,7 +29,7 @@ PRUNABLE = "prunable"  # in place of a regular expression: the sites whose heads
 # Files that results depend on.
 IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
-    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", "generation_config.json",
+    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", GENERATION,
     "pruned_heads.json",
 )  # fmt: skip
 UNNAMED = {i: f"LABEL_{i}" for i in range(2)}  # what transformers calls the outputs of a classifier by default
@@ -212,11 +213,17 @@ def identity_of(source: str) -> str:
     if not folder.is_dir() and not is_gguf(folder):
         return source
     hashed = hashlib.sha256()
-    files = sorted({file for name in IDENTIFYING for file in folder.glob(name)}) if folder.is_dir() else [folder]
+    named = {file for name in IDENTIFYING for file in folder.glob(name)}
+    files = sorted(filter(_tells, named)) if folder.is_dir() else [folder]
     for file in files:
         state = file.stat()
         hashed.update(_digest_of(file, state.st_mtime_ns, state.st_size))
     return hashed.hexdigest()[:12]
+
+
+def _tells(file: Path) -> bool:
+    """Returns whether a file says what no other does: transformers makes a `generation_config.json` of config.json."""
+    return file.name != GENERATION or '"_from_model_config": true' not in file.read_text(errors="replace")
 
 
 @lru_cache(maxsize=1024)

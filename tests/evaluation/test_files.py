@@ -118,6 +118,8 @@ def test_a_folder_is_identified_by_its_content_and_a_hub_name_by_itself(tmp_path
         (tmp_path / "two" / name).write_text("{}")
         seen.add(identity_of(str(tmp_path / "two")))
     assert len(seen) == 2 + len(names)
+    (tmp_path / "one" / "generation_config.json").write_text('{\n  "_from_model_config": true,\n  "eos_token_id": 2\n}')
+    assert identity_of(str(tmp_path / "one")) in seen  # it says what config.json does
     assert identity_of("org/name") == "org/name"
 
 

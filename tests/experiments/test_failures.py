@@ -161,7 +161,7 @@ def test_a_job_that_another_process_is_at_is_waited_for_and_not_done_twice(call,
     monkeypatch.setattr(ProgressBar, "set_description", lambda bar, words: said.append(words))
     status, _ = call("criterion=his", "sparsity.ratios=[0.5]")
     assert status == 0 and taken.is_set() and len(started) == 1 and path.read_text() == text
-    assert said == ["waits for another process at digits his seed 0"]
+    assert said == ["waits for another process at digits his seed 0", ""]
 
 
 @pytest.mark.parametrize("force", ["force=false", "force=true"])
