@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments import sync
-from experiments.config.schema import Config
+from experiments.config.schema import WANDB_MODES, Config
 from experiments.sweep.job import Job
 from experiments.sweep.progress import say
 from hies.runs.files import Row
@@ -45,7 +45,7 @@ def redacted(text: str) -> str:
 
 def mirror(job: Job, rows: list[Row]) -> None:
     """Writes the offline run of a finished job; whatever goes wrong there is said and never fails the job."""
-    if job.config.wandb.mode == "disabled":
+    if _mode(job.config) == "disabled":
         return
     os.environ |= QUIET
     try:
@@ -57,8 +57,8 @@ def mirror(job: Job, rows: list[Row]) -> None:
 def upload(config: Config) -> None:
     """Uploads what lies in `<results_dir>/wandb`, in a process that is waited for a little and then left alone."""
     results_dir = Path(config.results_dir).resolve()
-    wanted = config.wandb.mode in ("auto", "online") and sync.waiting(results_dir)
-    if not wanted or (config.wandb.mode == "auto" and not _has_key()):
+    wanted = _mode(config) in ("auto", "online") and sync.waiting(results_dir)
+    if not wanted or (_mode(config) == "auto" and not _has_key()):
         return
     log = results_dir / "wandb" / "sync.log"
     process = sync.start(["experiments.sync", str(results_dir)], log, OMP_NUM_THREADS="1")
@@ -69,6 +69,12 @@ def upload(config: Config) -> None:
             say(line.removeprefix("error: "))
     if missing := len(sync.waiting(results_dir)):
         say(f"W&B: {missing} runs in {results_dir}/wandb are not uploaded yet; `make sync` uploads them.")
+
+
+def _mode(config: Config) -> str:
+    """Returns the mode of the option; where that is `auto`, what W&B's own variable says, if it says one."""
+    said = os.environ.get("WANDB_MODE", "")
+    return said if config.wandb.mode == "auto" and said in WANDB_MODES else config.wandb.mode
 
 
 def _has_key() -> bool:

@@ -81,7 +81,8 @@ class Wandb:
     """Where rows are mirrored to.
 
     Attributes:
-        mode: `auto` (online where an API key is there, else offline), `online`, `offline` or `disabled`.
+        mode: `auto` (what WANDB_MODE says, else online where an API key is there, else offline), `online`, `offline` or
+            `disabled`.
         project: the W&B project.
     """
 

@@ -413,12 +413,28 @@ def test_an_upload_that_fails_is_said_and_names_no_key(tmp_path, commands, capsy
     assert commands == [[sys.executable, "-m", "experiments.sync", str(tmp_path.resolve())]]
 
 
-@pytest.mark.parametrize(("mode", "key", "uploads"), [("auto", True, 1), ("auto", False, 0), ("offline", True, 0)])
-def test_without_a_key_or_offline_nothing_is_uploaded(tmp_path, commands, monkeypatch, mode, key, uploads):
+@pytest.mark.parametrize(
+    ("mode", "variable", "key", "uploads"),
+    [
+        ("auto", "", True, 1), ("auto", "", False, 0), ("auto", "offline", True, 0), ("auto", "disabled", True, 0),
+        ("offline", "online", True, 0), ("online", "offline", True, 1),
+    ],
+)  # fmt: skip
+def test_without_a_key_or_offline_nothing_is_uploaded(tmp_path, commands, monkeypatch, mode, variable, key, uploads):
     monkeypatch.setattr(mirrored, "_has_key", lambda: key)
+    monkeypatch.setenv("WANDB_MODE", variable)
     offline_run(tmp_path)
     mirrored.upload(config_of(tmp_path, mode))
     assert len(commands) == uploads
+
+
+def test_the_variable_of_wandb_counts_where_no_option_says_otherwise(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(mirrored, "_write", lambda job, rows: written.append(job))
+    for variable, mode in (("disabled", "auto"), ("disabled", "offline"), ("", "auto"), ("online", "disabled")):
+        monkeypatch.setenv("WANDB_MODE", variable)
+        mirrored.mirror(SimpleNamespace(config=config_of(tmp_path, mode)), [])
+    assert [job.config.wandb.mode for job in written] == ["offline", "auto"]
 
 
 def test_nothing_is_started_where_no_run_waits(tmp_path, commands):
