@@ -149,7 +149,7 @@ table12: setup ## how many calibration examples it takes there
 	$(DRAW) --experiment language_calibration $@
 
 smollm2: MODEL = smollm2
-smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: about five hours
+smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for two cores: by estimate five hours
 	$(RUN_TWO) experiment=smollm2
 	$(RUN_TWO) experiment=smollm2 criterion=l2,llm_pruner_block,slicegpt seed=0
 	$(RUN_TWO) experiment=smollm2_groups

@@ -1,9 +1,12 @@
 """What the reports say, declared once: which curves, which measure, which ratios. The numbers come from rows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 from analysis.text.labels import GLUE_NAMES, label
-from analysis.text.measures import CORRELATION, REFIT
+from analysis.text.measures import ALL_MEASURES, CORRELATION, REFIT
 
 HIS, AE, AD, NORM = (label(name, {}) for name in ("his", "ae", "ad", "output_norm"))
 PER_RATIO, PER_TASK, AUTO, OPTIMISTIC = (
@@ -14,28 +17,9 @@ HIES_BATCH = label("hies", {"alpha": "per_ratio", "reduction": "batch"})
 HIES_RANK = label("hies", {"alpha": "per_ratio", "normalize": "rank"})
 HIES_NORM = label("hies", {"alpha": "per_ratio", "importance": "output_norm"})
 HIES_SUPPORT = label("hies", {"alpha": 0.9, "entropy": "support"})
-FIXED, SHRINK = (label("hies", {"alpha": alpha}) for alpha in (0.9, "shrink"))
-TURNED, HEADS, NUMBERS = (  # the search for alpha with something else in the place of AE
-    {"combination": "printed"}, {"placebo": "permuted"}, {"placebo": "random"},
-)  # fmt: skip
-AUTO_TURNED, AUTO_HEADS, AUTO_NUMBERS, AUTO_LAYER = (
-    label("hies", {"alpha": "auto", **knobs}) for knobs in (TURNED, HEADS, NUMBERS, {"normalize": "layer_entropy"})
-)
-SEARCHED_TURNED, SEARCHED_HEADS, SEARCHED_NUMBERS = (
-    label("hies", {"alpha": "per_ratio", **knobs}) for knobs in (TURNED, HEADS, NUMBERS)
-)
-OWN_LABELS = {"calibration_labels": "model"}
-UNSEEN, WORDS, DOCSTRINGS = ({"calibration_examples": name} for name in ("selection", "words", "apidocs"))
-HIS_MODEL, HIS_UNSEEN, HIS_WORDS, HIS_DOCSTRINGS = (
-    label("his", knobs) for knobs in (OWN_LABELS, UNSEEN, {**WORDS, **OWN_LABELS}, {**DOCSTRINGS, **OWN_LABELS})
-)
-HIES_WORDS, HIES_DOCSTRINGS = (label("hies", {"alpha": 0.9, **knobs, **OWN_LABELS}) for knobs in (WORDS, DOCSTRINGS))
+FIXED = label("hies", {"alpha": 0.9})
 OF_GROUPS = label("hies", {"alpha": "auto", "unit": "kv_group"}), label("his", {"unit": "kv_group"})
-LATER = {"sites": r"\.[1-9]\d*\."}  # every layer but the first, as conf/experiment/first_layer.yaml has it
-LATER_HIS, LATER_AUTO = label("his", LATER), label("hies", {"alpha": "auto", **LATER})
-LATER_TURNED = label("hies", {"alpha": "auto", **TURNED, **LATER})
 SLICED, TUNED = (label("slicegpt", {"tune": tune}) for tune in (False, True))
-GLUE = tuple(GLUE_NAMES)
 FROM_30, AT_10 = (0.3, 0.4, 0.5, 0.6, 0.7), (0.1,)
 
 
@@ -182,80 +166,117 @@ def _smollm2() -> list[Finding]:
         Difference(f"{key}-{measure}-{where}", f"{words}, {measure} at {where.replace('-', ' to ')} %",
                    experiment, curve, against, measure, ratios, "summary")
         for key, (words, experiment, curve, against) in pairs.items()
-        for measure in ("quality", "stability", "loss")
+        for measure in ALL_MEASURES
         for where, ratios in (("20", (0.2,)), ("40-60", (0.4, 0.6)))
     ]  # fmt: skip
 
 
 def _when() -> list[Finding]:
     """When entropy helps (docs/when-entropy.md); named before any of these experiments had a row."""
-    half, both = (0.5,), (0.3, 0.5)
-    few = [
-        (f"{key}-{kind}-{size}", f"{words} from {size} calibration example{'s' * (size > 1)}, {how}", experiment,
-         f"{curve}, calibration size {size}", f"{HIS}, calibration size {size}", ratios, "sizes", ())
-        for key, words, experiment, ratios, sizes in (
-            ("few", "HIES minus HIS", "few_examples", half, (1, 4, 32)),
-            ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,)))
-        for size in sizes
-        for kind, how, curve in (("shrink", "alpha = n / (n + 1)", SHRINK), ("fixed", "alpha = 0.9", FIXED))
-    ]  # fmt: skip
-    with_auto, searched = "alpha by calibration loss", "alpha searched"
-    compared = {
-        ("placebo", both, "variants", ()): (
-            ("placebo-his", f"HIES minus HIS, {with_auto}", AUTO, HIS),
-            ("placebo-heads", f"HIES minus HIES with AE of other heads, {with_auto}", AUTO, AUTO_HEADS),
-            ("placebo-numbers", f"HIES minus HIES with random numbers for AE, {with_auto}", AUTO, AUTO_NUMBERS),
-            ("placebo-turned", f"HIES minus HIES with its sign turned, {with_auto}", AUTO, AUTO_TURNED),
-        ),
-        ("placebo_search", half, "variants", ()): (
-            ("search-his", f"HIES minus HIS, {searched}", PER_RATIO, HIS),
-            ("search-heads", f"HIES minus HIES with AE of other heads, {searched}", PER_RATIO, SEARCHED_HEADS),
-            ("search-numbers", f"HIES minus HIES with random numbers for AE, {searched}", PER_RATIO, SEARCHED_NUMBERS),
-            ("search-turned", f"HIES minus HIES with its sign turned, {searched}", PER_RATIO, SEARCHED_TURNED),
-        ),
-        ("signs", half, "signs", GLUE): (
-            ("sign", "GLUE, HIES with the paper's sign minus the turned one", AUTO, AUTO_TURNED),
-            ("sign-alone", "GLUE, AE minus AD", AE, AD),
-        ),
-        ("signs", (0.95,), "signs", GLUE): (
-            ("sign-95", "GLUE, HIES with the paper's sign minus the turned one", AUTO, AUTO_TURNED),
-        ),
-        ("signs", half, "variants", GLUE): (
-            ("in-layer", "GLUE, HIES with AE on its layer's scale minus HIS", AUTO_LAYER, HIS),
-        ),
-        ("first_layer", (0.6,), "variants", ()): (
-            ("first-his", "first layer whole, HIES minus HIS", LATER_AUTO, LATER_HIS),
-            ("first-sign", "first layer whole, the paper's sign minus the turned one", LATER_AUTO, LATER_TURNED),
-        ),
-        ("label_free", half, "variants", ()): (
-            ("model-labels", "HIS with the model's labels minus the data's", HIS_MODEL, HIS),
-            ("unseen", "HIS of unseen minus memorised examples", HIS_UNSEEN, HIS),
-            ("words", "HIS of random words minus examples, the model's labels", HIS_WORDS, HIS_MODEL),
-            ("docstrings", "HIS of docstrings minus examples, the model's labels", HIS_DOCSTRINGS, HIS_MODEL),
-            ("words-hies", "HIES (alpha = 0.9) minus HIS, both of random words", HIES_WORDS, HIS_WORDS),
-            ("docstrings-hies", "HIES (alpha = 0.9) minus HIS, both of docstrings", HIES_DOCSTRINGS, HIS_DOCSTRINGS),
-        ),
-        ("mpnet", (0.3, 0.5, 0.7), "claims", ("cola",)): (
-            ("mpnet", f"MPNet-base on CoLA, HIES minus HIS, {searched}", PER_RATIO, HIS),
-            ("mpnet-auto", f"MPNet-base on CoLA, HIES minus HIS, {with_auto}", AUTO, HIS),
-        ),
-    }
-    others = [
-        (key, words, experiment, curve, against, ratios, table, tasks)
-        for (experiment, ratios, table, tasks), pairs in compared.items()
-        for key, words, curve, against in pairs
-    ]
-    return [
-        Difference(f"{key}-{measure}", f"{words}, {measure} at {_percents(ratios)}", experiment, curve, against,
-                   measure, ratios, table, tasks)
-        for key, words, experiment, curve, against, ratios, table, tasks in few + others
-        for measure in ("quality", "stability", "loss")
-    ]  # fmt: skip
+    return [*_few_examples(), *_placebos(), *_signs(), *_label_free(), *_mpnet()]
 
 
-def _percents(ratios: tuple[float, ...]) -> str:
+def _in_three(
+    key: str,
+    words: str,
+    experiment: str,
+    pair: tuple[str, str],
+    ratios: tuple[float, ...],
+    table: str,
+    tasks: tuple[str, ...] = (),
+) -> list[Finding]:
+    """One pair of curves in quality, stability and loss, mean over these ratios."""
     *first, last = (f"{100 * ratio:.0f}" for ratio in ratios)
-    return f"{', '.join(first)} and {last} %" if first else f"{last} %"
+    where = f"{', '.join(first)} and {last} %" if first else f"{last} %"
+    return [
+        Difference(
+            f"{key}-{measure}", f"{words}, {measure} at {where}", experiment, *pair, measure, ratios, table, tasks
+        )
+        for measure in ALL_MEASURES
+    ]
+
+
+def _few_examples() -> Iterator[Finding]:
+    experiments = (
+        ("few", "HIES minus HIS", "few_examples", (0.5,), (1, 4, 32)),
+        ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,)),
+    )
+    curves = (("shrink", "alpha = n / (n + 1)", label("hies", {"alpha": "shrink"})), ("fixed", "alpha = 0.9", FIXED))
+    for (key, words, experiment, ratios, sizes), (kind, how, curve) in product(experiments, curves):
+        for size in sizes:
+            said = f"{words} from {size} calibration example{'s' * (size > 1)}, {how}"
+            pair = f"{curve}, calibration size {size}", f"{HIS}, calibration size {size}"
+            yield from _in_three(f"{key}-{kind}-{size}", said, experiment, pair, ratios, "sizes")
+
+
+def _placebos() -> Iterator[Finding]:
+    """The search for alpha with AE against that with something else in its place."""
+    for key, how, experiment, alpha, ratios in (
+        ("placebo", "alpha by calibration loss", "placebo", "auto", (0.3, 0.5)),
+        ("search", "alpha searched", "placebo_search", "per_ratio", (0.5,)),
+    ):
+        hies = partial(_hies, alpha)
+        for name, what, other in (
+            ("his", "HIS", HIS),
+            ("heads", "HIES with AE of other heads", hies(placebo="permuted")),
+            ("numbers", "HIES with random numbers for AE", hies(placebo="random")),
+            ("turned", "HIES with its sign turned", hies(combination="printed")),
+        ):
+            yield from _in_three(
+                f"{key}-{name}", f"HIES minus {what}, {how}", experiment, (hies(), other), ratios, "variants"
+            )
+
+
+def _signs() -> Iterator[Finding]:
+    auto, turned = partial(_hies, "auto"), {"combination": "printed"}
+    glue = tuple(GLUE_NAMES)  # the experiment may hold other models, too
+    both = "GLUE, HIES with the paper's sign minus the turned one"
+    yield from _in_three("sign", both, "signs", (AUTO, auto(**turned)), (0.5,), "signs", glue)
+    yield from _in_three("sign-alone", "GLUE, AE minus AD", "signs", (AE, AD), (0.5,), "signs", glue)
+    yield from _in_three("sign-95", both, "signs", (AUTO, auto(**turned)), (0.95,), "signs", glue)
+    in_layer = auto(normalize="layer_entropy"), HIS
+    yield from _in_three(
+        "in-layer", "GLUE, HIES with AE on its layer's scale minus HIS", "signs", in_layer, (0.5,), "variants", glue
+    )
+    later = {"sites": r"\.[1-9]\d*\."}  # every layer but the first, as conf/experiment/first_layer.yaml has it
+    for key, words, other in (
+        ("first-his", "HIES minus HIS", label("his", later)),
+        ("first-sign", "the paper's sign minus the turned one", auto(**turned, **later)),
+    ):
+        yield from _in_three(
+            key, f"first layer whole, {words}", "first_layer", (auto(**later), other), (0.6,), "variants"
+        )
+
+
+def _label_free() -> Iterator[Finding]:
+    own = {"calibration_labels": "model"}
+    words, docstrings = ({"calibration_examples": name, **own} for name in ("words", "apidocs"))
+    unseen, his_own = label("his", {"calibration_examples": "selection"}), label("his", own)
+    his_words, his_docstrings = (label("his", knobs) for knobs in (words, docstrings))
+    for key, said, curve, against in (
+        ("model-labels", "HIS with the model's labels minus the data's", his_own, HIS),
+        ("unseen", "HIS of unseen minus memorised examples", unseen, HIS),
+        ("words", "HIS of random words minus examples, the model's labels", his_words, his_own),
+        ("docstrings", "HIS of docstrings minus examples, the model's labels", his_docstrings, his_own),
+        ("words-hies", "HIES (alpha = 0.9) minus HIS, both of random words", _hies(0.9, **words), his_words),
+        (
+            "docstrings-hies",
+            "HIES (alpha = 0.9) minus HIS, both of docstrings",
+            _hies(0.9, **docstrings),
+            his_docstrings,
+        ),
+    ):
+        yield from _in_three(key, said, "label_free", (curve, against), (0.5,), "variants")
+
+
+def _mpnet() -> Iterator[Finding]:
+    for key, how, curve in (("mpnet", "alpha searched", PER_RATIO), ("mpnet-auto", "alpha by calibration loss", AUTO)):
+        words = f"MPNet-base on CoLA, HIES minus HIS, {how}"
+        yield from _in_three(key, words, "mpnet", (curve, HIS), (0.3, 0.5, 0.7), "claims", ("cola",))
+
+
+def _hies(alpha: float | str, **knobs: str) -> str:
+    return label("hies", {"alpha": alpha, **knobs})
 
 
 THREE = (0.1, 0.3, 0.5)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments import sync
-from experiments.config.schema import WANDB_MODES, Config
+from experiments.config.schema import Config
 from experiments.sweep.job import Job
 from experiments.sweep.progress import say
 from hies.runs.files import Row
@@ -72,9 +72,14 @@ def upload(config: Config) -> None:
 
 
 def _mode(config: Config) -> str:
-    """Returns the mode of the option; where that is `auto`, what W&B's own variable says, if it says one."""
-    said = os.environ.get("WANDB_MODE", "")
-    return said if config.wandb.mode == "auto" and said in WANDB_MODES else config.wandb.mode
+    """Returns the mode of the option; where that is `auto`, what W&B's own variable says, if anything.
+
+    What it may say besides (`dryrun`, or a slip) is taken for offline: nothing is uploaded against its word.
+    """
+    said = os.environ.get("WANDB_MODE")
+    if config.wandb.mode != "auto" or not said:
+        return config.wandb.mode
+    return said if said in ("online", "disabled") else "offline"
 
 
 def _has_key() -> bool:

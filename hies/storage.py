@@ -25,6 +25,7 @@ SUMS = "SHA256SUMS"
 LONGEST_SUMS = 8 << 20  # bytes
 KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
 Built = TypeVar("Built")
+GENERATION = "generation_config.json"  # how a model writes
 Read = TypeVar("Read")
 
 

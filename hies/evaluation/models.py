@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from hies.errors import HiesError, ParameterError
 from hies.evaluation.weights import GGUF, WEIGHTS, is_gguf
 from hies.precision import AUTO, PRECISIONS
-from hies.storage import safe_filename, sha256_of
+from hies.storage import GENERATION, safe_filename, sha256_of
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 from hies.training import Finetuning
@@ -25,11 +25,10 @@ from hies.training import Finetuning
 MODALITIES = ("text", "image", "language", "vision_language")
 DTYPES = ("float32", "bfloat16")
 PRUNABLE = "prunable"  # in place of a regular expression: the sites whose heads can be cut out
-_GENERATION = "generation_config.json"
 # Files that results depend on.
 IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
-    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", _GENERATION,
+    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", GENERATION,
     "pruned_heads.json",
 )  # fmt: skip
 UNNAMED = {i: f"LABEL_{i}" for i in range(2)}  # what transformers calls the outputs of a classifier by default
@@ -223,7 +222,7 @@ def identity_of(source: str) -> str:
 
 def _tells(file: Path) -> bool:
     """Returns whether a file says what no other does: transformers makes a `generation_config.json` of config.json."""
-    return file.name != _GENERATION or '"_from_model_config": true' not in file.read_text(errors="replace")
+    return file.name != GENERATION or '"_from_model_config": true' not in file.read_text(errors="replace")
 
 
 @lru_cache(maxsize=1024)

@@ -19,7 +19,6 @@ from hies.pruning.card import own_card, write_card
 from hies.pruning.counts import dense_counts, set_counts, settle_counts
 from hies.pruning.folder import (
     CONFIG,
-    GENERATION,
     RECORD,
     Files,
     check_small_files,
@@ -34,7 +33,7 @@ from hies.pruning.headless import Constant
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.pruning.transformers4 import SAID, cut_filled, heads_by_site, of_full_size, record_of, says_pruned
-from hies.storage import locking, save_weights
+from hies.storage import GENERATION, locking, save_weights
 
 HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies"}
 DECIDED = {  # by `load_pruned` itself

@@ -19,12 +19,11 @@ from transformers.utils import cached_file
 from hies.errors import HiesError
 from hies.heads.sites import Removed
 from hies.pruning.counts import COUNTS
-from hies.storage import SUMS, check_checksums, digest, locking, sha256_of
+from hies.storage import GENERATION, SUMS, check_checksums, digest, locking, sha256_of
 
 RECORD = "pruned_heads.json"
 RECORD_FORMAT = 1
 CONFIG = "config.json"
-GENERATION = "generation_config.json"
 SAVING = ".saving-"
 SAVED = ".saved"
 LONGEST_JSON = 8 << 20  # bytes; what a parser makes of more could fill the memory

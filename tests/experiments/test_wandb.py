@@ -417,6 +417,7 @@ def test_an_upload_that_fails_is_said_and_names_no_key(tmp_path, commands, capsy
     ("mode", "variable", "key", "uploads"),
     [
         ("auto", "", True, 1), ("auto", "", False, 0), ("auto", "offline", True, 0), ("auto", "disabled", True, 0),
+        ("auto", "dryrun", True, 0), ("auto", "online", False, 1),
         ("offline", "online", True, 0), ("online", "offline", True, 1),
     ],
 )  # fmt: skip
