@@ -129,7 +129,7 @@ def _arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
     try:
         return folders.read_arrays(path, names)
     except folders.BadFile as problem:
-        raise BadRows(f"has a score file ({path.stem}.npz) that {problem.what}") from None
+        raise BadRows(f"has a score file ({problem.name}) that {problem.what}") from None
 
 
 def _check_ratios(path: Path, rows: list[Row]) -> None:

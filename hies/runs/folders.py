@@ -5,6 +5,8 @@ This file alone knows which of the two it is. A run is spoken of by the path of 
 """
 
 import gzip
+import io
+import lzma
 import os
 import re
 import warnings
@@ -19,7 +21,7 @@ import numpy as np
 from hies.errors import RowsWarning
 from hies.runs.schema import LOSSES
 
-PACKED_ROWS, PACKED_ARRAYS, GRID = "rows.jsonl.gz", "arrays.npz", "grid.json"
+PACKED_ROWS, PACKED_ARRAYS, GRID = "rows.jsonl.gz", "arrays.npz.xz", "grid.json"
 EFFICIENCY, SCORING = "efficiency", "scoring"  # folders of results with rows of another kind
 NO_EXPERIMENTS = ("wandb", "figures", "tables", EFFICIENCY, SCORING)  # folders of results that hold no runs
 SCORES, ANSWERS, OWNER = ("scores", "his", "ae"), ("predictions", "labels"), "run_id"
@@ -37,6 +39,7 @@ class BadFile(Exception):
 
     def __init__(self, path: Path, what: str = "cannot be read") -> None:
         super().__init__(f"{path} {what}")
+        self.name = path.name
         self.what = what  # is wrong with it, in words that follow its name
 
 
@@ -209,7 +212,11 @@ def _opened(path: Path, changed: int) -> tuple[zipfile.ZipFile, dict[str, list[s
 
     `changed` is when it was written: a new file is opened anew.
     """
-    archive = zipfile.ZipFile(path)
+    with lzma.open(path) as file:
+        content = file.read(_most_bytes(path) + 1)
+    if len(content) > _most_bytes(path):
+        raise _too_large(path)
+    archive = zipfile.ZipFile(io.BytesIO(content))
     runs: dict[str, list[str]] = {}
     for member in archive.namelist():
         run_id, _, name = member.removesuffix(".npy").rpartition("/")

@@ -2,6 +2,7 @@ import gc
 import gzip
 import hashlib
 import json
+import lzma
 import random
 import zipfile
 from pathlib import Path
@@ -301,14 +302,14 @@ def test_a_pack_is_sealed_anew_and_holds_nothing_of_a_failed_run(tmp_path: Path)
     (exp / f"{run_name('ae', 0)}.failed.json").write_text('{"error": "SECRET", "command": "c"}')
     np.savez(exp / f"{run_name('ae', 0)}.npz", scores=np.arange(3.0))
     pack(exp, tmp_path / "packed" / "exp")
-    assert sorted(one.name for one in (tmp_path / "packed" / "exp").iterdir()) == ["arrays.npz", "rows.jsonl.gz"]
+    assert sorted(one.name for one in (tmp_path / "packed" / "exp").iterdir()) == ["arrays.npz.xz", "rows.jsonl.gz"]
     rows = load(tmp_path / "packed")
     assert rows["command"].unique().tolist() == ["python -m experiments.run seed=0"]
     text = gzip.decompress((tmp_path / "packed" / "exp" / "rows.jsonl.gz").read_bytes()).decode()
     write_rows(path, [json.loads(line) for line in text.splitlines()])
     without("digest")(path), without("rows")(path)
     assert seal(path).read_text() == text
-    with zipfile.ZipFile(tmp_path / "packed" / "exp" / "arrays.npz") as archive:
+    with lzma.open(tmp_path / "packed" / "exp" / "arrays.npz.xz") as plain, zipfile.ZipFile(plain) as archive:
         assert {name.split("/")[0] for name in archive.namelist()} == {path.stem}
     (tmp_path / "packed" / "exp" / "rows.jsonl.gz").write_bytes(gzip.compress(text.replace("80.0", "99.0").encode()))
     with pytest.warns(RowsWarning, match=r"was changed after it was written \(line 2\)"):

@@ -1,5 +1,7 @@
 import gzip
+import io
 import json
+import lzma
 import zipfile
 from pathlib import Path
 
@@ -39,10 +41,14 @@ def packed(results: Path) -> Path:
     return results.parent / "packed"
 
 
+def unpacked(folder: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(lzma.decompress((folder / "arrays.npz.xz").read_bytes())))
+
+
 def test_a_pack_is_read_like_the_files_it_was_made_of(results: Path) -> None:
     write_grid(results / "exp", ("his", 0), ("his", 7))
     target = packed(results)
-    assert sorted(path.name for path in (target / "exp").iterdir()) == ["arrays.npz", "grid.json", "rows.jsonl.gz"]
+    assert sorted(path.name for path in (target / "exp").iterdir()) == ["arrays.npz.xz", "grid.json", "rows.jsonl.gz"]
     single, together = load(results), load(target)
     assert len(single) == 8
     pd.testing.assert_frame_equal(without_place(single), without_place(together))
@@ -70,15 +76,24 @@ def test_packing_again_gives_the_same_bytes_even_from_a_pack(results: Path, tmp_
         path.touch()
     assert [path.read_bytes() for path in pack(results / "exp", tmp_path / "two")] == first
     assert [path.read_bytes() for path in pack(tmp_path / "one", tmp_path / "three")] == first
-    assert {member.date_time[0] for member in zipfile.ZipFile(tmp_path / "one" / "arrays.npz").infolist()} == {1980}
+    assert {member.date_time[0] for member in unpacked(tmp_path / "one").infolist()} == {1980}
     assert (tmp_path / "one" / "rows.jsonl.gz").read_bytes()[4:8] == bytes(4)  # gzip's time
+
+
+def test_what_runs_share_is_stored_once(tmp_path: Path) -> None:
+    answers = {"labels": np.zeros(2000), "predictions": np.zeros((2, 2000))}
+    losses = np.random.default_rng(0).random((2, 2000)).astype(np.float32)
+    for seed in range(7):
+        write_run(tmp_path / "exp", "his", seed, ratios=RATIOS, arrays={**answers, "losses": losses})
+    arrays, *_ = pack(tmp_path / "exp", tmp_path / "packed")
+    assert arrays.stat().st_size < 1.2 * losses.nbytes
 
 
 def test_arrays_are_as_small_as_their_values_allow_and_ratios_stay_exact(results: Path, tmp_path: Path) -> None:
     scores = np.array([0.2, 2.5, 4.1, -0.3])
     arrays = {"predictions": np.stack([scores, scores + 1]), "labels": scores}
     write_run(results / "exp", "ae", ratios=RATIOS, arrays=arrays)
-    with np.load(packed(results) / "exp" / "arrays.npz") as file:
+    with lzma.open(packed(results) / "exp" / "arrays.npz.xz") as plain, np.load(plain) as file:
         his, ae = run_name("his", 0), run_name("ae", 0)
         types = {name: file[f"{his}/{name}"].dtype for name in ("scores", "his", "predictions", "labels", "ratios")}
         assert types == {"scores": "f4", "his": "f4", "predictions": "u1", "labels": "u1", "ratios": "f8"}
@@ -112,7 +127,7 @@ def test_a_run_that_cannot_be_trusted_is_left_out_of_the_pack(results: Path) -> 
 
 def test_a_pack_without_arrays_has_its_rows(results: Path) -> None:
     target = packed(results)
-    (target / "exp" / "arrays.npz").unlink()
+    (target / "exp" / "arrays.npz.xz").unlink()
     rows = load(target)
     assert len(rows) == 8
     with pytest.raises(Unavailable, match="missing"):
@@ -121,11 +136,11 @@ def test_a_pack_without_arrays_has_its_rows(results: Path) -> None:
 
 def test_a_damaged_pack_is_told(results: Path) -> None:
     target = packed(results) / "exp"
-    whole = {name: (target / name).read_bytes() for name in ("rows.jsonl.gz", "arrays.npz")}
-    (target / "arrays.npz").write_bytes(whole["arrays.npz"][:-100])
+    whole = {name: (target / name).read_bytes() for name in ("rows.jsonl.gz", "arrays.npz.xz")}
+    (target / "arrays.npz.xz").write_bytes(whole["arrays.npz.xz"][:-100])
     with pytest.warns(RowsWarning, match="cannot be read and is left out"):
         assert load(target.parent).empty
-    (target / "arrays.npz").write_bytes(whole["arrays.npz"])
+    (target / "arrays.npz.xz").write_bytes(whole["arrays.npz.xz"])
     (target / "rows.jsonl.gz").write_bytes(whole["rows.jsonl.gz"][:-20])
     with pytest.warns(RowsWarning, match=r"rows\.jsonl\.gz cannot be read and is left out"):
         assert load(target.parent).empty
@@ -155,7 +170,7 @@ def test_the_command_packs_what_is_named(results: Path, tmp_path: Path, capsys) 
     assert main(["--results", str(results), "--experiment", "exp", "other", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["exp", "other"]
     printed = capsys.readouterr().out
-    assert f"{out / 'exp' / 'arrays.npz'}: " in printed and printed.count(" KiB") == 4
+    assert f"{out / 'exp' / 'arrays.npz.xz'}: " in printed and printed.count(" KiB") == 4
 
 
 @pytest.mark.parametrize(
