@@ -188,6 +188,7 @@ WHEN_OUT := reports/when-entropy
 WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS) --out $(WHEN_OUT) --experiment
 GLUE_TASK = $(patsubst rte,rte/after_mnli,$*)
 MEASURES := --measure quality,stability,loss
+ALSO_TEMPERED := $(MEASURES),tempered
 
 when: $(WHEN_RUNS) ## few examples, placebos, signs and labels on GLUE, a task whole before the next
 	$(WHEN_PACK) few_examples placebo placebo_search signs first_layer label_free
@@ -209,11 +210,13 @@ FOREIGN := calibration.labels=model calibration.examples=words,apidocs
 draw_if = test ! -d $(WHEN_OUT)/$(1) || $(BIN)/python -m analysis $(2) --experiment $(1) --results $(WHEN_OUT) --out $(WHEN_OUT)
 
 define draw_when
-	$(call draw_if,few_examples,sizes held_out few_examples table11 by_size)
+	$(call draw_if,few_examples,sizes few_examples $(ALSO_TEMPERED))
+	$(call draw_if,few_examples,held_out table11 by_size)
 	$(call draw_if,placebo,variants forest $(MEASURES))
 	$(call draw_if,placebo_search,variants forest $(MEASURES))
 	$(call draw_if,label_free,variants forest $(MEASURES))
-	$(call draw_if,signs,signs depth)
+	$(call draw_if,label_free,leaderboard)
+	$(call draw_if,signs,signs depth leaderboard)
 	$(call draw_if,signs,variants forest $(MEASURES))
 	$(call draw_if,first_layer,signs)
 	$(call draw_if,first_layer,variants forest $(MEASURES))

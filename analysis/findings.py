@@ -6,7 +6,7 @@ from functools import partial
 from itertools import product
 
 from analysis.text.labels import GLUE_NAMES, label
-from analysis.text.measures import ALL_MEASURES, CORRELATION, REFIT
+from analysis.text.measures import ALL_MEASURES, CORRELATION, MEASURE_OF, REFIT, TEMPERED
 
 HIS, AE, AD, NORM = (label(name, {}) for name in ("his", "ae", "ad", "output_norm"))
 PER_RATIO, PER_TASK, AUTO, OPTIMISTIC = (
@@ -171,11 +171,6 @@ def _smollm2() -> list[Finding]:
     ]  # fmt: skip
 
 
-def _when() -> list[Finding]:
-    """When entropy helps (docs/when-entropy.md); named before any of these experiments had a row."""
-    return [*_few_examples(), *_placebos(), *_signs(), *_label_free(), *_mpnet()]
-
-
 def _in_three(
     key: str,
     words: str,
@@ -184,29 +179,30 @@ def _in_three(
     ratios: tuple[float, ...],
     table: str,
     tasks: tuple[str, ...] = (),
+    measures: tuple[str, ...] = ALL_MEASURES,
 ) -> list[Finding]:
-    """One pair of curves in quality, stability and loss, mean over these ratios."""
+    """One pair of curves in each of these measures, mean over these ratios."""
     *first, last = (f"{100 * ratio:.0f}" for ratio in ratios)
     where = f"{', '.join(first)} and {last} %" if first else f"{last} %"
     return [
-        Difference(
-            f"{key}-{measure}", f"{words}, {measure} at {where}", experiment, *pair, measure, ratios, table, tasks
-        )
-        for measure in ALL_MEASURES
-    ]
+        Difference(f"{key}-{measure}", f"{words}, {MEASURE_OF[measure].words} at {where}", experiment, *pair, measure,
+                   ratios, table, tasks)
+        for measure in measures
+    ]  # fmt: skip
 
 
 def _few_examples() -> Iterator[Finding]:
     experiments = (
-        ("few", "HIES minus HIS", "few_examples", (0.5,), (1, 4, 32)),
-        ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,)),
+        # After a temperature: named when CoLA's rows had been seen, where a model that is less sure had the lower loss.
+        ("few", "HIES minus HIS", "few_examples", (0.5,), (1, 4, 32), (*ALL_MEASURES, TEMPERED)),
+        ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,), ALL_MEASURES),
     )
     curves = (("shrink", "alpha = n / (n + 1)", label("hies", {"alpha": "shrink"})), ("fixed", "alpha = 0.9", FIXED))
-    for (key, words, experiment, ratios, sizes), (kind, how, curve) in product(experiments, curves):
+    for (key, words, experiment, ratios, sizes, measures), (kind, how, curve) in product(experiments, curves):
         for size in sizes:
             said = f"{words} from {size} calibration example{'s' * (size > 1)}, {how}"
             pair = f"{curve}, calibration size {size}", f"{HIS}, calibration size {size}"
-            yield from _in_three(f"{key}-{kind}-{size}", said, experiment, pair, ratios, "sizes")
+            yield from _in_three(f"{key}-{kind}-{size}", said, experiment, pair, ratios, "sizes", measures=measures)
 
 
 def _placebos() -> Iterator[Finding]:
@@ -244,7 +240,12 @@ def _signs() -> Iterator[Finding]:
         ("first-sign", "the paper's sign minus the turned one", auto(**turned, **later)),
     ):
         yield from _in_three(
-            key, f"first layer whole, {words}", "first_layer", (auto(**later), other), (0.6,), "variants"
+            key,
+            f"first layer whole, half of all heads gone, {words}",
+            "first_layer",
+            (auto(**later), other),
+            (0.6,),
+            "variants",
         )
 
 
@@ -266,7 +267,8 @@ def _label_free() -> Iterator[Finding]:
             his_docstrings,
         ),
     ):
-        yield from _in_three(key, said, "label_free", (curve, against), (0.5,), "variants")
+        table = "leaderboard" if against == his_own else "variants"  # which sets forms beside the paper's HIS
+        yield from _in_three(key, said, "label_free", (curve, against), (0.5,), table)
 
 
 def _mpnet() -> Iterator[Finding]:
@@ -340,5 +342,6 @@ FINDINGS: tuple[Finding, ...] = (
          (0.5,)),
     *_at("cifar10", "HIES minus HIS, a ViT on CIFAR-10", "cifar10", (FIXED, HIS), "summary", (0.3,)),
     *_smollm2(),
-    *_when(),
+    # When entropy helps (docs/when-entropy.md); named before any of these experiments had a row.
+    *_few_examples(), *_placebos(), *_signs(), *_label_free(), *_mpnet(),
 )  # fmt: skip

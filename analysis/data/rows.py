@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.text.labels import SETTING, add_labels
-from analysis.text.measures import CORRELATION, NORMALIZED, REFIT
+from analysis.text.measures import CORRELATION, NORMALIZED, REFIT, TEMPERED
 from hies.runs import folders, grid
 from hies.runs.files import read_run
 from hies.runs.folders import warn_of_rows
@@ -97,7 +97,7 @@ def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
     # A row's own keys of these names are in the name of its curve by now.
     rows = ratios.join(runs.drop(columns=["run", "place"], errors="ignore"), on="run").drop(columns=["run", "place"])
     known = {key: rows.get(key, np.nan) for key in LOSSES.values()}  # older rows have none
-    known |= dict.fromkeys((REFIT, CORRELATION), np.nan)  # `analysis.data.answers` fills them in
+    known |= dict.fromkeys((REFIT, CORRELATION, TEMPERED), np.nan)  # `analysis.data.answers` fills them in
     normalized = rows[NORMALIZED].astype(float) if NORMALIZED in rows else pd.Series(np.nan, index=rows.index)
     has_one = normalized.notna().groupby([rows[name] for name in SETTING]).transform("any")
     known[NORMALIZED] = normalized.where(has_one, rows["quality"].astype(float))  # of tasks that know no other

@@ -8,7 +8,7 @@ from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 LEAST_DRAWS = 5  # fewer give a range and no verdict
-TOO_FEW, UNDECIDED = "too few draws", "undecided"
+TOO_FEW, UNDECIDED, THE_SAME = "too few draws", "undecided", "the same"
 TO_ONE_SIDE = ("ahead", "behind")
 
 

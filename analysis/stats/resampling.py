@@ -10,14 +10,16 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from analysis.data.scores import arrays_of_task, lines_at
 from analysis.errors import Unavailable
-from analysis.text.measures import CORRELATION, REFIT
+from analysis.text.measures import CORRELATION, REFIT, TEMPERED
 from hies.runs.quality import PERCENT, SQUARED, same_answer
 from hies.runs.schema import LOSSES
 
 EVENNESS = "evenness"
+TEMPERATURES = np.log([1e-4, 1e4])  # between which the inverse of one lies
 COUNTS_AT_ONCE = 5_000_000  # of the matrix of counts [draws, examples] that is held at once
 
 WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # labels, predictions, weights -> [D, M]
@@ -29,7 +31,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
 
     Returns:
         the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability,
-        for scores their agreement (`score_agreement`), evenness and the losses that any run has the values, [K, R], and
+        for scores their agreement (`score_agreement`), evenness and the losses that any run has, also after a
+        temperature, the values, [K, R], and
         those on the resampled examples, [D, K, R].
 
     Raises:
@@ -47,6 +50,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     answers = np.array([lines_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
     there = [name for name in LOSSES if any(name in run for run in arrays.values())]
     losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in there}
+    if "loss" in losses:
+        losses[TEMPERED] = tempered_losses(labels, answers[:, 1:].reshape(losses["loss"].shape), losses["loss"])
     measure = partial(_measure, metric, labels, answers, losses)
     whole = measure(np.ones((1, len(labels))))
     parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
@@ -135,6 +140,32 @@ def refitted(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:
     mean = unpruned.mean(axis=1, keepdims=True, dtype=np.float64)
     slope = _ratio((centred * (unpruned - mean)).sum(axis=1, keepdims=True), (centred**2).sum(axis=1, keepdims=True))
     return mean + np.nan_to_num(slope) * centred
+
+
+def tempered_losses(labels: np.ndarray, answers: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Returns the losses of two classes after one temperature for each line; NaN where there are not two classes.
+
+    A model that is pruned may be less sure of all that it answers, which alone lowers the loss of one that was too
+    sure. The scores of a line are divided by the temperature that makes its mean loss least.
+
+    Args:
+        labels: [N].
+        answers: [M, N].
+        losses: mean cross-entropies in nats, [M, N]; NaN in the lines of runs that have none.
+    """
+    two = labels.dtype.kind in "iub" and {*np.unique(labels), *np.unique(answers)} <= {0, 1}
+    # Of two classes the one with more than half of the probability is the answer.
+    unlike = ((losses < np.log(2)) != (answers == labels)) & (np.abs(losses - np.log(2)) > 1e-3) & ~np.isnan(losses)
+    if not two or unlike.any():
+        return np.full(losses.shape, np.nan)
+    exact = np.clip(losses.astype(np.float64), 1e-9, 500)
+    margins = -np.log(np.expm1(exact))  # of the right class over the other, since loss = log(1 + exp(-margin))
+    low, high = (np.full((len(losses), 1), end) for end in TEMPERATURES)
+    for _ in range(60):  # the mean loss is convex in the inverse temperature: halving finds where its slope is 0
+        middle = (low + high) / 2
+        falls = (margins * expit(-np.exp(middle) * margins)).mean(axis=1, keepdims=True) > 0
+        low, high = np.where(falls, middle, low), np.where(falls, high, middle)
+    return np.logaddexp(0, -np.exp(low) * margins)
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:

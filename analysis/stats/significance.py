@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.data.chance import at_chance
 from analysis.errors import Unavailable
-from analysis.stats.intervals import LEAST_DRAWS, LEVEL, TOO_FEW, or_equal, p_value, side_of_zero, t_ends
+from analysis.stats.intervals import LEAST_DRAWS, LEVEL, THE_SAME, TOO_FEW, or_equal, p_value, side_of_zero, t_ends
 from analysis.stats.pairing import paired
 from analysis.stats.resampling import measured_runs
 from analysis.text.choice import PREFERRED
@@ -91,6 +91,8 @@ class Sample:
             test = _t_test(self.mean, self.variance, self.df)
             side = side_of_zero(test["low"], test["high"], self.better)
             verdict = or_equal(side, test["within"], self.margin)
+            if self.mean == 0 and self.variance == 0:  # of every draw and example
+                verdict = THE_SAME
         said = {**test, "verdict": "" if np.isnan(self.mean) else verdict}
         return {name: said[name] if name in said else getattr(self, name) for name in ESTIMATE}
 
@@ -113,11 +115,11 @@ class Sample:
     def scope(self) -> str:
         """What a verdict on these tasks does not reach: other tasks, or any without the most extreme one."""
         if self.tasks < 3:
-            return ""
+            return " on these tasks" * (self.tasks > 1)
         side, rest = np.sign(self.mean), self.rest()
         over = side * np.array([self.over_tasks()[end] for end in ("low", "high")])
         left = side * np.array(t_ends(rest.mean, rest.variance, rest.df))
-        return f"{' on these tasks' * bool((over <= 0).any())}{': one task' * bool((left <= 0).any())}"
+        return f"{' on these tasks' * (not (over > 0).all())}{': one task' * bool((left <= 0).any())}"
 
 
 def _t_test(mean: float, variance: float, df: float) -> dict[str, float]:

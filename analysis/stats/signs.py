@@ -13,12 +13,12 @@ from analysis.stats.pairing import PROTOCOL_KEYS, with_references
 from analysis.stats.significance import DRAWS, ESTIMATE, curve_differences
 from analysis.text.choice import usual_run
 from analysis.text.labels import TUNING_WORDS
-from analysis.text.measures import NATS
+from analysis.text.measures import NATS, measure_of
 
 SETTINGS = ["model", "task"]
 PREDICTORS = {  # of a setting, mean over its draws -> what it is
-    "entropy": "mean AE of all heads",
-    "first": "mean AE of the first layer",
+    "entropy": "mean AE of the heads that are scored",
+    "first": "mean AE of the first layer that is scored",
     "depth": "rank correlation of AE with depth",
     "his": "rank correlation of AE with HIS",
     "inside": "the same inside a layer, mean over layers",
@@ -105,17 +105,19 @@ def _layers(scores: Scores) -> Iterator[dict[str, float]]:
 def rank_correlations(gains: pd.DataFrame, known: pd.DataFrame) -> dict[str, float]:
     """Returns how far each predictor ranks the settings as a gain does, and how many `settings` these are.
 
-    Nothing for fewer than LEAST settings of one unit with a gain.
+    Nothing for fewer than LEAST settings of one unit with a gain. Gains are rounded as tables print them: where both
+    signs answer one class alone their losses differ by what rounding leaves.
 
     Args:
-        gains: one line a setting, with `mean`.
+        gains: one line a setting, of one measure, with `mean`.
         known: `predictors`.
     """
     one_unit = gains if gains["unit"].nunique() < 2 else gains[gains["unit"] == NATS]
     both = one_unit.dropna(subset="mean").merge(known, on=SETTINGS)
     if len(both) < LEAST:
         return {}
-    found = {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
+    digits = measure_of(str(both["measure"].iloc[0])).digits
+    found = {name: _rho(both[name].to_numpy(), both["mean"].round(digits).to_numpy()) for name in PREDICTORS}
     return {**found, "settings": len(both)}
 
 

@@ -24,6 +24,7 @@ from analysis.stats.significance import (
     mean_over_tasks,
 )
 from analysis.text.labels import without_word
+from analysis.text.measures import averaged
 
 SIZE = "calibration_size"
 GainsOfSizes = dict[int, list[Gain]]
@@ -65,6 +66,20 @@ def means_by_size(differences: pd.DataFrame) -> pd.DataFrame:
     """Returns the lines of `differences_by_size` to show: means over all tasks of a measure, or of the only task."""
     means = differences[differences["task"] == MEAN] if differences["task"].nunique() > 1 else differences
     return means[means["tasks"] == means.groupby("measure")["tasks"].transform("max")]
+
+
+def levels_by_size(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Returns what a curve has itself: a line for each curve, size, ratio and measure, `level`, mean over tasks.
+
+    There is none where a task of the measure has no number. At the ratio 0 it is the unpruned model's.
+    """
+    found = []
+    for measure in measures:
+        plain = without_word(averaged(rows, measure), SIZE)
+        by_task = plain.groupby(["curve", SIZE, "ratio", "task"])[measure].mean().unstack()
+        means = by_task.dropna(axis=1, how="all").mean(axis=1, skipna=False).dropna()
+        found.append(means.rename("level").reset_index().assign(measure=measure))
+    return pd.concat(found, ignore_index=True)
 
 
 def agreement_of_draws(rows: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +132,7 @@ def _held_out(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> I
 
 
 def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> dict[str, tuple[dict[str, Sample], str]]:
-    """Returns task -> (candidate -> its mean over the sizes and ratios, which sizes), of tasks that have them all.
+    """Returns task -> (candidate -> its mean over sizes and ratios, which sizes), of tasks that have all of them.
 
     Sizes of which some draws are not there yet have no part in it.
     """
@@ -127,14 +142,20 @@ def _samples(gains: GainsOfSizes, candidates: Sequence[str], measure: str) -> di
     for size, gain in every:
         if gain.task in tasks:
             found[gain.task][gain.curve][size] = gain
-    samples = {}
+    sizes_of = {}
     for task, by_curve in found.items():
         most = max(len(gain.values) for by_size in by_curve.values() for gain in by_size.values())
         whole = [{size for size, gain in by_curve[name].items() if len(gain.values) == most} for name in candidates]
-        if sizes := sorted(set.intersection(*whole)) if whole else []:
-            everywhere = {name: _joined([by_curve[name][size] for size in sizes]) for name in candidates}
-            samples[task] = everywhere, " ".join(map(str, sizes))
-    return samples
+        if sizes := set.intersection(*whole) if whole else set():
+            sizes_of[task] = sizes
+    shared = sorted(set.intersection(*sizes_of.values())) if sizes_of else []  # a task is chosen for by all others
+    if not shared:
+        return {}
+    words = " ".join(map(str, shared))
+    return {
+        task: ({name: _joined([found[task][name][size] for size in shared]) for name in candidates}, words)
+        for task in sizes_of
+    }
 
 
 def _joined(gains: Sequence[Gain]) -> Sample:

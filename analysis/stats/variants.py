@@ -17,8 +17,9 @@ VARIED = ("reduction", "entropy", "normalize", "combination", "placebo", "calibr
 # Two forms of HIES that are compared also share the way to their alpha and what entropy is added to.
 ALPHA_KEYS = ["criterion", "alpha", "importance", "prior_examples", *labels.TUNING_WORDS]
 WINDOWS: dict[str, ChosenRatios] = {
-    "30 % and more": lambda ratios: ratios >= 0.3 - 1e-9,
+    "30 to 90 %": lambda ratios: (ratios >= 0.3 - 1e-9) & (ratios <= 0.9 + 1e-9),
     "up to 10 %": lambda ratios: ratios <= 0.1 + 1e-9,
+    "over 90 %": lambda ratios: ratios > 0.9 + 1e-9,  # few heads are left, and answers are of one class
 }
 NO_REFERENCE = "no reference"
 COMPARISON = ["criterion", "against", "task", "tasks", "measure", "removed", "ratios", *ESTIMATE]

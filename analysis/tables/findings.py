@@ -20,11 +20,11 @@ from analysis.stats.significance import DRAWS, Gain, Sample, averaged_gains, cur
 from analysis.text.captions import number, signed_interval
 from analysis.text.choice import fixed_alphas
 from analysis.text.labels import task_name
-from analysis.text.measures import ALL_MEASURES
+from analysis.text.measures import ALL_MEASURES, measure_of
 from hies.runs import folders
 
 SAME_HEADS = 0.9  # Jaccard
-COLUMNS = ["key", "finding", "experiment", "mean", "low", "high", "p", "task_low", "task_high", "task_p",
+COLUMNS = ["key", "finding", "experiment", "measure", "mean", "low", "high", "p", "task_low", "task_high", "task_p",
            "least", "least_low", "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict",
            "where"]  # fmt: skip
 OF_JOBS = ["curve", "criterion", "alpha", "calibration_size", "task", "seed", "checkpoint", "data", "path"]
@@ -59,8 +59,9 @@ def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
         "tasks: the interval that counts tasks as drawn too. Without one task: without the one that moves the mean "
         "most. Ahead: tasks on the better side. Ahead or behind: on these tasks p is at most 0.05 after Holm's "
         f"correction for the tests of its experiment ({counts}), and the interval over tasks excludes 0, else 'on "
-        "these tasks'; 'one task': undecided without that task. Equal within a margin (1 point of quality, 2 of "
-        "stability): both 90 % intervals lie inside. Cells: differences (curve, task, ratio, measure) that the "
+        "these tasks', as always of fewer than five; 'one task': undecided without that task. Equal within a margin (1 "
+        "point of quality, 2 of stability): both 90 % intervals, of fewer than five tasks the first, lie inside. The "
+        "same: 0 in every draw. Cells: differences (curve, task, ratio, measure) that the "
         "experiment allows to look at. Fewer than five draws: their range."
     )
     return Table(_shown(data), data, text)
@@ -147,7 +148,8 @@ def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.Data
     used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0)]
     measures = int(used.reindex(columns=[*ALL_MEASURES]).notna().any().sum())
     cells = measures * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
-    return {**line, "experiment": one.experiment, "cells": cells, "where": f"{one.table} --experiment {one.experiment}"}
+    where = f"{one.table} --experiment {one.experiment}"
+    return {**line, "experiment": one.experiment, "measure": one.measure, "cells": cells, "where": where}
 
 
 def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
@@ -215,9 +217,14 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
 
 def effect_texts(row: Mapping[str, Any]) -> dict[str, str]:
     """Returns the numbers of a line as tables and pages print them."""
+    digits = measure_of(str(row["measure"])).digits
     rest = {name: row[f"least{suffix}"] for name, suffix in (("mean", ""), ("low", "_low"), ("high", "_high"))}
-    without = f"{signed_interval(rest)} ({row['least_without']})" if isinstance(row["least_without"], str) else ""
-    over = f"[{row['task_low']:+.2f}, {row['task_high']:+.2f}]" if row["task_low"] == row["task_low"] else ""
+    without = (
+        f"{signed_interval(rest, digits)} ({row['least_without']})" if isinstance(row["least_without"], str) else ""
+    )
+    over = (
+        f"[{row['task_low']:+.{digits}f}, {row['task_high']:+.{digits}f}]" if row["task_low"] == row["task_low"] else ""
+    )
     ahead = f"{row['ahead']:.0f} of {row['tasks']:.0f}" if row["ahead"] == row["ahead"] else ""
-    effect = f"{row['mean']:.2f}" if str(row["key"]).startswith("same-heads") else signed_interval(row)
+    effect = f"{row['mean']:.2f}" if str(row["key"]).startswith("same-heads") else signed_interval(row, digits)
     return {"effect": effect, "over tasks": over, "without one task": without, "ahead": ahead}

@@ -24,7 +24,7 @@ def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     """Returns a line for each model, task, curve and ratio, and one for each predictor's rank correlation with it."""
     measures = measured(rows, measures)
     gains, known = sign_gains(rows, draws), predictors(rows)
-    gains = gains[gains["measure"].isin(measures)]
+    gains = gains[gains["measure"].isin(measures)].drop(columns="verdict")  # which none is corrected
     keys = ["model", "task", "criterion", "removed"]
     named = gains.merge(known, on=SETTINGS, how="left")
     named = named.assign(
@@ -35,14 +35,21 @@ def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         difference = {MEASURE_OF[row["measure"]].words: signed(row)}
         return difference | {words: number(row[name]) for name, words in PREDICTORS.items()}
 
-    shown = pd.concat([side_by_side(named, keys, cells), _correlations(gains, known)], ignore_index=True).fillna("")
+    correlations = _correlations(gains, known)
+    shown = pd.concat([side_by_side(named, keys, cells), correlations], ignore_index=True).fillna("")
     shown = shown[[*keys, *(MEASURE_OF[measure].words for measure in measures), *PREDICTORS.values()]]
     text = (
         f"The paper's sign of the entropy term (focused heads stay) minus the turned one, in "
-        f"{difference_units(measures, rows)}: {caption(rows)}. {INTERVALS}. The last lines, of {LEAST} models and "
-        "tasks or more: Spearman rank correlation over them of each statistic of the heads with the difference. It is "
-        "found and tested on the same few cells, so it is a lead and no proof."
+        f"{difference_units(measures, rows)}: {caption(rows)}. {INTERVALS}. Ratios count the heads that are "
+        "scored, all but where `sites` names some; statistics are of these heads, means over the draws of HIS."
     )
+    if len(correlations):
+        text += (
+            f" The last lines, of {LEAST} models and tasks or more: Spearman rank correlation over them of each "
+            "statistic of the heads with the difference (of losses, of which less is better, the other side of 0 says "
+            "the same). "
+            "It is found and tested on the same few cells, so it is a lead and no proof."
+        )
     return Table(shown, gains.merge(known, on=SETTINGS, how="left"), text + notes(measures, rows))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.registry import Table, table
+from analysis.stats.intervals import corrected
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.sizes import (
     SIZE,
@@ -12,17 +13,18 @@ from analysis.stats.sizes import (
     chosen_on_other_tasks,
     differences_by_size,
     gains_of_sizes,
+    levels_by_size,
     means_by_size,
 )
 from analysis.tables.beside import side_by_side, signed, tasks_and_means
-from analysis.text.captions import caption, number, percent
+from analysis.text.captions import EQUAL, caption, number, percent
 from analysis.text.labels import in_order, ordered_curves, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
 OF_SIZES = "rows and predictions of his, and of hies, on the same seeds, of at least two calibration sizes"
 INTERVALS = (
-    "Brackets: 95 % interval over draws and evaluation examples, not corrected for their number; of fewer than five "
-    "draws their range"
+    "Brackets: 95 % interval over draws and evaluation examples, of these tasks with one checkpoint each and not "
+    "corrected for their number; of fewer than five draws their range"
 )
 
 
@@ -32,26 +34,46 @@ INTERVALS = (
     needs=OF_SIZES,
 )
 def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] = ALL_MEASURES) -> Table:
-    """Returns a line for each curve and calibration size, also of HIS, whose draws agree more or less as well."""
+    """Returns a line for each curve and calibration size; that of HIS and AE has their own means, not differences."""
     measures = measured(rows, measures)
-    data = differences_by_size(gains_of_sizes(rows, draws), measures)
-    agreement = agreement_of_draws(rows)
-    lines = pd.concat([agreement, means_by_size(data)]).rename(columns={"criterion": "curve"})
+    data = differences_by_size(gains_of_sizes(rows, draws), measures).drop(columns="verdict")  # which none is corrected
+    agreement, levels = agreement_of_draws(rows), levels_by_size(rows, measures)
+    own = levels[~levels["curve"].isin(data["criterion"]) & (levels["ratio"] > 0)]
+    differences = pd.concat([agreement, means_by_size(data)]).rename(columns={"criterion": "curve"})
+    lines = pd.concat([differences, own])
     named = in_order(lines.assign(task=MEAN), without_word(rows, SIZE), ["curve", SIZE])
     named = named.rename(columns={"curve": "criterion", SIZE: "examples"})
 
     def cells(row: dict) -> dict[str, str]:
         if pd.notna(row["agreement"]):
             return {f"draws agree, {percent(row['ratio'])}": number(row["agreement"])}
-        return {f"{MEASURE_OF[row['measure']].words}, {percent(row['ratio'])}": signed(row)}
+        measure = MEASURE_OF[row["measure"]]
+        text = signed(row) if pd.isna(row["level"]) else number(row["level"], f".{measure.digits}f")
+        return {f"{measure.words}, {percent(row['ratio'])}": text}
 
     shown = side_by_side(named, ["criterion", "examples"], cells)
     text = (
         f"HIES minus HIS of the same calibration examples in {difference_units(measures, rows)}, mean over tasks, "
-        f"absent where one has no number: "
-        f"{caption(rows)}. {INTERVALS}. Draws agree: mean Jaccard overlap of the heads that two draws remove."
+        f"absent where one has no number: {caption(rows)}. {INTERVALS}. Lines without brackets: means of the criterion "
+        f"itself ({_unpruned(levels)}). Draws agree: mean Jaccard overlap of the heads that two draws remove; of heads "
+        f"drawn at random {by_chance(rows)}. k is 1 where none is named."
     )
-    return Table(shown, data.merge(agreement, how="outer"), text + notes(measures, rows))
+    levels = levels.rename(columns={"curve": "criterion"})
+    return Table(shown, data.merge(agreement, how="outer").merge(levels, how="outer"), text + notes(measures, rows))
+
+
+def by_chance(rows: pd.DataFrame) -> str:
+    """Returns what the overlap of two random choices of heads is about, at each ratio, in words."""
+    ratios = sorted(rows.loc[rows["ratio"] > 0, "ratio"].unique())  # r * r of r + r - r * r
+    return " and ".join(f"{number(ratio / (2 - ratio))} at {percent(ratio)}" for ratio in ratios)
+
+
+def _unpruned(levels: pd.DataFrame) -> str:
+    """What the unpruned model has, in words."""
+    dense = levels[levels["ratio"] == 0].drop_duplicates("measure")
+    parts = [f"{MEASURE_OF[one].words} {number(level, f'.{MEASURE_OF[one].digits}f')}"
+             for one, level in zip(dense["measure"], dense["level"], strict=True)]  # fmt: skip
+    return f"unpruned: {', '.join(parts)}"
 
 
 @table(
@@ -65,6 +87,7 @@ def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     used = plain[plain["alpha"].eq("shrink") | (plain["criterion"] == "his")] if "alpha" in plain else plain[:0]
     candidates = ordered_curves(used[used["criterion"] == "hies"])
     data = chosen_on_other_tasks(gains_of_sizes(used, draws) if candidates else {}, candidates, measures)
+    data = corrected(data, data["task"].eq(MEAN))
     named = data.assign(task=tasks_and_means(data["task"], data["tasks"]))
 
     def cells(row: dict) -> dict[str, str]:
@@ -74,7 +97,8 @@ def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     text = (
         f"HIES minus HIS in {difference_units(measures, used)}, mean over calibration sizes and ratios: "
         f"{caption(used)}. "
-        "By: which curve has the best mean of this measure on all other tasks; what is reported of a task has no part "
-        f"in it. {INTERVALS}, the choice taken as given."
+        "By: which curve has the best mean of this measure on all other tasks; what is reported of a task has no "
+        f"part in it. {INTERVALS}, the choice taken as given. Ahead or behind: p is at most 0.05 after Holm's "
+        f"correction for the comparisons here, of means and of single tasks apart. {EQUAL}"
     )
     return Table(side_by_side(named, ["task"], cells), data, text + notes(measures, used, differences=True))

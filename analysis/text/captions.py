@@ -9,6 +9,11 @@ import pandas as pd
 from analysis.stats.intervals import LEAST_DRAWS
 from analysis.text.labels import SETTING, listed_tasks, model_name, ordered_curves, task_name
 
+EQUAL = (
+    "Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it. The same: 0 in "
+    "every draw."
+)
+
 
 def percent(ratio: Any) -> str:
     """Returns a ratio as people read it: 0.3 -> 30 %."""

@@ -12,7 +12,7 @@ from hies.runs.quality import SQUARED
 
 NATS, SQUARED_ERROR, POINTS = "nats", "squared error", "percentage points"
 NORMALIZED = "quality_norm"
-REFIT, CORRELATION = "refit", "correlation"  # of scores (STS-B), from the answers beside the rows
+REFIT, CORRELATION, TEMPERED = "refit", "correlation", "tempered"  # from the answers beside the rows
 QUALITY_MARGIN, STABILITY_MARGIN = 1.0, 2.0  # points; fixed before the tests of equality were first computed
 
 
@@ -56,6 +56,13 @@ MEASURE_OF = {
         "loss",
         "Loss: mean cross-entropy of the right class, labels, option or, of a text, next token over the examples, in "
         "nats",
+        -1,
+        3,
+    ),
+    TEMPERED: Measure(
+        "loss after a temperature",
+        "After a temperature: scores of two classes are first divided by the one number that makes their mean loss on "
+        "these answers least, so that how sure the model is counts no more",
         -1,
         3,
     ),

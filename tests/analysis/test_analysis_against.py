@@ -42,11 +42,11 @@ def test_the_difference_is_the_mean_over_the_tasks_that_both_have(tmp_path: Path
     data = against_table(frame(tmp_path), draws=50).data
     his = cell(data, "HIS", HIES, 0.5)
     assert his["mean"] == pytest.approx(-30) and his["tasks"] == 2 and his["seeds"] == 5
-    assert his["low"] < -30 < his["high"] < 0 and his["verdict"] == "behind"
+    assert his["low"] < -30 < his["high"] < 0 and his["verdict"] == "behind on these tasks"
     norm = cell(data, HIES_NORM, "Output norm", 0.3)
     assert norm["mean"] == pytest.approx(30) and norm["tasks"] == 1 and norm["verdict"] == "ahead"
     same = cell(data, "HIS", HIES, 0.1)
-    assert same["mean"] == pytest.approx(0) and same["verdict"] == "equal within 1"
+    assert same["mean"] == pytest.approx(0) and same["verdict"] == "the same"
 
 
 def test_what_excludes_zero_is_bold_and_a_single_seed_has_no_interval(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_claims_that_do_not_hold(tmp_path: Path) -> None:
 
 def test_no_difference_is_equality_and_four_seeds_decide_nothing(tmp_path: Path) -> None:
     write_pair(tmp_path / "same", his=(0.9, 0.7, 0.7, 0.7), hies=(0.9, 0.7, 0.7, 0.7))
-    assert cells(claims_table(load(tmp_path / "same")))["toy"][0] == "equal within 1: 0.00 [0.00, 0.00]"
+    assert cells(claims_table(load(tmp_path / "same")))["toy"][0] == "the same: 0.00 [0.00, 0.00]"
     few = {"his": (0.9, 0.7, 0.2, 0.2), "hies": (0.9, 0.7, 0.9, 0.9)}
     write_pair(tmp_path / "four", **few, seeds=4)
     table = claims_table(load(tmp_path / "four"))

@@ -183,9 +183,10 @@ def test_the_frame_is_what_pandas_makes_of_the_rows(tmp_path: Path) -> None:
         "quality_norm",
         "refit",
         "correlation",
+        "tempered",
     }
     assert {*found} - {*expected} == added and found["quality_norm"].equals(found["quality"].rename("quality_norm"))
-    assert found[["loss", "token_loss", "refit", "correlation"]].isna().all(axis=None)
+    assert found[["loss", "token_loss", "refit", "correlation", "tempered"]].isna().all(axis=None)
     assert gc.isenabled()
 
 

@@ -44,7 +44,8 @@ def test_tasks_that_differ_widen_the_interval_over_tasks_alone() -> None:
 @pytest.mark.parametrize(
     ("tasks", "scope"),
     [([3.0, 3.2, 2.8, 3.1, 2.9], ""), ([9.0, 0.9, 0.8, 0.9, 1.0], " on these tasks"),
-     ([9.0, 0.1, 0.2, -0.1, 0.0], " on these tasks: one task"), ([9.0, 0.1, 0.0], ": one task"), ([9.0, 0.1], "")],
+     ([9.0, 0.1, 0.2, -0.1, 0.0], " on these tasks: one task"), ([9.0, 0.1, 0.0], " on these tasks: one task"),
+     ([9.0, 0.1], " on these tasks"), ([9.0], "")],
 )  # fmt: skip
 def test_a_verdict_says_which_tasks_it_reaches(tasks: list[float], scope: str) -> None:
     mean = mean_over_tasks([sample_of([task], 0.25) for task in tasks])

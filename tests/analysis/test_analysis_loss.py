@@ -6,17 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 from analysis_runs import write_run
+from scipy.optimize import minimize_scalar
 from scipy.stats import t
 from shown import caption_of, line, lines
 
 from analysis import load
 from analysis.cli import main
+from analysis.data.answers import with_measure
 from analysis.errors import Unavailable
 from analysis.figures.curves import draw_curves
 from analysis.figures.forest import draw_forest
 from analysis.figures.methods import draw_methods
 from analysis.figures.tasks import draw_all_tasks, mean_of_tasks
-from analysis.stats.resampling import example_counts
+from analysis.stats.resampling import example_counts, tempered_losses
 from analysis.stats.significance import MEAN, gains_over_his, samples_at
 from analysis.stats.variants import compare
 from analysis.tables.differences import CLAIMS, against_table, claims_table, significance_table, variants_table
@@ -108,7 +110,7 @@ def test_forms_are_compared_by_loss_and_the_better_side_is_named(tmp_path: Path)
     data = compare(rows, 100, LOSS)
     assert set(data["measure"]) == {"loss"} and set(data["verdict"]) == {"behind"} and (data["mean"] > 0).all()
     table = variants_table(rows, draws=100, measures=LOSS)
-    assert "loss, 30 % and more" in table.shown and "in nats, mean over the ratios" in table.caption
+    assert "loss, 30 to 90 %" in table.shown and "in nats, mean over the ratios" in table.caption
     text = caption_of(draw_forest(rows, draws=100, measures=LOSS)[0])
     assert "Left of the line: better than the reference" in text
     both = caption_of(draw_forest(rows, draws=100, measures=("quality", "loss"))[0])
@@ -233,3 +235,56 @@ def test_normalized_quality_is_shown_where_a_task_has_it(tmp_path: Path) -> None
     points = mean_of_tasks(rows, "quality_norm")
     assert set(points[points["ratio"] > 0]["quality_norm"]) == {(61 + 40) / 2, (72 + 40) / 2}
     assert any(axes.get_ylabel() == "normalized quality (%)" for axes in draw_all_tasks(rows, measures=measures))
+
+
+def two_classes(scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, answers and losses of a line of scores of two classes, and the margins of the right one."""
+    labels, draw = np.arange(EXAMPLES) % 2, np.random.default_rng(seed)
+    margins = scale * draw.normal(0.7, 1.0, EXAMPLES)
+    answers = np.where(margins > 0, labels, 1 - labels)
+    return labels, answers[None], np.logaddexp(0, -margins)[None], margins
+
+
+def test_after_a_temperature_only_how_well_classes_are_told_apart_counts() -> None:
+    labels, answers, losses, margins = two_classes(1.0)
+    least = minimize_scalar(lambda b: np.logaddexp(0, -b * margins).mean(), bounds=(0, 50), method="bounded")
+    found = tempered_losses(labels, answers, losses)
+    assert found.shape == (1, EXAMPLES) and found.mean() == pytest.approx(least.fun, rel=1e-6)
+    assert found.mean() < losses.mean()
+    sure = two_classes(7.0)  # the same scores, seven times as far apart
+    assert sure[2].mean() > 1.2 * losses.mean() and tempered_losses(*sure[:3]) == pytest.approx(
+        found, rel=1e-4, abs=1e-6
+    )
+    wrong = tempered_losses(labels, 1 - answers, np.logaddexp(0, margins)[None])
+    assert wrong.mean() == pytest.approx(np.log(2), abs=1e-3)  # none is better than no answer at all
+    right = tempered_losses(labels, labels[None], np.full((1, EXAMPLES), 0.3))
+    assert right.mean() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["three classes", "scores", "an answer that its loss contradicts"])
+def test_without_two_classes_there_is_no_loss_after_a_temperature(kind: str) -> None:
+    labels, answers, losses, _ = two_classes(1.0)
+    if kind == "three classes":
+        labels = np.where(np.arange(EXAMPLES) == 5, 2, labels)
+    elif kind == "scores":
+        labels = labels.astype(np.float32)
+    else:  # of three classes, of which these examples have two
+        losses = np.where(np.arange(EXAMPLES) == np.argmin(losses[0]), 0.8, losses)
+    assert np.isnan(tempered_losses(labels, answers, losses)).all()
+
+
+def test_the_loss_after_a_temperature_is_a_measure_of_every_table(tmp_path: Path) -> None:
+    for seed in range(5):
+        for criterion, scale in (("his", 1.0), ("hies", 4.0)):
+            labels, answers, losses, _ = two_classes(scale, seed)
+            arrays = {"labels": labels, "predictions": np.repeat(answers, 3, 0), "losses": np.repeat(losses, 3, 0)}
+            write_run(tmp_path / "exp", criterion, seed, (80,) * 3, ratios=RATIOS, arrays=arrays,
+                      **({"alpha": "auto"} if criterion == "hies" else {}))  # fmt: skip
+    rows = load(tmp_path)
+    rows = rows.assign(loss=1.0)  # what a row says of it has no part in this
+    gains = [gain for gain in gains_over_his(rows, 20) if gain.measure in ("loss", "tempered")]
+    found = {gain.measure: gain.gains.mean() for gain in gains}
+    assert found["loss"] > 0.1 and found["tempered"] == pytest.approx(0, abs=1e-4)
+    filled = with_measure(rows, "tempered")
+    by_criterion = filled.groupby("criterion")["tempered"].mean()
+    assert by_criterion["his"] == pytest.approx(by_criterion["hies"], abs=1e-4) and by_criterion["his"] < np.log(2)

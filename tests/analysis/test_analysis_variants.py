@@ -101,7 +101,7 @@ def test_verdicts_of_each_measure_and_range_of_ratios(tmp_path: Path) -> None:
     right_in(tmp_path, "his", 0.9, 0.9, 0.6, 0.4)
     right_in(tmp_path, "his", 0.9, 0.6, 0.8, 0.8, **BATCH)
     data = compare(load(tmp_path), draws=200)
-    above = line(data, removed="30 % and more", measure="quality")
+    above = line(data, removed="30 to 90 %", measure="quality")
     below = line(data, removed="up to 10 %", measure="quality")
     # By hand: (0.8 - 0.6 + 0.8 - 0.4) / 2 = 0.3 and 0.6 - 0.9 = -0.3.
     assert (above["mean"], below["mean"]) == pytest.approx((30, -30))
@@ -109,7 +109,7 @@ def test_verdicts_of_each_measure_and_range_of_ratios(tmp_path: Path) -> None:
     assert (above["verdict"], below["verdict"]) == ("ahead", "behind")
     assert above["low"] < 30 < above["high"] and above["low"] > 15 and above["seeds"] == 5
     # Answers differ from the unpruned ones where those are right and these are not: the same 0.3 and -0.3.
-    assert line(data, removed="30 % and more", measure="stability")["mean"] == pytest.approx(30)
+    assert line(data, removed="30 to 90 %", measure="stability")["mean"] == pytest.approx(30)
     assert line(data, removed="up to 10 %", measure="stability")["verdict"] == "behind"
 
 
@@ -133,14 +133,14 @@ def test_the_variance_of_a_mean_over_tasks_is_that_of_seeds_and_shared_examples_
     variances, freedom = np.array([*parts.values()]).T
     by_task = {**parts, "mean": (variances.sum() / 4, variances.sum() ** 2 / (variances**2 / freedom).sum())}
     for task, (variance, df) in by_task.items():
-        found = line(data, task=task, removed="30 % and more", measure="quality")
+        found = line(data, task=task, removed="30 to 90 %", measure="quality")
         half = (found["high"] - found["low"]) / 2
         assert half == pytest.approx(t.ppf(0.975, df) * variance**0.5, rel=1e-5)
     whole = [
         100 * np.mean((answers[task][:, 1, 2:] == truth[task]) * 1.0 - (answers[task][:, 0, 2:] == truth[task]))
         for task in sizes
     ]
-    mean = line(data, task="mean", removed="30 % and more", measure="quality")
+    mean = line(data, task="mean", removed="30 to 90 %", measure="quality")
     assert mean["mean"] == pytest.approx(np.mean(whole)) and mean["tasks"] == 2
 
 
@@ -174,7 +174,7 @@ def half(folder: Path) -> None:
 def test_a_missing_reference_is_named_and_never_zero(tmp_path: Path) -> None:
     half(tmp_path)
     table = variants_table(load(tmp_path), draws=50)
-    cell = {"criterion": HIES_BATCH, "against": HIES, "removed": "30 % and more", "measure": "quality"}
+    cell = {"criterion": HIES_BATCH, "against": HIES, "removed": "30 to 90 %", "measure": "quality"}
     lacking = line(table.data, task="cola", **cell)
     assert np.isnan(lacking[["mean", "low", "high"]].astype(float)).all()
     assert (lacking["verdict"], lacking["seeds"], lacking["tasks"]) == (NO_REFERENCE, 0, 0)
@@ -182,7 +182,7 @@ def test_a_missing_reference_is_named_and_never_zero(tmp_path: Path) -> None:
     mean = line(table.data, task="mean", **cell)
     assert mean["mean"] == pytest.approx((10 + 30) / 2) and (mean["tasks"], mean["seeds"]) == (2, 2)
     shown = table.shown.set_index(["criterion", "against", "task"])
-    assert shown.loc[(HIES_BATCH, HIES, "CoLA"), "quality, 30 % and more"] == NO_REFERENCE
+    assert shown.loc[(HIES_BATCH, HIES, "CoLA"), "quality, 30 to 90 %"] == NO_REFERENCE
     assert (HIES_BATCH, HIES, "mean of 2 tasks") in shown.index and (
         HIES_BATCH,
         "HIS",
@@ -235,9 +235,9 @@ def test_one_seed_has_no_interval_and_decides_nothing(tmp_path: Path) -> None:
     right_in(tmp_path, "his", 0.9, 0.9, 0.3, seeds=1)
     right_in(tmp_path, "his", 0.9, 0.9, 0.8, seeds=1, **BATCH)
     table = variants_table(load(tmp_path), draws=20)
-    alone = line(table.data, measure="quality", removed="30 % and more")
+    alone = line(table.data, measure="quality", removed="30 to 90 %")
     assert alone["mean"] == pytest.approx(50) and np.isnan(alone["low"]) and alone["verdict"] == "too few draws"
-    assert table.shown["quality, 30 % and more"].tolist() == ["too few draws: +50.00"]
+    assert table.shown["quality, 30 to 90 %"].tolist() == ["too few draws: +50.00"]
     (first, *_) = forest.draw_forest(load(tmp_path), draws=20)
     assert marks(first, "o")[0][:2] == pytest.approx((50, 1))
 
@@ -254,7 +254,7 @@ def test_the_forest_has_a_block_for_each_reference(tmp_path: Path) -> None:
     panels = forest.draw_forest(load(tmp_path), draws=50)
     assert len(panels) == 2 * 4
     assert [axes.get_title(loc="left").replace("\n", " ") for axes in panels[:4]] == [
-        "quality, 30 % and more", "stability, 30 % and more", "quality, up to 10 %", "stability, up to 10 %",
+        "quality, 30 to 90 %", "stability, 30 to 90 %", "quality, up to 10 %", "stability, up to 10 %",
     ]  # fmt: skip
     names = [[text.get_text() for text in axes.get_yticklabels()] for axes in (panels[0], panels[4])]
     assert names == [

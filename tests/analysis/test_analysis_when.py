@@ -53,6 +53,16 @@ def test_differences_by_calibration_size_are_those_of_the_same_size(sizes):
     }
 
 
+def test_his_stands_with_its_own_means_and_the_caption_has_the_unpruned_ones(sizes):
+    table = sizes_table(sizes, draws=DRAWS)
+    shown = table.shown.set_index(["criterion", "examples"])
+    his = sizes[(sizes["criterion"] == "his") & (sizes["calibration_size"] == 1)].groupby("ratio")["quality"].mean()
+    assert shown.loc[("HIS", 1), "quality, 10 %"] == f"{his[0.1]:.2f}"
+    assert shown.loc[(f"{SHRINK})", 1), "quality, 10 %"].startswith("+3.33 [")
+    assert f"(unpruned: quality {his[0]:.2f}, stability" in table.caption and "at random 0.05 at 10 %" in table.caption
+    assert "verdict" not in table.data and "verdict" in held_out_table(sizes, draws=DRAWS).data
+
+
 def test_k_is_chosen_on_the_other_tasks_alone(sizes):
     data = held_out_table(sizes, draws=DRAWS).data
     quality = data[data["measure"] == "quality"].set_index("task")
@@ -137,10 +147,15 @@ def test_what_may_predict_a_sign_is_computed_from_the_heads(signed):
     assert [*table.shown.columns[:6]] == ["model", "task", "criterion", "removed", "quality", "stability"]
     one_a_task = sign_gains(signed, DRAWS).query("criterion == 'AE' and measure == 'quality'")
     assert rank_correlations(one_a_task, predictors(signed)) == {}  # two are too few
-    many = pd.DataFrame([{"model": "tiny", "task": str(i), "unit": "points", "mean": i, "his": -i} for i in range(5)])
+    setting = {"model": "tiny", "measure": "loss", "unit": "nats"}
+    many = pd.DataFrame([{**setting, "task": str(i), "mean": i, "his": -i} for i in range(5)])
     known = many[["model", "task", "his"]].assign(entropy=[3, 1, 4, 0, 5], first=0.0, depth=range(5), inside=2.0)
     found = rank_correlations(many.drop(columns="his"), known)
     assert (found["his"], found["depth"], found["entropy"]) == pytest.approx((-1, 1, 0.3))
+    dust = many.assign(mean=[0, 1e-9, 2e-9, 3e-9, 1])  # all but the last print as 0.000
+    assert rank_correlations(dust.drop(columns="his"), known)["depth"] == pytest.approx(
+        spearmanr([0, 0, 0, 0, 1], range(5)).statistic
+    )
 
 
 def test_placebos_and_calibration_sets_stand_against_the_real_ones(tmp_path: Path):
