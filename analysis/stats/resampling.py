@@ -51,7 +51,8 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     there = [name for name in LOSSES if any(name in run for run in arrays.values())]
     losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in there}
     if "loss" in losses:
-        losses[TEMPERED] = tempered_losses(labels, answers[:, 1:].reshape(losses["loss"].shape), losses["loss"])
+        tempered = tempered_losses(labels, answers[:, 1:].reshape(losses["loss"].shape), losses["loss"])
+        losses |= {} if np.isnan(tempered).all() else {TEMPERED: tempered}  # of two classes alone
     measure = partial(_measure, metric, labels, answers, losses)
     whole = measure(np.ones((1, len(labels))))
     parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
