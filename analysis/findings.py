@@ -342,6 +342,6 @@ FINDINGS: tuple[Finding, ...] = (
          (0.5,)),
     *_at("cifar10", "HIES minus HIS, a ViT on CIFAR-10", "cifar10", (FIXED, HIS), "summary", (0.3,)),
     *_smollm2(),
-    # When entropy helps (docs/when-entropy.md); named before any of these experiments had a row.
+    # When entropy helps (docs/when-entropy.md); named before any of these experiments had a row, but for TEMPERED.
     *_few_examples(), *_placebos(), *_signs(), *_label_free(), *_mpnet(),
 )  # fmt: skip

@@ -24,8 +24,9 @@ from analysis.data import rows
 from analysis.data.answers import with_measure
 from analysis.errors import Unavailable
 from analysis.text.labels import SETTING, in_short
-from analysis.text.measures import MEASURE_OF, is_loss
+from analysis.text.measures import MEASURE_OF, TEMPERED, is_loss, measured
 from hies.errors import printable
+from hies.runs.folders import warn_of_rows
 
 LONGEST_FILE_NAME = 200  # characters of a file's name; a file system may take no more than 255
 ENTITIES = str.maketrans({"|": "&#124;", "<": "&lt;", ">": "&gt;"})
@@ -109,7 +110,8 @@ def _registered(
         def styled(frame: pd.DataFrame, **options: Any) -> Any:
             for measure in options.get("measures", ()):
                 frame = with_measure(frame, measure)
-                check_measured(frame, measure)
+            if "measures" in options:
+                options["measures"] = _there(frame, options["measures"])
             with mpl.rc_context(style.RC):
                 return make(frame, **options)
 
@@ -121,10 +123,30 @@ def _registered(
     return register
 
 
+def _there(frame: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
+    """Returns the measures that some row of a pruned model has a number in; says of each other that it is left out.
+
+    Raises:
+        Unavailable: none of them.
+    """
+    there = measured(frame, measures)
+    for measure in measures:
+        if measure in there:
+            continue
+        try:
+            check_measured(frame, measure)
+        except Unavailable as lack:
+            if not there:
+                raise
+            warn_of_rows(f"{MEASURE_OF[measure].words} is left out: {lack}.")
+    return there
+
+
 def check_measured(frame: pd.DataFrame, measure: str) -> None:
     """Raises Unavailable where no row of a pruned model has a number in a measure."""
     if frame.loc[frame["ratio"] > 0, measure].isna().all():
         lacking = " (generated answers have none, nor have runs of before it was measured)" if is_loss(measure) else ""
+        lacking = " (tasks of two classes alone have one)" if measure == TEMPERED else lacking
         raise Unavailable(f"no row of a pruned ratio has a {MEASURE_OF[measure].words}{lacking}")
 
 

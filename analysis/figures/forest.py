@@ -31,6 +31,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     drawn = _marked(data[data["tasks"] > 0], rows)
     blocks = {str(name): list(block["criterion"].unique()) for name, block in drawn.groupby("against", sort=False)}
     columns = [(removed, measure) for removed in WINDOWS for measure in measures if removed in set(drawn["removed"])]
+    scales = drawn.drop_duplicates("against").set_index("against")["scale"]
     heights = [len(curves) + 1 for curves in blocks.values()]
     canvas = style.new_figure(style.FIGURE_WIDTH, COMPARISON_HEIGHT * sum(heights) + BLOCK_GAP * len(blocks) + 2)
     grid = canvas.subplots(len(blocks), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
@@ -38,7 +39,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         lines = drawn[(drawn["removed"] == removed) & (drawn["measure"] == measure)]
         for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
             _panel(axes, curves, lines[lines["against"] == against])
-        _scales(dict(zip(blocks, grid[:, place], strict=True)), lines)
+        _scales(dict(zip(blocks, grid[:, place], strict=True)), lines, scales)
         grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
@@ -89,9 +90,8 @@ def _panel(axes: Axes, curves: list[str], lines: pd.DataFrame) -> None:
     axes.grid(axis="x")
 
 
-def _scales(panels: dict[str, Axes], lines: pd.DataFrame) -> None:
+def _scales(panels: dict[str, Axes], lines: pd.DataFrame, scales: pd.Series) -> None:
     """The same scale for neighbours that can bear it; its numbers stand below the last of them."""
-    scales = lines.drop_duplicates("against").set_index("against")["scale"]
     for place, (against, axes) in enumerate(panels.items()):
         axes.set_xlim(*scale_limits(lines[lines["scale"] == scales[against]]))
         below = list(panels)[place + 1 : place + 2]

@@ -20,6 +20,7 @@ from hies.runs.schema import LOSSES
 
 EVENNESS = "evenness"
 TEMPERATURES = np.log([1e-4, 1e4])  # between which the inverse of one lies
+LEAST_LOSS, MOST_LOST = 1e-7, 0.01  # more than this share of losses below it, and no temperature can be found
 COUNTS_AT_ONCE = 5_000_000  # of the matrix of counts [draws, examples] that is held at once
 
 WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # labels, predictions, weights -> [D, M]
@@ -144,7 +145,9 @@ def refitted(predictions: np.ndarray, unpruned: np.ndarray) -> np.ndarray:
 
 
 def tempered_losses(labels: np.ndarray, answers: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Returns the losses of two classes after one temperature for each line; NaN where there are not two classes.
+    """Returns the losses of two classes after one temperature for each line, float32.
+
+    NaN where there are not two classes, or too many losses are 0.
 
     A model that is pruned may be less sure of all that it answers, which alone lowers the loss of one that was too
     sure. The scores of a line are divided by the temperature that makes its mean loss least.
@@ -159,14 +162,17 @@ def tempered_losses(labels: np.ndarray, answers: np.ndarray, losses: np.ndarray)
     unlike = ((losses < np.log(2)) != (answers == labels)) & (np.abs(losses - np.log(2)) > 1e-3) & ~np.isnan(losses)
     if not two or unlike.any():
         return np.full(losses.shape, np.nan)
-    exact = np.clip(losses.astype(np.float64), 1e-9, 500)
+    # A loss that single precision rounds to 0 has lost its margin.
+    lost = (losses < LEAST_LOSS).mean(axis=1, keepdims=True) > MOST_LOST
+    exact = np.where(lost, np.nan, np.clip(losses.astype(np.float64), LEAST_LOSS / 100, 500))
     margins = -np.log(np.expm1(exact))  # of the right class over the other, since loss = log(1 + exp(-margin))
     low, high = (np.full((len(losses), 1), end) for end in TEMPERATURES)
     for _ in range(60):  # the mean loss is convex in the inverse temperature: halving finds where its slope is 0
         middle = (low + high) / 2
         falls = (margins * expit(-np.exp(middle) * margins)).mean(axis=1, keepdims=True) > 0
         low, high = np.where(falls, middle, low), np.where(falls, high, middle)
-    return np.logaddexp(0, -np.exp(low) * margins)
+    with np.errstate(invalid="ignore"):  # lines without a loss
+        return np.logaddexp(0, -np.exp(low) * margins).astype(np.float32)
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ class Sample:
             test = _t_test(self.mean, self.variance, self.df)
             side = side_of_zero(test["low"], test["high"], self.better)
             verdict = or_equal(side, test["within"], self.margin)
-            if self.mean == 0 and self.variance == 0:  # of every draw and example
+            if self.variance == 0 and not known.any() and not self.by_task.any():  # of every draw and example
                 verdict = THE_SAME
         said = {**test, "verdict": "" if np.isnan(self.mean) else verdict}
         return {name: said[name] if name in said else getattr(self, name) for name in ESTIMATE}

@@ -109,7 +109,10 @@ def chosen_on_other_tasks(gains: GainsOfSizes, candidates: Sequence[str], measur
     """
     lines = [line for measure in measures for line in _held_out(gains, candidates, measure)]
     if not lines:
-        raise Unavailable("it takes two curves of HIES with alpha = n / (n + k), both on the same two tasks or more")
+        raise Unavailable(
+            "it takes two curves of HIES with alpha = n / (n + k), both on the same two tasks or more, at a "
+            "size that all of these have"
+        )
     return pd.DataFrame(lines, columns=CHOICE_COLUMNS)
 
 

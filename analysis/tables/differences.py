@@ -110,7 +110,7 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
     named = data.assign(task=tasks_and_means(data["task"], data["tasks"]))
     shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
     shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
-    said = f"{_interval_note(draws)} {_verdict_note(data)} {_undefined_note(data)}{notes(measures, used)}"
+    said = f"{_interval_note(draws)} {verdict_note(data)} {_undefined_note(data)}{notes(measures, used)}"
     return Table(shown, data.drop(columns=["tasks", "measure"]), text + said)
 
 
@@ -133,7 +133,7 @@ def significance_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequenc
     shown = side_by_side(named, ["task", "criterion", "removed"], _his_and_hies)
     used = rows[rows["curve"].isin(data["criterion"].unique()) | (rows["criterion"] == "his")]
     text = f"HIES minus HIS in {difference_units(measures, used)}: {caption(used)}. {_interval_note(draws)} "
-    text += f"{_verdict_note(data)} {_undefined_note(data)}{notes(measures, used, differences=True)}"
+    text += f"{verdict_note(data)} {_undefined_note(data)}{notes(measures, used, differences=True)}"
     return Table(shown, data, text)
 
 
@@ -154,7 +154,7 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the tasks that "
-        f"both have: {caption(used)}. {_interval_note(draws)} Bold: ahead or behind. {_verdict_note(data)}"
+        f"both have: {caption(used)}. {_interval_note(draws)} Bold: ahead or behind. {verdict_note(data)}"
         f"{notes(measures, used)}"
     )
     least = data.groupby(["criterion", "against"])[["tasks", "seeds"]].transform("min").astype(str)
@@ -186,7 +186,7 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the ratios "
-        f"(of {_ratios_of(used)}): {caption(used)}. {_interval_note(draws)} {_verdict_note(data)} "
+        f"(of {_ratios_of(used)}): {caption(used)}. {_interval_note(draws)} {verdict_note(data)} "
         f"{_undefined_note(data)}{missing_note(data)}{notes(measures, used, differences=True)} Blank: undefined."
     )
     return Table(shown, data, text)
@@ -219,7 +219,7 @@ def _interval_note(draws: int) -> str:
     )
 
 
-def _verdict_note(data: pd.DataFrame) -> str:
+def verdict_note(data: pd.DataFrame) -> str:
     """Returns what the verdicts mean and for how many comparisons they are corrected, for a caption."""
     tested = data[data["p"].notna()]
     single = tested["task"].ne(MEAN) if "task" in tested else pd.Series(False, index=tested.index)

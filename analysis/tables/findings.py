@@ -59,7 +59,7 @@ def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
         "tasks: the interval that counts tasks as drawn too. Without one task: without the one that moves the mean "
         "most. Ahead: tasks on the better side. Ahead or behind: on these tasks p is at most 0.05 after Holm's "
         f"correction for the tests of its experiment ({counts}), and the interval over tasks excludes 0, else 'on "
-        "these tasks', as always of fewer than five; 'one task': undecided without that task. Equal within a margin (1 "
+        "these tasks', as always of two to four; 'one task': undecided without that task. Equal within a margin (1 "
         "point of quality, 2 of stability): both 90 % intervals, of fewer than five tasks the first, lie inside. The "
         "same: 0 in every draw. Cells: differences (curve, task, ratio, measure) that the "
         "experiment allows to look at. Fewer than five draws: their range."

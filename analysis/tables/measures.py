@@ -10,9 +10,10 @@ from analysis.registry import OF_TASK, Table, check_measured, table
 from analysis.stats.intervals import LEAST_DRAWS, Interval, corrected, summarise
 from analysis.stats.pairing import paired
 from analysis.stats.significance import of_seeds
-from analysis.text.captions import caption, interval_words, percent, signed_interval
+from analysis.text.captions import EQUAL, caption, interval_words, percent, signed_interval
 from analysis.text.labels import in_order, model_name, ordered_curves, task_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, difference_units, is_loss, measure_of, notes
+from hies.runs.schema import LOSSES
 
 PARTS_LEFT = {"parameters": "parameters left", "flops": "FLOPs left"}
 OF_SUMMARY = ("mean", "low", "high", "p", "within", "margin", "scope", "verdict")  # of an estimate
@@ -46,7 +47,7 @@ quality_table, stability_table, *_ = (
         needs=f"rows with a {MEASURE_OF[name].words}" if is_loss(name) else "any rows",
         per=OF_TASK,
     )(partial(_measure_table, measure=name))
-    for name in (*IN_PERCENT, *filter(is_loss, MEASURE_OF))
+    for name in (*IN_PERCENT, *LOSSES.values())
 )
 
 
@@ -72,7 +73,7 @@ def summary_table(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> T
     text += f"{_seeds_note(used)} "
     if any(tests):
         text += f"Ahead or behind: p is at most 0.05 after Holm's correction for {max(tests)} comparisons a measure. "
-        text += "Equal within a margin (1 point of quality, 2 of stability): the 90 % interval lies inside it. "
+        text += f"{EQUAL} "
     else:
         text += f"Fewer than {LEAST_DRAWS} draws: no verdict. "
     text += "Brackets cover the choice of the draws, not that of the evaluation examples."

@@ -17,7 +17,8 @@ from analysis.stats.sizes import (
     means_by_size,
 )
 from analysis.tables.beside import side_by_side, signed, tasks_and_means
-from analysis.text.captions import EQUAL, caption, number, percent
+from analysis.tables.differences import verdict_note
+from analysis.text.captions import caption, number, percent
 from analysis.text.labels import in_order, ordered_curves, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, difference_units, measured, notes
 
@@ -41,6 +42,7 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     own = levels[~levels["curve"].isin(data["criterion"]) & (levels["ratio"] > 0)]
     differences = pd.concat([agreement, means_by_size(data)]).rename(columns={"criterion": "curve"})
     lines = pd.concat([differences, own])
+    own_curves = " and ".join(sorted(own["curve"].unique()))
     named = in_order(lines.assign(task=MEAN), without_word(rows, SIZE), ["curve", SIZE])
     named = named.rename(columns={"curve": "criterion", SIZE: "examples"})
 
@@ -54,12 +56,13 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     shown = side_by_side(named, ["criterion", "examples"], cells)
     text = (
         f"HIES minus HIS of the same calibration examples in {difference_units(measures, rows)}, mean over tasks, "
-        f"absent where one has no number: {caption(rows)}. {INTERVALS}. Lines without brackets: means of the criterion "
-        f"itself ({_unpruned(levels)}). Draws agree: mean Jaccard overlap of the heads that two draws remove; of heads "
-        f"drawn at random {by_chance(rows)}. k is 1 where none is named."
+        f"absent where one has no number: {caption(rows)}. {INTERVALS}. Of {own_curves} the means "
+        f"themselves ({_unpruned(levels)}). Draws agree: mean Jaccard overlap of the heads that two draws remove; of "
+        f"heads drawn at random {by_chance(rows)}. k is 1 where none is named."
     )
-    levels = levels.rename(columns={"curve": "criterion"})
-    return Table(shown, data.merge(agreement, how="outer").merge(levels, how="outer"), text + notes(measures, rows))
+    of_all = rows["task"].iloc[0] if rows["task"].nunique() == 1 else MEAN
+    beside = [one.rename(columns={"curve": "criterion"}).assign(task=of_all) for one in (agreement, levels)]
+    return Table(shown, data.merge(beside[0], how="outer").merge(beside[1], how="outer"), text + notes(measures, rows))
 
 
 def by_chance(rows: pd.DataFrame) -> str:
@@ -95,10 +98,11 @@ def held_out_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
         return {f"by {words}": row["criterion"], words: f"{row['verdict']}: {signed(row)}"}
 
     text = (
-        f"HIES minus HIS in {difference_units(measures, used)}, mean over calibration sizes and ratios: "
+        f"HIES minus HIS in {difference_units(measures, used)}, mean over ratios and calibration sizes "
+        f"({', '.join(data.loc[data['sizes'] != '', 'sizes'].iloc[0].split())}): "
         f"{caption(used)}. "
         "By: which curve has the best mean of this measure on all other tasks; what is reported of a task has no "
-        f"part in it. {INTERVALS}, the choice taken as given. Ahead or behind: p is at most 0.05 after Holm's "
-        f"correction for the comparisons here, of means and of single tasks apart. {EQUAL}"
+        f"part in it. {INTERVALS}, the choice taken as given."
+        f" {verdict_note(data)}"
     )
     return Table(side_by_side(named, ["task"], cells), data, text + notes(measures, used, differences=True))

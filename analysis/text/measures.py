@@ -118,8 +118,9 @@ def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False
         text += f" {MEASURE_OF[measure].note}." if measure in measures else ""
     for measure in measures:
         if is_loss(measure):
-            squared = _squared(rows) if measure == "loss" else []
-            some = f"; of {named_tasks(squared)} the mean squared error" if squared else ""
+            squared = _squared(rows) if measure == "loss" else _untempered(rows) if measure == TEMPERED else []
+            others = "of {} the mean squared error" if measure == "loss" else "of {} there is none"
+            some = f"; {others.format(named_tasks(squared))}" if squared else ""
             lone = ", and no part of means over tasks" if squared and len(squared) < rows["task"].nunique() else ""
             text += f" {MEASURE_OF[measure].note}{some}{lone}. Lower is better{', so ahead is lower' * differences}."
     return text + chance_note(measures, rows)
@@ -138,8 +139,11 @@ def chance_note(measures: Sequence[str], rows: pd.DataFrame) -> str:
 def averaged(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Returns the rows of the tasks that a mean of a measure is over.
 
-    Of losses in several units these are those in nats, of quality those on which the unpruned model is above chance.
+    Of losses in several units these are those in nats, of quality those on which the unpruned model is above chance,
+    of losses after a temperature those of two classes.
     """
+    if measure == TEMPERED:
+        return rows[~rows["task"].isin(_untempered(rows))]
     units = rows["metric"].map({metric: unit(measure, metric) for metric in rows["metric"].unique()})
     some = rows if units.nunique() < 2 else rows[units == NATS]
     return some[~some["task"].isin(at_chance(some, measure))]
@@ -150,6 +154,12 @@ def _units(measure: str, rows: pd.DataFrame) -> str:
     if len(squared) == rows["task"].nunique():
         return SQUARED_ERROR
     return f"{NATS}; of {named_tasks(squared)} {SQUARED_ERROR}" if squared else NATS
+
+
+def _untempered(rows: pd.DataFrame) -> list[str]:
+    """The tasks that have no loss after a temperature; those that have none at all are no others."""
+    lacking = rows[TEMPERED].isna().groupby(rows["task"]).all()
+    return ordered_tasks(lacking.index[lacking]) if not lacking.all() else []
 
 
 def _squared(rows: pd.DataFrame) -> list[str]:

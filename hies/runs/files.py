@@ -149,6 +149,6 @@ def _check_score_file(path: Path, ratios: list[float]) -> None:
     except FileNotFoundError:
         return
     except KeyError:
-        raise BadRows(f"has a score file ({path.stem}.npz) without ratios") from None
+        raise BadRows(f"has a score file ({folders.arrays_file(path).name}) without ratios") from None
     if expected.shape != (len(ratios),) or not np.allclose(expected, ratios, atol=1e-6):
         raise BadRows(f"has {len(ratios)} ratios where its score file has {expected.size}, or others")

@@ -106,8 +106,7 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, n
         FileNotFoundError: the run has no arrays.
         BadFile: its arrays cannot be read, or were written for another run.
     """
-    packed = is_packed(path.parent)
-    file = path.parent / PACKED_ARRAYS if packed else path.with_suffix(".npz")
+    packed, file = is_packed(path.parent), arrays_file(path)
     wanted = None if names is None else (*names, OWNER)
     try:
         arrays = _read_packed(file, path.stem, wanted) if packed else read_npz(file, wanted)
@@ -119,6 +118,11 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, n
     if str(arrays.pop(OWNER, path.stem)) != path.stem:
         raise BadFile(file, "belongs to another run")
     return arrays
+
+
+def arrays_file(path: Path) -> Path:
+    """Returns the file that has the arrays of a run, given its row file."""
+    return path.parent / PACKED_ARRAYS if is_packed(path.parent) else path.with_suffix(".npz")
 
 
 def narrowed(name: str, array: np.ndarray) -> np.ndarray:
@@ -200,23 +204,31 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _read_packed(path: Path, run_id: str, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    archive, runs = _opened(path, path.stat().st_mtime_ns)
+    if not path.exists() and (older := path.with_suffix("")).exists():
+        raise BadFile(older, "is of a pack that an earlier version made; pack the runs again")
+    opened = _opened(path, path.stat().st_mtime_ns)
+    if isinstance(opened, BadFile):
+        raise opened
+    archive, runs = opened
     if run_id not in runs:
         raise FileNotFoundError(path)
     return _read_members(archive, path, {name: f"{run_id}/{name}.npy" for name in runs[run_id]}, names)
 
 
 @lru_cache(maxsize=8)
-def _opened(path: Path, changed: int) -> tuple[zipfile.ZipFile, dict[str, list[str]]]:
+def _opened(path: Path, changed: int) -> tuple[zipfile.ZipFile, dict[str, list[str]]] | BadFile:
     """A packed file, which stays open because it is read once for every run, and the names of each run's arrays.
 
-    `changed` is when it was written: a new file is opened anew.
+    `changed` is when it was written: a new file is opened anew. One that cannot be used is unpacked once, too.
     """
-    with lzma.open(path) as file:
-        content = file.read(_most_bytes(path) + 1)
-    if len(content) > _most_bytes(path):
-        raise _too_large(path)
-    archive = zipfile.ZipFile(io.BytesIO(content))
+    try:
+        with lzma.open(path) as file:
+            content = file.read(_most_bytes(path) + 1)
+        if len(content) > _most_bytes(path):
+            return _too_large(path)
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except (OSError, EOFError, ValueError, MemoryError, lzma.LZMAError, zipfile.BadZipFile):
+        return BadFile(path)
     runs: dict[str, list[str]] = {}
     for member in archive.namelist():
         run_id, _, name = member.removesuffix(".npy").rpartition("/")

@@ -113,7 +113,7 @@ def test_an_output_that_rows_break_ends_no_other(tmp_path: Path, capsys, monkeyp
     assert "\x1b" not in said.err and "stability__exp__tiny__toy.md" in said.out
 
 
-def bomb(path: Path, size: int = 10**6) -> None:
+def bomb(path: Path | io.BytesIO, size: int = 10**6) -> None:
     np.savez_compressed(path, **dict.fromkeys(("sites", "heads", "scores", "ratios"), np.zeros(size)))
 
 
@@ -133,6 +133,10 @@ def test_a_file_that_unpacks_to_far_more_than_it_holds_is_not_unpacked(tmp_path:
     packed.write_bytes(lzma.compress(bytes(10**6)))
     with pytest.warns(RowsWarning, match=r"arrays\.npz\.xz\) that unpacks to more than \d+ MiB"):
         assert load(tmp_path / "packed").empty
+    inside = io.BytesIO()
+    bomb(inside)
+    packed.write_bytes(lzma.compress(inside.getvalue()))  # small itself, of members that are not
+    assert len(load(tmp_path / "packed")) == 2  # they are of no run
     packed.write_bytes(sound)
     with gzip.open(tmp_path / "packed" / "exp" / folders.PACKED_ROWS, "at") as file:
         file.write(" " * 10**6)

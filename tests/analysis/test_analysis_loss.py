@@ -251,14 +251,21 @@ def test_after_a_temperature_only_how_well_classes_are_told_apart_counts() -> No
     found = tempered_losses(labels, answers, losses)
     assert found.shape == (1, EXAMPLES) and found.mean() == pytest.approx(least.fun, rel=1e-6)
     assert found.mean() < losses.mean()
-    sure = two_classes(7.0)  # the same scores, seven times as far apart
-    assert sure[2].mean() > 1.2 * losses.mean() and tempered_losses(*sure[:3]) == pytest.approx(
+    sure = two_classes(4.0)  # the same scores, four times as far apart
+    assert sure[2].mean() != pytest.approx(losses.mean(), rel=0.02) and tempered_losses(*sure[:3]) == pytest.approx(
         found, rel=1e-4, abs=1e-6
     )
     wrong = tempered_losses(labels, 1 - answers, np.logaddexp(0, margins)[None])
     assert wrong.mean() == pytest.approx(np.log(2), abs=1e-3)  # none is better than no answer at all
     right = tempered_losses(labels, labels[None], np.full((1, EXAMPLES), 0.3))
     assert right.mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_that_single_precision_rounds_to_0_have_no_temperature() -> None:
+    labels, answers, losses, margins = two_classes(60.0)
+    both = np.concatenate([losses, np.logaddexp(0, -margins / 60)[None]]).astype(np.float32)
+    found = tempered_losses(labels, np.repeat(answers, 2, axis=0), both)
+    assert np.isnan(found[0]).all() and not np.isnan(found[1]).any()
 
 
 @pytest.mark.parametrize("kind", ["three classes", "scores", "an answer that its loss contradicts"])

@@ -134,6 +134,13 @@ def test_a_pack_without_arrays_has_its_rows(results: Path) -> None:
         load_scores(rows.iloc[0])
 
 
+def test_an_older_pack_is_told(results: Path) -> None:
+    target = packed(results) / "exp"
+    (target / "arrays.npz.xz").rename(target / "arrays.npz")
+    with pytest.warns(RowsWarning, match="arrays.npz.* is of a pack that an earlier version made; pack the runs again"):
+        pack(target, results / "again")
+
+
 def test_a_damaged_pack_is_told(results: Path) -> None:
     target = packed(results) / "exp"
     whole = {name: (target / name).read_bytes() for name in ("rows.jsonl.gz", "arrays.npz.xz")}
