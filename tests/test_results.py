@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "reports"
 PACKED = REPORTS / "tables" / "findings.csv"
 PAGES = {"README.md": "## Findings at a glance", "docs/results.md": "# Results"}  # from this heading on
-KEYED_PAGES = {**PAGES, "reports/smollm2/README.md": "# SmolLM2"}  # others of their numbers have no key
+# Others of their numbers have no key.
+KEYED_PAGES = {**PAGES, "reports/smollm2/README.md": "# SmolLM2", "reports/when-entropy/README.md": "# When entropy"}
 MEASURED_ELSEWHERE = ("## The embedded tasks", "### Memory")  # whose rows are not packed
 KEYED = re.compile(r"([^<|\n]+)<!--([^>]+)-->")
 NUMBER = re.compile(r"(?:[+-]?\d+(?:\.\d+)?(?: \[[^\]]+\])?|\[[^\]]+\]|\d+ of \d+)<!--[^>]+-->")

@@ -28,16 +28,16 @@ def draw_few_examples(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence
     data, agreement = differences_by_size(gains_of_sizes(rows, draws), measures), agreement_of_draws(rows)
     lines = means_by_size(data)
     ratios, looks = sorted(lines["ratio"].unique()), _looks(plain, lines["criterion"].unique())
-    canvas = style.new_figure(3 + 3 * (len(measures) + 1), 0.8 + 2.9 * len(ratios))
+    canvas = style.new_figure(3 + 3 * (len(measures) + 1), 0.8 + 3.1 * len(ratios))
     grid = canvas.subplots(len(ratios), len(measures) + 1, sharex=True, squeeze=False)
     for line, ratio in zip(grid, ratios, strict=True):
         for axes, measure in zip(line, measures, strict=False):
             _panel(axes, lines[(lines["ratio"] == ratio) & (lines["measure"] == measure)], "mean", looks)
             axes.axhline(0, color=style.INK, linewidth=1, zorder=2)
-            axes.set_title(f"{MEASURE_OF[measure].words}, {percent(ratio)} removed")
+            axes.set_title(f"{MEASURE_OF[measure].words},\n{percent(ratio)} removed")
             axes.set_ylabel(axis_label(measure, averaged(rows, measure)).replace("%", "points"))
         _panel(line[-1], agreement[agreement["ratio"] == ratio], "agreement", looks)
-        line[-1].set(title=f"overlap of draws, {percent(ratio)} removed", ylabel="mean Jaccard", ylim=(0, 1.02))
+        line[-1].set(title=f"overlap of draws,\n{percent(ratio)} removed", ylabel="mean Jaccard", ylim=(0, 1.02))
     for axes in grid[-1]:
         axes.set_xlabel("calibration examples")
     panels = list(grid.flat)

@@ -18,6 +18,7 @@ from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_
 
 COMPARISON_HEIGHT, BLOCK_GAP = 0.25, 0.22  # inches of a comparison and between blocks
 TASK_ROOM = 0.6  # how far single tasks widen a scale, in widths of what the intervals take
+WIDE = 5  # columns from which a scale has room for few small numbers
 
 
 @figure(
@@ -40,13 +41,16 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
             _panel(axes, curves, lines[lines["against"] == against])
         _scales(dict(zip(blocks, grid[:, place], strict=True)), lines, scales)
+        for axes in grid[:, place]:
+            if len(columns) >= WIDE:
+                axes.locator_params(axis="x", nbins=2)
+                axes.tick_params(axis="x", labelsize=7)
         grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
     curves = rows[rows["curve"].isin(drawn["criterion"])].drop_duplicates("criterion")
     forms = " and ".join(map(criterion_name, curves["criterion"]))
     title = f"{model_name(rows['model'].iloc[0])}: forms of {forms} minus their references"
-    title += f", {difference_units(measures, rows)}"
     style.headline(canvas, title, _caption(data, rows, measures))
     return list(grid.flat)
 
@@ -113,7 +117,8 @@ def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) ->
     used = rows[rows["curve"].isin({*data["criterion"], *data["against"]})]
     losses = [is_loss(measure) for measure in measures]
     side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
-    text = f"{caption(used)}. {side} of the line: better than the reference. Circle and bar: mean over draws, ratios "
+    text = f"Differences in {difference_units(measures, used)}: {caption(used)}. "
+    text += f"{side} of the line: better than the reference. Circle and bar: mean over draws, ratios "
     text += "and tasks with 95 % t interval over draws and examples, filled where it excludes 0 (not corrected; the "
     text += "table `variants` is); of fewer than five draws their range, never filled; "
     text += f"thin tick: a single task (one that is far off may lie outside).{missing_note(data)}"

@@ -83,9 +83,9 @@ def test_one_size_or_one_k_is_not_enough(sizes):
 def test_few_examples_are_drawn_with_a_panel_for_each_measure_and_the_overlap(sizes):
     panels = draw_few_examples(sizes, draws=DRAWS)
     assert [axes.get_title(loc="left") for axes in panels] == [
-        "quality, 10 % removed",
-        "stability, 10 % removed",
-        "overlap of draws, 10 % removed",
+        "quality,\n10 % removed",
+        "stability,\n10 % removed",
+        "overlap of draws,\n10 % removed",
     ]
     assert panels[0].get_xticklabels()[1].get_text() == "32"
 
