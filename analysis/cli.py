@@ -170,7 +170,7 @@ def _build_from(
     if all(frame.empty for frame in frames.values()):
         raise HiesError(_nothing(options, chosen))
     named = bool(options.names)
-    with _writing(options.out):
+    with _writing(options.out), rows_warnings():
         made = {entry.name: _write_groups(entry, frames[entry.load], options.out, measures, named) for entry in chosen}
     if not (written := any(made.values())):
         print("Nothing was written.")

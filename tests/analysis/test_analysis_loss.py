@@ -295,3 +295,13 @@ def test_the_loss_after_a_temperature_is_a_measure_of_every_table(tmp_path: Path
     filled = with_measure(rows, "tempered")
     by_criterion = filled.groupby("criterion")["tempered"].mean()
     assert by_criterion["his"] == pytest.approx(by_criterion["hies"], abs=1e-4) and by_criterion["his"] < np.log(2)
+
+
+def test_a_measure_that_no_row_has_is_left_out_with_a_word_where_others_are_there(tmp_path: Path, capsys) -> None:
+    for seed in range(5):
+        write(tmp_path, "his", seed, 0.5)
+        write(tmp_path, "hies", seed, 0.4, alpha="auto")
+    where = ["--results", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["significance", "--measure", "quality,token_loss", *where]) == 0
+    assert "loss a token is left out: no row of a pruned ratio has a loss a token" in capsys.readouterr().err
+    assert main(["significance", "--measure", "token_loss", *where]) != 0

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_runs import ALPHA, HIES, HIES_BATCH, RATIOS, TUNED, right_in, write_answers
+from analysis_runs import ALPHA, HIES, HIES_BATCH, RATIOS, TUNED, answers_right_in, right_in, write_answers
 from scipy.stats import pearsonr, t
+from shown import caption_of
 
 from analysis import load
 from analysis.cli import main
@@ -318,3 +319,15 @@ def test_both_are_written_by_name(tmp_path: Path, capsys) -> None:
     ]  # fmt: skip
     numbers = pd.read_csv(tmp_path / "tables" / "variants__exp__tiny.csv")
     assert list(numbers) == [*COMPARISON, "p_holm"] and set(ESTIMATE) < set(COMPARISON)
+
+
+def test_references_that_lack_a_range_of_ratios_are_drawn_beside_those_that_have_it(tmp_path: Path) -> None:
+    for task, criterion, other, ratio in (("cola", "his", BATCH, 0.5), ("rte", "ae", {"entropy": "min"}, 0.95)):
+        for knobs in ({}, other):
+            for seed in range(5):
+                labels, answers = answers_right_in((0.9, 0.7), seed=seed)
+                write_answers(tmp_path, criterion, seed, labels, answers, task, ratios=(0.0, ratio), **knobs)
+    panels = forest.draw_forest(load(tmp_path), draws=20)
+    titles = [axes.get_title(loc="left") for axes in panels if axes.get_title(loc="left")]
+    assert titles == ["quality,\n30 to 90 %", "stability,\n30 to 90 %", "quality,\nover 90 %", "stability,\nover 90 %"]
+    assert "Differences in percentage points" in caption_of(panels[0])

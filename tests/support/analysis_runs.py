@@ -102,11 +102,12 @@ def write_answers(
     answers: np.ndarray,
     task: str = "toy",
     metric: str = "accuracy",
+    ratios: tuple[float, ...] = RATIOS,
     **knobs: Any,
 ) -> None:
     """A run of these predictions [ratios, examples]; the measures in its rows play no part in what is tested here."""
     write_run(
-        folder / "exp", criterion, seed, (50.0,) * len(answers), ratios=RATIOS[: len(answers)], task=task,
+        folder / "exp", criterion, seed, (50.0,) * len(answers), ratios=ratios[: len(answers)], task=task,
         metric=metric, arrays={"predictions": answers, "labels": labels},
         name=f"{task}-{criterion}-{seed}-{'-'.join(map(str, knobs.values()))}", **knobs,
     )  # fmt: skip
