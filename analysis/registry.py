@@ -111,7 +111,7 @@ def _registered(
             for measure in options.get("measures", ()):
                 frame = with_measure(frame, measure)
             if "measures" in options:
-                options["measures"] = _there(frame, options["measures"])
+                options["measures"] = numbered(frame, options["measures"])
             with mpl.rc_context(style.RC):
                 return make(frame, **options)
 
@@ -123,7 +123,7 @@ def _registered(
     return register
 
 
-def _there(frame: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
+def numbered(frame: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
     """Returns the measures that some row of a pruned model has a number in; says of each other that it is left out.
 
     Raises:
@@ -133,21 +133,14 @@ def _there(frame: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
     for measure in measures:
         if measure in there:
             continue
-        try:
-            check_measured(frame, measure)
-        except Unavailable as lack:
-            if not there:
-                raise
-            warn_of_rows(f"{MEASURE_OF[measure].words} is left out: {lack}.")
-    return there
-
-
-def check_measured(frame: pd.DataFrame, measure: str) -> None:
-    """Raises Unavailable where no row of a pruned model has a number in a measure."""
-    if frame.loc[frame["ratio"] > 0, measure].isna().all():
+        words = MEASURE_OF[measure].words
         lacking = " (generated answers have none, nor have runs of before it was measured)" if is_loss(measure) else ""
         lacking = " (tasks of two classes alone have one)" if measure == TEMPERED else lacking
-        raise Unavailable(f"no row of a pruned ratio has a {MEASURE_OF[measure].words}{lacking}")
+        lack = f"no row of a pruned ratio has a {words}{lacking}"
+        if not there:
+            raise Unavailable(lack)
+        warn_of_rows(f"{words} is left out: {lack}.")
+    return there
 
 
 figure = partial(_registered, "figure")  # decorates a function of a frame that returns its axes

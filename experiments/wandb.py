@@ -57,8 +57,9 @@ def mirror(job: Job, rows: list[Row]) -> None:
 def upload(config: Config) -> None:
     """Uploads what lies in `<results_dir>/wandb`, in a process that is waited for a little and then left alone."""
     results_dir = Path(config.results_dir).resolve()
-    wanted = _mode(config) in ("auto", "online") and sync.waiting(results_dir)
-    if not wanted or (_mode(config) == "auto" and not _has_key()):
+    mode = _mode(config)
+    wanted = mode in ("auto", "online") and sync.waiting(results_dir)
+    if not wanted or (mode == "auto" and not _has_key()):
         return
     log = results_dir / "wandb" / "sync.log"
     process = sync.start(["experiments.sync", str(results_dir)], log, OMP_NUM_THREADS="1")

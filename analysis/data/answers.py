@@ -15,25 +15,17 @@ def with_measure(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     Raises:
         Unavailable: a run has no answers.
     """
-    if measure == TEMPERED:
-        return _with_tempered(rows)
-    if measure not in (REFIT, CORRELATION):
+    if measure not in (REFIT, CORRELATION, TEMPERED):
         return rows
     values = rows["stability"].copy() if measure == REFIT else pd.Series(np.nan, index=rows.index)
-    for path, run in rows[rows["metric"].isin(SQUARED)].groupby("path"):
+    concerned = rows["loss"].notna() if measure == TEMPERED else rows["metric"].isin(SQUARED)
+    for path, run in rows[concerned].groupby("path"):
         arrays = load_arrays({"path": path})
-        unpruned = lines_at(arrays, "predictions", [0.0])
         pruned = lines_at(arrays, "predictions", run["ratio"])
-        agreement = score_agreement(pruned, unpruned, np.ones((1, unpruned.size)))
-        values[run.index] = agreement[measure][0]
+        if measure != TEMPERED:
+            unpruned = lines_at(arrays, "predictions", [0.0])
+            values[run.index] = score_agreement(pruned, unpruned, np.ones((1, unpruned.size)))[measure][0]
+        elif "losses" in arrays:
+            losses = lines_at(arrays, "losses", run["ratio"])
+            values[run.index] = tempered_losses(arrays["labels"], pruned, losses).mean(axis=1)
     return rows.assign(**{measure: values})
-
-
-def _with_tempered(rows: pd.DataFrame) -> pd.DataFrame:
-    values = pd.Series(np.nan, index=rows.index)
-    for path, run in rows[rows["loss"].notna()].groupby("path"):
-        arrays = load_arrays({"path": path})
-        if "losses" in arrays:
-            answers, losses = (lines_at(arrays, name, run["ratio"]) for name in ("predictions", "losses"))
-            values[run.index] = tempered_losses(arrays["labels"], answers, losses).mean(axis=1)
-    return rows.assign(**{TEMPERED: values})

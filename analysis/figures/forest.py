@@ -41,11 +41,10 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
             _panel(axes, curves, lines[lines["against"] == against])
         _scales(dict(zip(blocks, grid[:, place], strict=True)), lines, scales)
-        for axes in grid[:, place]:
-            if len(columns) >= WIDE:
-                axes.locator_params(axis="x", nbins=2)
-                axes.tick_params(axis="x", labelsize=7)
         grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
+    for axes in grid.flat if len(columns) >= WIDE else ():
+        axes.locator_params(axis="x", nbins=2)
+        axes.tick_params(axis="x", labelsize=7)
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
     curves = rows[rows["curve"].isin(drawn["criterion"])].drop_duplicates("criterion")

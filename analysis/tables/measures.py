@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.errors import Unavailable
-from analysis.registry import OF_TASK, Table, check_measured, table
+from analysis.registry import OF_TASK, Table, numbered, table
 from analysis.stats.intervals import LEAST_DRAWS, Interval, corrected, summarise
 from analysis.stats.pairing import paired
 from analysis.stats.significance import of_seeds
@@ -27,7 +27,7 @@ def _measure_table(rows: pd.DataFrame, measure: str) -> Table:
         "stability": "Stability (%, agreement with the unpruned model)",
     }.get(measure, "")
     if is_loss(measure):
-        check_measured(rows, measure)
+        numbered(rows, [measure])
         label = axis_label(measure, rows)
         title = f"{label[0].upper()}{label[1:]}; lower is better"
     points = in_order(summarise(rows, measure, ["curve", "ratio"]), rows, ["curve", "ratio"])

@@ -58,14 +58,15 @@ def sizes_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         f"HIES minus HIS of the same calibration examples in {difference_units(measures, rows)}, mean over tasks, "
         f"absent where one has no number: {caption(rows)}. {INTERVALS}. Of {own_curves} the means "
         f"themselves ({_unpruned(levels)}). Draws agree: mean Jaccard overlap of the heads that two draws remove; of "
-        f"heads drawn at random {by_chance(rows)}. k is 1 where none is named."
+        f"heads drawn at random {_by_chance(rows)}. k is 1 where none is named."
     )
     of_all = rows["task"].iloc[0] if rows["task"].nunique() == 1 else MEAN
-    beside = [one.rename(columns={"curve": "criterion"}).assign(task=of_all) for one in (agreement, levels)]
-    return Table(shown, data.merge(beside[0], how="outer").merge(beside[1], how="outer"), text + notes(measures, rows))
+    for beside in (agreement, levels):
+        data = data.merge(beside.rename(columns={"curve": "criterion"}).assign(task=of_all), how="outer")
+    return Table(shown, data, text + notes(measures, rows))
 
 
-def by_chance(rows: pd.DataFrame) -> str:
+def _by_chance(rows: pd.DataFrame) -> str:
     """Returns what the overlap of two random choices of heads is about, at each ratio, in words."""
     ratios = sorted(rows.loc[rows["ratio"] > 0, "ratio"].unique())  # r * r of r + r - r * r
     return " and ".join(f"{number(ratio / (2 - ratio))} at {percent(ratio)}" for ratio in ratios)

@@ -118,10 +118,13 @@ def notes(measures: Sequence[str], rows: pd.DataFrame, differences: bool = False
         text += f" {MEASURE_OF[measure].note}." if measure in measures else ""
     for measure in measures:
         if is_loss(measure):
-            squared = _squared(rows) if measure == "loss" else _untempered(rows) if measure == TEMPERED else []
-            others = "of {} the mean squared error" if measure == "loss" else "of {} there is none"
-            some = f"; {others.format(named_tasks(squared))}" if squared else ""
-            lone = ", and no part of means over tasks" if squared and len(squared) < rows["task"].nunique() else ""
+            apart, words = [], ""
+            if measure == "loss":
+                apart, words = _squared(rows), "the mean squared error"
+            elif measure == TEMPERED:
+                apart, words = _untempered(rows), "there is none"
+            some = f"; of {named_tasks(apart)} {words}" if apart else ""
+            lone = ", and no part of means over tasks" if apart and len(apart) < rows["task"].nunique() else ""
             text += f" {MEASURE_OF[measure].note}{some}{lone}. Lower is better{', so ahead is lower' * differences}."
     return text + chance_note(measures, rows)
 

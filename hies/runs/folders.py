@@ -106,7 +106,8 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, n
         FileNotFoundError: the run has no arrays.
         BadFile: its arrays cannot be read, or were written for another run.
     """
-    packed, file = is_packed(path.parent), arrays_file(path)
+    file = arrays_file(path)
+    packed = file.name == PACKED_ARRAYS
     wanted = None if names is None else (*names, OWNER)
     try:
         arrays = _read_packed(file, path.stem, wanted) if packed else read_npz(file, wanted)
@@ -204,9 +205,12 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _read_packed(path: Path, run_id: str, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    if not path.exists() and (older := path.with_suffix("")).exists():
-        raise BadFile(older, "is of a pack that an earlier version made; pack the runs again")
-    opened = _opened(path, path.stat().st_mtime_ns)
+    try:
+        opened = _opened(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        if (older := path.with_suffix("")).exists():
+            raise BadFile(older, "is of a pack that an earlier version made; pack the runs again") from None
+        raise
     if isinstance(opened, BadFile):
         raise opened
     archive, runs = opened
