@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri, stdtrit
 
 from analysis.stats.intervals import LEAST_DRAWS, LEVEL
 from analysis.stats.pairing import PROTOCOL_KEYS
@@ -47,7 +48,8 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
     Args:
         values: a line a curve, a column a seed, NaN where the curve lacks it. The interval is over the seeds that all
             curves of several seeds have, the same draws for all: of fewer than five the range of the ranks by each
-            draw and by their mean. A curve of one seed has its number in every draw.
+            draw and by their mean. A curve of one seed has its number in every draw. Resampled means are stretched
+            around the mean as far as a t interval is wider than the bootstrap's of so few seeds.
         better: 1 where more is better, -1 where less is.
     """
     if values.empty:
@@ -61,10 +63,12 @@ def ranks(values: pd.DataFrame, better: int) -> pd.DataFrame:
     shared = values.loc[:, seeds].where(several, values.mean(axis=1), axis=0)
     weights = np.vstack([np.eye(count), np.full(count, 1 / count)])  # each draw alone, and their mean, [draws, seeds]
     if count >= LEAST_DRAWS:
-        weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RANK_DRAWS) / count
-    drawn = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)
+        drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RANK_DRAWS) / count
+        stretch = np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2)
+        weights = 1 / count + stretch * (drawn - 1 / count)
+    ranked = _ranked(pd.DataFrame(weights @ shared.to_numpy().T, columns=values.index), better)
     tail = (1 - LEVEL) / 2 if count >= LEAST_DRAWS else 0.0
-    return pd.DataFrame({"rank": rank, "low": drawn.quantile(tail), "high": drawn.quantile(1 - tail)})
+    return pd.DataFrame({"rank": rank, "low": ranked.quantile(tail), "high": ranked.quantile(1 - tail)})
 
 
 def _ranked(draws: pd.DataFrame, better: int) -> pd.DataFrame:

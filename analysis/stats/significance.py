@@ -89,6 +89,8 @@ class Sample:
         test = {"low": low, "high": high, "p": np.nan, "within": np.nan}
         if self.known_seeds >= LEAST_DRAWS:
             test = _t_test(self.mean, self.variance, self.df)
+            # Equal on these tasks is not enough where there are some to tell of others.
+            test["within"] = float(np.fmax(test["within"], self.over_tasks()["within"]))
             side = side_of_zero(test["low"], test["high"], self.better)
             verdict = or_equal(side, test["within"], self.margin)
             if self.variance == 0 and not known.any() and not self.by_task.any():  # of every draw and example

@@ -11,10 +11,11 @@ from analysis import paper
 from analysis.data import rows as data_rows
 from analysis.errors import Unavailable
 from analysis.figures.agreement import overlaps
-from analysis.findings import FINDINGS, HIS, ChosenAgain, Difference, Finding, PaperGain, RankOfGains, SameHeads
+from analysis.findings import FINDINGS
+from analysis.findings.forms import HIS, ChosenAgain, Difference, Finding, PaperGain, RankOfGains, SameHeads
 from analysis.registry import Table, table
 from analysis.stats.chosen import chosen_again
-from analysis.stats.intervals import TOO_FEW, corrected, equal_or_undecided
+from analysis.stats.intervals import TOO_FEW, corrected
 from analysis.stats.pairing import with_references
 from analysis.stats.significance import DRAWS, Gain, Sample, averaged_gains, curve_differences, mean_over_tasks
 from analysis.text.captions import number, signed_interval
@@ -24,6 +25,7 @@ from analysis.text.measures import ALL_MEASURES, measure_of
 from hies.runs import folders
 
 SAME_HEADS = 0.9  # Jaccard
+TIE = 1e-9  # points or nats: what rounding leaves is ahead of nothing
 COLUMNS = ["key", "finding", "experiment", "measure", "mean", "low", "high", "p", "task_low", "task_high", "task_p",
            "least", "least_low", "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict",
            "where"]  # fmt: skip
@@ -44,7 +46,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
 @table(
     "findings",
     about="The findings of these reports, a line for each: effect, intervals, tasks ahead, verdict, where to look.",
-    needs="rows of the experiments that analysis/findings.py names",
+    needs="rows of the experiments that analysis/findings names",
     per=(),
     load=load,
 )
@@ -61,8 +63,9 @@ def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
         f"correction for the tests of its experiment ({counts}), and the interval over tasks excludes 0, else 'on "
         "these tasks', as always of two to four; 'one task': undecided without that task. Equal within a margin (1 "
         "point of quality, 2 of stability): both 90 % intervals, of fewer than five tasks the first, lie inside. The "
-        "same: 0 in every draw. Cells: differences (curve, task, ratio, measure) that the "
-        "experiment allows to look at. Fewer than five draws: their range."
+        "same: 0 in every draw. Cells: differences (curve minus one other, task, ratio; quality, stability, loss) that "
+        "the experiment allows to look at; tables of every form against every other, and further measures, have more. "
+        "Fewer than five draws: their range."
     )
     return Table(_shown(data), data, text)
 
@@ -94,7 +97,8 @@ def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding]
             lines.append({"key": one.key, "finding": one.words, **line})
     if not gains:
         raise Unavailable("there are no rows of the curves that findings compare")
-    return _decided(pd.DataFrame(lines).reindex(columns=[*COLUMNS, "within", "margin", "scope"]))[COLUMNS]
+    data = pd.DataFrame(lines).reindex(columns=[*COLUMNS, "within", "margin", "scope"])
+    return corrected(data, data["experiment"].fillna(""))[COLUMNS]
 
 
 def paper_gains(one: PaperGain) -> dict[str, float]:
@@ -137,10 +141,10 @@ def _at(one: Difference, gain: Gain) -> np.ndarray:
 def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.DataFrame) -> dict[str, Any]:
     whole = mean_over_tasks([*by_task.values()])
     these, over = whole.estimate(), whole.over_tasks()
-    line = {name: these[name] for name in ("mean", "low", "high", "p", "margin", "scope", "verdict")}
+    line = {name: these[name] for name in ("mean", "low", "high", "p", "within", "margin", "scope", "verdict")}
     line |= {f"task_{name}": over[name] for name in ("low", "high", "p")}
-    line |= {"within": np.fmax(these["within"], over["within"]), "draws": whole.seeds, "tasks": whole.tasks}
-    line["ahead"] = int((whole.better * whole.by_task > 0).sum())
+    line |= {"draws": whole.seeds, "tasks": whole.tasks}
+    line["ahead"] = int((whole.better * whole.by_task > TIE).sum())
     if whole.tasks > 2:
         rest = whole.rest().estimate()
         line["least_without"] = task_name([*by_task][whole.extreme])
@@ -156,7 +160,7 @@ def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
     values = np.array([*gains.values()])
     extreme = max(gains, key=lambda task: abs(gains[task] - values.mean()))
     rest = np.mean([gain for task, gain in gains.items() if task != extreme])
-    line = {"mean": values.mean(), "ahead": int((values > 0).sum()), "tasks": len(values), "where": where}
+    line = {"mean": values.mean(), "ahead": int((values > TIE).sum()), "tasks": len(values), "where": where}
     return {**line, "least": rest, "least_without": task_name(extreme), "verdict": "printed"}
 
 
@@ -195,16 +199,9 @@ def _of_choice(one: ChosenAgain, rows: pd.DataFrame, draws: int) -> dict[str, An
     low, high = np.nanquantile(again, [0.025, 0.975])
     by_task = np.array([np.nanmean(task[0]) for task in gains.values()])
     line = {"mean": float(np.nanmean(again)), "low": low, "high": high, "tasks": len(gains)}
-    line |= {"ahead": int((by_task > 0).sum()), "draws": fixed["seed"].nunique()}
+    line |= {"ahead": int((by_task > TIE).sum()), "draws": fixed["seed"].nunique()}
     said = f"{TOO_FEW}; width {high - low:.2f}, with one choice {np.ptp(np.nanquantile(once, [0.025, 0.975])):.2f}"
     return {**line, "verdict": said, "where": f"alphas --experiment {one.experiment}"}
-
-
-def _decided(data: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts that are corrected for the number of tests in an experiment; equality takes both intervals."""
-    lines = corrected(data, data["experiment"].fillna(""))
-    equal = lines["verdict"].str.startswith("equal")
-    return lines.assign(verdict=lines["verdict"].mask(equal, equal_or_undecided(data)))
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:

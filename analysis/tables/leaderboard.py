@@ -20,9 +20,9 @@ NO_ROWS, UNDEFINED_HERE = "no rows", "undefined"
 BOARD_NOTE = (
     "Means over the tasks, of one checkpoint and equal settings; a criterion that lacks a task has neither mean nor "
     "rank. Brackets: 95 % t interval over the calibration draws, of fewer than five draws their range; ranks: of a "
-    "bootstrap of the same draws for all, of fewer than five the range over each draw and their mean, where a "
-    "criterion of one draw has its number in all. The evaluation examples are not resampled. FLOPs: of one example of "
-    "full length, in percent of the dense model."
+    "bootstrap of the same draws for all, stretched as a t interval is, of fewer than five the range over each draw "
+    "and their mean, where a criterion of one draw has its number in all. The evaluation examples are not resampled. "
+    "FLOPs: of one example of full length, in percent of the dense model."
 )
 
 

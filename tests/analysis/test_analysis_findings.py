@@ -12,7 +12,8 @@ from analysis import load
 from analysis.cli import main
 from analysis.data.answers import with_measure
 from analysis.errors import Unavailable
-from analysis.findings import FINDINGS, HIS, PER_RATIO, ChosenAgain, Difference, PaperGain, RankOfGains, SameHeads
+from analysis.findings import FINDINGS
+from analysis.findings.forms import HIS, PER_RATIO, ChosenAgain, Difference, PaperGain, RankOfGains, SameHeads
 from analysis.stats.chosen import chosen_again
 from analysis.tables.findings import findings, findings_table
 from analysis.text.measures import CORRELATION, REFIT
@@ -47,6 +48,11 @@ def test_a_finding_of_one_task_says_so(rows: pd.DataFrame) -> None:
     assert gain["task_low"] < 0 < gain["low"] and gain["verdict"] == "ahead on these tasks: one task"
     assert gain["cells"] == 2 * 1 * 6 * 3  # measures, curves but one, tasks, ratios
     assert lines.loc["rank", "tasks"] == 6 and abs(lines.loc["rank", "mean"]) < 1
+
+
+def test_what_rounding_leaves_is_ahead_of_nothing(rows: pd.DataFrame) -> None:
+    nudged = rows.assign(quality=rows["quality"] + 1e-12 * rows["criterion"].eq("hies"))
+    assert findings(nudged, 50, (GAIN,)).set_index("key").loc["gain", "ahead"] == 1
 
 
 def test_a_task_at_chance_has_no_part_in_it(tmp_path: Path) -> None:

@@ -41,6 +41,13 @@ def test_tasks_that_differ_widen_the_interval_over_tasks_alone() -> None:
     assert together.by_task.tolist() == tasks
 
 
+def test_tasks_that_differ_are_equal_nowhere_though_their_mean_is() -> None:
+    apart, alike = [3.0, -3.0, 2.0, -2.0, 0.1], [0.1, -0.1, 0.2, -0.2, 0.1]
+    verdicts = [mean_over_tasks([sample_of([task], 0.01) for task in tasks]).estimate()["verdict"]
+                for tasks in (apart, alike, apart[:4])]  # fmt: skip
+    assert verdicts == ["undecided", "equal within 1", "equal within 1"]  # of four nothing is said of other tasks
+
+
 @pytest.mark.parametrize(
     ("tasks", "scope"),
     [([3.0, 3.2, 2.8, 3.1, 2.9], ""), ([9.0, 0.9, 0.8, 0.9, 1.0], " on these tasks"),

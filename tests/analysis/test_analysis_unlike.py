@@ -12,7 +12,7 @@ from analysis.errors import Unavailable
 from analysis.figures.alphas import draw_figure12
 from analysis.figures.by_size import draw_by_size
 from analysis.figures.methods import draw_methods
-from analysis.findings import HIS, PER_RATIO, Difference, SameHeads
+from analysis.findings.forms import HIS, PER_RATIO, Difference, SameHeads
 from analysis.stats.chosen import chosen_again
 from analysis.stats.significance import Gain
 from analysis.stats.signs import PREDICTORS, SETTINGS, layer_statistics, rank_correlations
