@@ -271,6 +271,7 @@ figures: setup ## draw tables and figures from the rows that are there, in RESUL
 	$(call draw_small,language_calibration,table12 by_size)
 	$(if $(wildcard reports/smollm2),$(call draw_smollm2,reports/smollm2))
 	$(draw_when)
+	for one in glue-minilm small-models smollm2; do test ! -d reports/$$one || $(BIN)/python -m analysis leaderboard --results reports/$$one --out reports/$$one || exit 1; done
 	$(BIN)/python -m analysis efficiency costs scoring --results reports --out reports/efficiency
 	$(BIN)/python -m analysis findings --results reports --out reports
 
