@@ -209,6 +209,11 @@ FOREIGN := calibration.labels=model calibration.examples=words,apidocs
 
 draw_if = test ! -d $(WHEN_OUT)/$(1) || $(BIN)/python -m analysis $(2) --experiment $(1) --results $(WHEN_OUT) --out $(WHEN_OUT)
 
+define draw_mpnet
+	$(call draw_if,mpnet,curves summary claims significance variants forest $(MEASURES))
+	$(call draw_if,mpnet,heatmaps removed)
+endef
+
 define draw_when
 	$(call draw_if,few_examples,sizes few_examples $(ALSO_TEMPERED))
 	$(call draw_if,few_examples,held_out table11 by_size)
@@ -221,7 +226,7 @@ define draw_when
 	$(call draw_if,first_layer,signs)
 	$(call draw_if,first_layer,variants forest $(MEASURES))
 	$(call draw_if,checkpoints,checkpoints)
-	$(call draw_if,mpnet,curves summary claims significance $(MEASURES))
+	$(draw_mpnet)
 	$(call draw_if,smollm2_few,sizes few_examples)
 endef
 
@@ -235,8 +240,9 @@ $(CHECKPOINT_RUNS): checkpoints-%: setup
 mpnet: MODEL = mpnet_base
 mpnet: setup weights ## the nearest to BERT-base on CoLA that can be run without the Hub
 	$(RUN_ONE) experiment=mpnet
+	$(RUN_ONE) experiment=mpnet criterion=his sparsity.min_heads_per_layer=1
 	$(WHEN_PACK) mpnet
-	$(call draw_if,mpnet,curves summary claims significance $(MEASURES))
+	$(draw_mpnet)
 
 signs: setup weights ## the signs on other models and tasks: apidocs, docs, digits, CIFAR-10 (DATA), SmolLM2
 	$(RUN_ONE) experiment=signs task=apidocs

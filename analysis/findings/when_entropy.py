@@ -107,9 +107,17 @@ def _label_free() -> Iterator[Finding]:
 
 
 def _mpnet() -> Iterator[Finding]:
-    for key, how, curve in (("mpnet", "alpha searched", PER_RATIO), ("mpnet-auto", "alpha by calibration loss", AUTO)):
-        words = f"MPNet-base on CoLA, HIES minus HIS, {how}"
-        yield from _in_measures(key, words, "mpnet", (curve, HIS), (0.3, 0.5, 0.7), "claims", ("cola",))
+    auto, one_left = partial(hies_curve, "auto"), label("his", {"min_heads_per_layer": 1})
+    for key, words, curve, against, table in (
+        ("mpnet", "HIES minus HIS, alpha searched", PER_RATIO, HIS, "claims"),
+        ("mpnet-auto", "HIES minus HIS, alpha by calibration loss", AUTO, HIS, "claims"),
+        # What averts the cliff: named when the rows of HIS and of this HIES had been seen.
+        ("mpnet-heads", "HIES minus HIES with AE of other heads", AUTO, auto(placebo="permuted"), "variants"),
+        ("mpnet-numbers", "HIES minus HIES with random numbers for AE", AUTO, auto(placebo="random"), "variants"),
+        ("mpnet-left", "HIES minus HIS that leaves one head in each layer", AUTO, one_left, "summary"),
+    ):
+        words = f"MPNet-base on CoLA, {words}"
+        yield from _in_measures(key, words, "mpnet", (curve, against), (0.3, 0.5, 0.7), table, ("cola",))
 
 
 ON_WHEN_ENTROPY_HELPS: tuple[Finding, ...] = (
