@@ -1,16 +1,23 @@
 """The forwards of modules: the names that their code uses, and how another forward takes their place."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
 from torch import nn
+from transformers import Cache
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # named where a module calls the attention function of its configuration
+
+
+def lent(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns inputs of a model whose caches of keys and values may grow: the caller's stay as they are."""
+    return {name: copy.deepcopy(value) if isinstance(value, Cache) else value for name, value in inputs.items()}
 
 
 def names_used_by(module: nn.Module) -> frozenset[str]:

@@ -125,6 +125,11 @@ def inputs_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[st
     return {name: value for name, value in batch.items() if keep_labels or name != "labels"}
 
 
+def is_of_transformers(model: nn.Module) -> bool:
+    """Returns True for a model whose forward transformers has written."""
+    return type(model).forward.__module__.startswith("transformers.")
+
+
 def taken_by(model: nn.Module) -> frozenset[str] | None:
     """Returns the names that a model's forward takes; None: any."""
     parameters = inspect.signature(model.forward).parameters

@@ -1,10 +1,9 @@
 """The loss that a model computes itself, against which the default loss is checked once before a pass."""
 
 import contextlib
-import copy
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from transformers import Cache
 
 from hies.errors import HiesError, first_line
 from hies.heads.attention import evaluating, uncached
-from hies.heads.forwards import intercepted
+from hies.heads.forwards import intercepted, lent
 from hies.precision import chance_kept
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
+    IGNORED,
     LOSS_REMEDY,
     ONE_CLASS,
     DefaultLoss,
@@ -28,9 +28,13 @@ from hies.scoring.losses import (
     reads_encoder,
     value_of,
 )
+from hies.scoring.reading import Batches
 from hies.scoring.rows import parts_of
 
 _Batch = Mapping[str, Any]
+
+CLASSES = 64  # labels of more values are words
+LOOKED_AT = 16  # batches: those that are made when they are read are made twice
 
 
 def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Batch], Loss]:
@@ -41,11 +45,13 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
     Raises:
         HiesError: the model's loss is not known, or not one of single examples.
     """
+    given = batches
     first = next(iterator := iter(batches), None)
     if first is None:
         return [], default_loss(model)
     batches = itertools.chain([first], iterator)  # what gives each batch once gives the first no second time
-    loss = fitting_loss(model, first)
+    later = itertools.islice(given, LOOKED_AT) if isinstance(given, Sequence | Batches) else ()
+    loss = fitting_loss(model, first, later)
     if isinstance(loss, DefaultLoss):
         return batches, loss
     parts = (part for batch in batches for part in parts_of(model, _labelled(model, batch), loss))
@@ -76,18 +82,39 @@ def answer(model: nn.Module, batch: _Batch, loss: Loss) -> Any:
     leaving = same_problem_type(model) if "labels" in inputs else contextlib.nullcontext()
     try:
         with uncached(model, batch), leaving:
-            return model(**inputs)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        if loss is not own_loss or isinstance(error, HiesError):
+            return model(**lent(inputs))
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, HiesError | torch.OutOfMemoryError):
             raise
-        raise HiesError(
-            f"{type(model).__name__} cannot read a calibration example ({type(error).__name__}: {error}); mend its "
-            f"labels, or {LOSS_REMEDY}."
-        ) from error
+        is_callers = loss is not own_loss and not isinstance(loss, DefaultLoss)
+        if is_callers and "labels" in inputs and not reads_encoder(model):
+            # It may be the model's own loss that cannot read them, which the caller's stands in for.
+            return answer(model, {name: value for name, value in batch.items() if name != "labels"}, loss)
+        raise HiesError(_unreadable(model, batch, error)) from error
 
 
-def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
-    """Returns `default_loss` where it is the model's own loss of the first example of a batch, else `own_loss`.
+def _unreadable(model: nn.Module, batch: _Batch, error: Exception) -> str:
+    """Returns what to say of a batch that a model cannot read."""
+    size = examples_in(batch)
+    what = "a calibration example" if size == 1 else f"a batch of {size} examples"
+    tokens, remedy = batch.get("input_ids"), f"mend its inputs or labels, or {LOSS_REMEDY}"
+    most = min((getattr(one.config, "max_position_embeddings", None) or np.inf for one in models_inside(model)),
+               default=np.inf)  # fmt: skip
+    if isinstance(tokens, Tensor) and tokens.shape[-1] > most:
+        remedy = f"it has {tokens.shape[-1]} tokens and the model {most} positions: cut them (hies.batches max_length)"
+    return f"{type(model).__name__} cannot read {what} ({type(error).__name__}: {first_line(error)}); {remedy}."
+
+
+def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) -> Loss:
+    """Returns `default_loss` where it is the model's own loss of an example, else `own_loss`.
+
+    That is looked at for the first example of a batch, and for each whose labels have a value that those before lack:
+    a weight of some classes, or of positive labels, shows in no other.
+
+    Args:
+        model: see `hies.collect`.
+        batch: the first one.
+        later: others whose labels are looked at, too.
 
     Raises:
         HiesError: as `with_loss`.
@@ -103,10 +130,45 @@ def fitting_loss(model: nn.Module, batch: _Batch) -> Loss:
             if not own.isfinite():  # what the labels lack has been said
                 raise
         else:
-            if _close(totals.sum() / counts.sum(), own):
+            unlike = _unlike(itertools.chain([batch], later)) if examples_in(example) == 1 else ()
+            fits = is_close(totals.sum() / counts.sum(), own)
+            if fits and all(_fits(model, _labelled(model, one), formula) for one in unlike):
                 return formula
         _check_own(model, example, outputs, own)
     return own_loss
+
+
+def _unlike(batches: Iterable[_Batch]) -> Iterator[_Batch]:
+    """Yields the examples, but for the first, whose labels name a class that none before does (or its absence).
+
+    Of a regression there is none, and words are too many: after CLASSES values no further example is looked at.
+    """
+    seen: set[tuple[int, float]] = set()
+    for batch in batches:
+        labels = batch.get("labels")
+        if any(isinstance(value, Cache) for value in batch.values()):
+            return  # of which no example can be cut
+        if not isinstance(labels, Tensor) or (labels.is_floating_point() and not ((labels == 0) | (labels == 1)).all()):
+            return
+        several = labels.is_floating_point() and labels.dim() == 2  # yes or no for each output
+        for i, row in enumerate(labels.reshape(len(labels), -1).tolist()):
+            new = {*enumerate(row)} if several else {(0, value) for value in row if value != IGNORED}
+            if seen and new - seen:
+                if len(seen) > CLASSES:
+                    return
+                yield single_examples(batch)[i]
+            seen |= new
+
+
+def _fits(model: nn.Module, example: _Batch, formula: DefaultLoss) -> bool:
+    try:
+        outputs, own = _answer(model, example)
+        totals, counts = formula.parts(outputs, example)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # the pass will say which batch cannot be read
+        return True
+    return own is not None and is_close(totals.sum() / counts.sum(), own)
 
 
 @contextlib.contextmanager
@@ -139,7 +201,7 @@ def _first_answer(model: nn.Module, batch: _Batch, formula: DefaultLoss) -> tupl
     except Exception as error:
         cause = f"{type(error).__name__}: {first_line(error)}"
         try:
-            outputs = model(**_lent(inputs_of(model, batch, formula)))
+            outputs = model(**lent(inputs_of(model, batch, formula)))
         except Exception as again:
             if isinstance(again, HiesError | torch.OutOfMemoryError):
                 raise
@@ -165,15 +227,10 @@ def _answer(model: nn.Module, batch: _Batch) -> tuple[Any, Tensor | None]:
     is_wrapped = len(inside) == 1 and inside[0] is not model and not reads_encoder(model)
     takes = is_wrapped and "labels" in inspect.signature(inside[0].forward).parameters
     with intercepted(inside if takes else [], give_labels):
-        outputs = model(**_lent(inputs_of(model, batch, own_loss)))
+        outputs = model(**lent(inputs_of(model, batch, own_loss)))
     own = value_of(outputs, "loss")
     own = losses[0] if own is None and len(losses) == 1 else own
     return outputs, own if isinstance(own, Tensor) and own.numel() == 1 else None
-
-
-def _lent(inputs: _Batch) -> _Batch:
-    """Returns inputs whose caches of keys and values may grow."""
-    return {name: copy.deepcopy(value) if isinstance(value, Cache) else value for name, value in inputs.items()}
 
 
 def _unchecked(model: nn.Module, formula: DefaultLoss, outputs: Any, batch: _Batch) -> DefaultLoss:
@@ -199,14 +256,14 @@ def _check_own(model: nn.Module, example: _Batch, outputs: Any, own: Tensor) -> 
             f"The model's own loss needs examples one by one; give batches of one example, or {LOSS_REMEDY}."
         )
     twice = _answer(model, doubled(example))[1]
-    if twice is None or not (_close(twice, own) or _close(twice, 2 * own)):  # a mean, or a sum
+    if twice is None or not (is_close(twice, own) or is_close(twice, 2 * own)):  # a mean, or a sum
         raise HiesError(
             f"The loss of {kind} depends on what an example is batched with (contrastive) or on chance, and head "
             f"importance needs one of the example alone; {LOSS_REMEDY}."
         )
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def is_close(one: Tensor, other: Tensor) -> bool:
     """Returns True for losses that are equal up to rounding in the model's own dtype."""
     rounding = 4 * torch.finfo(other.dtype).eps  # of log-probabilities as well, however small the loss
     return bool(torch.isclose(one.double(), other.double(), rtol=1e-4 + rounding, atol=1e-5 + rounding))

@@ -1,7 +1,8 @@
 """How well a model answers labelled batches, dense, masked or pruned: `hies.evaluate`."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +11,18 @@ from torch import Tensor, nn
 from hies.errors import HiesError, ParameterError
 from hies.heads.attention import evaluating
 from hies.scoring.examples import check_batches, examples_in
-from hies.scoring.losses import IGNORED, ONE_CLASS, DefaultLoss, Loss, check_losses, default_loss, value_of
-from hies.scoring.own_loss import answer, with_loss
+from hies.scoring.losses import (
+    IGNORED,
+    ONE_CLASS,
+    DefaultLoss,
+    Loss,
+    check_losses,
+    default_loss,
+    is_of_transformers,
+    reads_encoder,
+    value_of,
+)
+from hies.scoring.own_loss import answer, is_close, own_loss, with_loss
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,13 @@ def evaluate(
         for batch in batches:
             outputs = answer(model, batch, loss_of)
             losses.append(_checked(loss_of(outputs, batch), examples_in(batch), sum(map(len, losses))))
-            answers, labels = _answers(outputs, batch, formula)
-            right.append(None if answers is None or labels is None else answers == labels)
+            known = _formula_for(model, outputs, batch, loss_of, formula)
+            read = known or formula
+            answers, labels = _answers(outputs, batch, read)
+            right.append(None if known is None or answers is None or labels is None else answers == labels)
             if reference is not None:
                 outputs_of_other = answer(reference, batch, loss_of)
-                others, _ = _answers(outputs_of_other, batch, formula)
+                others, _ = _answers(outputs_of_other, batch, read)
                 alike = _outputs(outputs) == _outputs(outputs_of_other)
                 same.append(_compared(answers, others if alike else None, reference))
     if not losses:
@@ -83,6 +96,25 @@ def _checked(losses: Tensor, examples: int, before: int) -> Tensor:
         row = int((~losses.isfinite()).nonzero()[0])
         raise HiesError(f"Example {before + row} has the loss {float(losses[row])}; mend its labels, or leave it out.")
     return losses.double().cpu()
+
+
+def _formula_for(
+    model: nn.Module, outputs: Any, batch: Mapping[str, Any], loss: Loss, formula: DefaultLoss
+) -> DefaultLoss | None:
+    """Returns how labels of tokens stand beside the logits, where a model of one's own computes the loss itself.
+
+    It is read off that loss: None where it fits neither these logits nor those before.
+    """
+    logits = value_of(outputs, "logits")
+    of_tokens = isinstance(logits, Tensor) and logits.dim() == 3
+    if loss is not own_loss or not of_tokens or is_of_transformers(model) or reads_encoder(model):
+        return formula
+    for one in (formula, replace(formula, shifted=not formula.shifted)):
+        with contextlib.suppress(HiesError):  # labels of another form
+            totals, counts = one.parts(outputs, batch)
+            if is_close(totals.sum() / counts.sum(), own_loss(outputs, batch)[0]):
+                return one
+    return None
 
 
 def _answers(outputs: Any, batch: Mapping[str, Any], formula: DefaultLoss) -> tuple[Tensor | None, Tensor | None]:

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hies.batching import Batch, padding_id
 from hies.errors import HiesError, ParameterError, brief, check_choice
-from hies.scoring.losses import IGNORED, taken_by
+from hies.scoring.losses import IGNORED, is_of_transformers, taken_by
 
 OWN_TOKENS, NO_LABELS = "tokens", "none"  # in place of a column of labels
 LABEL_COLUMNS = ("labels", "label")
@@ -164,7 +163,7 @@ class Batches:
             batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, token)
         if "pixel_values" in batch:
             batch["pixel_values"] = batch["pixel_values"].to(weight.dtype)
-        of_any = taken_by(self.model) is None and not isinstance(self.model, PreTrainedModel)  # *args, **kwargs
+        of_any = taken_by(self.model) is None and not is_of_transformers(self.model)  # **kwargs go to one inside
         return {name: value.to(weight.device) for name, value in batch.items() if of_any or name in names}
 
 

@@ -48,6 +48,8 @@ def _real_queries(call: Call, batch: Mapping[str, Any], is_cross: bool) -> Tenso
     mask = batch.get("attention_mask")
     if isinstance(call, SoftmaxCall) and call.block:
         mask = _in_blocks(mask if mask is not None else batch.get("input_ids"), mask is not None, call)
+    if mask is not None and call.keys > call.queries and mask.shape == (call.rows, call.keys):  # the past's tokens too
+        mask = mask[:, -call.queries :]
     fits = mask is not None and mask.shape == (call.rows, call.queries)
     real = mask.bool()[:, None] if mask is not None and fits else None
     if is_cross or call.keys != call.queries:
