@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
-from hies.heads.attention import Site, evaluating, find_sites, in_eager_attention
+from hies.heads.attention import Site, evaluating, find_sites
+from hies.heads.implementations import in_eager_attention
 from hies.heads.matrices import HeadRows, matrix
 from hies.heads.projections import Projections, find_projections
 from hies.heads.weights import check_unshared

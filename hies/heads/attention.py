@@ -8,7 +8,7 @@ Everything is switched on inside context managers, which put back what was there
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,25 +25,11 @@ from hies.heads.branches import branching_mask
 from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.forwards import intercepted
+from hies.heads.implementations import configs_of, restored, switch
 from hies.heads.own_softmax import computes_attention, unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
 from hies.heads.weights import check_weights_are_here
-
-
-class AttentionName(str):
-    """The name of our attention function: `hies_sdpa` to transformers' registries, and equal to `sdpa` as well.
-
-    Forwards that shape their inputs by the name of the implementation (sparse attention) then do what they would have.
-    """
-
-    __hash__ = str.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return super().__eq__(other) or self.removeprefix(NAME_PREFIX) == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,40 +112,6 @@ def _base_function(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, 
 
 
 @contextlib.contextmanager
-def _restored(configs: Collection[Any]) -> Iterator[None]:
-    """Gives all configurations their attention implementation back when the block ends."""
-    before = [config._attn_implementation_internal for config in configs]
-    try:
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
-
-
-def _switch(configs: Iterable[Any]) -> None:
-    """Lets these configurations name `_attention`."""
-    for config in configs:
-        implementation = config._attn_implementation_internal
-        if not str(implementation).startswith(NAME_PREFIX):
-            base = implementation if implementation in BASES else "sdpa"
-            config._attn_implementation_internal = AttentionName(NAME_PREFIX + base)
-
-
-@contextlib.contextmanager
-def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Switches to eager attention inside the block; then all configurations are as before."""
-    with _restored(_configs(model)):
-        model.set_attn_implementation("eager")
-        yield
-
-
-def _configs(model: nn.Module) -> list[Any]:
-    """Returns every configuration that a module of the model may look its attention implementation up in."""
-    configs = (getattr(module, "config", None) for module in model.modules())
-    return [config for config in configs if hasattr(config, "_attn_implementation_internal")]
-
-
-@contextlib.contextmanager
 def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     """Passes every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
 
@@ -175,10 +127,11 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
             f"{type(model).__name__} neither calls transformers' attention interface nor has a module that computes "
             "attention by itself, so it has no heads that could be reached."
         )
-    configs = {id(config): config for m in reachable for config in _configs(m)}.values()
-    block = _Block(names, list(configs), handler)
-    with _opened(block), _restored(configs), _watching(own):
-        _switch(configs)
+    owners = [(config, m) for m in reachable for config in configs_of(m)]
+    configs = list({id(config): config for config, _ in owners}.values())
+    block = _Block(names, configs, handler)
+    with _opened(block), restored(configs), _watching(own):
+        switch(owners)
         try:
             yield
         except HiesError:

@@ -6,8 +6,10 @@ import copy
 import pytest
 import torch
 from architectures import ARCHITECTURES, TEXT
-from tiny_models import assert_same_state, make, make_batch, output_projection, state_of
-from transformers import FNetConfig, FNetForSequenceClassification
+from tiny_models import assert_same_state, has_config, make, make_batch, output_projection, state_of
+from transformers import AttentionInterface, AttentionMaskInterface, FNetConfig, FNetForSequenceClassification
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
 from hies.heads.calls import describe
@@ -168,6 +170,11 @@ def use_masked(model, batch):
         logits_of(model, batch)
 
 
+def use_nothing_masked(model, batch):
+    with masked(model, {}):
+        logits_of(model, batch)
+
+
 def use_collect(model, batch):
     collect(model, [batch])
 
@@ -245,6 +252,38 @@ def test_eager_and_sdpa_models_give_the_same_statistics(name):
         for kind in ("his", "ae"):
             one, two = (found[implementation][kind][site] for implementation in found)
             torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama_grouped", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention", "paged|eager"])
+def test_what_transformers_ships_for_speed_is_computed_as_the_model_does(name, implementation):
+    model, batch = make(name).eval(), make_batch(name)
+    model.set_attn_implementation("eager")
+    expected = logits_of(model, batch)
+    for module in model.modules():
+        if has_config(module):
+            module.config._attn_implementation_internal = implementation
+    with masked(model, {}):
+        torch.testing.assert_close(logits_of(model, batch), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "known"), [("llama_grouped", '"sdpa" or "eager"'), ("gemma2", 'with "eager"')])
+@pytest.mark.parametrize("use", [use_find_sites, use_nothing_masked, use_collect])
+def test_an_implementation_of_somebody_elses_is_refused_by_its_name(name, known, use, monkeypatch):
+    def hot(*args, scaling, softcap=None, **kwargs):
+        return sdpa_attention_forward(*args, scaling=3 * scaling, **kwargs)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "hot", hot)
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "hot", sdpa_mask)
+    model, batch = make(name).eval(), make_batch(name)
+    model.set_attn_implementation("hot")
+    before = state_of(model)
+    with pytest.raises(UnsupportedModelError, match=f"'hot' of .*set_attn_implementation .*{known}") as error:
+        use(model, batch)
+    assert "\n" not in str(error.value)
+    assert_same_state(model, before)
+    model.set_attn_implementation("eager")
+    use_masked(model, batch)
 
 
 def test_dropout_is_off_while_statistics_are_collected_and_on_again_after():
