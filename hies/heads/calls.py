@@ -13,6 +13,7 @@ from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.pruned import PrunedHeads
 
 HIDDEN = -5000.0  # what is added to the scores of hidden keys lies below: the smallest float, or -10000 (MarkupLM)
+STEP = 50.0  # or it lies as far below what is added to all visible ones: -100 in the shifted windows of Swin
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class SoftmaxCall:
         rows: how many there are.
         heads: query heads.
         block: what texts are filled up to multiples of, where the attention is sparse.
+        windows: what the module adds to the scores of each window of an example, [windows, queries, keys].
     """
 
     module: nn.Module
@@ -79,6 +81,7 @@ class SoftmaxCall:
     rows: int
     heads: int
     block: int | None = None
+    windows: Tensor | None = None
     causal = False
     sinks = None
 
@@ -86,7 +89,11 @@ class SoftmaxCall:
     def scores(self) -> Tensor:
         """What the softmax is taken of, minus infinity where a query does not see a key."""
         scores = self.make_scores().detach()
-        return scores.masked_fill(scores <= HIDDEN, -torch.inf)
+        hidden, windows = scores <= HIDDEN, self.windows
+        if windows is not None and windows.shape[1:] == scores.shape[2:] and self.rows % len(windows) == 0:
+            seen = visible_in(windows).repeat(self.rows // len(windows), 1, 1)  # [rows, queries, keys]
+            hidden = hidden | ~seen[:, None]  # not told by the scores, which may lie apart by more (Swinv2)
+        return scores.masked_fill(hidden, -torch.inf)
 
     @cached_property
     def mask(self) -> Tensor:
@@ -131,7 +138,7 @@ def describe(
     bias = options.get("position_bias")
     visible = mask
     if mask is not None and mask.dtype != torch.bool:
-        visible = mask > HIDDEN
+        visible = visible_in(mask)
         added = mask.masked_fill(~visible, 0)
         if added.any():  # a mask that also carries a bias
             bias = added if bias is None else bias + added
@@ -150,6 +157,22 @@ def describe(
         softcap=options.get("softcap"),
         sinks=sinks,
     )
+
+
+def visible_in(added: Tensor) -> Tensor:
+    """Returns True where what is added to the scores, [..., keys], hides no key; it may be a bias as well.
+
+    A bias that grows with the distance (ALiBi) may reach as low as some masks, but by small steps.
+    """
+    visible = added > HIDDEN
+    far = (visible & (added < added.amax(-1, keepdim=True) - STEP)).any(-1)
+    if far.any():  # only such rows are sorted
+        rows = added[far]  # [rows, keys]
+        ordered = rows.masked_fill(~visible[far], -torch.inf).sort(-1, descending=True).values
+        above = (ordered[:, :-1] - ordered[:, 1:]) > STEP
+        least = ordered[:, :-1].masked_fill(~above, -torch.inf).amax(-1, keepdim=True)  # above the first such step
+        visible[far] &= rows >= least
+    return visible
 
 
 def key_heads_of(call: Call) -> int:

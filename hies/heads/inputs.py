@@ -1,6 +1,7 @@
 """What modules that compute their softmax by themselves were called with, in outline, so that they can be run again."""
 
 import copy
+import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -62,6 +63,16 @@ def inputs_like(module: nn.Module, taker: nn.Module) -> Inputs | None:
         return value.to(weight.device, copy=True)
 
     return tree_map(drawn, call)
+
+
+def windows_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Returns what a module is called with to add to the scores of shifted windows, [windows, queries, keys], if it is.
+
+    It is told by its name and form: hidden states may have the same form.
+    """
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask")
+    return given if isinstance(given, Tensor) and given.dim() == 3 and given.is_floating_point() else None
 
 
 def _outline(value: Any) -> Any:

@@ -22,7 +22,7 @@ from hies.errors import UnsupportedModelError, brief
 from hies.heads.calls import Call, SoftmaxCall, describe, first_count
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
-from hies.heads.inputs import copied, harmless, is_written, remember
+from hies.heads.inputs import copied, harmless, is_written, remember, windows_of
 from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
 from hies.heads.pruned import PrunedHeads
 from hies.precision import chance_kept
@@ -74,7 +74,9 @@ def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *arg
         _verdicts[module] = _trial(module, forward, args, kwargs)
     if why_not_seen(module):
         return forward(*args, **kwargs)
-    return _run(_Run(module, handle), forward, args, kwargs)
+    run = _Run(module, handle)
+    run.windows = windows_of(module, args, kwargs)
+    return _run(run, forward, args, kwargs)
 
 
 def _rows(*arguments: Any) -> int:
@@ -215,6 +217,7 @@ class _Run:
         outputs: id of a tensor that comes from the outputs of the heads -> itself.
         projected: such tensors that met a parameter.
         in_one_axis: rows and heads of its softmax are in one axis.
+        windows: the mask of shifted windows that the module was called with.
     """
 
     def __init__(self, module: nn.Module, handle: Handle, follows: bool = False) -> None:
@@ -222,6 +225,7 @@ class _Run:
         self.outputs: dict[int, Tensor] = {}
         self.projected: list[Tensor] = []
         self.in_one_axis = False
+        self.windows: Tensor | None = None
         self._handle = handle
         self._heads = first_count(module, HEAD_COUNTS) or 0
         self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
@@ -255,7 +259,7 @@ class _Run:
         def scores() -> Tensor:
             return layout.to_scores(input.to(result.dtype))
 
-        call = SoftmaxCall(self.module, scores, layout.rows, layout.heads, layout.block)
+        call = SoftmaxCall(self.module, scores, layout.rows, layout.heads, layout.block, self.windows)
         self._weights[id(result)] = result, layout, call
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:

@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
-from hies.heads.calls import describe
+from hies.heads.calls import describe, visible_in
 
 
 @torch.no_grad()
@@ -317,3 +317,25 @@ def test_two_models_do_not_see_each_other():
 def test_without_a_mask_only_the_fused_function_is_causal_by_itself(is_eager, causal):
     query, key = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 7)
     assert describe(torch.nn.Module(), query, key, None, {}, is_eager).causal is causal
+
+
+@pytest.mark.parametrize("slope", [2**-8, 0.5, 1])
+@pytest.mark.parametrize("padding", [0, 200])
+def test_a_bias_that_grows_with_the_distance_hides_no_key(slope, padding):
+    place = torch.arange(300)
+    bias = -slope * (place[:, None] - place).abs().float()  # [queries, keys]
+    hidden = (place > place[:, None]) | (place < padding)
+    assert torch.equal(visible_in(bias.masked_fill(hidden, torch.finfo(bias.dtype).min)), ~hidden)
+    assert visible_in(bias).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("low", [-100, -200, -1000, -torch.inf])
+def test_a_key_far_below_all_others_of_its_row_is_hidden(generator, dtype, low):
+    visible = torch.rand(3, 2, 16, 16, generator=generator) < 0.5
+    visible[..., 0] = True
+    visible[1] = True
+    bias = 8 * torch.randn(3, 2, 16, 16, generator=generator).clamp(-2, 2).to(dtype)
+    assert torch.equal(visible_in(bias.where(visible, bias + low)), visible)
+    shown = visible_in(torch.full((2, 5), low, dtype=dtype))  # none of them lies below the others
+    assert torch.equal(shown, torch.full((2, 5), low > -torch.inf))

@@ -4,6 +4,7 @@ import checks
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as tf
 from own_softmax_models import OWN_SOFTMAX
 from tiny_models import make, make_batch
 from torch import nn
@@ -324,3 +325,17 @@ def test_a_model_that_replaces_its_modules_is_not_scored_half():
     with pytest.raises(hies.HiesError, match="replaced modules of its own"):
         hies.collect(model, [batch], need=("ae",))
     assert len(hies.collect(model, [batch], need=("ae",))["ae"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["Swin", "Swinv2", "DonutSwin"])
+def test_keys_of_other_parts_of_a_shifted_window_do_not_count(kind):
+    config = getattr(tf, f"{kind}Config")(
+        image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=3
+    )
+    model = getattr(tf, f"{kind}ForImageClassification")(config).eval()
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ("q_proj", "k_proj", "query", "key", "position_bias")):
+            parameter.data.zero_()  # all keys that a query sees have the same weight
+    batch = {"pixel_values": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])}
+    for entropies in hies.collect(model, [batch], need=("ae",)).ae.values():
+        torch.testing.assert_close(entropies, torch.ones_like(entropies), atol=1e-5, rtol=0)
