@@ -25,7 +25,7 @@ from hies.heads.branches import branching_mask
 from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.forwards import intercepted
-from hies.heads.implementations import configs_of, restored, switch
+from hies.heads.implementations import check_still_switched, configs_of, is_switched, restored, switch
 from hies.heads.own_softmax import computes_attention, unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
@@ -85,9 +85,29 @@ def _attention(
         query, key, value, attention_mask, kwargs = pruned.adapt(query, key, value, attention_mask, kwargs)
     function = _base_function(base, module)
     output, weights = unwatched(function, module, query, key, value, attention_mask, **kwargs)
-    is_handled = any(module in block.names for block in _active)
+    is_handled = _is_handled(module)
+    if not is_handled and is_switched(module) and not _has_config_of_a_block(module):
+        raise _forgotten(module)
     call = describe(module, query, key, attention_mask, kwargs, base == "eager") if is_handled else None
     return _handled(module, call, output), weights
+
+
+def _is_handled(module: nn.Module) -> bool:
+    return any(module in block.names for block in _active)
+
+
+def _has_config_of_a_block(module: nn.Module) -> bool:
+    """Returns True for a module of another model, which shares its configuration with one that is handled."""
+    config: Any = module.config
+    config = config.config if isinstance(config, SiteConfig) else config
+    return any(config is one for block in _active for one in block.configs)
+
+
+def _forgotten(module: nn.Module) -> HiesError:
+    return HiesError(
+        f"This {type(module).__name__} belongs to a copy that was made while its model was being masked or scored, and "
+        "a copy knows of no mask; make it before the block, or load it again."
+    )
 
 
 def _handled(module: nn.Module, call: Call | None, output: Tensor) -> Tensor:
@@ -95,6 +115,13 @@ def _handled(module: nn.Module, call: Call | None, output: Tensor) -> Tensor:
     for block in _active:
         output = block.handled(module, call, output)
     return output
+
+
+def _watched_handled(module: nn.Module, call: Call, output: Tensor) -> Tensor:
+    """Does the same for a module that computes attention by itself, whose copy is watched as it is."""
+    if not _is_handled(module):
+        raise _forgotten(module)
+    return _handled(module, call, output)
 
 
 for _base in BASES:
@@ -116,7 +143,8 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     """Passes every attention call of `model` through `handler` inside the block; contexts nest, the outer one first.
 
     Raises:
-        HiesError: another thread or task has such a block open for the model.
+        HiesError: another thread or task has such a block open for the model, or the attention implementation of the
+            model was set inside the block.
         UnsupportedModelError: the model has no module with heads.
     """
     names = {module: name for name, module in model.named_modules()}  # walked once: a block is opened for every mask
@@ -138,6 +166,7 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
             _check_not_replaced(own, block, model)
             raise
         _check_not_replaced(own, block, model)
+        check_still_switched(configs)
 
 
 class ModulesReplacedError(HiesError):
@@ -156,12 +185,15 @@ def _check_not_replaced(own: Collection[nn.Module], block: _Block, model: nn.Mod
 def _watching(modules: Collection[nn.Module]) -> Iterator[None]:
     """Watches modules that compute attention by themselves, inside the block; an outer block may do so already."""
     others = [module for module in modules if module not in _watched]
+    for module in others:
+        if getattr(vars(module).get("forward"), "func", None) is watched:  # of the one that it is a copy of
+            raise _forgotten(module)
     _watched.update(others)
     try:
         # torch's own layers else run as one function whose inside nobody sees.
         uses_torch = any(isinstance(module, nn.MultiheadAttention) for module in modules)
         slow = _fast_path_off() if uses_torch else contextlib.nullcontext()
-        with slow, intercepted(others, partial(watched, _handled)):
+        with slow, intercepted(others, partial(watched, _watched_handled)):
             yield
     finally:
         _watched.difference_update(others)

@@ -9,7 +9,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.flex_attention import flex_attention_forward
 
-from hies.errors import UnsupportedModelError
+from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.configuration import BASES, NAME_PREFIX
 
 SAME_ATTENTION = (flash_attention_forward, flex_attention_forward)  # registered for what a model's own functions compute as well
@@ -69,6 +69,22 @@ def _base_of(implementation: str | None, model: PreTrainedModel) -> str:
             f"so nobody knows what it computes; call model.set_attn_implementation with {known}."
         )
     return "sdpa" if model._supports_sdpa else "eager"  # sdpa knows no soft cap (Gemma 2) and no sinks (GPT-OSS)
+
+
+def is_switched(module: nn.Module) -> bool:
+    """Returns True if `switch` wrote what the module's configuration names, or that of the one that it is a copy of."""
+    return isinstance(getattr(getattr(module, "config", None), "_attn_implementation_internal", None), AttentionName)
+
+
+def check_still_switched(configs: Iterable[Any]) -> None:
+    """Raises HiesError where somebody else has written an implementation into a configuration after `switch` did."""
+    for config in configs:
+        name = config._attn_implementation_internal
+        if not str(name).startswith(NAME_PREFIX):
+            raise HiesError(
+                f"The attention implementation was set to {name!r} while the model was being masked or scored, so its "
+                "heads were neither from then on; call model.set_attn_implementation before the block."
+            )
 
 
 @contextlib.contextmanager

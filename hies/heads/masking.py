@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
 
     Raises:
         HiesError: a site or a head that the model does not have (raised by the forward pass, or on leaving the block,
-            where only that can show it), another thread or task, or a backward pass that would forget the mask.
+            where only that can show it), another thread or task, or what would forget the mask: a backward pass after
+            the block, a copy that was made inside it, and an attention implementation that was set inside it.
     """
     by_site = normalize_removed(removed)
     check_weights_are_here(model, "hies.masked", hooked_will_do=True)
@@ -39,6 +41,10 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
         raise HiesError(f"{type(model).__name__} has no site {unknown[0]!r}; hies.find_sites names its sites.")
     called, visited = set[str](), set[str]()
     late = _LateBackward()
+
+    def note(name: str, module: nn.Module, inputs: Any) -> None:
+        if module is modules[name]:  # a copy that is made inside the block has this hook, too
+            called.add(name)
 
     def silence(name: str, call: Call, output: Tensor) -> Tensor:
         visited.add(name)
@@ -54,7 +60,7 @@ def masked(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> Iterator[N
 
     with handling(model, silence), late.refused(model), contextlib.ExitStack() as hooks:
         for name in by_site:  # parts of a model may stay unused, such as a vision tower without a picture
-            hooks.enter_context(modules[name].register_forward_pre_hook(lambda *_, name=name: called.add(name)))
+            hooks.enter_context(modules[name].register_forward_pre_hook(partial(note, name)))
         yield
     if others := sorted(called - visited):
         raise HiesError(f"{others[0]!r} computes no attention, so none of its heads was masked.")

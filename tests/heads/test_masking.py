@@ -7,13 +7,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import checks
 import pytest
 import torch
 from tiny_models import assert_same_state, make, make_batch, state_of
 
-from hies import HiesError, collect, find_sites, masked
+from hies import HiesError, collect, find_sites, masked, prune
 
 OTHER = "by another thread or task"
+COPIED = "belongs to a copy that was made while its model was being masked"
 
 
 @torch.no_grad()
@@ -118,6 +120,65 @@ def test_copies_are_masked_side_by_side_and_models_of_one_configuration_are_not(
         with pytest.raises(HiesError, match=OTHER):  # it would switch the configuration of both
             in_thread(answers_of, twin, 1)
         assert answers_of(twin, 1).shape == answers[1].shape
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "swinv2"])
+def test_a_copy_that_is_made_inside_the_block_does_not_run_without_its_mask(name):
+    model, batch = make(name).eval(), checks.inputs_of(name, dtype=torch.float32)
+    site = next(iter(find_sites(model, batch)))
+    before = state_of(model)
+    with masked(model, {site: [0]}):
+        expected = logits_of(model, batch)
+        other = copy.deepcopy(model)
+        with pytest.raises(HiesError, match=COPIED):
+            logits_of(other, batch)
+        assert torch.equal(logits_of(model, batch), expected)
+    assert_same_state(model, before)
+    with pytest.raises(HiesError, match=COPIED):  # not after it, either
+        logits_of(other, batch)
+
+
+def test_a_copy_of_a_pruned_model_that_is_made_inside_the_block_is_refused_too(masks):
+    model, batch, site, _ = masks
+    small = prune(model, {site: [0]})
+    dense = logits_of(small, batch)
+    with masked(small, {site: [0]}):
+        other = copy.deepcopy(small)
+        with pytest.raises(HiesError, match=COPIED):
+            logits_of(other, batch)
+    assert torch.equal(logits_of(small, batch), dense)
+
+
+def test_a_copy_of_a_module_that_is_watched_is_not_watched_twice():
+    model, batch = make("swinv2").eval(), make_batch("swinv2")
+    with masked(model, {}):
+        other = copy.deepcopy(model)
+    with pytest.raises(HiesError, match=COPIED):
+        collect(other, [batch], need=("ae",))
+    collect(model, [batch], need=("ae",))
+
+
+def test_a_model_of_the_same_configuration_is_dense_inside_the_block(masks):
+    model, batch, site, _ = masks
+    twin = type(model)(model.config).eval()
+    dense = logits_of(twin, batch)
+    with masked(model, {site: [0]}):
+        assert torch.equal(logits_of(twin, batch), dense)
+
+
+@pytest.mark.parametrize("name", ["llama", "llava"])
+def test_an_implementation_that_is_set_inside_the_block_is_refused(name):
+    model, batch = make(name).eval(), make_batch(name)
+    site = next(iter(find_sites(model, batch)))
+    before = state_of(model)
+    with pytest.raises(HiesError, match=r"was set to 'eager' while .* before the block"), masked(model, {site: [0]}):
+        model.set_attn_implementation("eager")
+        logits_of(model, batch)
+    assert_same_state(model, before)
+    with pytest.raises(ZeroDivisionError), masked(model, {site: [0]}):  # an error inside is not hidden by it
+        model.set_attn_implementation("eager")
+        _ = 1 / 0
+    assert_same_state(model, before)
 
 
 def test_copies_of_data_parallel_are_refused(masks):
