@@ -24,7 +24,7 @@ from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.branches import branching_mask
 from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
-from hies.heads.forwards import intercepted
+from hies.heads.forwards import intercepted, lent
 from hies.heads.implementations import check_still_switched, configs_of, is_switched, restored, switch
 from hies.heads.own_softmax import computes_attention, unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
@@ -313,11 +313,11 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         check_weights_are_here(model, "hies.find_sites", hooked_will_do=True)
     try:
         with handling(model, note), evaluating(model):  # refused before any flag is touched
-            model(**batch)
+            model(**lent(batch))
     except ModulesReplacedError:
         sites.clear()
         with handling(model, note), evaluating(model):
-            model(**batch)
+            model(**lent(batch))
     if not sites:
         raise UnsupportedModelError(no_heads(model))
     return sites

@@ -12,7 +12,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.configuration import BASES, NAME_PREFIX
 
-SAME_ATTENTION = (flash_attention_forward, flex_attention_forward)  # registered for what a model's own functions compute as well
+# Registered for what a model's own functions compute as well.
+SAME_ATTENTION = (flash_attention_forward, flex_attention_forward)
 PAGED = "paged|"  # before the name of an implementation: keys and values lie in pages
 
 
