@@ -68,7 +68,7 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
     removed = pruned_heads(model)
     if not removed:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
-    _class_named(type(model).__name__)
+    _check_class(type(model))
     folder = Path(folder)
     plain = bool(dense_counts(model))
     try:
@@ -240,6 +240,15 @@ def _class_named(name: str) -> type[PreTrainedModel]:
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise HiesError(f"{name} is no model class of transformers {transformers.__version__}; only those are saved.")
     return kind
+
+
+def _check_class(kind: type[PreTrainedModel]) -> None:
+    """Refuses a class of one's own, whatever its name: the record holds the name alone, which loading looks up."""
+    if _class_named(kind.__name__) is not kind:
+        raise HiesError(
+            f"The {kind.__name__} of {kind.__module__} is another than the model class of that name in transformers "
+            f"{transformers.__version__}; only those are saved."
+        )
 
 
 def _read_config(files: Files, base: Any, record: Mapping[str, Any], weights: Weights) -> PreTrainedConfig:

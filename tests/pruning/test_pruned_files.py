@@ -260,10 +260,11 @@ def test_a_broken_configuration_is_refused(saved, text):
         hies.load_pruned(saved)
 
 
-def test_a_custom_class_is_refused_before_anything_is_written(tmp_path):
+@pytest.mark.parametrize("name", ["MyModel", "BertForSequenceClassification"])
+def test_a_custom_class_is_refused_before_anything_is_written(tmp_path, name):
     small = pruned()
-    small.__class__ = type("MyModel", (type(small),), {})
-    with pytest.raises(hies.HiesError, match="MyModel"):
+    small.__class__ = type(name, (type(small),), {})
+    with pytest.raises(hies.HiesError, match=f"{name} .* only those are saved"):
         hies.save_pruned(small, tmp_path / "new")
     assert not Path(tmp_path / "new").exists()
 
