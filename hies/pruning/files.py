@@ -31,6 +31,7 @@ from hies.pruning.folder import (
 )  # fmt: skip
 from hies.pruning.headless import Constant
 from hies.pruning.limits import Weights, building_at_most, check_config, check_size
+from hies.pruning.loadable import check_loadable
 from hies.pruning.removal import check_no_adapters, cut, pruned_heads
 from hies.pruning.transformers4 import SAID, cut_filled, heads_by_site, of_full_size, record_of, says_pruned
 from hies.storage import GENERATION, locking, save_weights
@@ -60,7 +61,8 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
 
     Raises:
         HiesError: nothing has been pruned, the model has adapters (merge them first), its weights are offloaded or
-            quantised, its class is not one of transformers, or the folder cannot be written.
+            quantised, its class is not one of transformers, its configuration builds another model, or the folder
+            cannot be written.
     """
     check_no_adapters(model)
     check_weights_are_here(model, "hies.save_pruned")
@@ -69,6 +71,7 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
     if not removed:
         raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
     _check_class(type(model))
+    check_loadable(model, removed)
     folder = Path(folder)
     plain = bool(dense_counts(model))
     try:

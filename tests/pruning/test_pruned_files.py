@@ -1,5 +1,6 @@
 """Pruned models on disk: what is saved is loaded, and a folder that does not hold together is refused by a sentence."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -267,6 +268,43 @@ def test_a_custom_class_is_refused_before_anything_is_written(tmp_path, name):
     with pytest.raises(hies.HiesError, match=f"{name} .* only those are saved"):
         hies.save_pruned(small, tmp_path / "new")
     assert not Path(tmp_path / "new").exists()
+
+
+def with_a_layer_more(model):
+    model.bert.encoder.layer.append(copy.deepcopy(model.bert.encoder.layer[0]))
+
+
+CHANGES = {
+    r"classifier\.bias is \(7,\), .* builds \(3,\); .*config\.num_labels": lambda model: setattr(
+        model, "classifier", torch.nn.Linear(40, 7)
+    ),
+    r"builds no bert\.encoder\.layer\.2\.attention": with_a_layer_more,
+    r"builds no gate\.bias": lambda model: model.add_module("gate", torch.nn.Linear(2, 2)),
+    r"has no classifier\.bias, which": lambda model: setattr(model.classifier, "bias", None),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("says", CHANGES)
+def test_a_model_that_its_configuration_does_not_build_is_refused_before_anything_is_written(tmp_path, says, first):
+    model = make("bert").eval()
+    if first:
+        CHANGES[says](model)
+    small = hies.prune(model, {f"bert.encoder.layer.{len(model.bert.encoder.layer) - 1}.attention.self": [1]})
+    if not first:
+        CHANGES[says](small)
+    before = torch.get_rng_state()
+    with pytest.raises(hies.HiesError, match=says):
+        hies.save_pruned(small, tmp_path / "new")
+    assert not (tmp_path / "new").exists() and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_classifier_of_another_size_is_saved_once_the_configuration_says_so(tmp_path):
+    small, words = pruned(), make_batch("bert")["input_ids"]
+    small.classifier = torch.nn.Linear(small.config.hidden_size, 7)
+    small.config.num_labels = 7
+    hies.save_pruned(small, tmp_path)
+    assert torch.equal(hies.load_pruned(tmp_path)(words).logits, small(words).logits)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma3n"])
