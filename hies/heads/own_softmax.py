@@ -23,7 +23,10 @@ from hies.heads.calls import Call, SoftmaxCall, describe, first_count
 from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import copied, harmless, is_written, remember, windows_of
-from hies.heads.layouts import PRODUCTS, UnknownLayoutError, WeightLayout, layout_of, product_output
+from hies.heads.layouts import (
+    PRODUCTS, SameLengthError, UnknownLayoutError, WeightLayout, check_order_kept, has_columns_at_zero, layouts_of,
+    place_of_layout, product_output,
+)  # fmt: skip
 from hies.heads.pruned import PrunedHeads
 from hies.precision import chance_kept
 
@@ -139,7 +142,8 @@ def _trial(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: An
         except torch.OutOfMemoryError:
             raise
         except UnsupportedModelError as error:
-            return str(error).partition(": ")[2].rstrip(".") or str(error), EVER
+            until = NEXT if isinstance(error.__context__, SameLengthError) else EVER
+            return str(error).partition(": ")[2].rstrip(".") or str(error), until
         except Exception as error:
             why = why or f"its forward cannot be run twice ({brief(error)})"
     return why, NEXT
@@ -161,7 +165,8 @@ def _tried(module: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
     if any(bool(end.any()) for end in ends):
         return "it hands on more than the output of its heads", EVER
     *_, of_one = _rehearsed(module, forward, partial(_silenced, [0]))
-    if not all(_has_columns_at_zero(end, first_count(module, HEAD_COUNTS) or 1) for end in of_one):
+    heads = first_count(module, HEAD_COUNTS) or 1
+    if not all(has_columns_at_zero(end, heads, run.columns) for end in of_one):
         return "its heads do not lie side by side in what is projected", EVER
     return "", MORE_ROWS if run.in_one_axis and calls[0].rows == 1 else EVER  # one row tells nothing of the order
 
@@ -186,16 +191,6 @@ def _rehearsed(
     return run, calls, [*run.projected, *(leaf for leaf in tree_leaves(result) if id(leaf) in run.outputs)]
 
 
-def _has_columns_at_zero(tensor: Tensor, heads: int) -> bool:
-    """Returns True where one of so many shares of the last axis is zero; [heads, width] and channels are one, too."""
-    ways = [tensor]
-    if tensor.dim() > 2 and heads in tensor.shape[-2:]:
-        ways.append(tensor.flatten(-2))
-    if tensor.dim() == 4:  # of a convolution
-        ways.append(tensor.transpose(1, 3))
-    return any(heads * int((way == 0).flatten(0, -2).all(0).sum()) >= way.shape[-1] for way in ways)
-
-
 class _Watch(TorchFunctionMode):
     """Hands what the innermost watched module calls to its run."""
 
@@ -216,6 +211,7 @@ class _Run:
         follows: note where the outputs of the heads end.
         outputs: id of a tensor that comes from the outputs of the heads -> itself.
         projected: such tensors that met a parameter.
+        columns: how many the outputs of all heads have together.
         in_one_axis: rows and heads of its softmax are in one axis.
         windows: the mask of shifted windows that the module was called with.
     """
@@ -224,11 +220,13 @@ class _Run:
         self.module, self.follows = module, follows
         self.outputs: dict[int, Tensor] = {}
         self.projected: list[Tensor] = []
+        self.columns: set[int] = set()
         self.in_one_axis = False
         self.windows: Tensor | None = None
         self._handle = handle
         self._heads = first_count(module, HEAD_COUNTS) or 0
-        self._weights: dict[int, tuple[Tensor, WeightLayout, SoftmaxCall]] = {}  # by id of a tensor, which it keeps
+        # By id of a tensor, which it keeps: the layouts that fit, and the call by each.
+        self._weights: dict[int, tuple[Tensor, list[WeightLayout], list[SoftmaxCall]]] = {}
 
     def see(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a torch function in the place of the module."""
@@ -243,45 +241,48 @@ class _Run:
         tensors = list(_tensors((*args, *kwargs.values())))
         used = [one for one in tensors if id(one) in self._weights]
         if used:
+            check_order_kept(self._weights[id(used[0])][1], function, used[0], args, kwargs)
             return self._follow_weights(function, args, tensors, used, result)
         if self.follows and any(id(one) in self.outputs for one in tensors):
             self._follow_outputs(tensors, result)
         return result
 
+    def _call_of(self, by: WeightLayout, input: Tensor, dtype: torch.dtype) -> SoftmaxCall:
+        return SoftmaxCall(
+            self.module, lambda: by.to_scores(input.to(dtype)), by.rows, by.heads, by.block, self.windows
+        )
+
     def _note_softmax(self, result: Tensor, input: Tensor, dim: int | None = None, *_: Any, **options: Any) -> None:
         if dim is None or dim % result.dim() != result.dim() - 1:
             return
-        layout = layout_of(result.shape, self._heads)
-        if layout is None:
-            return
-        self.in_one_axis |= result.dim() == 3
-
-        def scores() -> Tensor:
-            return layout.to_scores(input.to(result.dtype))
-
-        call = SoftmaxCall(self.module, scores, layout.rows, layout.heads, layout.block, self.windows)
-        self._weights[id(result)] = result, layout, call
+        layouts = layouts_of(result.shape, self._heads)
+        self.in_one_axis |= bool(layouts) and result.dim() == 3
+        calls = [self._call_of(one, input, result.dtype) for one in layouts]
+        if calls:
+            self._weights[id(result)] = result, layouts, calls
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
-        _, layout, call = self._weights[id(used[0])]
-        if any(self._weights[id(one)][2] is not call for one in used):
+        _, layouts, calls = self._weights[id(used[0])]
+        if any(self._weights[id(one)][2] is not calls for one in used):
             raise UnknownLayoutError("attention that mixes several softmaxes")
         if function in PRODUCTS:
             if len(used) > 1 or any(id(one) in self.outputs for one in tensors):
                 raise UnknownLayoutError("a product of several softmaxes")
             if any(map(_is_parameter, tensors)):
                 raise UnknownLayoutError("a product of its softmax with a parameter")
-            output, back = product_output(function, args, layout, used[0], result)
-            return self._handled(call, output, back, result)
+            place = place_of_layout(layouts, function, args, used[0], result)
+            output, back = product_output(function, args, layouts[place], used[0], result)
+            return self._handled(calls[place], output, back, result)
         if function in MIXING:
             raise UnknownLayoutError("a product of its softmax with a parameter")
         for tensor in _tensors((result,)):
-            self._weights[id(tensor)] = tensor, layout, call
+            self._weights[id(tensor)] = tensor, layouts, calls
         return result
 
     def _handled(self, call: Call, output: Tensor, back: Callable[[Tensor], Tensor], result: Tensor) -> Tensor:
         changed = self._handle(self.module, call, output)
         result = result if changed is output else back(changed)
+        self.columns.add(output.shape[2] * output.shape[3])
         if self.follows:
             self.outputs[id(result)] = result
         return result
@@ -323,6 +324,7 @@ class _Run:
         by_head = by_head.transpose(0, 1) if by_head.dim() == 4 else by_head[None]
         call = SoftmaxCall(self.module, scores, len(by_head), heads)
         changed = self._handle(self.module, call, by_head)
+        self.columns.add(output.shape[-1])
         if self.follows:
             self.projected.append(changed)
         if changed is not by_head:

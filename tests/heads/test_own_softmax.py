@@ -64,6 +64,23 @@ class Summed(Attention):
         return torch.einsum("bhqk,bhkd->bqhd", weights, value).transpose(1, 2)
 
 
+class Behind(Attention):
+    """Heads behind the queries."""
+
+    def forward(self, hidden):
+        query, key, value = self.qkv(hidden).unflatten(-1, (3, 3, 5)).permute(2, 0, 1, 3, 4)
+        weights = (torch.einsum("bqhd,bkhd->bqhk", query, key) * 5**-0.5).softmax(-1)
+        return self.proj(self.output(weights, value).flatten(2))
+
+    def output(self, weights, value):
+        return torch.einsum("bqhk,bkhd->bqhd", weights, value)
+
+
+class Moved(Behind):
+    def output(self, weights, value):
+        return (weights.transpose(1, 2) @ value.transpose(1, 2)).transpose(1, 2)
+
+
 class Talking(Attention):
     def output(self, weights, value):
         return self.mixing(weights.transpose(1, 3)).transpose(1, 3) @ value
@@ -122,10 +139,10 @@ class Model(nn.Module):
         return self.head(hidden.mean(1))
 
 
-def built(attention):
+def built(attention, tokens=7):
     torch.manual_seed(0)
     model = Model(attention).double().eval()
-    return model, {"hidden": torch.randn(2, 7, 15, dtype=torch.float64)}
+    return model, {"hidden": torch.randn(2, tokens, 15, dtype=torch.float64)}
 
 
 def torch_attention():
@@ -153,12 +170,17 @@ def projected(model, batch):
     return answers @ torch.arange(1, 4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("attention", [Attention, Fused, Transposed, Summed, torch_attention])
-def test_a_module_of_ones_own_is_scored_and_masked(attention):
-    model, batch = built(attention)
+OWN = [Attention, Fused, Transposed, Summed, Behind, torch_attention]
+LENGTHS = [7, 3]  # 3: as many tokens as heads
+
+
+@pytest.mark.parametrize("tokens", LENGTHS)
+@pytest.mark.parametrize("attention", OWN)
+def test_a_module_of_ones_own_is_scored_and_masked(attention, tokens):
+    model, batch = built(attention, tokens)
     sites = hies.find_sites(model, batch)
     assert [(s.heads, s.key_heads, s.width, s.rows, s.queries, s.keys) for s in sites.values()] == [
-        (3, 3, 5, 2, 7, 7)
+        (3, 3, 5, 2, tokens, tokens)
     ] * 2
     found = hies.collect(model, [batch], loss=lambda outputs, batch: outputs @ torch.arange(1.0, 4).double())
     for site in sites:
@@ -177,9 +199,10 @@ def test_a_module_of_ones_own_is_scored_and_masked(attention):
             torch.testing.assert_close(found["his"][site][:, head], slope, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("attention", [Attention, Fused, Transposed, Summed, torch_attention])
-def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention):
-    model, batch = built(attention)
+@pytest.mark.parametrize("tokens", LENGTHS)
+@pytest.mark.parametrize("attention", OWN)
+def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention, tokens):
+    model, batch = built(attention, tokens)
     found = hies.collect(model, [batch], need=("ae", "output_norm"))
     site = next(iter(found["ae"]))
     module = model.get_submodule(site)
@@ -190,7 +213,7 @@ def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention):
     )
     parts = F.linear(batch["hidden"], weight, bias).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4)
     weights = (parts[0] @ parts[1].mT * 5**-0.5).softmax(-1)
-    expected = torch.special.entr(weights).sum(-1).mean(-1) / torch.tensor(7.0).double().log()
+    expected = torch.special.entr(weights).sum(-1).mean(-1) / torch.tensor(tokens).double().log()
     torch.testing.assert_close(found["ae"][site], expected, rtol=1e-7, atol=1e-7)
     norms = (weights @ parts[2]).norm(dim=-1).mean(-1)
     torch.testing.assert_close(found["output_norm"][site], norms, rtol=1e-7, atol=1e-7)
@@ -213,6 +236,15 @@ def test_what_cannot_be_told_apart_is_refused_by_name(attention, why):
         hies.find_sites(model, batch)
     with pytest.raises(hies.HiesError, match="computes no attention"), hies.masked(model, {"layers.0": [0]}):
         assert torch.equal(model(**batch), before)
+
+
+def test_heads_whose_axis_was_moved_are_told_apart_at_another_length_alone():
+    (model, batch), (_, other) = built(Moved, 3), built(Moved)
+    with pytest.raises(hies.UnsupportedModelError, match=r"as many queries as heads \(3\).* another number of tokens"):
+        hies.find_sites(model, batch)
+    assert len(hies.find_sites(model, other)) == 2
+    with pytest.raises(hies.UnsupportedModelError, match="as many queries"), hies.masked(model, {"layers.0": [0]}):
+        model(**batch)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
