@@ -24,8 +24,15 @@ from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import copied, harmless, is_written, remember, windows_of
 from hies.heads.layouts import (
-    PRODUCTS, SameLengthError, UnknownLayoutError, WeightLayout, check_order_kept, has_columns_at_zero, layouts_of,
-    place_of_layout, product_output,
+    PRODUCTS,
+    SameLengthError,
+    UnknownLayoutError,
+    WeightLayout,
+    check_order_kept,
+    has_columns_at_zero,
+    layouts_of,
+    place_of_layout,
+    product_output,
 )  # fmt: skip
 from hies.heads.pruned import PrunedHeads
 from hies.precision import chance_kept

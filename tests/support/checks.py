@@ -197,16 +197,19 @@ def finite_difference(model, name, batch, ways, step=1e-5):
     return (values[0] - values[1]) / (2 * step)
 
 
+HIDDEN_WEIGHT = 1e-20  # of a hidden key: 0, or, where -100 is added to its score (Swin), e^-100
+
+
 def entropy_of(calls, site, batch, examples):
     """AE_h(x) of one site from its softmax weights, [examples, heads]."""
     relative = []
     for weights in calls:
-        seen = (weights > 0).sum(-1)
+        seen = (weights > HIDDEN_WEIGHT).sum(-1)
         value = torch.special.entr(weights).sum(-1) / seen.clamp(min=2).log()
         real = real_tokens(site, weights.shape[2], batch)
         counts = real if real is not None and real.shape == value[:, 0].shape else None
         if counts is None and weights.shape[-2] == weights.shape[-1]:  # a padded token is one that no query sees
-            counts = (weights[:, 0] > 0).any(-2)
+            counts = (weights[:, 0] > HIDDEN_WEIGHT).any(-2)
         value = value.masked_fill(seen < 2, torch.nan)
         value = value if counts is None else value.masked_fill(~counts[:, None], torch.nan)
         relative.append(value.unflatten(0, (examples, -1)).transpose(1, 2).flatten(2))
