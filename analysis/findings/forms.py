@@ -105,6 +105,6 @@ class ChosenAgain:
 Finding = Difference | PaperGain | RankOfGains | SameHeads | ChosenAgain
 
 
-def hies_curve(alpha: float | str, **knobs: str) -> str:
+def hies_curve(alpha: float | str, **knobs: str | float) -> str:
     """Returns the curve of HIES with this alpha and these knobs."""
     return label("hies", {"alpha": alpha, **knobs})

@@ -95,7 +95,7 @@ def _smollm2() -> list[Finding]:
 
 def _entropies() -> Iterator[Finding]:
     """Every entropy, so that the best of them is tested as one of six."""
-    forms = {
+    forms: dict[str, tuple[str, dict[str, str | float]]] = {
         "fixed": ("Shannon's entropy", {}), "renyi": ("Renyi's entropy", {"entropy": "renyi", "order": 2.0}),
         "tsallis": ("Tsallis's entropy", {"entropy": "tsallis", "order": 0.5}),
         "gini": ("Gini and Simpson's index", {"entropy": "gini"}), "min": ("min-entropy", {"entropy": "min"}),
