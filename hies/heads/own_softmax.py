@@ -254,19 +254,16 @@ class _Run:
             self._follow_outputs(tensors, result)
         return result
 
-    def _call_of(self, by: WeightLayout, input: Tensor, dtype: torch.dtype) -> SoftmaxCall:
-        return SoftmaxCall(
-            self.module, lambda: by.to_scores(input.to(dtype)), by.rows, by.heads, by.block, self.windows
-        )
+    def _call_of(self, by: WeightLayout, of: Tensor, dtype: torch.dtype) -> SoftmaxCall:
+        return SoftmaxCall(self.module, lambda: by.to_scores(of.to(dtype)), by.rows, by.heads, by.block, self.windows)
 
     def _note_softmax(self, result: Tensor, input: Tensor, dim: int | None = None, *_: Any, **options: Any) -> None:
         if dim is None or dim % result.dim() != result.dim() - 1:
             return
         layouts = layouts_of(result.shape, self._heads)
         self.in_one_axis |= bool(layouts) and result.dim() == 3
-        calls = [self._call_of(one, input, result.dtype) for one in layouts]
-        if calls:
-            self._weights[id(result)] = result, layouts, calls
+        if layouts:
+            self._weights[id(result)] = result, layouts, [self._call_of(one, input, result.dtype) for one in layouts]
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
         _, layouts, calls = self._weights[id(used[0])]

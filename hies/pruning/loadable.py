@@ -14,7 +14,7 @@ from hies.heads.sites import Removed
 from hies.pruning.counts import dense_counts, set_counts
 from hies.pruning.removal import cut
 
-REMEDY = "let model.config say what was changed (such as config.num_labels or config.num_hidden_layers), or undo it"
+WHAT_HELPS = "let model.config say what was changed (such as config.num_labels or config.num_hidden_layers), or undo it"
 Tensors = dict[str, Tensor]
 
 
@@ -42,7 +42,7 @@ def check_loadable(model: PreTrainedModel, removed: Removed) -> None:
         unknown = [f"its configuration builds no {site}" for site in removed if site not in sites]
         reason = next(_differences(here, built), "") or "".join(unknown[:1])
     if reason:
-        raise HiesError(f"hies.load_pruned could not load this {type(model).__name__}: {reason}; {REMEDY}.")
+        raise HiesError(f"hies.load_pruned could not load this {type(model).__name__}: {reason}; {WHAT_HELPS}.")
 
 
 def _dense(model: PreTrainedModel) -> PreTrainedModel | None:

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers as tf
 from tiny_models import make, make_batch
 from torch import nn
 
@@ -109,27 +108,6 @@ def test_a_cache_of_the_caller_stays_as_it_is_and_its_tokens_are_no_queries():
     assert found[0] == found[1] and found[0].agreement == 1
     hies.find_sites(model, batch)
     assert batch["past_key_values"].get_seq_length() == 4
-
-
-class Passing(tf.BertPreTrainedModel):
-    def __init__(self, config):
-        super().__init__(config)
-        self.bert, self.classifier = tf.BertModel(config), nn.Linear(config.hidden_size, 3)
-        self.post_init()
-
-    def forward(self, labels=None, **inputs):
-        logits = self.classifier(self.bert(**inputs).pooler_output)
-        return {"logits": logits, "loss": None if labels is None else F.cross_entropy(logits, labels)}
-
-
-def test_what_a_forward_of_ones_own_hands_on_is_kept():
-    from test_reading import TEXTS, tokenizer
-
-    model, labels = Passing(make("bert").config).eval(), [0, 1, 2, 0, 1]
-    found = hies.batches(tokenizer(), TEXTS, labels=labels, model=model)
-    assert set(next(iter(found))) == {"input_ids", "attention_mask", "labels"}
-    alone = hies.batches(tokenizer(), TEXTS, labels=labels, model=model, batch_size=1)
-    assert hies.evaluate(model, found).loss == pytest.approx(hies.evaluate(model, alone).loss, rel=1e-5)
 
 
 def test_labels_that_only_the_callers_loss_can_read():

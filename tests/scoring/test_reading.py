@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers as tf
 from architectures import WORDS
 from PIL import Image
@@ -13,6 +14,7 @@ from tiny_models import make
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from torch import nn
 
 import hies
 
@@ -218,3 +220,22 @@ def test_a_table_is_refused_with_what_to_call():
     pandas = pytest.importorskip("pandas")
     with pytest.raises(hies.HiesError, match="to_dict"):
         hies.batches(tokenizer(), pandas.DataFrame(ROWS))
+
+
+class Passing(tf.BertPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.bert, self.classifier = tf.BertModel(config), nn.Linear(config.hidden_size, 3)
+        self.post_init()
+
+    def forward(self, labels=None, **inputs):
+        logits = self.classifier(self.bert(**inputs).pooler_output)
+        return {"logits": logits, "loss": None if labels is None else F.cross_entropy(logits, labels)}
+
+
+def test_what_a_forward_of_ones_own_hands_on_is_kept():
+    model, labels = Passing(make("bert").config).eval(), [0, 1, 2, 0, 1]
+    found = hies.batches(tokenizer(), TEXTS, labels=labels, model=model)
+    assert set(next(iter(found))) == {"input_ids", "attention_mask", "labels"}
+    alone = hies.batches(tokenizer(), TEXTS, labels=labels, model=model, batch_size=1)
+    assert hies.evaluate(model, found).loss == pytest.approx(hies.evaluate(model, alone).loss, rel=1e-5)
