@@ -4,16 +4,20 @@ from dataclasses import dataclass
 
 from analysis.text.labels import label
 
+
+def hies_curve(alpha: float | str, **knobs: str | float) -> str:
+    """Returns the curve of HIES with this alpha and these knobs."""
+    return label("hies", {"alpha": alpha, **knobs})
+
+
 HIS, AE, AD, NORM = (label(name, {}) for name in ("his", "ae", "ad", "output_norm"))
-PER_RATIO, PER_TASK, AUTO, OPTIMISTIC = (
-    label("hies", {"alpha": word}) for word in ("per_ratio", "per_task", "auto", "per_ratio_on_report")
-)
+PER_RATIO, PER_TASK, AUTO, OPTIMISTIC = map(hies_curve, ("per_ratio", "per_task", "auto", "per_ratio_on_report"))
 HIS_BATCH = label("his", {"reduction": "batch"})
-HIES_BATCH = label("hies", {"alpha": "per_ratio", "reduction": "batch"})
-HIES_RANK = label("hies", {"alpha": "per_ratio", "normalize": "rank"})
-HIES_NORM = label("hies", {"alpha": "per_ratio", "importance": "output_norm"})
-FIXED = label("hies", {"alpha": 0.9})
-OF_GROUPS = label("hies", {"alpha": "auto", "unit": "kv_group"}), label("his", {"unit": "kv_group"})
+HIES_BATCH = hies_curve("per_ratio", reduction="batch")
+HIES_RANK = hies_curve("per_ratio", normalize="rank")
+HIES_NORM = hies_curve("per_ratio", importance="output_norm")
+FIXED = hies_curve(0.9)
+OF_GROUPS = hies_curve("auto", unit="kv_group"), label("his", {"unit": "kv_group"})
 SLICED, TUNED = (label("slicegpt", {"tune": tune}) for tune in (False, True))
 FROM_30, AT_10 = (0.3, 0.4, 0.5, 0.6, 0.7), (0.1,)
 
@@ -103,8 +107,3 @@ class ChosenAgain:
 
 
 Finding = Difference | PaperGain | RankOfGains | SameHeads | ChosenAgain
-
-
-def hies_curve(alpha: float | str, **knobs: str | float) -> str:
-    """Returns the curve of HIES with this alpha and these knobs."""
-    return label("hies", {"alpha": alpha, **knobs})

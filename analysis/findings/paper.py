@@ -152,7 +152,7 @@ OF_THE_PAPER: tuple[Finding, ...] = (
     *_at("greedy", "greedy search minus HIES", "methods", (label("greedy", {}), PER_RATIO), "against", THREE),
     *(
         Difference(f"{key}-{measure}", f"{words} in place of HIES's, {measure} at 30 and 50 %", "combination",
-                   label("hies", {"alpha": "per_ratio", **knobs}), PER_RATIO, measure, (0.3, 0.5), "variants")
+                   hies_curve("per_ratio", **knobs), PER_RATIO, measure, (0.3, 0.5), "variants")
         for key, words, knobs in (
             ("ranks", "ranks", {"normalize": "rank"}), ("layer", "min-max within layers", {"normalize": "layer"}),
             ("product", "the product", {"combination": "product"}),

@@ -39,7 +39,7 @@ def _few_examples() -> Iterator[Finding]:
         ("few", "HIES minus HIS", "few_examples", (0.5,), (1, 4, 16, 32, 128), (*WITH_REFIT, TEMPERED)),
         ("smollm2-few", "SmolLM2, HIES minus HIS", "smollm2_few", (0.4,), (1,), ALL_MEASURES),
     )
-    curves = (("shrink", "alpha = n / (n + 1)", label("hies", {"alpha": "shrink"})), ("fixed", "alpha = 0.9", FIXED))
+    curves = (("shrink", "alpha = n / (n + 1)", hies_curve("shrink")), ("fixed", "alpha = 0.9", FIXED))
     for (key, words, experiment, ratios, sizes, measures), (kind, how, curve) in product(experiments, curves):
         for size in sizes:
             said = f"{words} from {size} calibration example{'s' * (size > 1)}, {how}"
@@ -114,7 +114,7 @@ def _mpnet() -> Iterator[Finding]:
         # What averts the cliff: named when the rows of HIS and of this HIES had been seen.
         ("mpnet-heads", "HIES minus HIES with AE of other heads", AUTO, auto(placebo="permuted"), "variants"),
         ("mpnet-numbers", "HIES minus HIES with random numbers for AE", AUTO, auto(placebo="random"), "variants"),
-        ("mpnet-left", "HIES minus HIS that leaves one head in each layer", AUTO, one_left, "summary"),
+        ("mpnet-left", "HIES minus HIS that leaves one head in each layer", AUTO, one_left, "curves"),
     ):
         words = f"MPNet-base on CoLA, {words}"
         yield from _in_measures(key, words, "mpnet", (curve, against), (0.3, 0.5, 0.7), table, ("cola",))

@@ -1,6 +1,7 @@
 """What modules that compute their softmax by themselves were called with, in outline, so that they can be run again."""
 
 import copy
+import functools
 import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -70,9 +71,15 @@ def windows_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
     It is told by its name and form: hidden states may have the same form.
     """
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask")
+    kind: Any = type(module)
+    given = {**dict(zip(_parameters_of(kind), args, strict=False)), **kwargs}.get("attention_mask")
     return given if isinstance(given, Tensor) and given.dim() == 3 and given.is_floating_point() else None
+
+
+@functools.cache
+def _parameters_of(kind: Any) -> tuple[str, ...]:
+    """Returns the names of what a forward is called with; cached, since it is called for every mask."""
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
 
 
 def _outline(value: Any) -> Any:

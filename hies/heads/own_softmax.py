@@ -84,9 +84,7 @@ def watched(handle: Handle, module: nn.Module, forward: Callable[..., Any], *arg
         _verdicts[module] = _trial(module, forward, args, kwargs)
     if why_not_seen(module):
         return forward(*args, **kwargs)
-    run = _Run(module, handle)
-    run.windows = windows_of(module, args, kwargs)
-    return _run(run, forward, args, kwargs)
+    return _run(_Run(module, handle, windows=windows_of(module, args, kwargs)), forward, args, kwargs)
 
 
 def _rows(*arguments: Any) -> int:
@@ -223,13 +221,12 @@ class _Run:
         windows: the mask of shifted windows that the module was called with.
     """
 
-    def __init__(self, module: nn.Module, handle: Handle, follows: bool = False) -> None:
-        self.module, self.follows = module, follows
+    def __init__(self, module: nn.Module, handle: Handle, follows: bool = False, windows: Tensor | None = None) -> None:
+        self.module, self.follows, self.windows = module, follows, windows
         self.outputs: dict[int, Tensor] = {}
         self.projected: list[Tensor] = []
         self.columns: set[int] = set()
         self.in_one_axis = False
-        self.windows: Tensor | None = None
         self._handle = handle
         self._heads = first_count(module, HEAD_COUNTS) or 0
         # By id of a tensor, which it keeps: the layouts that fit, and the call by each.

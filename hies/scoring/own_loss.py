@@ -50,7 +50,7 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
     if first is None:
         return [], default_loss(model)
     batches = itertools.chain([first], iterator)  # what gives each batch once gives the first no second time
-    later = itertools.islice(given, LOOKED_AT) if isinstance(given, Sequence | Batches) else ()
+    later = itertools.islice(given, 1, LOOKED_AT) if isinstance(given, Sequence | Batches) else ()
     loss = fitting_loss(model, first, later)
     if isinstance(loss, DefaultLoss):
         return batches, loss
