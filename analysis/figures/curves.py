@@ -35,7 +35,8 @@ def draw_curves(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> lis
     for axes, measure in zip(panels, measures, strict=True):
         draw_panel(axes, rows, measure, style.looks(rows))
         axes.set(xlabel=removed_words(rows), ylabel=axis_label(measure, rows))
-        axes.set_title(f"{MEASURE_OF[measure].words.capitalize()}: {_meaning(measure, rows)}")
+        apart = ":\n" if len(measures) > 2 else ": "  # titles of narrow panels would meet
+        axes.set_title(f"{MEASURE_OF[measure].words.capitalize()}{apart}{_meaning(measure, rows)}")
     style.legend_beside(canvas, panels[-1:])  # stability is defined where quality is not
     style.headline(canvas, heading(rows), _caption(rows, measures))
     return panels
