@@ -1,21 +1,27 @@
 """Parameters and floating-point operations of a model, dense and without some of its heads."""
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
-from hies.heads.attention import Site, evaluating, find_sites
+from hies.heads.attention import Site, evaluating, fast_path_off, find_sites
 from hies.heads.implementations import in_eager_attention
 from hies.heads.matrices import HeadRows, matrix
 from hies.heads.projections import Projections, find_projections
+from hies.heads.recognition import computes_attention
 from hies.heads.weights import check_unshared
 from hies.scoring.gradients import requiring_gradients
+
+EXPERTS = "_experts_implementation_internal"  # in a configuration: what computes the experts
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class SiteCost:
     Attributes:
         head: one query head.
         key_head: one key/value head, which is removed with the last query head of its group.
-        rest: what is removed with the last head of the site (queries and keys under a norm over all heads).
+        rest: what is removed with the last head of the site (queries and keys under a norm over all heads), less what
+            stays (a module that computes its softmax by itself still multiplies the zeros of one head).
         groups: the key/value head of each query head.
     """
 
@@ -93,7 +100,8 @@ def cost_model(model: PreTrainedModel, batch: Batch, among: Collection[str] | No
 
     A head costs 2 FLOPs for each of its weights and each token that it acts on (keys and values: those attended to),
     and 2 * queries * keys * width for its scores and as much for its output. Matrices that make queries or keys of
-    positions (`conventions.POSITIONS`) count as if they acted on each query.
+    positions (`conventions.POSITIONS`) count as if they acted on each query. Products of queries with tables of
+    positions (SAM) count as if they stayed.
 
     Args:
         model: dense, or pruned before.
@@ -113,11 +121,35 @@ def cost_model(model: PreTrainedModel, batch: Batch, among: Collection[str] | No
 def count(model: PreTrainedModel, batch: Batch) -> Cost:
     """Returns a model's parameters, and the FLOPs that torch's counter sees in a forward pass over `batch`."""
     counter = FlopCounterMode(display=False)
-    eager = in_eager_attention(model)  # fused kernels hide their products
     frozen = requiring_gradients(model)  # the counter looks for the history of weights that are passed to modules
-    with eager, evaluating(model), frozen, torch.no_grad(), counter:
+    with _in_plain_products(model), evaluating(model), frozen, torch.no_grad(), counter:
         model(**batch)
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _in_plain_products(model: PreTrainedModel) -> Iterator[None]:
+    """Lets a model compute in matrix products inside the block: fused attention and grouped experts hide theirs."""
+    with in_eager_attention(model), sdpa_kernel(SDPBackend.MATH), fast_path_off(), in_plain_experts(model):
+        yield
+
+
+@contextlib.contextmanager
+def in_plain_experts(model: nn.Module) -> Iterator[None]:
+    """Lets experts compute in matrix products of their own inside the block."""
+    configs: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    before = [getattr(config, EXPERTS, None) for config in configs]
+    # Without weights nothing tells which experts a token takes; each then gets copies of as many as it takes.
+    plain = "batched_mm" if any(parameter.is_meta for parameter in model.parameters()) else "eager"
+    try:
+        for config, implementation in zip(configs, before, strict=True):
+            if implementation is not None:
+                setattr(config, EXPERTS, plain)
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            if implementation is not None:
+                setattr(config, EXPERTS, implementation)
 
 
 def _site_cost(model: nn.Module, site: Site, found: Projections) -> SiteCost:
@@ -136,6 +168,8 @@ def _site_cost(model: nn.Module, site: Site, found: Projections) -> SiteCost:
         rest = Cost(norms) + query * len(found.query.rows) + key * len(found.key.rows)
     else:
         head, key_head = head + query, key_head + key
+    if computes_attention(module):
+        rest -= products
     return SiteCost(head, key_head, rest, found.groups)
 
 

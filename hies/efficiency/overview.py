@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from hies.efficiency.cost import count
+from hies.efficiency.cost import count, in_plain_experts
 from hies.efficiency.measure import cache_bytes
 from hies.errors import HiesError, ParameterError, UnsupportedModelError, brief
 from hies.heads.attention import find_sites
@@ -50,7 +51,7 @@ class Size:
         heads: query heads.
         parameters: weights and biases.
         flops: of one forward pass over the batch, a multiply-add counted as two; None where a dense model does not run
-            without weights (experts that are chosen by numbers), and so for the next.
+            without weights, and so for the next.
         cache_bytes: keys and values that a decoder keeps of the batch; None for other models.
     """
 
@@ -151,10 +152,27 @@ def _of_dense(small: PreTrainedModel, heads: int, batch: Mapping[str, Any]) -> S
     # Forwards look into masks, which change no count here: all products are of all queries and keys.
     read = {name: value for name, value in batch.items() if not name.endswith("attention_mask")}
     shapes = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in read.items()}
+    for part in dense.modules():
+        if hasattr(part, "warn_if_padding_and_no_attention_mask"):  # there are no tokens that could be padding
+            part.warn_if_padding_and_no_attention_mask = _nothing
     try:
-        return _size(dense, heads, shapes)
-    except Exception:  # of whatever kind it is, where a forward looks at numbers, as routers of experts do
+        with _Agreeing(), in_plain_experts(dense):
+            return _size(dense, heads, shapes)
+    except Exception:  # of whatever kind it is, where a forward computes with numbers that it looks at
         return Size(heads, sum(parameter.numel() for parameter in dense.parameters()), None, None)
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+class _Agreeing(TorchDispatchMode):
+    """Answers what a forward asks of tensors without numbers by True: all is visible, the pictures fit the text."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype is torch.bool:
+            return True
+        return function(*args, **(kwargs or {}))
 
 
 def _example(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ Everything is switched on inside context managers, which put back what was there
 import contextlib
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -26,8 +27,9 @@ from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
 from hies.heads.forwards import intercepted, lent
 from hies.heads.implementations import check_still_switched, configs_of, is_switched, restored, switch
-from hies.heads.own_softmax import computes_attention, unwatched, watched, why_not_seen
+from hies.heads.own_softmax import unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
+from hies.heads.recognition import computes_attention, without_count
 from hies.heads.sites import Site
 from hies.heads.weights import check_weights_are_here
 
@@ -152,7 +154,8 @@ def handling(model: nn.Module, handler: Handler) -> Iterator[None]:
     own = [module for module in names if computes_attention(module)]
     if not reachable and not own:
         raise UnsupportedModelError(
-            f"{type(model).__name__} neither calls transformers' attention interface nor has a module that computes "
+            without_count(model)
+            or f"{type(model).__name__} neither calls transformers' attention interface nor has a module that computes "
             "attention by itself, so it has no heads that could be reached."
         )
     owners = [(config, m) for m in reachable for config in configs_of(m)]
@@ -192,7 +195,7 @@ def _watching(modules: Collection[nn.Module]) -> Iterator[None]:
     try:
         # torch's own layers else run as one function whose inside nobody sees.
         uses_torch = any(isinstance(module, nn.MultiheadAttention) for module in modules)
-        slow = _fast_path_off() if uses_torch else contextlib.nullcontext()
+        slow = fast_path_off() if uses_torch else contextlib.nullcontext()
         with slow, intercepted(others, partial(watched, _watched_handled)):
             yield
     finally:
@@ -203,7 +206,7 @@ _fast_path: list[bool] = []  # whether it was on before each open block that nee
 
 
 @contextlib.contextmanager
-def _fast_path_off() -> Iterator[None]:
+def fast_path_off() -> Iterator[None]:
     """Switches torch's fast path off until the last such block ends, whichever ends first."""
     with _lock:
         _fast_path.append(_fast_path[0] if _fast_path else torch.backends.mha.get_fastpath_enabled())
@@ -319,7 +322,9 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
         with handling(model, note), evaluating(model):
             model(**lent(batch))
     if not sites:
-        raise UnsupportedModelError(no_heads(model))
+        raise UnsupportedModelError(without_count(model) or no_heads(model))
+    if skipped := without_count(model):
+        warnings.warn(skipped, stacklevel=2)
     return sites
 
 

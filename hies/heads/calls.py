@@ -1,13 +1,14 @@
 """What an attention module computes in one call, as handlers see it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hies.errors import UnsupportedModelError
 from hies.heads.conventions import KEY_HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.pruned import PrunedHeads
@@ -74,6 +75,7 @@ class SoftmaxCall:
         heads: query heads.
         block: what texts are filled up to multiples of, where the attention is sparse.
         windows: what the module adds to the scores of each window of an example, [windows, queries, keys].
+        of_softmax: the call as its softmax was, where the module changes the weights behind it.
     """
 
     module: nn.Module
@@ -82,6 +84,7 @@ class SoftmaxCall:
     heads: int
     block: int | None = None
     windows: Tensor | None = None
+    of_softmax: "SoftmaxCall | None" = None
     causal = False
     sinks = None
 
@@ -103,12 +106,12 @@ class SoftmaxCall:
     @property
     def queries(self) -> int:
         """The number of queries."""
-        return self.scores.shape[2]
+        return (self.of_softmax or self).scores.shape[2]
 
     @property
     def keys(self) -> int:
         """The number of keys."""
-        return self.scores.shape[3]
+        return (self.of_softmax or self).scores.shape[3]
 
     @property
     def key_heads(self) -> int:
@@ -173,6 +176,30 @@ def visible_in(added: Tensor) -> Tensor:
         least = ordered[:, :-1].masked_fill(~above, -torch.inf).amax(-1, keepdim=True)  # above the first such step
         visible[far] &= rows >= least
     return visible
+
+
+def with_weights(
+    call: SoftmaxCall, weights: Tensor, shape: torch.Size, to_scores: Callable[[Tensor], Tensor]
+) -> SoftmaxCall:
+    """Returns a call whose scores are those of the weights that meet the values, where a module changes its softmax.
+
+    Args:
+        call: of the softmax.
+        weights: what meets the values; rows need not sum to 1, as entropy is of shares.
+        shape: of the softmax.
+        to_scores: brings a tensor of this shape to [rows, heads, queries, keys].
+    """
+
+    def scores() -> Tensor:
+        before, used = call.make_scores().detach(), to_scores(weights.detach().reshape(shape))
+        if torch.allclose(used.float(), before.float().softmax(-1), atol=torch.finfo(used.dtype).eps, rtol=0):
+            return before
+        if bool((used < 0).any()):
+            name = type(call.module).__name__
+            raise UnsupportedModelError(f"{name} has attention weights below 0, of which entropy is not defined.")
+        return torch.where(used.amax(-1, keepdim=True) > 0, used.log().to(before.dtype), before)
+
+    return replace(call, make_scores=scores, of_softmax=call)
 
 
 def key_heads_of(call: Call) -> int:

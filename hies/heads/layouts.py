@@ -87,6 +87,13 @@ def check_order_kept(layouts: Sequence[WeightLayout], function: Any, used: Tenso
         raise _same_length(layouts)
 
 
+def keeps_order(result: Tensor, used: Tensor) -> bool:
+    """Returns False where what a function made of a tensor may be a part of it, or that with its axes moved."""
+    if result.shape == used.shape:
+        return result.stride() == used.stride()
+    return result.numel() == used.numel() and result.is_contiguous()
+
+
 def place_of_layout(
     layouts: Sequence[WeightLayout], function: Any, operands: Sequence[Any], used: Tensor, result: Tensor
 ) -> int:

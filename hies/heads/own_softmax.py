@@ -19,17 +19,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hies.errors import UnsupportedModelError, brief
-from hies.heads.calls import Call, SoftmaxCall, describe, first_count
+from hies.heads.calls import Call, SoftmaxCall, describe, first_count, with_weights
 from hies.heads.conventions import HEAD_COUNTS
-from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.inputs import copied, harmless, is_written, remember, windows_of
 from hies.heads.layouts import (
+    MOVES,
     PRODUCTS,
     SameLengthError,
     UnknownLayoutError,
     WeightLayout,
     check_order_kept,
     has_columns_at_zero,
+    keeps_order,
     layouts_of,
     place_of_layout,
     product_output,
@@ -40,7 +41,6 @@ from hies.precision import chance_kept
 SOFTMAXES = {torch.softmax, torch.special.softmax, torch.Tensor.softmax, F.softmax}
 TORCH_ATTENTION = inspect.signature(F.multi_head_attention_forward)
 MIXING = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
-SEEN = {"softmax", "Softmax", F.scaled_dot_product_attention.__name__, F.multi_head_attention_forward.__name__}
 
 Handle = Callable[[nn.Module, Call, Tensor], Tensor]  # (module, call, output [rows, queries, heads, width]) -> output
 
@@ -55,17 +55,6 @@ _current = _Current()
 EVER, MORE_ROWS, NEXT = "ever", "more rows", "next"  # how long a verdict holds: until a call of several rows, or any
 # Of the trial of each module: why its heads are not handled, "" where they are, and how long that holds.
 _verdicts: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
-
-
-def computes_attention(module: nn.Module) -> bool:
-    """Returns True for a module that has heads and may compute a softmax that transformers' interface does not see."""
-    names = names_reached_by(module)  # known for its class, so that a block is opened fast
-    if INTERFACE in names:
-        return False
-    own = not SEEN.isdisjoint(names) or any(
-        isinstance(child, nn.Softmax) for child in vars(module)["_modules"].values()
-    )
-    return own and first_count(module, HEAD_COUNTS) is not None
 
 
 def why_not_seen(module: nn.Module) -> str:
@@ -229,8 +218,10 @@ class _Run:
         self.in_one_axis = False
         self._handle = handle
         self._heads = first_count(module, HEAD_COUNTS) or 0
-        # By id of a tensor, which it keeps: the layouts that fit, and the call by each.
+        # By id of a tensor: itself, the layouts that fit, the call by each.
         self._weights: dict[int, tuple[Tensor, list[WeightLayout], list[SoftmaxCall]]] = {}
+        # By id of a tensor whose axes are those of its softmax: that softmax, and its version then.
+        self._softmax: dict[int, tuple[Tensor, int]] = {}
 
     def see(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a torch function in the place of the module."""
@@ -261,6 +252,7 @@ class _Run:
         self.in_one_axis |= bool(layouts) and result.dim() == 3
         if layouts:
             self._weights[id(result)] = result, layouts, [self._call_of(one, input, result.dtype) for one in layouts]
+            self._softmax[id(result)] = result, result._version
 
     def _follow_weights(self, function: Any, args: Any, tensors: list[Tensor], used: list[Tensor], result: Any) -> Any:
         _, layouts, calls = self._weights[id(used[0])]
@@ -273,11 +265,18 @@ class _Run:
                 raise UnknownLayoutError("a product of its softmax with a parameter")
             place = place_of_layout(layouts, function, args, used[0], result)
             output, back = product_output(function, args, layouts[place], used[0], result)
+            softmax, version = self._softmax.get(id(used[0]), (used[0], used[0]._version))
+            if used[0] is not softmax or softmax._version != version:
+                calls[place] = with_weights(calls[place], used[0], softmax.shape, layouts[place].to_scores)
+            self._softmax = {key: value for key, value in self._softmax.items() if value[0] is not softmax}
             return self._handled(calls[place], output, back, result)
         if function in MIXING:
             raise UnknownLayoutError("a product of its softmax with a parameter")
         for tensor in _tensors((result,)):
             self._weights[id(tensor)] = tensor, layouts, calls
+            of = [self._softmax.get(id(one)) for one in used if keeps_order(tensor, one) and function not in MOVES]
+            if of and of[0]:
+                self._softmax[id(tensor)] = of[0]
         return result
 
     def _handled(self, call: Call, output: Tensor, back: Callable[[Tensor], Tensor], result: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from hies.heads.matrices import (
     unpacked,
     whole,
 )
-from hies.heads.own_softmax import computes_attention
 from hies.heads.pruned import PrunedHeads
+from hies.heads.recognition import computes_attention
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from hies.errors import HiesError
 from hies.heads.conventions import FOR_ALL_HEADS
 
 
@@ -103,6 +104,18 @@ class PickInputs:
             return None
         picked = tuple(_picked(record, name, value) for name, value in zip(self.names, args, strict=False))
         return (*picked, *args[len(picked) :]), {name: _picked(record, name, one) for name, one in kwargs.items()}
+
+
+def refuse_static_cache(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """A forward pre-hook of a pruned module whose keys all stay, under a norm over all heads, while values go.
+
+    A static cache takes as many values as keys; the usual one grows by whatever comes.
+    """
+    if getattr(kwargs.get("past_key_values"), "is_compileable", False):
+        raise HiesError(
+            f"A {type(module).__name__} normalises all keys together, so that it keeps more of them than values, which "
+            "a static cache cannot hold; generate with the usual one (cache_implementation=None)."
+        )
 
 
 def _picked(record: PrunedHeads, name: str, value: Any) -> Any:

@@ -39,6 +39,20 @@ def settle_counts(model: nn.Module) -> None:
         vars(model)["init_continuous_batching"] = _refuse_continuous_batching
 
 
+def own_configuration(model: nn.Module) -> None:
+    """Gives a model a configuration of its own: what is written into the one that it has, another model would read."""
+    if not isinstance(model, PreTrainedModel):
+        return
+    pairs = zip(_configurations(model.config), _configurations(copy.deepcopy(model.config)), strict=True)
+    own = {id(before): after for (_, before), (_, after) in pairs}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, SiteConfig):
+                vars(value)["config"] = own.get(id(value.config), value.config)
+            elif id(value) in own:
+                vars(module)[name] = own[id(value)]
+
+
 def dense_counts(model: PreTrainedModel) -> Counts:
     """Returns what the dense model's configuration said in place of the counts that are left; {} where it says so."""
     own = [(path, vars(module).get(DENSE, {})) for path, _, _, module in _pruned(model) if path is not None]

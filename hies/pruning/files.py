@@ -73,6 +73,7 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
     _check_class(type(model))
     check_loadable(model, removed)
     folder = Path(folder)
+    settle_counts(model)  # what was cut in a part of it, its configuration may not say
     plain = bool(dense_counts(model))
     try:
         with replacing_model(folder) as place:

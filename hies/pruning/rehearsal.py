@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from hies.errors import HiesError, brief
 from hies.heads.inputs import Inputs
-from hies.heads.own_softmax import computes_attention, without
+from hies.heads.own_softmax import without
+from hies.heads.recognition import computes_attention
 
 ALLOWED_ERROR = 1e-3  # of the largest number; a wrong row or head changes all of them
 

@@ -18,12 +18,12 @@ from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.inputs import inputs_like
-from hies.heads.own_softmax import computes_attention
 from hies.heads.projections import Projections, cannot_cut, find_projections
-from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of
+from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of, refuse_static_cache
+from hies.heads.recognition import computes_attention
 from hies.heads.sites import Removed, normalize_removed
 from hies.heads.weights import check_unshared, check_weights_are_here
-from hies.pruning.counts import settle_counts
+from hies.pruning.counts import own_configuration, settle_counts
 from hies.pruning.headless import remove_weights
 from hies.pruning.rehearsal import built_otherwise, why_not_the_same
 from hies.pruning.selection import UNITS
@@ -63,7 +63,9 @@ def prune(
             _check_whole_groups(site, site_cut)
         if reason := replaced.get(site) or rehearse(model, site, removed[site]):
             raise cannot_cut(model, site, reason)
-    if not inplace:
+    if inplace:
+        own_configuration(model)
+    else:
         model = copy.deepcopy(model)
         cuts = _cuts(model, removed)
     _cut_all(model, cuts)
@@ -210,6 +212,8 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
         odd = not stay or site_cut.record.groups or found.joint_norms
         is_required = is_routed and bool(odd or (biased and type(module).__name__ not in OWN_BIAS))
         module.config = SiteConfig(module, counts, is_routed, is_required)
+        if found.joint_norms and PrunedHeads.of(module) is None:
+            module.register_forward_pre_hook(refuse_static_cache, with_kwargs=True)
     if hasattr(module, "num_key_value_groups"):
         module.num_key_value_groups = 1 if site_cut.record.groups or not stay else len(stay) // len(key_stay)
     setattr(module, PrunedHeads.NAME, site_cut.record)

@@ -1,5 +1,7 @@
 """`hies.summary`: its numbers are those of the dense model that was pruned, which it does not have."""
 
+import copy
+
 import pytest
 import torch
 from tiny_models import make, make_batch, some_heads
@@ -67,10 +69,42 @@ def test_a_summary_is_a_table():
     assert lines[-1] == "for inputs of the shape 1 x 40"
 
 
-def test_what_needs_numbers_is_left_out_of_a_model_without_weights():
-    model, batch = make("deepseek_v3").eval(), make_batch("deepseek_v3")
+def grown(name, **settings):
+    """The same model of another configuration, before it is built."""
+    config = copy.deepcopy(make(name).config)
+    for key, value in settings.items():
+        setattr(config, key, value)
+    return type(make(name))(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        (lambda: make("deepseek_v3"), make_batch("deepseek_v3")),  # a router of experts looks at numbers
+        (lambda: grown("mixtral", _experts_implementation="grouped_mm"), make_batch("mixtral")),
+        (lambda: grown("gpt2", pad_token_id=0), {"input_ids": torch.full((2, 11), 3)}),  # warns of padding
+        (lambda: make("bart"), make_batch("bart")),  # makes a mask of its own, and asks if all of it is visible
+    ],
+)
+def test_what_a_forward_asks_of_numbers_a_model_without_weights_answers(model, batch, capsys):
+    model = model().eval()
     small = hies.prune(model, {site: [0] for site in hies.find_sites(model, batch)})
     found = hies.summary(small, batch)
+    inputs = {key: value for key, value in batch.items() if key != "labels" or model.config.is_encoder_decoder}
+    assert (found.dense.parameters, found.dense.flops, found.dense.cache_bytes) == numbers(model, inputs)
+    assert "recommend passing" not in "".join(capsys.readouterr())
+
+
+def test_what_a_forward_computes_with_numbers_is_left_out_of_a_model_without_weights(monkeypatch):
+    model, batch = make("bert").eval(), make_batch("bert")
+    small = hies.prune(model, {site: [0] for site in hies.find_sites(model, batch)})
+    forward = type(model).forward
+
+    def counting(self, input_ids, **options):
+        return forward(self, input_ids[:, : int(input_ids.sum()) or None], **options)
+
+    monkeypatch.setattr(type(model), "forward", counting)
+    found = hies.summary(small, {"input_ids": batch["input_ids"]})
     assert (found.dense.parameters, found.dense.flops) == (model.num_parameters(), None)
     assert found.small.flops and "?" in str(found)
 

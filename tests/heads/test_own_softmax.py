@@ -125,6 +125,52 @@ class Lost(Attention):
         return torch.from_numpy((weights @ value).detach().numpy())
 
 
+class Changed(Attention):
+    """What meets the values is not what its softmax gives; the module keeps it."""
+
+    def output(self, weights, value):
+        self.used = self.changed(weights)
+        return self.used @ value
+
+
+class Causal(Changed):
+    def changed(self, weights):
+        weights = weights * torch.ones(weights.shape[-2:]).tril()
+        return weights / weights.sum(-1, keepdim=True)
+
+
+class InPlace(Changed):
+    def changed(self, weights):
+        return weights.mul_(torch.ones(weights.shape[-2:]).tril())  # rows do not sum to 1
+
+
+class Largest(Changed):
+    def changed(self, weights):
+        return weights * (weights >= weights.topk(2).values[..., -1:])
+
+
+class Sharpened(Changed):
+    def changed(self, weights):
+        return (weights.flatten(0, 1) ** 2).unflatten(0, (-1, 3))
+
+
+class Negative(Changed):
+    def changed(self, weights):
+        return weights - 0.5
+
+
+class Uncounted(Attention):
+    """Says nowhere how many heads it has."""
+
+    def __init__(self):
+        super().__init__()
+        del self.num_heads
+
+
+class UncountedFused(Fused, Uncounted):
+    pass
+
+
 class Model(nn.Module):
     """Two layers around an attention module, and a number for each of three classes."""
 
@@ -217,6 +263,37 @@ def test_the_entropy_of_a_module_of_ones_own_is_that_of_its_softmax(attention, t
     torch.testing.assert_close(found["ae"][site], expected, rtol=1e-7, atol=1e-7)
     norms = (weights @ parts[2]).norm(dim=-1).mean(-1)
     torch.testing.assert_close(found["output_norm"][site], norms, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [Causal, InPlace, Largest, Sharpened])
+def test_entropy_is_that_of_the_weights_that_meet_the_values(kind):
+    model, batch = built(kind)
+    found = hies.collect(model, [batch], need=("ae",))
+    model(**batch)
+    for site, measured in found["ae"].items():
+        used = model.get_submodule(site).used.detach()
+        keys = (used > 0).sum(-1)
+        relative = torch.special.entr(used / used.sum(-1, keepdim=True)).sum(-1) / keys.log()
+        torch.testing.assert_close(measured, relative.where(keys > 1, torch.nan).nanmean(-1), rtol=1e-7, atol=1e-7)
+    sites = hies.find_sites(model, batch)
+    assert [site.calls for site in sites.values()] == [1, 1]
+
+
+def test_weights_below_0_have_no_entropy():
+    model, batch = built(Negative)
+    assert hies.collect(model, [batch], need=("output_norm",))
+    with pytest.raises(hies.UnsupportedModelError, match="Negative has attention weights below 0"):
+        hies.collect(model, [batch], need=("ae",))
+
+
+@pytest.mark.parametrize("kind", [Uncounted, UncountedFused])
+def test_attention_that_says_no_number_of_heads_is_not_passed_over_in_silence(kind):
+    model, batch = built(kind)
+    with pytest.raises(hies.UnsupportedModelError, match=f"{kind.__name__} may compute attention, but the number of"):
+        hies.find_sites(model, batch)
+    model.layers[1] = Attention().double()
+    with pytest.warns(UserWarning, match=f"{kind.__name__} may compute .* none of the attributes num_heads"):
+        assert list(hies.find_sites(model, batch)) == ["layers.1"]
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,44 @@ def test_in_place_the_model_itself_becomes_what_the_copy_is(name, case):
     assert len({*model.parameters()} & before) > len(before) / 3  # what is not cut is no copy
 
 
+@pytest.mark.parametrize("name", ["llama", "t5", "llava"])
+def test_in_place_another_model_of_the_same_configuration_stays_as_it_is(name, tmp_path):
+    model = make(name).eval()
+    other = type(model)(model.config).eval()
+    assert other.config is model.config
+    removed = {site: [0, 3] for site in sites_of(name, model)}
+    before, expected = other.config.to_dict(), hies.prune(model, removed)
+    hies.prune(model, removed, inplace=True)
+    assert other.config.to_dict() == before
+    assert model.config.to_dict() == expected.config.to_dict()
+    other.save_pretrained(tmp_path)
+    again = type(other).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again, name), logits(other, name))
+    places = [getattr(m, "config", None) for m in model.modules()]
+    assert not any(config is other.config for config in places)
+
+
+def test_a_body_that_was_cut_in_place_is_saved_with_its_model(tmp_path):
+    model = make("llama").eval()
+    hies.prune(model.model, {f"layers.{layer}.self_attn": [0, 3] for layer in (0, 1)}, inplace=True)
+    assert hies.save_pruned(model, tmp_path)
+    for loaded in (hies.load_pruned(tmp_path), type(model).from_pretrained(tmp_path)):
+        assert torch.equal(logits(loaded.eval(), "llama"), logits(model, "llama"))
+
+
+def test_a_static_cache_that_cannot_hold_what_is_left_is_refused():
+    model = make("olmo2").eval()
+    first, *_ = sites_of("olmo2", model)
+    small = hies.prune(model, {first: range(model.config.num_attention_heads // model.config.num_key_value_heads)})
+    options = {"max_new_tokens": 3, "do_sample": False}
+    tokens = torch.full((2, 7), 3)
+    with pytest.raises(HiesError, match="a static cache cannot hold; generate with the usual one"):
+        small.generate(tokens, cache_implementation="static", **options)
+    assert small.generate(tokens, **options).shape == (2, 10)
+    again = hies.prune(small, {first: [0]})
+    assert len(again.get_submodule(first)._forward_pre_hooks) == 1
+
+
 def test_what_is_refused_in_place_is_refused_before_anything_is_changed(monkeypatch):
     model = make("llama_grouped").eval()
     first, second = sites_of("llama_grouped", model)

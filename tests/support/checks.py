@@ -11,8 +11,8 @@ from tiny_models import EVERY, make, make_batch, output_projection, some_heads
 from torch.overrides import TorchFunctionMode
 
 import hies
-from hies.heads.forwards import names_reached_by
-from hies.heads.own_softmax import INTERFACE, computes_attention
+from hies.heads.forwards import INTERFACE, names_reached_by
+from hies.heads.recognition import computes_attention
 
 CASES = ("some", "a layer", "all")
 ANSWERS = (
