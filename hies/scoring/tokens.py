@@ -54,14 +54,12 @@ def _real_queries(call: Call, batch: Mapping[str, Any], is_cross: bool) -> Tenso
     real = mask.bool()[:, None] if mask is not None and fits else None
     if is_cross or call.keys != call.queries:
         return real
-    if call.mask is None:
+    # Keys that weights leave out behind the softmax (all but the largest ones, say) are no padding.
+    visible = (call.of_softmax or call).mask if isinstance(call, SoftmaxCall) else call.mask
+    if visible is None:
         return None
-    visible = call.mask
-    if isinstance(call, SoftmaxCall):
-        # Keys that weights leave out behind the softmax (all but the largest ones, say) are no padding.
-        visible = (call.of_softmax or call).mask
-        if fits:  # in XLNet padding sees itself
-            visible = visible & ~torch.eye(call.queries, dtype=torch.bool, device=visible.device)
+    if isinstance(call, SoftmaxCall) and fits:  # in XLNet padding sees itself
+        visible = visible & ~torch.eye(call.queries, dtype=torch.bool, device=visible.device)
     seen = visible.any(dim=-2)
     return seen if real is None else seen | real
 
