@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analysis.pack", description="Pack the runs of experiments.", allow_abbrev=False)
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where the rows are")
     parser.add_argument("--experiment", nargs="+", required=True, metavar="NAME", help="what to pack")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each experiment")
+    of_out = "gets a folder for each experiment; models and tasks that are packed there already, and not here, stay"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=of_out)
     return exit_code(_pack, parser, arguments)
 
 
@@ -33,6 +34,8 @@ def _pack(options: argparse.Namespace) -> int:
                 written = pack(options.results / experiment, options.out / experiment)
         except OSError as problem:
             raise HiesError(f"--out cannot be written to ({problem}); name a folder.") from None
+        except folders.BadFile as problem:
+            raise HiesError(f"{problem}; remove it, or name another folder.") from None
         for path in written:
             print(f"{path}: {path.stat().st_size / 1024:,.0f} KiB")
     return 0

@@ -29,9 +29,34 @@ DATA_ROOT = "data_root=$HIES_DATA"
 def pack(source: Path, target: Path) -> list[Path]:
     """Writes the runs of the folder `source` to the folder `target`; returns the files.
 
-    A run whose rows cannot be trusted is left out with a RowsWarning; runs without arrays keep their rows.
+    A run whose rows cannot be trusted is left out with a RowsWarning; runs without arrays keep their rows. Of what
+    `target` holds, the models and tasks that `source` lacks stay.
     """
-    rows: list[str] = []
+    runs, arrays = _trusted(source)
+    kept = {}
+    if target.resolve() != source.resolve() and folders.is_packed(target):
+        given = {_subject(rows) for rows in runs.values()}
+        others, their_arrays = _trusted(target)
+        kept = {run_id: rows for run_id, rows in others.items() if _subject(rows) not in given}
+        arrays |= {name: array for name, array in their_arrays.items() if name.partition("/")[0] in kept}
+    rows = [row for _, rows in sorted((runs | kept).items()) for row in rows]
+    lines = "".join(f"{row}\n" for row in rows).encode()
+    files = {
+        folders.PACKED_ARRAYS: lzma.compress(_npz(arrays)),
+        folders.PACKED_ROWS: gzip.compress(lines, mtime=0),
+    }
+    jobs = [job for job in _declarations(target) if job["run_id"] in kept] if kept else []
+    if jobs := jobs + _declarations(source):
+        files[folders.GRID] = json.dumps({"jobs": [_without_path(job) for job in jobs]}, indent=1).encode()
+    with contextlib.ExitStack() as stack:  # none is replaced before all are written
+        for name, content in files.items():
+            stack.enter_context(replacing(target / name)).write_bytes(content)
+    return [target / name for name in files]
+
+
+def _trusted(source: Path) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+    """Returns the sealed rows of every run of a folder by run id, and the arrays by run id and name."""
+    runs: dict[str, list[str]] = {}
     arrays: dict[str, np.ndarray] = {}
     for path, text in folders.texts(source):
         try:
@@ -40,15 +65,13 @@ def pack(source: Path, target: Path) -> list[Path]:
         except BadRows as problem:
             folders.warn_of_rows(f"{path} {problem} and is left out.")
             continue
-        rows += [sealed(_without_path(json.loads(line))) for line in text.splitlines()]
-    lines = "".join(f"{row}\n" for row in rows).encode()
-    files = {folders.PACKED_ARRAYS: lzma.compress(_npz(arrays)), folders.PACKED_ROWS: gzip.compress(lines, mtime=0)}
-    if jobs := _declarations(source):
-        files[folders.GRID] = json.dumps({"jobs": [_without_path(job) for job in jobs]}, indent=1).encode()
-    with contextlib.ExitStack() as stack:  # none is replaced before all are written
-        for name, content in files.items():
-            stack.enter_context(replacing(target / name)).write_bytes(content)
-    return [target / name for name in files]
+        runs[path.stem] = [sealed(_without_path(json.loads(line))) for line in text.splitlines()]
+    return runs, arrays
+
+
+def _subject(rows: list[str]) -> tuple[str, str]:
+    first = json.loads(rows[0])
+    return first["model"], first["task"]
 
 
 def _declarations(source: Path) -> list[dict[str, Any]]:

@@ -80,6 +80,31 @@ def test_packing_again_gives_the_same_bytes_even_from_a_pack(results: Path, tmp_
     assert (tmp_path / "one" / "rows.jsonl.gz").read_bytes()[4:8] == bytes(4)  # gzip's time
 
 
+def test_a_task_is_added_to_a_pack_and_replaced_in_it_whole(tmp_path: Path) -> None:
+    both, first, second, third = (tmp_path / name / "exp" for name in ("both", "first", "second", "third"))
+    for folder, tasks in ((both, ("a", "b")), (first, ("a",)), (second, ("b",))):
+        for task in tasks:
+            write_run(folder, "his", 0, (75, 50), task=task, ratios=RATIOS, scores=[0.1, 0.2])
+        write_grid(folder, ("his", 0))
+    expected = [path.read_bytes() for path in pack(both, tmp_path / "at-once" / "exp")]
+    target = tmp_path / "packed" / "exp"
+    pack(first, target)
+    arrays, rows, _ = pack(second, target)
+    assert [arrays.read_bytes(), rows.read_bytes()] == expected[:2]
+    write_run(third, "ae", 0, (75, 60), task="b", ratios=RATIOS)
+    pack(third, target)
+    left = load(target.parent)
+    assert sorted(zip(left["task"], left["criterion"], strict=True)) == [("a", "his")] * 2 + [("b", "ae")] * 2
+
+
+def test_a_pack_that_cannot_be_read_is_not_written_over(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = packed(results)
+    (target / "exp" / "rows.jsonl.gz").write_bytes(b"no gzip")
+    assert main(["--results", str(results), "--experiment", "exp", "--out", str(target)]) == 2
+    assert "rows.jsonl.gz cannot be read; remove it, or name another folder." in capsys.readouterr().err
+    assert (target / "exp" / "rows.jsonl.gz").read_bytes() == b"no gzip"
+
+
 def test_what_runs_share_is_stored_once(tmp_path: Path) -> None:
     answers = {"labels": np.zeros(2000), "predictions": np.zeros((2, 2000))}
     losses = np.random.default_rng(0).random((2, 2000)).astype(np.float32)
