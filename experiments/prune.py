@@ -213,10 +213,10 @@ def _processor(evaluator: Evaluator) -> Any:
     """The tokenizer or processor; for prepared images the image processor that the checkpoint comes with, or None."""
     if evaluator.processor is not None:
         return evaluator.processor
-    from transformers import AutoImageProcessor
+    from hies.evaluation.networks import PROCESSORS, load_weights
 
     try:
-        return AutoImageProcessor.from_pretrained(evaluator.checkpoint)
+        return load_weights(PROCESSORS["image"], evaluator.checkpoint)
     except (OSError, ValueError, ImportError):
         return None
 

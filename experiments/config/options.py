@@ -12,6 +12,7 @@ GROUP_OF = {
     **dict.fromkeys(("size", "examples", "labels"), "calibration"),
     **dict.fromkeys(("alpha", "tune_learning_rate", "tune_batch_size"), "criterion"),
     **dict.fromkeys(("batch_size", "sites", "max_length", "label_order", "pretrain_task", "architecture"), "model"),
+    **dict.fromkeys(("source", "checkpoint"), "model"),
     **dict.fromkeys(("architecture.model_type", "architecture.text_config.vocab_size"), "model"),
     **dict.fromkeys(("finetune", "max_examples", "libraries", "shots", "new_tokens"), "task"),
 }

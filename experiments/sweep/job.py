@@ -224,7 +224,11 @@ class Job:
         return rows
 
     def _check(self, evaluator: "Evaluator") -> None:
-        """Refuses before any work what the data or the model's structure do not allow."""
+        """Refuses before any work what the data or the model's structure do not allow, and weights that changed."""
+        if self.config.model.identity(self.config.task) != self.identity["model"][1]:
+            raise HiesError(
+                f"The weights of model={self.config.model.name} changed since the command began; give it again."
+            )
         evaluator.check_size(self.config.calibration.size)
         names = f"criterion={self.config.criterion.name}", f"model={self.config.model.name}"
         try:

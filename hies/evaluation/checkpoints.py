@@ -138,7 +138,7 @@ class TaskModel:
 
     @cached_property
     def checkpoint_identity(self) -> str:
-        """The Hub name of the checkpoint, or a digest of its weights."""
+        """The Hub name of the checkpoint and its commit, or a digest of its weights."""
         return identity_of(self.checkpoint)
 
     def trained_on(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from hies.errors import HiesError, ParameterError
+from hies.evaluation.sources import MERGE, commit_of, holds_adapter
 from hies.evaluation.weights import GGUF, WEIGHTS, is_gguf
 from hies.precision import AUTO, PRECISIONS
 from hies.storage import GENERATION, safe_filename, sha256_of
@@ -201,16 +202,24 @@ def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def check_fit(model: Model, task: Task) -> None:
-    """Raises HiesError where the model cannot take what the task gives."""
+    """Raises HiesError where the model cannot take what the task gives, or its folder holds an adapter."""
     if model.modality != task.modality:
         raise HiesError(f"model={model.name} takes {model.modality}, but task={task.name} gives {task.modality}.")
+    name = "checkpoint" if task.name in model.checkpoint else "source"
+    source = model.checkpoint.get(task.name, model.source)
+    if source and holds_adapter(Path(source)):
+        raise ParameterError(name, source, MERGE)
 
 
 def identity_of(source: str) -> str:
-    """Returns a Hub name as it is; of a local folder or GGUF file what configuration, weights and tokenizer contain."""
+    """Returns a digest of what decides results in a folder or GGUF file, or a Hub name and its commit: NAME@COMMIT.
+
+    A Hub name alone is that of a model that is neither here nor to be had: there is nothing to load.
+    """
     folder = Path(source)
     if not folder.is_dir() and not is_gguf(folder):
-        return source
+        commit = commit_of(source)
+        return source if commit is None else f"{source}@{commit}"
     hashed = hashlib.sha256()
     named = {file for name in IDENTIFYING for file in folder.glob(name)}
     files = sorted(filter(_tells, named)) if folder.is_dir() else [folder]

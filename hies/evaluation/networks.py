@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hies.batch_size import is_out_of_memory
 from hies.errors import HiesError, ParameterError, first_line
 from hies.evaluation.models import Model, check_fit
+from hies.evaluation.sources import check_no_adapter, commit_of
 from hies.evaluation.weights import NOTE
 from hies.precision import chance_kept, machine
 from hies.pruning.counts import settle_counts
@@ -111,10 +112,20 @@ def _is_of(kind: Any, network: PreTrainedModel) -> bool:
 
 
 def load_weights(kind: Any, source: str, **options: Any) -> Any:
-    """Returns `kind.from_pretrained(source)`; raises HiesError with one sentence where that fails."""
-    checked = {} if kind in PROCESSORS.values() else {"use_safetensors": True}
+    """Returns `kind.from_pretrained(source)`, of a Hub name at the commit that it is identified by.
+
+    Raises:
+        HiesError: it cannot be loaded, or holds an adapter.
+    """
+    if kind not in PROCESSORS.values():
+        check_no_adapter(source)
+        options["use_safetensors"] = True
     try:
-        return kind.from_pretrained(source, trust_remote_code=False, **checked, **options)
+        if commit := commit_of(source):
+            options["revision"] = commit
+        elif not Path(source).exists():  # the Hub may give it the next moment, under an identity without a commit
+            raise FileNotFoundError(source)
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise HiesError(
             f"{source!r} is no folder with a model in safetensors, and the Hugging Face Hub cannot be reached; give a "

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,7 @@ def definition(path: str, functions: bool = True) -> dict[str, Any]:
     Raises:
         HiesError: one of them cannot be imported.
     """
-    import yaml
     from lm_eval.utils import import_function
-
-    class Loader(yaml.SafeLoader):
-        """Reads functions of the module beside a definition, too."""
 
     def read_function(loader: Any, node: Any) -> Any:
         try:
@@ -71,13 +68,29 @@ def definition(path: str, functions: bool = True) -> dict[str, Any]:
             ) from error
 
     file = definitions_folder() / path
-    Loader.add_constructor("!function", read_function)
-    config = yaml.load(file.read_text(encoding="utf-8"), Loader)
-    included = config.pop("include", None) or []
+    config = _parsed(file.read_text(encoding="utf-8"), read_function)
     above: dict[str, Any] = {}
-    for other in [included] if isinstance(included, str) else included:
+    for other in _included(config):
         above |= definition((Path(path).parent / other).as_posix(), functions)
-    return {**{name: value for name, value in above.items() if name != "task_list"}, **config}
+    own = {name: value for name, value in config.items() if name != "include"}
+    return {**{name: value for name, value in above.items() if name != "task_list"}, **own}
+
+
+def _parsed(text: str, read_function: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Returns what a YAML text says, with what `read_function(loader, node)` makes of the names of functions."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads functions of modules beside a definition, too."""
+
+    Loader.add_constructor("!function", read_function)
+    return yaml.load(text, Loader)
+
+
+def _included(config: dict[str, Any]) -> list[str]:
+    """Returns the definitions that one includes, as paths that count from its folder."""
+    included = config.get("include") or []
+    return [included] if isinstance(included, str) else included
 
 
 def definitions_folder() -> Path:
@@ -144,11 +157,41 @@ def reason_to_refuse(path: str) -> str:
 
 
 def content(path: str) -> str:
-    """Returns a digest of a definition, of those that it builds on, and of the functions beside it."""
+    """Returns a digest of a definition, of all that it includes, wherever that is, and of the functions beside them.
+
+    What lm-eval's own folder has is told by its version; of it, the files beside a definition alone count here.
+    """
     hashed, file = hashlib.sha256(), definitions_folder() / path
-    for one in sorted({file, *file.parent.glob("*.yaml"), *file.parent.glob("*.py")}):
+    beside = sorted({file, *file.parent.glob("*.yaml"), *file.parent.glob("*.py")})
+    seen = {one.resolve() for one in beside}
+    elsewhere = [one for one in _built_on(file, set()) if one.resolve() not in seen]
+    for one in [*beside, *dict.fromkeys(elsewhere)]:
         hashed.update(one.read_bytes())
     return hashed.hexdigest()[:12]
+
+
+def _built_on(file: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yields a definition, the modules of its functions and beside it, and the same of all that it includes.
+
+    They come in the order of their being named, which is the same wherever the folders lie.
+    """
+    if file.resolve() in seen or file.resolve().is_relative_to(definitions_folder().resolve()):
+        return
+    seen.add(file.resolve())
+    state = file.stat()
+    included, modules = _named_in(file, state.st_mtime_ns, state.st_size)
+    yield from (file, *sorted(file.parent.glob("*.py")), *modules)
+    for other in included:
+        yield from _built_on(other, seen)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named_in(file: Path, changed: int, size: int) -> tuple[list[Path], list[Path]]:
+    """Returns the definitions that a definition includes, and the modules that its functions are in."""
+    functions: list[str] = []
+    included = _included(_parsed(file.read_text(encoding="utf-8"), lambda _, node: functions.append(str(node.value))))
+    modules = [file.parent / f"{name.rpartition('.')[0]}.py" for name in functions]
+    return [file.parent / one for one in included], [one for one in modules if one.is_file()]
 
 
 @functools.cache

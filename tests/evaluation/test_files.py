@@ -106,7 +106,7 @@ def test_a_split_takes_examples_in_the_order_asked_for():
     assert (taken.inputs["text"], taken.inputs["x"].tolist(), taken.labels.tolist()) == (["c", "a"], [3, 1], [9, 7])
 
 
-def test_a_folder_is_identified_by_its_content_and_a_hub_name_by_itself(tmp_path):
+def test_a_folder_is_identified_by_its_content_and_a_hub_name_without_a_commit_by_itself(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")

@@ -1,7 +1,10 @@
 """Tasks of lm-eval by name: asked as lm-eval asks, answers as it scores them, and what cannot be is refused."""
 
+import hashlib
 import json
+import shutil
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +104,44 @@ def test_the_identity_follows_definition_documents_and_options(folder, tmp_path)
     (folder / "quiz.yaml").write_text(CHOICE.format(folder) + "description: Be quick.\n")
     assert content(own.definition) != before
     (folder / "quiz.yaml").write_text(CHOICE.format(folder))
+
+
+def test_the_digest_follows_what_is_included_wherever_that_is(folder, tmp_path):
+    places = [tmp_path / name for name in ("own", "base", "further/deep", "functions")]
+    for place in places:
+        place.mkdir(parents=True)
+    own, base, further, functions = places
+    (own / "mine.yaml").write_text("task: mine\ninclude: _local\n")
+    (own / "_local").write_text("include: [../base/base.yaml]\n")  # beside it, but no *.yaml
+    (base / "base.yaml").write_text(
+        f"include: [{further}/quiz.yaml, ../further/deep/more.yaml]\ndoc_to_text: !function ../functions/words.text\n"
+    )
+    (further / "quiz.yaml").write_text(CHOICE.format(folder).replace("task: quiz\n", ""))
+    (further / "more.yaml").write_text("description: Be quick.\n")
+    (functions / "words.py").write_text("def text(row):\n    return row['q']\n")
+    path = task(own, "mine").definition
+    seen = {content(path)}
+    for file in (own / "_local", base / "base.yaml", further / "quiz.yaml", further / "more.yaml",
+                 functions / "words.py", base / "beside.py"):  # fmt: skip
+        with file.open("a") as stream:
+            stream.write("# changed\n")
+        assert content(path) not in seen, file
+        seen.add(content(path))
+    (base / "unused.yaml").write_text("description: of nobody\n")
+    assert content(path) in seen
+    shutil.copytree(own, tmp_path / "elsewhere" / "own")
+    for name in ("base", "further", "functions"):
+        shutil.copytree(tmp_path / name, tmp_path / "elsewhere" / name)
+    assert content(str(tmp_path / "elsewhere" / "own" / "mine.yaml")) == content(path)
+
+
+def test_the_digest_of_a_definition_that_includes_its_neighbours_alone_is_that_of_their_bytes(folder):
+    """Names in the cache are made of it; what lm-eval's own definitions include is told by its version."""
+    lm_evals = find("mmlu_anatomy_generative", None)  # includes a file that is no *.yaml
+    for path in (task(folder, "written").definition, task(folder, "quiz").definition, lm_evals):
+        near = Path(path).parent
+        files = sorted({*near.glob("*.yaml"), *near.glob("*.py")})
+        assert content(path) == hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @pytest.mark.parametrize(
