@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from hies.errors import HiesError
@@ -49,22 +50,33 @@ def check_quotes(text: str, separator: str, rows: pd.DataFrame | None, name: str
         rows: as they were read, all texts; None: they could not be.
         name: what messages call the file.
     """
+    columns = 0 if rows is None else len(rows.columns)
+
+    @cache  # many texts of several lines may ask for them
+    def values_of(place: int) -> tuple[set[str], bool]:
+        values = set() if rows is None else set(map(str, rows.iloc[:, place]))
+        return values, all(map(_NUMBER.fullmatch, values))
+
+    tail = re.compile(rf"[^{re.escape(separator)}\r\n]*")
     for field in _long_fields(text, separator):
-        closing = 1 + len(_LINE_END.findall(text, 0, field.end))
-        behind = re.compile(rf"[^{re.escape(separator)}\r\n]*").match(text, field.end)
+        behind = tail.match(text, field.end)
         if not field.closes:
             problem = "never closes"
         elif behind and behind[0].strip():
-            problem = f"closes in line {closing} with text right behind it"
-        elif rows is not None and _holds_rows(field, separator, rows):
-            problem = f"closes in line {closing}, and what stands between looks like rows"
+            problem = f"closes in line {_line_of(field.end, text)} with text right behind it"
+        elif _holds_rows(field, separator, columns, values_of):
+            problem = f"closes in line {_line_of(field.end, text)}, and what stands between looks like rows"
         else:
             continue
         raise HiesError(
-            f"{name}, line {1 + len(_LINE_END.findall(text, 0, field.start))}: the quote that opens a field {problem}, "
+            f"{name}, line {_line_of(field.start, text)}: the quote that opens a field {problem}, "
             'so rows would be lost; put a text that has quotes in quotes and double those inside, as in """so"", he '
             'said", or give JSON lines.'
         )
+
+
+def _line_of(place: int, text: str) -> int:
+    return 1 + len(_LINE_END.findall(text, 0, place))
 
 
 def _long_fields(text: str, separator: str) -> Iterator[_LongField]:
@@ -80,25 +92,28 @@ def _long_fields(text: str, separator: str) -> Iterator[_LongField]:
             yield _LongField(column, _LINE_END.split(inside), start, last, bool(found[2]))
 
 
-def _holds_rows(field: _LongField, separator: str, rows: pd.DataFrame) -> bool:
-    """Returns True if the lines of a field have the separators of rows, and a cell that could be one of its column."""
-    columns, (first, *between, last) = len(rows.columns), field.lines
+def _holds_rows(
+    field: _LongField, separator: str, columns: int, values_of: Callable[[int], tuple[set[str], bool]]
+) -> bool:
+    """Returns True if the lines of a field have the separators of rows, and a cell that could be one of its column.
+
+    Args:
+        field: between its quotes.
+        separator: of the fields of a row.
+        columns: how many there are; 0: it is not known.
+        values_of: returns the values of a column, and True if all of them are numbers.
+    """
+    first, *between, last = field.lines
     between = [line for line in between if line]
     counts = (first.count(separator), *(line.count(separator) for line in between), last.count(separator))
     if columns < 2 or counts != (columns - 1 - field.column, *[columns - 1] * len(between), field.column):
         return False
     if separator == "\t":
         return True
-    cells: list[set[str]] = [set() for _ in range(columns)]
     for begins, line in ((field.column, first), *((0, line) for line in between), (0, last)):
         for place, cell in enumerate(line.split(separator), start=begins):
-            cells[place].add(cell)
-    others = (place for place in range(columns) if place != field.column)
-    return any(_could_be(cells[place] - {""}, rows.iloc[:, place]) for place in others)
-
-
-def _could_be(cells: set[str], column: pd.Series) -> bool:
-    """Returns True if one of the cells is a value of a column, or a number among numbers."""
-    values = set(map(str, column))
-    numbers = all(map(_NUMBER.fullmatch, values)) and any(map(_NUMBER.fullmatch, cells))
-    return numbers or not values.isdisjoint(cells)
+            if cell and place != field.column:
+                values, are_numbers = values_of(place)
+                if cell in values or (are_numbers and _NUMBER.fullmatch(cell)):
+                    return True
+    return False

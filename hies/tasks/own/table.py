@@ -263,7 +263,7 @@ class OwnTable(OwnData, ClassifierTask):
             return "scores from {:g} to {:g}".format(*self.scale)
         several = self.kind == "multi_label"
         counts = cells.bits_of(labels).sum(axis=0) if several else np.bincount(labels, minlength=len(names))
-        shown = [f"{name} {count}" for name, count in zip(names, counts, strict=True)][:labels_of.SHOWN_LABELS]
+        shown = [f"{name} {count}" for name, count in zip(names, counts, strict=True)][: labels_of.SHOWN_LABELS]
         more = f" and {len(names) - labels_of.SHOWN_LABELS} more" if len(names) > labels_of.SHOWN_LABELS else ""
         return f"{len(names)} {'labels' if several else 'classes'}, reported: {', '.join(shown)}{more}"
 
