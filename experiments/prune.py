@@ -98,7 +98,7 @@ def _prune_declared(declared: Declared) -> int:
 
 
 def _checked_folder(config: Config) -> Path:
-    """Where the model goes, if it can go there; nothing is written yet."""
+    """Where the model goes, if it can go there, without links and dots; nothing is left there yet."""
     if len(config.sparsity.ratios) != 1:
         raise HiesError(
             f"sparsity.ratios is {config.sparsity.ratios}, but a model is pruned at one; give sparsity.ratio=0.3."
@@ -107,13 +107,27 @@ def _checked_folder(config: Config) -> Path:
         raise HiesError("out is missing; name the folder that the pruned model goes to, as in out=DIR.")
     from hies.pruning.files import RECORD
 
-    folder = Path(config.out)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
-        raise HiesError(f"out is {config.out!r}, which holds files but no pruned model; name a new or empty folder.")
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise HiesError(f"out is {config.out!r}, where no folder can be written; name another one.")
+    try:
+        folder = Path(config.out).resolve()
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+            raise HiesError(
+                f"out is {config.out!r}, which holds files but no pruned model; name a new or empty folder."
+            )
+        _try_to_write(folder)
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError of Python's before 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise HiesError(
+            f"out is {config.out!r}, where no folder can be written ({reason}); name another one."
+        ) from None
     return folder
+
+
+def _try_to_write(folder: Path) -> None:
+    """Makes and removes an empty folder where the model is written before it has its name; raises OSError."""
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    probe = above / f".{folder.name}.{os.getpid()}.partial"
+    probe.mkdir()
+    probe.rmdir()
 
 
 def _where_heads_can_go(job: Job) -> Job:
@@ -174,16 +188,13 @@ def _cost_of_plain(job: Job, evaluator: Evaluator, removed: Removed, dense: np.n
 def _save(small: PreTrainedModel, evaluator: Evaluator, folder: Path) -> bool:
     """Writes the model and what prepares its inputs; a new folder appears when it is complete.
 
-    In a folder with an earlier model nothing changes before the new one is saved.
+    A folder that is there stays, since somebody may work in it: nothing in it changes before the new model is saved.
 
     Returns:
         True if plain `from_pretrained` loads it.
     """
-    from hies.pruning.files import RECORD
-
-    fresh = not (folder / RECORD).exists()
     try:
-        with replacing(folder) if fresh else contextlib.nullcontext(folder) as place:
+        with contextlib.nullcontext(folder) if folder.exists() else replacing(folder) as place:
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".processor-", dir=place) as aside:
                 if (processor := _processor(evaluator)) is not None:

@@ -231,17 +231,54 @@ def test_a_folder_of_other_files_is_left_alone(call, tmp_path):
         (["sparsity.ratio=0.3", "out={new}", "experiment=digits"], ["3 jobs", "one"]),
         (["sparsity.ratio=0.3", "out={file}"], ["out is", "file"]),
         (["sparsity.ratio=0.3", "out={file}/below"], ["out is", "file/below"]),
+        (["sparsity.ratio=0.3", "out={file}/../file"], ["out is", "file", "Not a directory"]),
+        (["sparsity.ratio=0.3", "out=/"], ["out is '/', which holds files"]),
+        (["sparsity.ratio=0.3", "out=.."], ["out is '..', which holds files"]),
+        (["sparsity.ratio=0.3", "out={new}/" + 250 * "x"], ["out is", "xxx"]),
+        (["sparsity.ratio=0.3", "out={file}-loop"], ["out is", "loop"]),
         (["sparsity.ratio=0.3", "oot={new}"], ["'oot'", "did you mean 'out'"]),
     ],
 )
 def test_a_mistake_is_one_sentence_said_before_anything_is_computed(call, tmp_path, arguments, words):
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "file-loop").symlink_to(tmp_path / "file-loop")
     arguments = [word.format(new=tmp_path / "new", file=tmp_path / "file") for word in arguments]
     status, text, (error,) = call(*DIGITS, *arguments, f"cache_dir={tmp_path}/cache")
     assert status == 2 and not text
     assert all(word in error for word in words), error
     assert not list(tmp_path.glob("cache/*/*")) and not (tmp_path / "new").exists()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", [".", "link", "new/../empty", "dangling"])
+def test_the_folder_may_be_this_one_or_a_link(call, tmp_path, monkeypatch, out):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "empty" / "below")
+    monkeypatch.chdir(tmp_path / "empty" if out == "." else tmp_path)
+    before = (tmp_path / "empty").stat().st_ino
+    status, _, errors = call(*DIGITS, "sparsity.ratio=0.3", f"out={out}")
+    assert status == 0, errors
+    place = tmp_path / "empty" / ("below" if out == "dangling" else "")
+    assert hies.pruned_heads(hies.load_pruned(place)) and not list(place.glob(".*"))
+    assert (tmp_path / "empty").stat().st_ino == before and (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(call, tmp_path, monkeypatch):
+    make = prune.Path.mkdir
+
+    def denied(path, *arguments, **options):
+        if path.parent == tmp_path / "closed":  # root may write anywhere
+            raise PermissionError(13, "Permission denied")
+        make(path, *arguments, **options)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(prune.Path, "mkdir", denied)
+    for out in ("closed", "closed/new/small"):
+        words = f"out={tmp_path}/{out}", f"cache_dir={tmp_path}/cache"
+        status, text, (error,) = call(*DIGITS, "sparsity.ratio=0.3", *words)
+        assert status == 2 and not text and f"out is '{tmp_path}/{out}'" in error and "Permission denied" in error
+    assert not list(tmp_path.glob("cache/*/*"))
 
 
 def test_a_model_that_cannot_be_cut_is_refused_before_it_is_fine_tuned(call, tmp_path, monkeypatch):

@@ -160,7 +160,8 @@ class OwnData(Task):
             called = [files.called(getattr(self, part) or self.train or "") for part in ("report", name)]
             warnings.warn(
                 f"{len(shared)} of the {len(splits.report)} reported {unit}s are among those {purpose} too: {unit} "
-                f"{rows[0]} of {called[0]} is {unit} {rows[1]} of {called[1]}; leave them out of one.",
+                f"{rows[0]} of {called[0]} is {unit} {rows[1]} of {called[1]} (upper case and blanks aside); leave "
+                "them out of one.",
                 stacklevel=2,
             )
 
@@ -177,9 +178,13 @@ class OwnData(Task):
 
 
 def _keys(split: Split) -> list[tuple[Any, ...]]:
-    """Returns the inputs of each example, hashable."""
-    columns = ([repr(cell) if isinstance(cell, list) else cell for cell in column] for column in split.inputs.values())
-    return list(zip(*columns, strict=True))
+    """Returns the inputs of each example, hashable; of texts without upper case and without blanks that repeat."""
+    return list(zip(*(map(_key, column) for column in split.inputs.values()), strict=True))
+
+
+def _key(cell: Any) -> Any:
+    text = repr(cell) if isinstance(cell, list) else cell
+    return " ".join(text.lower().split()) if isinstance(text, str) else text
 
 
 def sizes_in_words(splits: Splits) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hies.tasks.checks import plain_label, shown
+from hies.tasks.checks import shown
 from hies.tasks.own.files import EMPTY_CELLS, MOST_CHARACTERS, bad_cell
+from hies.tasks.own.labels import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +59,8 @@ def label_sets(rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[
     held: list[set[str]] = [set() for _ in range(len(rows))]
     for column in columns:
         for row, cell in enumerate(rows[column].tolist()):
-            if (text := "" if is_missing(cell) else _label(cell, row, column, source).lower()) in ("1", "true"):
+            text = "" if is_missing(cell) else _label(cell, row, column, source).lower()
+            if (text := number_of(text) or text) in ("1", "true"):
                 held[row].add(column)
             elif text not in ("0", "false"):
                 raise bad_cell(source, row, column, f"{shown(cell)} is neither 0 nor 1", MEND)
@@ -69,8 +72,8 @@ def scores(rows: pd.DataFrame, column: str, source: str, scale: Sequence[float])
     found = []
     for row, cell in enumerate(rows[column].tolist()):
         try:
-            found.append(float(cell))
-        except (TypeError, ValueError):
+            found.append(float("nan" if "_" in str(cell) else cell))  # Python takes 1_0 for 10
+        except (TypeError, ValueError, OverflowError):
             found.append(float("nan"))
         if not scale[0] <= found[-1] <= scale[1]:
             what = f"{shown(cell)} is no score from {scale[0]:g} to {scale[1]:g}"
@@ -87,16 +90,6 @@ def check_ids(rows: pd.DataFrame, column: str | None, source: str) -> None:
         if (before := first.setdefault(cell, row)) != row:
             what = f"row {before + 1} has the same id, {cell}"
             raise bad_cell(source, row, str(column), what, "mend one, or give task.id=null if ids may repeat")
-
-
-def distinct(labels: Iterable[Sequence[Any]]) -> tuple[str, ...]:
-    """Returns all labels of several columns once, sorted: numbers by their size. Upper case counts as lower."""
-    every = (one for column in labels for label in column for one in ([label] if isinstance(label, str) else label))
-    first: dict[str, str] = {}
-    for one in sorted(set(every)):
-        first.setdefault(plain_label(one), one)
-    numbers = all(map(str.isdecimal, first))
-    return tuple(first[one] for one in sorted(first, key=lambda label: (int(label) if numbers else 0, label)))
 
 
 def common_sets(texts: np.ndarray) -> np.ndarray:
@@ -120,21 +113,16 @@ def text_of_bits(bits: np.ndarray) -> np.ndarray:
 
 
 def _label(cell: Any, row: int, column: str, source: str) -> str:
-    """Returns a label in words; a whole number without a point."""
+    """Returns a label as it stands, without blanks around it; of a float that is whole no point."""
     if is_missing(cell):
         raise bad_cell(source, row, column, "there is no label", MEND)
-    if not isinstance(cell, str | int | float):
+    if isinstance(cell, str):
+        return cell.strip()
+    if not isinstance(cell, int | float):
         raise bad_cell(source, row, column, f"{shown(cell)} is no label", "for several give task.kind=multi_label")
-    try:
-        number = float(cell)
-    except ValueError:
-        return str(cell).strip()
-    if isinstance(cell, bool):
-        return str(cell)
-    if not number.is_integer():
-        raise bad_cell(source, row, column, f"{shown(cell)} is no class", "for scores give task.kind=regression")
-    exact = isinstance(cell, int) or str(cell).strip().isdecimal()  # a float has 53 bits, and an id may have 64
-    return str(int(cell if exact else number))
+    if cell in (inf, -inf):
+        raise bad_cell(source, row, column, f"{shown(cell)} is no class", MEND)
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
 
 
 def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:

@@ -18,6 +18,7 @@ from hies.tasks.own import cells
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.columns import names_of, there_are
 from hies.tasks.own.files import bad_cell, read_rows
+from hies.tasks.own.labels import LONGEST_NUMBER
 from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _answers(answers: Sequence[Any], offered: Sequence[Sequence[str]], column: s
         "options": [each.index(text) if text in each else None for text, each in zip(texts, offered, strict=True)],
         "letters": [_place(text, ascii_uppercase[: len(each)]) for text, each in zip(texts, offered, strict=True)],
         "numbers": [
-            int(text) if text.isdecimal() and int(text) < len(each) else None
+            int(text) if text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) < len(each) else None
             for text, each in zip(texts, offered, strict=True)
         ],
     }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hies.errors import HiesError, ParameterError, brief
 from hies.tasks import hub
 from hies.tasks.checks import shown
+from hies.tasks.own.quotes import check_quotes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +141,9 @@ def _json_rows(text: str, source: str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+            if "\\u" in line:
+                json.dumps(row, ensure_ascii=False).encode()  # no tokenizer takes half of a character
+        except (ValueError, RecursionError) as error:  # what is nested too deep for Python
             raise HiesError(f"{called(source)}, line {number}: it is no JSON ({brief(error)}); mend it.") from None
         if not isinstance(row, dict):
             raise HiesError(f"{called(source)}, line {number}: {shown(row)} is no object such as {{'text': ...}}.")
@@ -153,7 +156,7 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
     from pyarrow import csv as arrow
 
     chosen = separator or usual
-    names = next(csv.reader(io.StringIO(text), delimiter=chosen), [])
+    names = _header(text, source, chosen)
     others = (one for one in ";\t|," if one != chosen and one in text[:1000])
     if len(names) < 2 and (other := next(others, None)):
         give = "call the file FILE.tsv" if other == "\t" else f"give task.separator='\"{other}\"'"
@@ -183,6 +186,7 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
     except (pa.ArrowException, ValueError) as error:
         if not wrong:
             raise HiesError(f"{called(source)} cannot be read as a table ({brief(error)}); mend it.") from error
+        check_quotes(text, chosen, None, called(source))  # what closes in a wrong place makes other rows wrong
         row = wrong[0]
         more = row.actual_columns > row.expected_columns
         mend = f"put a text that holds {chosen!r} in quotes" if more else "fill in what is missing, or close a quote"
@@ -191,7 +195,20 @@ def _csv_rows(text: str, source: str, separator: str | None, usual: str) -> pd.D
             f"field{'s'[: row.actual_columns > 1]}, but there are {row.expected_columns} columns, "
             f"{', '.join(names)[:80]}; {mend}."
         ) from None
-    return table.to_pandas()
+    rows = table.to_pandas()
+    check_quotes(text, chosen, rows, called(source))
+    return rows
+
+
+def _header(text: str, source: str, separator: str) -> list[str]:
+    """Returns the names of the columns of a CSV file; none where it is blank."""
+    try:
+        return next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator)), [])
+    except csv.Error as error:  # a field of more than 131,072 characters
+        raise HiesError(
+            f"{called(source)}, line 1: the header cannot be read ({brief(error)}); name the columns there, or close a "
+            "quote."
+        ) from None
 
 
 def _hub_rows(option: str, source: str, data_root: Path | None) -> pd.DataFrame:

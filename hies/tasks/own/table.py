@@ -14,9 +14,10 @@ from hies.errors import HiesError, ParameterError, check_choice
 from hies.tasks import checks
 from hies.tasks.base import Answers, ClassifierTask
 from hies.tasks.own import cells
+from hies.tasks.own import labels as labels_of
 from hies.tasks.own.base import OwnData, sizes_in_words
 from hies.tasks.own.columns import FoundColumns, find_columns, names_of
-from hies.tasks.own.files import bad_cell, called, read_rows
+from hies.tasks.own.files import read_rows
 from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ PROBLEMS = {
     "regression": "regression",
 }  # kind of labels -> what transformers calls it
 STEPS = 5  # what the scale of scores is brought to, on which stability rounds them (`hies.runs.quality`)
-SHOWN_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class _Content:
     columns: FoundColumns
     labels: dict[str, list[Any]]
     named: Sequence[str]
+
+    def every_label(self) -> tuple[str, ...]:
+        """Returns the names of several columns of labels, or all labels as they stand."""
+        if len(self.columns.labels) > 1:
+            return self.columns.labels
+        return tuple({one for found in self.labels.values() for cell in found for one in labels_of.labels_in(cell)})
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class OwnTable(OwnData, ClassifierTask):
                 raise ParameterError(option, getattr(self, option), f"task.kind={self.kind} has none; leave it out")
         if self.classes is not None:
             classes = tuple(map(str, self.classes)) if isinstance(self.classes, list | tuple) else ()
-            if len(set(map(checks.plain_label, classes))) < max(len(classes), 1):
+            if len(set(map(str.strip, classes))) < max(len(classes), 1):
                 expected = "give a list with each class once, as in task.classes=[negative,positive]"
                 raise ParameterError("classes", self.classes, expected)
             object.__setattr__(self, "classes", classes)
@@ -146,9 +152,10 @@ class OwnTable(OwnData, ClassifierTask):
             cells.check_ids(rows, self.id, source)
             inputs = cells.inputs(rows, columns.texts, columns.image, source)
             parts[part] = Split(inputs, self._array(content.labels[part], names))
-            if self.kind != "multi_label" and len(set(parts[part].labels.tolist())) < 2:
-                what = f"all {len(rows)} rows have the same label, {checks.shown(content.labels[part][0])}"
-                raise HiesError(f"{called(source)}, column {columns.labels[0]!r}: {what}; give rows of others, too.")
+            if len(set(parts[part].labels.tolist())) < 2:
+                raise labels_of.all_the_same(content.labels[part], source, columns.labels[0])
+        if self.classes is None and self.kind != "regression":
+            labels_of.warn_of_untrained(content.labels, self.given())
         labels = parts["train"].labels
         strata = {"classification": lambda: np.array(names)[labels], "multi_label": lambda: cells.common_sets(labels)}
         splits = self.divided(parts, strata[self.kind]() if self.kind in strata else None)
@@ -166,25 +173,28 @@ class OwnTable(OwnData, ClassifierTask):
         """Returns the task with the classes of a classifier, by name or by number, in the order of its outputs.
 
         Raises:
-            HiesError: the classifier lacks one of the labels, or does not say which output stands for which.
+            HiesError: the classifier lacks one of the labels, does not say which output stands for which, or names them
+            in another order than `classes`.
         """
         if self.kind == "regression" or self.classes is not None:
             needed = 1 if self.classes is None else len(self.classes)
             if needed != len(outputs):
                 name, value = ("classes", list(self.classes)) if self.classes else ("kind", self.kind)
                 raise ParameterError(f"task.{name}", value, f"the model has {len(outputs)} outputs, not {needed}")
+            labels_of.check_order(self.classes or (), outputs)
             return self
-        content = self._content(data_root)
-        labels, named = self._names(content), {*map(checks.plain_label, outputs)}
+        content, known = self._content(data_root), labels_of.Names(outputs)
+        labels, named = content.every_label(), {*map(checks.plain_label, outputs)}
         unnamed, classes = checks.are_unnamed(outputs), tuple(outputs)
-        if not {*map(checks.plain_label, labels)} <= named:
-            if self.kind == "classification" and all(map(str.isdecimal, labels)):
+        if None in map(known.place, labels):
+            numbers = [number for label in labels if (number := labels_of.number_of(label)) and number.isdecimal()]
+            if self.kind == "classification" and len(numbers) == len(labels):
                 numbered = [checks.plain_label(name) for name in content.named]
                 order = map(numbered.index, map(checks.plain_label, outputs)) if {*numbered} == named else None
                 if not content.named:
-                    _check_start(labels, len(outputs))
+                    labels_of.check_start(numbers, len(outputs))
                 classes = tuple(map(str, order or range(len(outputs))))
-            elif self.kind == "classification" and unnamed and len(labels) == len(outputs):
+            elif self.kind == "classification" and unnamed and len(self._names(content)) == len(outputs):
                 return self  # answers tell which is which
             elif unnamed:
                 expected = f"the model does not name its {len(outputs)} outputs, so name what each stands for, in order"
@@ -198,7 +208,7 @@ class OwnTable(OwnData, ClassifierTask):
         return outputs | ({"problem_type": PROBLEMS[self.kind]} if self.kind == "multi_label" else {})
 
     def check_network(self, network: Any, data_root: Path | None, checkpoint: str) -> None:
-        """Raises HiesError for a network with other outputs, or with outputs that stand for another kind of labels."""
+        """Raises HiesError for a network with other outputs, or in another order, or for another kind of labels."""
         try:
             super().check_network(network, data_root, checkpoint)
         except HiesError as error:
@@ -206,6 +216,13 @@ class OwnTable(OwnData, ClassifierTask):
         if network.config.problem_type not in (None, PROBLEMS[self.kind]):
             expected = f"the model was trained for problem_type {network.config.problem_type!r}"
             raise ParameterError("task.kind", self.kind, expected)
+        outputs = [str(name) for _, name in sorted(network.config.id2label.items())]
+        labels_of.check_order(self.classes or (), outputs)
+        if self.kind == "multi_label" and self.classes is None:  # no answers tell which output is which
+            names = self.output_names(data_root)
+            if [*map(labels_of.Names(outputs).place, names)] != [*range(len(names))]:
+                expected = f"the model has {labels_of.listed(outputs)}; name what each output stands for, in order"
+                raise ParameterError("task.classes", None, expected)
 
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
         """Returns tokens cut to `max_length`, or pixels; several labels are a row of 0 and 1."""
@@ -246,8 +263,8 @@ class OwnTable(OwnData, ClassifierTask):
             return "scores from {:g} to {:g}".format(*self.scale)
         several = self.kind == "multi_label"
         counts = cells.bits_of(labels).sum(axis=0) if several else np.bincount(labels, minlength=len(names))
-        shown = [f"{name} {count}" for name, count in zip(names, counts, strict=True)][:SHOWN_CLASSES]
-        more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+        shown = [f"{name} {count}" for name, count in zip(names, counts, strict=True)][: labels_of.SHOWN_LABELS]
+        more = f" and {len(names) - labels_of.SHOWN_LABELS} more" if len(names) > labels_of.SHOWN_LABELS else ""
         return f"{len(names)} {'labels' if several else 'classes'}, reported: {', '.join(shown)}{more}"
 
     def _content(self, data_root: Path | None) -> _Content:
@@ -279,33 +296,25 @@ class OwnTable(OwnData, ClassifierTask):
         if self.classes is not None:
             self._check_known(content, self.classes, self.classes)
             return self.classes
-        if self.kind == "multi_label" and len(content.columns.labels) > 1:
+        if len(content.columns.labels) > 1:
             return content.columns.labels
-        return cells.distinct(content.labels.values())
+        return labels_of.classes_of(content.labels, self.given(), content.columns.labels[0])
 
     def _check_known(self, content: _Content, classes: Sequence[str], outputs: Sequence[str]) -> None:
         """Raises HiesError for the first label that is none of the classes, which messages call `outputs`."""
-        known = {*map(checks.plain_label, classes)}
-        for part, labels in content.labels.items():
-            for row, label in enumerate(labels):
-                several = [label] if isinstance(label, str) else sorted(label)
-                if unknown := [one for one in several if checks.plain_label(one) not in known]:
-                    there = ", ".join(outputs[:SHOWN_CLASSES]) + (", ..." if len(outputs) > SHOWN_CLASSES else "")
-                    what = f"the label {unknown[0]!r} is none of the {len(outputs)} of the model ({there})"
-                    counted = "; numbers count from 0" if unknown[0].isdecimal() else ""
-                    remedy = f"mend it, or name what the outputs stand for as task.classes{counted}"
-                    raise bad_cell(self.given()[part], row, content.columns.labels[0], what, remedy)
+        labels_of.check_known(content.labels, self.given(), content.columns.labels[0], classes, outputs)
 
     def _array(self, labels: Sequence[Any], names: Sequence[str]) -> np.ndarray:
         """Returns labels as splits have them: class indices, scores, or texts of 0 and 1."""
         if self.kind == "regression":
             return np.array(labels, dtype=np.float32)
-        place = {checks.plain_label(name): i for i, name in enumerate(names)}
+        known = labels_of.Names(names)
+        place: dict[str, Any] = {label: known.place(label) for cell in labels for label in labels_of.labels_in(cell)}
         if self.kind == "classification":
-            return np.array([place[checks.plain_label(label)] for label in labels], dtype=np.int64)
+            return np.array([place[label] for label in labels], dtype=np.int64)
         bits = np.zeros((len(labels), len(names)), dtype=np.uint8)
         for row, several in enumerate(labels):
-            bits[row, [place[checks.plain_label(label)] for label in several]] = 1
+            bits[row, [place[label] for label in several]] = 1
         return cells.text_of_bits(bits)
 
 
@@ -313,11 +322,3 @@ def _is_scale(scale: Any) -> bool:
     """Returns whether a value is two numbers, the lower one first."""
     numbers = isinstance(scale, list | tuple) and all(isinstance(one, int | float) for one in scale)
     return numbers and len(scale) == 2 and -inf < scale[0] < scale[1] < inf
-
-
-def _check_start(labels: Sequence[str], outputs: int) -> None:
-    """Raises ParameterError for numbers without 0 that would be right from 0 and from 1."""
-    least, most = min(map(int, labels)), max(map(int, labels))
-    if least > 0 and most < outputs:
-        what = f"labels are {least} to {most} of {outputs}, which may count from 0 or from 1"
-        raise ParameterError("task.classes", None, f"{what}; give [0,1,...] or [1,2,...] in full")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hies.errors import ParameterError
+from hies.errors import HiesError, ParameterError
 from hies.tasks.base import Answers, PromptTask
+from hies.tasks.checks import shown
 from hies.tasks.choice_task import encode_texts
 from hies.tasks.own.base import OwnData, sizes_in_words
-from hies.tasks.own.files import read_text
+from hies.tasks.own.files import called, read_text
 from hies.tasks.splits import Split, Splits
 
 if TYPE_CHECKING:
@@ -59,8 +60,30 @@ class OwnText(OwnData, PromptTask):
         return splits
 
     def encode(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
-        """Returns the tokens of each piece, which are its labels too; of one with more than `max_length` the last."""
-        return encode_texts(list(examples.inputs["text"]), processor, max_length)
+        """Returns the tokens of each piece, which are its labels too; of one with more than `max_length` the last.
+
+        Raises:
+            HiesError: a piece is a single token of this tokenizer, before which nothing stands that predicts it.
+        """
+        texts = list(examples.inputs["text"])
+        encoded = encode_texts(texts, processor, max_length)
+        if short := next((text for place, text in enumerate(texts) if encoded.length(place) < 2), None):
+            raise HiesError(
+                f"{self._place_of(short)}: {shown(short)} is a piece of a single token of this model, which has no "
+                "loss; take out the blanks around it, or leave it out."
+            )
+        return encoded
+
+    def _place_of(self, wanted: str) -> str:
+        """Returns the file and the line that a piece begins in."""
+        for part, source in self.given().items():
+            text, place = read_text(part, source, self.encoding), 0
+            for piece, _ in pieces(text, self.characters):
+                place = text.index(piece, place)
+                if piece == wanted:
+                    return f"{called(source)}, line {text.count(chr(10), 0, place) + 1}"
+                place += len(piece)
+        return self.name or self.kind_name
 
     def prepare(self, examples: Split, processor: Any, max_length: int, image_size: int | None = None) -> Encoded:
         """Returns the encoded pieces."""

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,28 @@ BAD = {
         "review,stars\ngood,a\nbad\n",
         r"^films\.csv, row 2: it has 1 field, but there are 2 columns, review, stars; fill in what is missing",
     ),
-    "open quote": ('review,stars\n"good,a\nbad,b\n', r"^films\.csv, row 1: it has 1 field, .* close a quote"),
+    "open quote": ('review,stars\n"good,a\nbad,b\n', r"^films\.csv, line 2: the quote that opens a field never closes"),
+    "open quote in the last column": ('stars,review\na,"good\nb,bad\n', r"^films\.csv, line 2: .* never closes, so"),
+    "two open quotes": (
+        'review,stars\ngood,a\n"so it goes,b\nbad,b\n"odd,a\nfine,b\n',
+        r"^films\.csv, line 3: the quote that opens a field closes in line 5 with text right behind it, so rows",
+    ),
+    "a quote at a beginning and one at an end": (
+        'review,stars\r\ngood,a\r\n"so it goes,b\r\n\r\nbad,b\r\nodd",a\r\nfine,b\r\n',
+        r"^films\.csv, line 3: the quote .* closes in line 6, and what stands between looks like rows, so",
+    ),
+    "such quotes in the last column": (
+        'stars,review\n7,good\n8,"so it goes\n9,odd"\n10,fine\n',
+        r"^films\.csv, line 3: the quote .* closes in line 4, and what stands between looks like rows",
+    ),
+    "such quotes behind a good one": (
+        'review,more,stars\n"good,\nreally","x",a\n"""so""","it goes,b\nbad,y,b\nodd,z",a\nfine,w,b\n',
+        r"^films\.csv, line 4: the quote .* closes in line 6, and what stands between looks like rows",
+    ),
+    "huge header": ('"' + "x" * 140_000 + '",stars\ngood,a\n', r"^films\.csv, line 1: the header cannot be read \("),
+    "a blank line before semicolons": ("\nreview;stars\ngood;a\n", r"^films\.csv, line 1: there is one column"),
+    "upper case": ("review,stars\ngood,us\nbad,US\n", r"^films\.csv, row 2, .* 'US' may be 'us' of films\.csv, row 1;"),
+    "two ways of a number": ("review,stars\ngood,1\nbad,1.0\n", r"row 2, column 'stars': '1\.0' may be '1' of films"),
     "tabs": ("review\tstars\ngood\ta\nbad\tb\n", r"seem to be parted by '\\t'; call the file FILE\.tsv\.$"),
     "utf-16": ("review,stars\ngut,a\nbad,b\n".encode("utf-16"), r"not in utf-8; .* as in task\.encoding=utf-16\.$"),
     "two columns of a name": ("review,stars,review\na,b,c\n", r"has two columns with the name 'review'"),
@@ -121,7 +143,7 @@ def test_options_that_do_not_fit_the_file_are_refused(tmp_path, options, says):
         ({"metric": "pearson"}, r"^metric is 'pearson'; for task\.kind=classification use accuracy or f1 or"),
         ({"kind": "regression"}, r"^scale is None; give the lowest and the highest score"),
         ({"kind": "regression", "scale": [5, 1]}, r"^scale is \[5, 1\]"),
-        ({"classes": ["a", "A"]}, r"^classes is \['a', 'A'\]; give a list with each class once"),
+        ({"classes": ["a", "a"]}, r"^classes is \['a', 'a'\]; give a list with each class once"),
         ({"name": "../x"}, r"^name is '\.\./x'; use letters"),
         ({"name": ".."}, r"^name is '\.\.'; use letters"),
         ({"scale": [1, 5]}, r"^scale is \[1, 5\]; task\.kind=classification has none; leave it out"),
@@ -132,6 +154,54 @@ def test_options_that_do_not_fit_the_file_are_refused(tmp_path, options, says):
 def test_options_that_no_file_fits_are_refused_before_one_is_read(options, says):
     with pytest.raises(HiesError, match=says):
         TASKS["table"](**options)
+
+
+@pytest.mark.parametrize(
+    "review",
+    [
+        "two\nlines",
+        "Dear all,\nthis is it",
+        "one, two\nthree, four\n\nfive, six\nno more",
+        'she said "so",\nand ""left""',
+        '"so, a\n"',
+        "",
+    ],
+)
+@pytest.mark.parametrize(("name", "separator"), [("films.csv", ","), ("films.tsv", "\t")])
+def test_texts_of_several_lines_are_read_whole(tmp_path, review, name, separator):
+    rows = [{"review": f"{i}{review}", "stars": row["stars"]} for i, row in enumerate(ROWS)]
+    splits = loaded(table(tmp_path / name, rows, sep=separator))
+    seen = [text for split in (splits.train, splits.selection, splits.report) for text in split.inputs["text"]]
+    assert sorted(seen) == sorted(row["review"] for row in rows)
+
+
+def test_line_ends_of_old_macs_are_read(tmp_path):
+    first = loaded(table(tmp_path / "films.csv"))
+    path = tmp_path / "films.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    assert loaded(path).digest() == first.digest()
+
+
+def test_labels_in_the_report_alone_are_said(tmp_path):
+    train = table(tmp_path / "train.csv")
+    report = table(
+        tmp_path / "test.csv", [{**row, "review": f"new {i}", "stars": "abc"[i % 3]} for i, row in enumerate(ROWS)]
+    )
+    task = TASKS["table"](train=str(train), report=str(report))
+    with pytest.warns(UserWarning, match=r"^12 rows of test\.csv have labels that train\.csv lacks, 'c': a model that"):
+        assert task.load_checked(None, tmp_path).report.labels.max() == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task.for_classifier(["c", "b", "a"], None).load_checked(None, tmp_path)
+        replace(task, classes=["a", "b", "c"]).load_checked(None, tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["a|b", "", "b|a|b"])
+def test_several_labels_that_are_always_the_same_are_refused(tmp_path, labels):
+    path = table(tmp_path / "films.csv", [{**row, "stars": labels} for row in ROWS])
+    says = r"^films\.csv, column 'stars': all 37 rows have the same labels, (a, b|none); give rows of others, too\.$"
+    with pytest.raises(HiesError, match=says):
+        loaded(path, kind="multi_label")
 
 
 def test_without_a_file_the_option_is_named():
@@ -189,6 +259,14 @@ def test_a_report_of_its_own_is_reported_whole_and_shared_rows_are_said(tmp_path
         loaded(table(tmp_path / "alone.csv", ROWS))
 
 
+def test_rows_that_differ_in_upper_case_or_blanks_alone_are_shared(tmp_path):
+    train = table(tmp_path / "train.csv")
+    near = [{**ROWS[3], "review": " FILM  3 was bad"}, {**ROWS[4], "review": "film 4 was fine"}]
+    says = r"^1 of the 2 reported rows are among .*: row 1 of near\.csv is row 4 of train\.csv \(upper case and blanks"
+    with pytest.warns(UserWarning, match=says):
+        loaded(train, report=str(table(tmp_path / "near.csv", near)))
+
+
 def test_labels_are_read_once_for_all_jobs_until_the_file_changes(tmp_path, monkeypatch):
     path, found, classes = table(tmp_path / "films.csv"), [], cells.classes
     monkeypatch.setattr(cells, "classes", lambda *cells_of: found.append(classes(*cells_of)) or found[-1])
@@ -227,6 +305,10 @@ def test_json_lines_and_parquet_are_checked_row_by_row(tmp_path):
         ('{"text": "a"}', r"^films\.jsonl, row 10, column 'label': there is no label"),
         ('{"text": 5, "label": 1}', r"row 10, column 'text': 5 is no text"),
         ('{"text": "a", "label": [1]}', r"row 10, column 'label': \[1\] is no label; for several give task\.kind"),
+        ('{"text": "a", "label": 1%s}' % ("0" * 400), r"row 10, column 'label': '?10000.* is no class"),
+        ('{"text": "a", "label": Infinity}', r"row 10, column 'label': inf is no class"),
+        ("[" * 100_000, r"^films\.jsonl, line 10: it is no JSON \(maximum recursion depth"),
+        ('{"text": "\\ud83d", "label": 1}', r"^films\.jsonl, line 10: it is no JSON \('utf-8' codec can't encode"),
     ):  # fmt: skip
         path.write_text("\n".join([*lines, bad, ""]))
         with pytest.raises(HiesError, match=says):

@@ -25,6 +25,7 @@ from hies.runs.quality import stability
 from hies.tasks import TASKS
 
 CPU = torch.device("cpu")
+FINGERPRINT = "8879be8d1834"  # of rows with the classes 0, 1 and 2: part of the ids of runs that there are
 WORDS = ["sun", "moon", "river", "stone", "bird", "tree"]
 
 
@@ -102,6 +103,77 @@ def test_numbers_of_classes_that_the_hub_names_as_the_model_does_stand_for_these
         for outputs in (["yes", "no"], ["no", "yes"], ["a", "b"])
     ]
     assert shares[0] == shares[2] == 1 - shares[1] > 0.5
+
+
+@pytest.mark.parametrize(
+    "names", [("01", "02", "03"), ("01", "00"), ("1e1", "2e1"), ("1_0", "10"), ("C", "c"), ("1.5", "2.5"), ("inf", "x")]
+)
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_a_label_is_the_name_that_it_is_letter_by_letter_before_any_other(tmp_path, names, kind):
+    path = file(tmp_path, rows(label=lambda i: names[i % len(names)]))
+    for outputs in (names, names[::-1]):
+        task = TASKS["table"](train=path, kind=kind).for_classifier(outputs, None)
+        split = task.load_checked(None, tmp_path).report
+        for text, label in zip(split.inputs["text"], split.labels, strict=True):
+            place = label if kind == "classification" else label.index("1")
+            assert outputs[place] == names[int(text.split()[0]) % len(names)]
+
+
+def test_only_plain_decimal_numbers_are_numbers(tmp_path):
+    for texts, expected in (
+        (("2", "10"), ("2", "10")),
+        (("2.0", "10.0"), ("2", "10")),
+        (("+1", "-1"), ("-1", "1")),
+        (("1", "01", "1_0"), ("01", "1", "1_0")),
+        (("infinity", "²"), ("infinity", "²")),
+    ):
+        path = file(tmp_path, rows(label=lambda i, texts=texts: texts[i % len(texts)]).astype(str), "mine.jsonl")
+        task = TASKS["table"](train=path)
+        assert sorted(task.label_names()) == sorted(expected)
+        assert len(set(task.load(None, tmp_path).train.labels.tolist())) == len(expected)
+    path = file(tmp_path, rows(label=lambda i: i % 3))
+    assert TASKS["table"](train=path).fingerprint(None) == FINGERPRINT
+    floats = file(tmp_path, rows(label=lambda i: float(i % 3)), "mine.jsonl")
+    assert TASKS["table"](train=floats).fingerprint(None) == FINGERPRINT
+
+
+def test_classes_that_differ_in_upper_case_are_told_apart_where_classes_names_both(tmp_path):
+    path = file(tmp_path, rows(label=lambda i: ("us", "US", "x")[i % 3]))
+    with pytest.raises(
+        HiesError, match=r"^mine\.csv, row 2, column 'label': 'US' may be 'us' of mine\.csv, row 1; wri"
+    ):
+        TASKS["table"](train=path).label_names()
+    assert set(TASKS["table"](train=path, classes=["US", "us", "x"]).load(None, tmp_path).train.labels) == {0, 1, 2}
+    assert set(TASKS["table"](train=path, classes=["us", "x"]).load(None, tmp_path).train.labels) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_classes_that_contradict_the_names_of_the_outputs_are_refused(tmp_path, kind):
+    path = file(tmp_path, rows(label=lambda i: ("toxic", "rude")[i % 2]))
+    says = r"^task\.classes is \['rude', 'toxic'\]; the model calls its outputs toxic, rude, in this order; leave task"
+    with pytest.raises(HiesError, match=says):
+        pair(tmp_path, path, ("toxic", "rude"), kind=kind, classes=["rude", "toxic"])
+    with pytest.raises(HiesError, match=r"^task\.classes is \['rude', 'odd', 'toxic'\]; the model calls its outputs"):
+        pair(tmp_path, path, ("toxic", "fine", "rude"), kind=kind, classes=["rude", "odd", "toxic"])
+    ours = [
+        pair(tmp_path, path, outputs, kind=kind, classes=["toxic", "rude"])[1].fingerprint(None)
+        for outputs in (("toxic", "rude"), ("LABEL_0", "LABEL_1"), ("Toxic", "ungentle"))
+    ]
+    assert len(set(ours)) == 1
+
+
+def test_a_checkpoint_that_is_no_folder_yet_must_name_several_labels_in_their_order(tmp_path):
+    path = file(tmp_path, rows(label=lambda i: ("toxic", "rude")[i % 2]))
+    for names, options, says in (
+        (("toxic", "rude"), {}, r"^task\.classes is None; the model has toxic, rude; name what each output stands for"),
+        (("LABEL_0", "LABEL_1"), {}, r"^task\.classes is None; the model has LABEL_0, LABEL_1; name what each"),
+        (("toxic", "rude"), {"classes": ["rude", "toxic"]}, r"^task\.classes is \['rude', 'toxic'\]; the model calls"),
+    ):
+        network = tf.BertForSequenceClassification(tf.BertConfig(**SIZES, **named(*names)))
+        with pytest.raises(HiesError, match=says):
+            TASKS["table"](train=path, kind="multi_label", **options).check_network(network, None, "me/bert")
+    fitting = TASKS["table"](train=path, kind="multi_label", classes=["toxic", "rude"])
+    fitting.check_network(network, None, "me/bert")
 
 
 def test_labels_that_differ_beyond_53_bits_are_two(tmp_path):

@@ -86,6 +86,24 @@ def test_a_text_that_cannot_be_read_is_refused(tmp_path, content, says):
         TASKS["text"](train=str(path), characters=5)
 
 
+def test_a_piece_of_a_single_token_is_refused_with_its_line(tmp_path):
+    gap = " " * 70
+    path = tmp_path / "wide.txt"
+    path.write_text("\n".join(f"{'so it goes on ' * 12}\n{gap}{'w' if i % 2 else 'two'}{gap}" for i in range(40)))
+    task = TASKS["text"](train=str(path), characters=100)
+    split = task.load_checked(None, tmp_path).report
+
+    def letters(texts):
+        return {"input_ids": [[*map(ord, text)] for text in texts]}
+
+    letters.pad_token_id = 0
+    says = r"^wide\.txt, line 4: 'w' is a piece of a single token of this model, which has no loss; take out the blanks"
+    with pytest.raises(HiesError, match=says):
+        task.encode(split, letters, 128)
+    long = split.take([place for place, text in enumerate(split.inputs["text"]) if text != "w"])
+    assert min(len(text) for text in long.inputs["text"]) > 1 and len(task.encode(long, letters, 128)) == len(long)
+
+
 def questions(count=40, **change):
     return [
         {"question": f"Which is {i}?", "options": ["sun", "moon", f"river {i}"][: 2 + i % 2], "answer": "sun", **change}
@@ -136,6 +154,7 @@ def test_answers_may_be_letters_numbers_or_the_options(llama, tmp_path):
     ("change", "says"),
     [
         ({"answer": "mars"}, r"^quiz\.jsonl, row 1, column 'answer': 'mars' is none of the 2 options; give letters"),
+        ({"answer": "1" * 5000}, r"row 1, column 'answer': '1+\.\.\. is none of the 2 options"),
         ({"answer": 3}, r"row 1, column 'answer': 3 is none of the 2 options"),
         ({"options": ["1", "0"], "answer": 1}, r"row 1, column 'answer': 1 can be read as options and as numbers"),
         ({"options": ["sun"]}, r"row 1, column 'options': there are fewer than two options"),
