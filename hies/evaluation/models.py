@@ -28,9 +28,10 @@ DTYPES = ("float32", "bfloat16")
 PRUNABLE = "prunable"  # in place of a regular expression: the sites whose heads can be cut out
 # Files that results depend on.
 IDENTIFYING = (
-    "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "*processor_config.json", "chat_template*",
-    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", GENERATION,
-    "pruned_heads.json",
+    "config.json", "*.safetensors", "tokenizer*", "*vocab*", "merges*", "*processor_config.json", "chat_template*",
+    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", GENERATION, "pruned_heads.json",
+    # of the tokenizers of a few architectures alone
+    "word_*.json", "dict*.txt", "emoji.json", "*.tokenizer", "*.spm", "normalizer.json", "byte_maps.json",
 )  # fmt: skip
 UNNAMED = {i: f"LABEL_{i}" for i in range(2)}  # what transformers calls the outputs of a classifier by default
 CLASSIFIERS = {"text": "ForSequenceClassification", "image": "ForImageClassification"}  # modality -> their names' end

@@ -1,17 +1,21 @@
 """Caches, metrics, batches and checkpoints: the plumbing that must not lose or bend a number."""
 
+import fnmatch
 import multiprocessing
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from hies.batching import Encoded
 from hies.errors import HiesError
 from hies.evaluation import metrics
 from hies.evaluation.checkpoints import TaskModel
-from hies.evaluation.models import Model, identity_of
+from hies.evaluation.models import IDENTIFYING, Model, identity_of
 from hies.storage import cached, digest, read_arrays, replacing, write_arrays
 from hies.tasks.classifier import encode
 from hies.tasks.splits import Split
@@ -143,3 +147,11 @@ def test_weights_that_are_not_there_are_named():
 
     with pytest.raises(HiesError, match=r"no-such-org/no-such-model.*local folder"):
         load_weights(AutoModelForSequenceClassification, "no-such-org/no-such-model")
+
+
+def test_every_file_that_a_tokenizer_of_transformers_reads_is_part_of_an_identity():
+    files = (Path(transformers.__file__).parent / "models").glob("*/tokenization_*.py")
+    declared = [re.findall(r"VOCAB_FILES_NAMES = \{(.*?)\}", file.read_text(), re.DOTALL) for file in files]
+    names = {name for blocks in declared for block in blocks for name in re.findall(r':\s*\[?"([^"]+)"', block)}
+    assert len(names) > 20
+    assert not [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in IDENTIFYING)]
