@@ -111,7 +111,9 @@ def refuse_static_cache(module: nn.Module, args: Any, kwargs: Mapping[str, Any])
 
     A static cache takes as many values as keys; the usual one grows by whatever comes.
     """
-    if getattr(kwargs.get("past_key_values"), "is_compileable", False):
+    record = PrunedHeads.of(module)
+    fewer = record is not None and 0 < len(record.key_heads) < record.dense_key_heads
+    if fewer and getattr(kwargs.get("past_key_values"), "is_compileable", False):
         raise HiesError(
             f"A {type(module).__name__} normalises all keys together, so that it keeps more of them than values, which "
             "a static cache cannot hold; generate with the usual one (cache_implementation=None)."
