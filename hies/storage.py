@@ -26,6 +26,7 @@ LONGEST_SUMS = 8 << 20  # bytes
 KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
 Built = TypeVar("Built")
 GENERATION = "generation_config.json"  # how a model writes
+RECORD = "pruned_heads.json"  # what a saved model lacks
 Read = TypeVar("Read")
 
 

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,14 +13,12 @@ from transformers import PreTrainedModel
 from hies.batching import Batch
 from hies.errors import UnsupportedModelError
 from hies.heads.attention import Site, evaluating, fast_path_off, find_sites
-from hies.heads.implementations import in_eager_attention
+from hies.heads.implementations import in_eager_attention, in_plain_experts
 from hies.heads.matrices import HeadRows, matrix
 from hies.heads.projections import Projections, find_projections
 from hies.heads.recognition import computes_attention
 from hies.heads.weights import check_unshared
 from hies.scoring.gradients import requiring_gradients
-
-EXPERTS = "_experts_implementation_internal"  # in a configuration: what computes the experts
 
 
 @dataclass(frozen=True)
@@ -132,24 +129,6 @@ def _in_plain_products(model: PreTrainedModel) -> Iterator[None]:
     """Lets a model compute in matrix products inside the block: fused attention and grouped experts hide theirs."""
     with in_eager_attention(model), sdpa_kernel(SDPBackend.MATH), fast_path_off(), in_plain_experts(model):
         yield
-
-
-@contextlib.contextmanager
-def in_plain_experts(model: nn.Module) -> Iterator[None]:
-    """Lets experts compute in matrix products of their own inside the block."""
-    configs: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
-    before = [getattr(config, EXPERTS, None) for config in configs]
-    # Without weights nothing tells which experts a token takes; each then gets copies of as many as it takes.
-    plain = "batched_mm" if any(parameter.is_meta for parameter in model.parameters()) else "eager"
-    try:
-        for config, implementation in zip(configs, before, strict=True):
-            if implementation is not None:
-                setattr(config, EXPERTS, plain)
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            if implementation is not None:
-                setattr(config, EXPERTS, implementation)
 
 
 def _site_cost(model: nn.Module, site: Site, found: Projections) -> SiteCost:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from hies.efficiency.cost import count, in_plain_experts
+from hies.efficiency.cost import count
 from hies.efficiency.measure import cache_bytes
 from hies.errors import HiesError, ParameterError, UnsupportedModelError, brief
 from hies.heads.attention import find_sites
+from hies.heads.implementations import in_plain_experts
 from hies.heads.pruned import PrunedHeads
 from hies.heads.sites import Site
 from hies.heads.weights import check_weights_are_here

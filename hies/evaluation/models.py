@@ -18,7 +18,7 @@ from hies.errors import HiesError, ParameterError
 from hies.evaluation.sources import MERGE, commit_of, holds_adapter
 from hies.evaluation.weights import GGUF, WEIGHTS, is_gguf
 from hies.precision import AUTO, PRECISIONS
-from hies.storage import GENERATION, safe_filename, sha256_of
+from hies.storage import GENERATION, RECORD, safe_filename, sha256_of
 from hies.tasks import TASKS
 from hies.tasks.base import Task
 from hies.training import Finetuning
@@ -29,7 +29,7 @@ PRUNABLE = "prunable"  # in place of a regular expression: the sites whose heads
 # Files that results depend on.
 IDENTIFYING = (
     "config.json", "*.safetensors", "tokenizer*", "*vocab*", "merges*", "*processor_config.json", "chat_template*",
-    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", GENERATION, "pruned_heads.json",
+    "special_tokens_map.json", "added_tokens.json", "*.model", "bpe.codes", GENERATION, RECORD,
     # of the tokenizers of a few architectures alone
     "word_*.json", "dict*.txt", "emoji.json", "*.tokenizer", "*.spm", "normalizer.json", "byte_maps.json",
 )  # fmt: skip

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from hies.errors import ParameterError
+from hies.storage import RECORD
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # owner/name, or the name alone of an old model
 ADAPTER = "adapter_config.json"
@@ -12,7 +13,6 @@ MERGE = (
     f"it holds an adapter ({ADAPTER}), and whole models alone can be told from each other; merge it into its base "
     "model with peft's merge_and_unload(), write that with save_pretrained(), and give the new folder"
 )
-_PRUNED = "pruned_heads.json"  # the record of `hies.save_pruned`, beside which adapters are not read
 
 
 @cache
@@ -33,8 +33,11 @@ def commit_of(source: str) -> str | None:
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Returns whether transformers would load an adapter from a local folder, on top of its weights or of others."""
-    return (folder / ADAPTER).is_file() and not (folder / _PRUNED).is_file()
+    """Returns whether an adapter would be loaded from a local folder, on top of its weights or of others.
+
+    Of what `hies.save_pruned` wrote, only the files that its record names are read.
+    """
+    return (folder / ADAPTER).is_file() and not (folder / RECORD).is_file()
 
 
 def check_no_adapter(source: str) -> None:

@@ -14,6 +14,8 @@ from hies.heads.configuration import BASES, NAME_PREFIX
 
 # Registered for what a model's own functions compute as well.
 SAME_ATTENTION = (flash_attention_forward, flex_attention_forward)
+# What computes a model's attention, and its experts, by the configuration.
+ATTENTION, EXPERTS = "_attn_implementation_internal", "_experts_implementation_internal"
 PAGED = "paged|"  # before the name of an implementation: keys and values lie in pages
 
 
@@ -33,14 +35,14 @@ class AttentionName(str):
 
 
 @contextlib.contextmanager
-def restored(configs: Collection[Any]) -> Iterator[None]:
-    """Gives all configurations their attention implementation back when the block ends."""
-    before = [config._attn_implementation_internal for config in configs]
+def restored(configs: Collection[Any], name: str = ATTENTION) -> Iterator[None]:
+    """Gives all configurations their implementation of attention, or of experts, back when the block ends."""
+    before = [getattr(config, name) for config in configs]
     try:
         yield
     finally:
         for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
+            setattr(config, name, implementation)
 
 
 def switch(owners: Iterable[tuple[Any, PreTrainedModel]]) -> None:
@@ -96,7 +98,19 @@ def in_eager_attention(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-def configs_of(model: nn.Module) -> list[Any]:
-    """Returns every configuration that a module of the model may look its attention implementation up in."""
+@contextlib.contextmanager
+def in_plain_experts(model: nn.Module) -> Iterator[None]:
+    """Lets experts compute in matrix products of their own inside the block; then all configurations are as before."""
+    configs = [config for config in configs_of(model, EXPERTS) if getattr(config, EXPERTS) is not None]
+    # Without weights nothing tells which experts a token takes; each then gets copies of as many as it takes.
+    plain = "batched_mm" if any(parameter.is_meta for parameter in model.parameters()) else "eager"
+    with restored(configs, EXPERTS):
+        for config in configs:
+            setattr(config, EXPERTS, plain)
+        yield
+
+
+def configs_of(model: nn.Module, name: str = ATTENTION) -> list[Any]:
+    """Returns every configuration that a module of the model may look its attention (its experts) up in."""
     configs = (getattr(module, "config", None) for module in model.modules())
-    return [config for config in configs if hasattr(config, "_attn_implementation_internal")]
+    return [config for config in configs if hasattr(config, name)]

@@ -274,9 +274,9 @@ class _Run:
             raise UnknownLayoutError("a product of its softmax with a parameter")
         for tensor in _tensors((result,)):
             self._weights[id(tensor)] = tensor, layouts, calls
-            of = [self._softmax.get(id(one)) for one in used if keeps_order(tensor, one) and function not in MOVES]
-            if of and of[0]:
-                self._softmax[id(tensor)] = of[0]
+            kept = next((one for one in used if keeps_order(tensor, one)), None)
+            if function not in MOVES and id(kept) in self._softmax:
+                self._softmax[id(tensor)] = self._softmax[id(kept)]
         return result
 
     def _handled(self, call: Call, output: Tensor, back: Callable[[Tensor], Tensor], result: Tensor) -> Tensor:

@@ -19,9 +19,8 @@ from transformers.utils import cached_file
 from hies.errors import HiesError
 from hies.heads.sites import Removed
 from hies.pruning.counts import COUNTS
-from hies.storage import GENERATION, SUMS, check_checksums, digest, locking, sha256_of
+from hies.storage import GENERATION, RECORD, SUMS, check_checksums, digest, locking, sha256_of
 
-RECORD = "pruned_heads.json"
 RECORD_FORMAT = 1
 CONFIG = "config.json"
 SAVING = ".saving-"
