@@ -17,6 +17,7 @@ from analysis.text.labels import criterion_name, model_name, ordered_tasks, task
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
 HIS_AND_HIES = ("his", "hies")
+MANY_TASKS = 5  # above it panels are narrower than a label in one line
 ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
 
 
@@ -38,7 +39,8 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
         for axes, task in zip(block, tasks, strict=True):
             _panel(axes, shown[shown["task"] == task], measure)
             axes.set_title(task_name(task))
-        style.outer_labels(block, "calibration examples", axis_label(measure, shown))
+        below = "calibration\nexamples" if len(tasks) > MANY_TASKS else "calibration examples"
+        style.outer_labels(block, below, axis_label(measure, shown))
     style.legend_beside(canvas, blocks[0])
     words = " and ".join(MEASURE_OF[measure].words for measure in measures)
     name = without_word(choice.usual_run(shown, "hies"), "calibration_size")["curve"].iloc[0]

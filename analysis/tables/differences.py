@@ -103,7 +103,7 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
         f"HIES minus HIS in {difference_units([EVENNESS, *measures], used)}, mean over the claim's ratios (of "
-        f"{_ratios_of(used)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
+        f"{ratios_of(used)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
         "sites of the share of their heads that is removed. Holds, or does not hold: the difference is on that side, "
         "or on the other. "
     )
@@ -186,7 +186,7 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the ratios "
-        f"(of {_ratios_of(used)}): {caption(used)}. {_interval_note(draws)} {verdict_note(data)} "
+        f"(of {ratios_of(used)}): {caption(used)}. {_interval_note(draws)} {verdict_note(data)} "
         f"{_undefined_note(data)}{missing_note(data)}{notes(measures, used, differences=True)} Blank: undefined."
     )
     return Table(shown, data, text)
@@ -200,7 +200,7 @@ def missing_note(data: pd.DataFrame) -> str:
     return f" Left out, since no run of the same seed is there to compare with: {'; '.join(parts)}." if parts else ""
 
 
-def _ratios_of(used: pd.DataFrame) -> str:
+def ratios_of(used: pd.DataFrame) -> str:
     """Returns the pruned ratios of these rows in words."""
     return ", ".join(percent(ratio) for ratio in sorted(used.loc[used["ratio"] > 0, "ratio"].unique()))
 
