@@ -118,7 +118,7 @@ def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) ->
     side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
     text = f"Differences in {difference_units(measures, used)}: {caption(used)}. "
     text += f"{side} of the line: better than the reference. Circle and bar: mean over draws, ratios "
-    text += f"(of {ratios_of(used)}) and tasks with 95 % t interval over draws and examples, filled where it excludes 0 (not corrected; the "
-    text += "table `variants` is); of fewer than five draws their range, never filled; "
+    text += f"(of {ratios_of(used)}) and tasks with 95 % t interval over draws and examples, filled where it "
+    text += "excludes 0 (not corrected; the table `variants` is); of fewer than five draws their range, never filled; "
     text += f"thin tick: a single task (one that is far off may lie outside).{missing_note(data)}"
     return text + notes(measures, used)
