@@ -1,6 +1,7 @@
 """The kinds of findings, and the curves that several of them compare."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from analysis.text.labels import label
 
@@ -36,6 +37,7 @@ class Difference:
         ratios: over which the mean is.
         table: which has it with everything around it.
         tasks: all where none is named.
+        over: what chance is of, beside the examples: the draws of one checkpoint, or the checkpoints of a task.
     """
 
     key: str
@@ -47,6 +49,7 @@ class Difference:
     ratios: tuple[float, ...]
     table: str
     tasks: tuple[str, ...] = ()
+    over: Literal["draws", "checkpoints"] = "draws"
 
 
 @dataclass(frozen=True)

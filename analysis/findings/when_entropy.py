@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from typing import Literal
 
 from analysis.findings.forms import AD, AE, AUTO, FIXED, HIS, PER_RATIO, Difference, Finding, hies_curve
 from analysis.text.labels import GLUE_NAMES, label
@@ -21,13 +22,14 @@ def _in_measures(
     table: str,
     tasks: tuple[str, ...] = (),
     measures: tuple[str, ...] = ALL_MEASURES,
+    over: Literal["draws", "checkpoints"] = "draws",
 ) -> list[Finding]:
     """One pair of curves in each of these measures, mean over these ratios."""
     *first, last = (f"{100 * ratio:.0f}" for ratio in ratios)
     where = f"{', '.join(first)} and {last} %" if first else f"{last} %"
     return [
         Difference(f"{key}-{measure}", f"{words}, {MEASURE_OF[measure].words} at {where}", experiment, *pair, measure,
-                   ratios, f"{table} --measure {measure}" if measure == REFIT else table, tasks)
+                   ratios, f"{table} --measure {measure}" if measure == REFIT else table, tasks, over)
         for measure in measures
     ]  # fmt: skip
 
@@ -106,6 +108,15 @@ def _label_free() -> Iterator[Finding]:
         yield from _in_measures(key, said, "label_free", (curve, against), (0.5,), table)
 
 
+def _checkpoints() -> Iterator[Finding]:
+    """The lead of RTE over fine-tuning seeds; named when the rows of two of them had been seen."""
+    said = "RTE, HIES minus HIS, alpha by calibration loss, over fine-tuning seeds"
+    for key, ratio in (("checkpoints-rte-30", 0.3), ("checkpoints-rte-50", 0.5)):
+        yield from _in_measures(
+            key, said, "checkpoints", (AUTO, HIS), (ratio,), "checkpoints", ("rte",), over="checkpoints"
+        )
+
+
 def _mpnet() -> Iterator[Finding]:
     auto, one_left = partial(hies_curve, "auto"), label("his", {"min_heads_per_layer": 1})
     for key, words, curve, against, table in (
@@ -121,5 +132,5 @@ def _mpnet() -> Iterator[Finding]:
 
 
 ON_WHEN_ENTROPY_HELPS: tuple[Finding, ...] = (
-    *_few_examples(), *_placebos(), *_signs(), *_label_free(), *_mpnet(),
+    *_few_examples(), *_placebos(), *_signs(), *_label_free(), *_checkpoints(), *_mpnet(),
 )  # fmt: skip

@@ -165,15 +165,32 @@ class Gain:
 
     def over(self, chosen: np.ndarray) -> Sample:
         """Returns the mean over the chosen ratios (boolean [R]) and over the seeds."""
-        by_seed = self.gains[:, chosen].mean(axis=1)
-        defined, draws = ~np.isnan(by_seed), len(self.resampled)
-        # An undefined seed is left out; a draw in which another seed is undefined tells nothing of the examples.
-        by_draw = (
-            self.resampled[:, defined][:, :, chosen].mean(axis=(1, 2)) if defined.any() else np.full(draws, np.nan)
-        )
         measure = measure_of(self.measure)
-        sample = of_seeds(by_seed, measure.better, measure.margin, by_draw)
+        sample = of_seeds(self.by_seed(chosen), measure.better, measure.margin, self.by_draw(chosen))
         return replace(sample, ratios=tuple(self.ratios[chosen].tolist()))
+
+    def by_seed(self, chosen: np.ndarray) -> np.ndarray:
+        """Returns the mean over the chosen ratios of each seed, [S], NaN where undefined."""
+        return self.gains[:, chosen].mean(axis=1)
+
+    def by_draw(self, chosen: np.ndarray) -> np.ndarray:
+        """Returns the mean over the chosen ratios and the seeds on each resample of the examples, [D]."""
+        defined = ~np.isnan(self.by_seed(chosen))
+        if not defined.any():
+            return np.full(len(self.resampled), np.nan)
+        # An undefined seed is left out; a draw in which another seed is undefined tells nothing of the examples.
+        return self.resampled[:, defined][:, :, chosen].mean(axis=(1, 2))
+
+
+def of_checkpoints(gains: Sequence[Gain], at: ChosenRatios) -> Sample:
+    """Returns the mean over checkpoints of one task, each the mean over its own draws; they stand where seeds do."""
+    chosen = [at(gain.ratios) for gain in gains]
+    samples = [gain.over(those) for gain, those in zip(gains, chosen, strict=True)]
+    means = np.array([sample.mean for sample in samples])
+    # The resamples are the same ones for every checkpoint: [checkpoints, D] -> [D].
+    by_draw = np.mean([gain.by_draw(those) for gain, those in zip(gains, chosen, strict=True)], axis=0)
+    sample = of_seeds(means, samples[0].better, samples[0].margin, by_draw)
+    return replace(sample, ratios=samples[0].ratios)
 
 
 def of_seeds(by_seed: np.ndarray, better: int, margin: float, by_draw: np.ndarray | None = None) -> Sample:

@@ -1,6 +1,7 @@
 """The findings in one table: what was declared in `analysis.findings`, with the numbers that the rows give."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,18 @@ from analysis.registry import Table, table
 from analysis.stats.chosen import chosen_again
 from analysis.stats.intervals import TOO_FEW, corrected
 from analysis.stats.pairing import with_references
-from analysis.stats.significance import DRAWS, Gain, Sample, averaged_gains, curve_differences, mean_over_tasks
+from analysis.stats.significance import (
+    DRAWS,
+    Gain,
+    Sample,
+    averaged_gains,
+    curve_differences,
+    mean_over_tasks,
+    of_checkpoints,
+)
 from analysis.text.captions import number, signed_interval
 from analysis.text.choice import fixed_alphas
-from analysis.text.labels import task_name
+from analysis.text.labels import task_name, without_word
 from analysis.text.measures import ALL_MEASURES, measure_of
 from hies.runs import folders
 
@@ -76,6 +85,7 @@ def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding]
     Raises:
         Unavailable: there are none for any.
     """
+    rows = _of_plain_curves(rows, declared)
     gains = _gains(rows, [one for one in declared if isinstance(one, Difference)], draws)
     wheres = {one.key: f"analysis/paper/{one.file}.csv" for one in declared if isinstance(one, PaperGain)}
     lines, by_task = [], {}
@@ -109,6 +119,15 @@ def paper_gains(one: PaperGain) -> dict[str, float]:
     return (wide["HIES"] - wide["HIS"]).to_dict()
 
 
+def _of_plain_curves(rows: pd.DataFrame, declared: Iterable[Finding]) -> pd.DataFrame:
+    """The rows, where a finding is over checkpoints with curves that do not name theirs."""
+    apart = [one.experiment for one in declared if isinstance(one, Difference) and one.over == "checkpoints"]
+    of_several = rows["experiment"].isin(apart)
+    if not of_several.any():
+        return rows
+    return pd.concat([rows[~of_several], without_word(rows[of_several], "checkpoint")], ignore_index=True)
+
+
 def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> dict[str, dict[str, Sample]]:
     """By the key of a finding: its sample on each task."""
     samples: dict[str, dict[str, Sample]] = {}
@@ -119,23 +138,38 @@ def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> di
         wanted = dict.fromkeys((one.curve, one.against) for one in here)
         pairs = [with_references(jobs[jobs["curve"] == a], jobs[jobs["curve"] == b], keys) for a, b in wanted]
         there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
-        found = curve_differences(part[[name for name in OF_RUNS if name in part]], there, draws) if len(there) else []
+        found = _differences(part[[name for name in OF_RUNS if name in part]], there, here, draws)
         for one in here:
-            used = averaged_gains([gain for gain in found if _is_of(one, gain)])
-            by_task = {gain.task: gain.over(_at(one, gain)) for gain in used}
+            by_task = _by_task(one, averaged_gains([gain for gain in found if _is_of(one, gain)]))
             if by_task:
                 samples[one.key] = by_task
     return samples
 
 
+def _differences(runs: pd.DataFrame, pairs: pd.DataFrame, here: Sequence[Difference], draws: int) -> list[Gain]:
+    """The gains of these pairs of jobs, of each checkpoint its own where a finding is over checkpoints."""
+    apart = any(one.over == "checkpoints" for one in here)
+    parts = [part for _, part in pairs.groupby("checkpoint", sort=False)] if apart else [pairs] if len(pairs) else []
+    return [gain for part in parts for gain in curve_differences(runs, part, draws)]
+
+
+def _by_task(one: Difference, gains: Sequence[Gain]) -> dict[str, Sample]:
+    of_task: dict[str, list[Gain]] = {}
+    for gain in gains:
+        of_task.setdefault(gain.task, []).append(gain)
+    if one.over == "checkpoints":
+        return {task: of_checkpoints(part, partial(_at, one)) for task, part in of_task.items()}
+    return {task: gain.over(_at(one, gain.ratios)) for task, (gain,) in of_task.items()}
+
+
 def _is_of(one: Difference, gain: Gain) -> bool:
     """Whether it is what a finding is about, and at all of its ratios."""
     same = (gain.curve, gain.against, gain.measure) == (one.curve, one.against, one.measure)
-    return same and (not one.tasks or gain.task in one.tasks) and int(_at(one, gain).sum()) == len(one.ratios)
+    return same and (not one.tasks or gain.task in one.tasks) and int(_at(one, gain.ratios).sum()) == len(one.ratios)
 
 
-def _at(one: Difference, gain: Gain) -> np.ndarray:
-    return np.isclose(gain.ratios[:, None], one.ratios).any(axis=1)  # [R, 1] with the ratios -> [R]
+def _at(one: Difference, ratios: np.ndarray) -> np.ndarray:
+    return np.isclose(ratios[:, None], one.ratios).any(axis=1)  # [R, 1] with the ratios -> [R]
 
 
 def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.DataFrame) -> dict[str, Any]:

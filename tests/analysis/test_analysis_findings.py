@@ -1,12 +1,13 @@
 """Findings, and what they take beside intervals: agreement of scores beyond rounding, alpha chosen again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from analysis_runs import right_in, write_answers
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, t
 
 from analysis import load
 from analysis.cli import main
@@ -74,6 +75,26 @@ def test_few_draws_give_their_range_and_other_rows_nothing(tmp_path: Path) -> No
     with pytest.raises(Unavailable, match="no rows of the curves"):
         findings_table(four)  # what is declared is of other experiments
     assert main(["findings", "--results", str(tmp_path), "--out", str(tmp_path)]) != 0
+
+
+def test_over_checkpoints_their_means_are_what_chance_is_of(tmp_path: Path) -> None:
+    gains = (0.02, 0.06, 0.10, 0.14, 0.18)
+    for place, gain in enumerate(gains):
+        knobs = {"task": "rte", "checkpoint": f"c{place}"}
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, seeds=3, **knobs)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7 + gain, 0.6 + gain, seeds=3, **TUNED, **knobs)
+    rows = load(tmp_path)
+    over = replace(GAIN, over="checkpoints")
+    line = findings(rows, 200, (over,)).iloc[0]
+    assert line["mean"] == pytest.approx(10) and line["draws"] == len(gains)
+    # Of five numbers if checkpoints alone were drawn; the examples add to the variance and to the degrees of freedom.
+    error = 100 * np.std(gains, ddof=1) / 5**0.5
+    assert t.ppf(0.975, 30) * error < (line["high"] - line["low"]) / 2 < 1.3 * t.ppf(0.975, 4) * error
+    assert line["verdict"] == "ahead"
+    four = findings(rows[rows["checkpoint"] != "c0"], 50, (over,)).iloc[0]
+    assert four["verdict"] == "too few draws" and (four["low"], four["high"]) == pytest.approx((6, 18))
+    with pytest.raises(Unavailable, match="no rows of the curves"):
+        findings(rows, 50, (GAIN,))  # over draws it would be of several models
 
 
 def test_heads_in_common(rows: pd.DataFrame) -> None:
