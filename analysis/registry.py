@@ -7,6 +7,7 @@ decorator that gives name and description. It needs no entry in a list.
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -76,8 +77,13 @@ class Entry:
 
     @property
     def takes_measures(self) -> bool:
-        """Whether it can show other measures than quality and stability."""
+        """Whether it can show other measures than those of itself."""
         return "measures" in inspect.signature(self.make).parameters
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """The measures that it shows where none are named; empty where it takes none."""
+        return tuple(inspect.signature(self.make).parameters["measures"].default) if self.takes_measures else ()
 
     def write(self, rows: pd.DataFrame, out: Path, measures: Sequence[str] = ()) -> tuple[Any, list[Path]]:
         """Builds it from the rows of one group and writes it in its two formats; returns it and the files.
@@ -91,10 +97,15 @@ class Entry:
         folder = out / f"{self.kind}s"
         folder.mkdir(parents=True, exist_ok=True)
         name = "__".join(
-            ["_".join([self.name, *measures]), *(quote(str(rows[column].iloc[0]), safe="") for column in self.per)]
+            ["_".join([self.name, *measures]), *(_part_of_name(rows[column].iloc[0]) for column in self.per)]
         )
         name = in_short(name, LONGEST_FILE_NAME)
         return made, (_save_figure if self.kind == "figure" else _save_table)(made, folder / name)
+
+
+def _part_of_name(value: object) -> str:
+    """A value as a part of a file's name: without a slash, and without the two underscores that separate parts."""
+    return re.sub("^_|_$|_(?=_)", "%5F", quote(str(value), safe=""))
 
 
 _ENTRIES: dict[str, Entry] = {}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.errors import Unavailable
 from analysis.registry import Table, table
-from analysis.stats.intervals import side_of_zero, t_ends
+from analysis.stats.intervals import LEAST_DRAWS, TOO_FEW, side_of_zero, t_ends
 from analysis.stats.pairing import paired
 from analysis.tables.beside import side_by_side, signed
 from analysis.text.captions import caption, percent
@@ -36,7 +36,8 @@ def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES
 
     def cells(row: dict) -> dict[str, str]:
         measure = MEASURE_OF[row["measure"]]
-        verdict = side_of_zero(row["low"], row["high"], measure.better)
+        few = row["checkpoints"] < LEAST_DRAWS
+        verdict = TOO_FEW if few else side_of_zero(row["low"], row["high"], measure.better)
         apart = f"{row['apart']:.{measure.digits}f}"
         return {measure.words: f"{verdict}: {signed(row)}", f"{measure.words}, apart": apart}
 
@@ -45,7 +46,7 @@ def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES
         f"HIES minus HIS in {difference_units(measures, plain)}, mean over checkpoints that were fine-tuned with other "
         f"seeds: {caption(plain)}. Brackets: 95 % t interval over the checkpoints, of each the mean over its draws. "
         "Apart: standard deviation of these means. Ahead or behind: the interval excludes 0, not corrected for their "
-        "number."
+        f"number; of fewer than {LEAST_DRAWS} checkpoints there is no verdict."
     )
     return Table(shown, data, text + notes(measures, plain, differences=True))
 

@@ -14,7 +14,7 @@ from analysis.errors import Unavailable
 from analysis.figures.agreement import overlaps
 from analysis.findings import FINDINGS
 from analysis.findings.forms import HIS, ChosenAgain, Difference, Finding, PaperGain, RankOfGains, SameHeads
-from analysis.registry import Table, table
+from analysis.registry import Table, entries, table
 from analysis.stats.chosen import chosen_again
 from analysis.stats.intervals import TOO_FEW, corrected
 from analysis.stats.pairing import with_references
@@ -27,10 +27,10 @@ from analysis.stats.significance import (
     mean_over_tasks,
     of_checkpoints,
 )
-from analysis.text.captions import number, signed_interval
+from analysis.text.captions import number, signed_interval, signed_number
 from analysis.text.choice import fixed_alphas
 from analysis.text.labels import task_name, without_word
-from analysis.text.measures import ALL_MEASURES, measure_of
+from analysis.text.measures import ALL_MEASURES, MEASURE_OF, measure_of
 from hies.runs import folders
 
 SAME_HEADS = 0.9  # Jaccard
@@ -186,8 +186,14 @@ def _of_difference(one: Difference, by_task: Mapping[str, Sample], rows: pd.Data
     used = rows[(rows["experiment"] == one.experiment) & (rows["ratio"] > 0)]
     measures = int(used.reindex(columns=[*ALL_MEASURES]).notna().any().sum())
     cells = measures * (used["curve"].nunique() - 1) * used["task"].nunique() * used["ratio"].nunique()
-    where = f"{one.table} --experiment {one.experiment}"
-    return {**line, "experiment": one.experiment, "measure": one.measure, "cells": cells, "where": where}
+    return {**line, "experiment": one.experiment, "measure": one.measure, "cells": cells, "where": _where(one)}
+
+
+def _where(one: Difference) -> str:
+    """The words of `python -m analysis` that show it with everything around it, its measure among that."""
+    shown = entries()[one.table].shows
+    more = f" --measure {one.measure}" if shown and one.measure in MEASURE_OF and one.measure not in shown else ""
+    return f"{one.table}{more} --experiment {one.experiment}"
 
 
 def _of_paper(gains: Mapping[str, float], where: str) -> dict[str, Any]:
@@ -253,9 +259,8 @@ def effect_texts(row: Mapping[str, Any]) -> dict[str, str]:
     without = (
         f"{signed_interval(rest, digits)} ({row['least_without']})" if isinstance(row["least_without"], str) else ""
     )
-    over = (
-        f"[{row['task_low']:+.{digits}f}, {row['task_high']:+.{digits}f}]" if row["task_low"] == row["task_low"] else ""
-    )
+    low, high = (signed_number(row[name], digits) for name in ("task_low", "task_high"))
+    over = f"[{low}, {high}]" if low else ""
     ahead = f"{row['ahead']:.0f} of {row['tasks']:.0f}" if row["ahead"] == row["ahead"] else ""
     effect = f"{row['mean']:.2f}" if str(row["key"]).startswith("same-heads") else signed_interval(row, digits)
     return {"effect": effect, "over tasks": over, "without one task": without, "ahead": ahead}

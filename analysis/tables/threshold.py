@@ -68,5 +68,5 @@ def _text(line: pd.Series) -> str:
     if line["never"]:
         some = "" if line["never"] == line["seeds"] else f" for {line['never']} of {line['seeds']} draws"
         return f"not up to {percent(line['highest'])}{some}"
-    mean, low, high = (f"{100 * line[name]:.1f}" for name in ("mean", "low", "high"))
+    mean, low, high = (f"{100 * line[name]:z.1f}" for name in ("mean", "low", "high"))
     return f"{mean} %" + (f" [{low}, {high}]" if line["n"] > 1 else "")

@@ -32,8 +32,13 @@ def bracketed(mean: str, low: str, high: str) -> str:
 
 def signed_interval(estimate: Mapping[Any, Any], digits: int = 2) -> str:
     """Returns `mean [low, high]` of the keys mean, low and high; the mean alone, or nothing, where that is all."""
-    texts = (number(estimate[name], f"+z.{digits}f") for name in ("mean", "low", "high"))
-    return bracketed(*(text if text.strip("+0.") else text.lstrip("+") for text in texts))  # no sign on zero
+    return bracketed(*(signed_number(estimate[name], digits) for name in ("mean", "low", "high")))
+
+
+def signed_number(value: Any, digits: int = 2) -> str:
+    """Returns a number with its sign, zero with none; nothing where there is no number."""
+    text = number(value, f"+z.{digits}f")
+    return text if text.strip("+0.") else text.lstrip("+")
 
 
 def caption(rows: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib as mpl
 import pandas as pd
@@ -64,6 +65,15 @@ def test_names_choose_and_experiments_do_not_overwrite_each_other(results: Path,
     files = sorted(path.name for path in (tmp_path / "out").rglob("*.md"))
     assert files == ["quality__exp__tiny__toy.md", "quality__other__org%2Fbig__toy.md"]
     assert not (tmp_path / "out" / "figures").exists()
+
+
+def test_two_underscores_in_a_name_are_not_those_between_the_parts_of_a_files_name(tmp_path: Path) -> None:
+    for model, task in (("m__a", "b"), ("m", "a__b"), ("m_", "_b")):
+        write_run(tmp_path / "exp", "his", model=model, task=task, name=f"{model}-{task}")
+    assert main(["quality", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    stems = [path.stem.split("__") for path in (tmp_path / "out").rglob("*.md")]
+    parts = {tuple(map(unquote, stem[2:])) for stem in stems}
+    assert parts == {("m__a", "b"), ("m", "a__b"), ("m_", "_b")}
 
 
 def test_missing_cells_are_named_with_their_commands(results: Path, tmp_path: Path, capsys) -> None:

@@ -97,6 +97,20 @@ def test_over_checkpoints_their_means_are_what_chance_is_of(tmp_path: Path) -> N
         findings(rows, 50, (GAIN,))  # over draws it would be of several models
 
 
+def test_where_to_look_names_a_measure_that_the_table_does_not_show_of_itself(rows: pd.DataFrame) -> None:
+    wheres = {
+        ("claims", "quality"): "claims --experiment exp",
+        ("variants", "stability"): "variants --experiment exp",
+        ("variants", REFIT): f"variants --measure {REFIT} --experiment exp",
+        ("sizes", "stability"): "sizes --experiment exp",
+        ("curves", REFIT): f"curves --measure {REFIT} --experiment exp",
+    }
+    for (table, measure), where in wheres.items():
+        one = replace(GAIN, table=table, measure=measure)
+        used = rows[rows["task"].isin(["sst2", "stsb"])] if measure == REFIT else rows
+        assert findings(used, 10, (one,))["where"].tolist() == [where]
+
+
 def test_heads_in_common(rows: pd.DataFrame) -> None:
     same = SameHeads("same", "", "exp", PER_RATIO, HIS, (0.3, 0.5))
     line = findings(rows, 10, (GAIN, same)).set_index("key").loc["same"]

@@ -105,7 +105,9 @@ def test_checkpoints_are_compared_each_with_itself_and_spread_by_t(tmp_path: Pat
             common = {"checkpoint": checkpoint, "ratios": (0.0, 0.4)}
             write_run(tmp_path / "exp", "his", seed, (90, 50), name=f"h{checkpoint}{seed}", **common)
             write_run(tmp_path / "exp", "hies", seed, (90, 50 + gain), name=f"e{checkpoint}{seed}", alpha=0.9, **common)
-    data = checkpoints_table(load(tmp_path)).data.set_index("measure").loc["quality"]
+    table = checkpoints_table(load(tmp_path))
+    assert "too few draws" in table.shown.iloc[0]["quality"]  # two checkpoints decide nothing
+    data = table.data.set_index("measure").loc["quality"]
     half = t.ppf(0.975, 1) * np.std([10, 20], ddof=1) / 2**0.5
     assert (data["mean"], data["low"], data["high"]) == pytest.approx((15, 15 - half, 15 + half))
     assert (data["apart"], data["checkpoints"]) == (pytest.approx(50**0.5), 2)
