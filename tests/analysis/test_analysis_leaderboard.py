@@ -110,6 +110,30 @@ def test_settings_that_are_as_frequent_are_all_named(tmp_path: Path) -> None:
     assert set(unusual_settings(load(tmp_path))) == {"calibration size 16", "calibration size 128"}
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("calibration_size", (32, 128)), ("precision", ("float32", "bfloat16")), ("step", (1, 2)), ("scope", "ab")],
+)
+def test_tasks_of_unlike_settings_have_no_mean(tmp_path: Path, name: str, values: tuple) -> None:
+    for task, value in zip(("cola", "mrpc"), values, strict=True):
+        for criterion, quality in (("his", 80), ("ae", 70)):
+            runs(tmp_path / "exp", criterion, quality, task=task, **{name: value})
+    rows = load(tmp_path)
+    assert rows.groupby("task")["curve"].unique().map(set).agg(lambda sets: set.intersection(*sets)) == set()
+    found = cells(rows, "settings", "CoLA", "MRPC")
+    words = [f"{name.replace('_', ' ')} {value}" for value in sorted(values, key=lambda value: str(value).zfill(9))]
+    assert list(dict.fromkeys(settings for settings, *_ in found)) == words
+    assert all("" in of_task for _, *of_task in found)  # each board is of one of them
+
+
+@pytest.mark.parametrize(("name", "values"), [("examples", (50, 100)), ("sites", (["a"], ["b"]))])
+def test_tasks_may_have_examples_and_sites_of_their_own(tmp_path: Path, name: str, values: tuple) -> None:
+    for task, value in zip(("cola", "mrpc"), values, strict=True):
+        runs(tmp_path / "exp", "his", 80, task=task, **{name: value})
+        runs(tmp_path / "exp", "ae", 70, task=task, **{name: value})
+    assert set(unusual_settings(load(tmp_path))) == {""}
+
+
 def test_what_lacks_a_task_has_neither_mean_nor_rank_and_is_named(tmp_path: Path) -> None:
     for criterion in ("his", "ae"):
         runs(tmp_path / "exp", criterion, 80, task="rte")
