@@ -55,6 +55,19 @@ def test_means_over_tasks_ranges_and_ranks_by_hand(tmp_path: Path) -> None:
     assert data[["quality_low", "quality_rank_high"]].iloc[0].tolist() == [60, 2]
 
 
+def test_columns_of_tasks_are_of_the_draws_of_the_mean(tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    for seed in range(3):  # the last draw is there on one task alone, and the second has no number on the other
+        path = write_run(exp, "his", seed, (90, 60 + 10 * seed), task="cola")
+        first, second = path.read_text().splitlines()
+        cheaper = second.replace('"flops": 10', f'"flops": {10 - seed}')
+        path.write_text(f"{first}\n{cheaper}\n")
+    for seed, quality in enumerate((50, None)):
+        write_run(exp, "his", seed, (90, quality), task="rte")
+    columns = ("quality (%)", "CoLA", "RTE", "FLOPs left (%)", "draws")
+    assert cells(load(tmp_path), *columns) == [("55.00", "60.00", "50.00", "100.0", "1")]
+
+
 def test_five_draws_give_an_interval_and_equals_share_a_rank(tmp_path: Path) -> None:
     values = pd.DataFrame([[1.0] * 5, [0, 0, 0, 0, 9], [1.0] * 5, [7, np.nan, np.nan, np.nan, np.nan]], list("abcd"))
     # b is ahead of a wherever its last seed is drawn, in 1 - 0.8^5 = 67 % of the draws, and of d, since means are
