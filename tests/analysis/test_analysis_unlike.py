@@ -1,5 +1,6 @@
 """What is unlike is not averaged: other forms, ratios, draws, units, tasks, models, examples are refused or named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from analysis.figures.alphas import draw_figure12
 from analysis.figures.by_size import draw_by_size
 from analysis.figures.forest import draw_forest
 from analysis.figures.methods import draw_methods
-from analysis.findings.forms import HIS, PER_RATIO, Difference, SameHeads
+from analysis.findings.forms import HIS, PER_RATIO, ChosenAgain, Difference, SameHeads
 from analysis.stats.chosen import chosen_again
 from analysis.stats.pairing import against_hies
 from analysis.stats.significance import Gain, curve_differences
@@ -81,8 +82,52 @@ def test_findings_are_of_one_model_and_of_all_their_ratios(tmp_path: Path) -> No
         for criterion, knobs in (("his", {}), ("hies", CHOSEN)):
             options = {"ratios": RATIOS, "arrays": {"predictions": answers, "labels": labels}, "checkpoint": "other"}
             write_run(tmp_path / "exp", criterion, seed, (50.0,) * 4, model="large", **options, **knobs)
-    with pytest.raises(Unavailable, match=r"several runs of .* for one seed"):
+    # The second model's runs would be further draws, had they seeds of their own.
+    for rows in (
+        load(tmp_path),
+        load(tmp_path).assign(seed=lambda rows: rows["seed"] + 9 * (rows["model"] == "large")),
+    ):
+        warned = pytest.warns(RowsWarning, match="the findings of exp .* over several models, large and tiny")
+        with warned, pytest.raises(Unavailable, match="no rows of the curves"):
+            findings(rows, 5, (gain,))
+    rows = load(tmp_path)
+    other = rows[rows["model"] == "tiny"].assign(experiment="other")
+    with pytest.warns(RowsWarning, match="the findings of exp"):  # the others are built
+        lines = findings(pd.concat([rows, other]), 5, (gain, same, replace(gain, key="of other", experiment="other")))
+    assert lines["key"].tolist() == ["of other"]
+
+
+def test_models_on_tasks_of_their_own_are_in_one_finding_only_where_it_names_them(tmp_path: Path) -> None:
+    for task, model in (("cola", "tiny"), ("rte", "large")):
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, task=task, model=model)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task=task, model=model, **CHOSEN)
+    gain = Difference("gain", "", "exp", PER_RATIO, HIS, "quality", (0.3, 0.5), "claims")
+    assert findings(load(tmp_path), 5, (replace(gain, tasks=("cola", "rte")),))["tasks"].tolist() == [2]
+    with pytest.warns(RowsWarning, match="large and tiny"), pytest.raises(Unavailable, match="no rows of the curves"):
         findings(load(tmp_path), 5, (gain,))
+
+
+@pytest.mark.parametrize("unusable", ["no arrays", "metric"])
+def test_an_unusable_run_takes_the_findings_of_its_experiment_alone(tmp_path: Path, unusable: str) -> None:
+    for task in ("cola", "rte"):
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, task=task)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task=task, **CHOSEN)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task=task, alpha=0.9)
+    whole = load(tmp_path)
+    bad = whole.assign(experiment="bad")
+    if unusable == "metric":
+        bad.loc[bad["task"] == "rte", "metric"] = "bleu"
+    else:
+        first = bad["path"] == bad.loc[bad["curve"] == HIES, "path"].iloc[0]
+        bad.loc[first | (bad["alpha"] == 0.9), "path"] += ".gone"
+    gain = Difference("gain", "", "exp", PER_RATIO, HIS, "quality", (0.3, 0.5), "claims")
+    declared = (gain, replace(gain, key="of bad", experiment="bad"))
+    with pytest.warns(RowsWarning, match="the differences of bad are left out of the findings: "):
+        assert findings(pd.concat([whole, bad]), 5, declared)["key"].tolist() == ["gain"]
+    if unusable == "no arrays":
+        again = ChosenAgain("again", "", "bad", "exp", (0.3, 0.5))
+        with pytest.warns(RowsWarning, match="again of bad is left out of the findings: "):
+            assert findings(pd.concat([whole, bad]), 5, (gain, again))["key"].tolist() == ["gain"]
 
 
 def test_a_mean_over_tasks_is_over_the_ratios_that_all_have(tmp_path: Path) -> None:
