@@ -258,11 +258,16 @@ def _write_groups(entry: Entry, rows: pd.DataFrame, out: Path, measures: tuple[s
             refused.setdefault(str(reason), []).append(", ".join(map(str, key)))
         except UNUSABLE as error:
             what = f"{type(error).__name__}: {error}".splitlines()[0]
-            said = f"error: {entry.name} for {', '.join(map(str, key))} cannot be built from these rows ({what})."
+            said = f"error: {_named(entry, [', '.join(map(str, key))])} cannot be built from these rows ({what})."
             print(printable(said), file=sys.stderr)
     for words, keys in refused.items() if explain else ():
-        print(printable(f"not built: {entry.name} for {'; '.join(keys)}: {words}."))
+        print(printable(f"not built: {_named(entry, keys)}: {words}."))
     return written
+
+
+def _named(entry: Entry, keys: Sequence[str]) -> str:
+    """A figure or table with the groups whose rows it is of, which one of all rows has not."""
+    return f"{entry.name} for {'; '.join(keys)}" if entry.per else entry.name
 
 
 def _commands_of_tasks(missing: list[grid.DeclaredJob]) -> dict[tuple[str, str], str]:

@@ -11,7 +11,7 @@ from analysis.registry import figure
 from analysis.stats.intervals import TO_ONE_SIDE
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
-from analysis.tables.differences import missing_note, ratios_of
+from analysis.tables.differences import fewer_ratios_note, missing_note, ratios_of
 from analysis.text.captions import caption
 from analysis.text.labels import criterion_name, model_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
@@ -118,7 +118,9 @@ def _caption(data: pd.DataFrame, rows: pd.DataFrame, measures: Sequence[str]) ->
     side = "Left" if all(losses) else "Right, of losses left," if any(losses) else "Right"
     text = f"Differences in {difference_units(measures, used)}: {caption(used)}. "
     text += f"{side} of the line: better than the reference. Circle and bar: mean over draws, ratios "
-    text += f"(of {ratios_of(used)}) and tasks with 95 % t interval over draws and examples, filled where it "
+    text += f"(of {ratios_of(data)}) and tasks with 95 % t interval over draws and examples, filled where it "
     text += "excludes 0 (not corrected; the table `variants` is); of fewer than five draws their range, never filled; "
-    text += f"thin tick: a single task (one that is far off may lie outside).{missing_note(data)}"
+    text += (
+        f"thin tick: a single task (one that is far off may lie outside).{fewer_ratios_note(data)}{missing_note(data)}"
+    )
     return text + notes(measures, used)

@@ -6,24 +6,26 @@ from scipy.special import ndtri, stdtrit
 
 from analysis.stats.intervals import LEAST_DRAWS, LEVEL
 from analysis.stats.pairing import PROTOCOL_KEYS
-from analysis.text.labels import SETTING
+from analysis.text.labels import OF_A_TASK, SETTING
 from analysis.text.measures import averaged
 
 RANK_DRAWS = 1_000
-# What rows of one task must share to stand in one leaderboard.
+# What rows must share to stand in one leaderboard; OF_A_TASK those of one task.
 COMPARED = [key for key in PROTOCOL_KEYS if key not in (*SETTING, "seed")]
 
 
 def unusual_settings(rows: pd.DataFrame) -> pd.Series:
-    """Returns for each row in words which settings it does not share with most runs of its task; empty if none.
+    """Returns for each row in words which settings it does not share with most runs; empty if none.
 
-    Of several settings that are as frequent none is the usual one.
+    What a task has of its own it need share with most runs of its task alone. Of several settings that are as frequent
+    none is the usual one.
     """
     runs = rows.drop_duplicates("path").set_index("path")
     words = pd.Series("", index=runs.index)
-    total = runs.groupby("task")["seed"].transform("size")
     for key in (key for key in COMPARED if key in runs):
-        alike = runs.groupby(["task", key], dropna=False)["seed"].transform("size")
+        within = runs["task"] if key in OF_A_TASK else runs["task"].map(lambda _: "all tasks")
+        total = runs.groupby(within)["seed"].transform("size")
+        alike = runs.groupby([within, key], dropna=False)["seed"].transform("size")
         named = runs[key].map(lambda value, key=key: f", {key.replace('_', ' ')} {'none' if pd.isna(value) else value}")
         words += named.where((2 * alike <= total) & (alike < total), "")
     return rows["path"].map(words.str.removeprefix(", "))

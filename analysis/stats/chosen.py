@@ -32,7 +32,7 @@ def chosen_again(fixed: pd.DataFrame, his: pd.DataFrame, ratios: Sequence[float]
     Raises:
         Unavailable: all alphas have no seed in common, or the runs not these ratios or the same examples.
     """
-    keys = ["task", "seed", "checkpoint", "data"]
+    keys = ["model", "task", "seed", "checkpoint", "data"]
     jobs = with_references(fixed.drop_duplicates("path"), his.drop_duplicates("path"), keys)
     return {str(task): _of_task(str(task), part, ratios, draws) for task, part in jobs.groupby("task")}
 

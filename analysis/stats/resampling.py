@@ -5,7 +5,7 @@ counts with a matrix of indicators or moments. Shapes: runs K, ratios R, example
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -27,30 +27,33 @@ WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # l
 Measured = tuple[np.ndarray, np.ndarray]  # values [K, R], and those of all draws [D, K, R]
 
 
-def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray, dict[str, Measured]]:
+def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, Measured]]:
     """Measures all runs of these rows of one task, on their examples and on resamples of them.
 
     Returns:
-        the row file of each run, [K]; the pruned ratios that all of them have, [R]; and for quality, stability,
-        for scores their agreement (`score_agreement`), evenness and the losses that any run has, also after a
-        temperature, the values, [K, R], and
-        those on the resampled examples, [D, K, R].
+        the row file of each run, [K]; the pruned ratios that any of them has, [R]; which run has which, [K, R]; and
+        for quality, stability, for scores their agreement (`score_agreement`), evenness and the losses that any run
+        has, also after a temperature, the values, [K, R], and those on the resampled examples, [D, K, R]. Those of a
+        ratio that a run lacks mean nothing.
 
     Raises:
-        Unavailable: no ratio in common, no predictions, other examples, or a metric that is not known here.
+        Unavailable: no pruned ratio, no predictions, other examples, or a metric that is not known here.
     """
     task, metric = rows["task"].iloc[0], rows["metric"].iloc[0]
     if metric not in WEIGHTED_METRICS:
         raise Unavailable(f"the metric {metric} of {task} cannot be recomputed on resampled examples")
     masks = {path: dict(zip(part["ratio"], part["mask"], strict=True)) for path, part in rows.groupby("path")}
-    ratios = sorted(set.intersection(*(set(part) for part in masks.values())) - {0.0})
+    ratios = sorted(set().union(*masks.values()) - {0.0})
     if not ratios:
-        raise Unavailable(f"the runs of {task} have no ratio in common")
+        raise Unavailable(f"the runs of {task} have no pruned ratio")
+    there = np.array([[ratio in part for ratio in ratios] for part in masks.values()])
+    # The unpruned model stands where a run lacks a ratio, so that all runs are measured in one go.
+    lines = {path: [ratio if ratio in part else 0.0 for ratio in ratios] for path, part in masks.items()}
     arrays = arrays_of_task(masks, task)
     labels = next(iter(arrays.values()))["labels"]
-    answers = np.array([lines_at(run, "predictions", [0.0, *ratios]) for run in arrays.values()])
-    there = [name for name in LOSSES if any(name in run for run in arrays.values())]
-    losses = {LOSSES[name]: _losses(arrays.values(), name, ratios) for name in there}
+    answers = np.array([lines_at(run, "predictions", [0.0, *lines[path]]) for path, run in arrays.items()])
+    known = [name for name in LOSSES if any(name in run for run in arrays.values())]
+    losses = {LOSSES[name]: _losses(arrays, name, lines) for name in known}
     if "loss" in losses:
         tempered = tempered_losses(labels, answers[:, 1:].reshape(losses["loss"].shape), losses["loss"])
         losses |= {} if np.isnan(tempered).all() else {TEMPERED: tempered}  # of two classes alone
@@ -58,9 +61,10 @@ def measured_runs(rows: pd.DataFrame, draws: int) -> tuple[list[str], np.ndarray
     whole = measure(np.ones((1, len(labels))))
     parts = [measure(counts) for counts in example_counts(task, len(labels), draws)]
     values = {name: (whole[name][0], np.concatenate([part[name] for part in parts])) for name in whole}
-    uneven = np.array([[_unevenness(arrays[path], masks[path][ratio]) for ratio in ratios] for path in masks])
+    uneven = np.array([[_unevenness(arrays[path], part.get(ratio, {})) for ratio in ratios]
+                       for path, part in masks.items()])  # fmt: skip
     resampled = np.broadcast_to(uneven, values["quality"][1].shape)  # examples do not change the heads
-    return list(masks), np.array(ratios), values | {EVENNESS: (uneven, resampled)}
+    return list(masks), np.array(ratios), there, values | {EVENNESS: (uneven, resampled)}
 
 
 def unevenness(heads: Sequence[int], removed: Sequence[int]) -> float:
@@ -97,11 +101,11 @@ def _measure(
     return {name: values.reshape(-1, runs, ratios) for name, values in found.items()}
 
 
-def _losses(runs: Iterable[dict[str, np.ndarray]], name: str, ratios: list[float]) -> np.ndarray:
-    """Losses of single examples, [K R, N]; NaN for a run without."""
+def _losses(runs: Mapping[str, dict[str, np.ndarray]], name: str, ratios: Mapping[str, list[float]]) -> np.ndarray:
+    """Losses of single examples at the ratios of each run, [K R, N]; NaN for a run without."""
     return np.concatenate([
-        lines_at(run, name, ratios) if name in run else np.full((len(ratios), len(run["labels"])), np.nan)
-        for run in runs
+        lines_at(run, name, ratios[path]) if name in run else np.full((len(ratios[path]), len(run["labels"])), np.nan)
+        for path, run in runs.items()
     ])  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from analysis.stats.resampling import measured_runs
 from analysis.text.choice import PREFERRED
 from analysis.text.labels import criterion_name, ordered_curves, ordered_tasks
 from analysis.text.measures import NATS, measure_of, unit
+from hies.runs.folders import warn_of_rows
 
 DRAWS = 1_000
 MEAN = "mean"  # in the place of a task: the mean over tasks
@@ -300,19 +301,22 @@ def curve_differences(rows: pd.DataFrame, pairs: pd.DataFrame, draws: int = DRAW
         draws: of the bootstrap.
 
     Raises:
-        Unavailable: no ratio in common, no predictions, other examples, a metric that is not known here, or several
-            runs of a curve on a task for one seed, as of two models.
+        Unavailable: no pair with a ratio in common, no predictions, other examples, a metric that is not known here,
+            or several runs of a curve on a task for one seed, as of two models.
     """
     gains: list[Gain] = []
     for task in ordered_tasks(pairs["task"]):
         of_task = pairs[pairs["task"] == task]
         gains += _of_task(task, of_task, rows[rows["path"].isin({*of_task["path"], *of_task["path_against"]})], draws)
+    if not gains:
+        raise Unavailable("no two curves that are compared have a ratio in common")
     lost = {measure: at_chance(rows, measure) for measure in {gain.measure for gain in gains}}
     return [replace(gain, at_chance=gain.task in lost[gain.measure]) for gain in gains]
 
 
 def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> Iterator[Gain]:
-    paths, ratios, measured = measured_runs(rows, draws)
+    """The gains of each pair of curves, at the ratios that all of their runs have; none of a pair without any."""
+    paths, ratios, there, measured = measured_runs(rows, draws)
     metric = rows["metric"].iloc[0]
     place = {path: i for i, path in enumerate(paths)}
     for curve in ordered_curves(pairs):
@@ -321,7 +325,11 @@ def _of_task(task: str, pairs: pd.DataFrame, rows: pd.DataFrame, draws: int) -> 
             if jobs["seed"].duplicated().any():
                 raise Unavailable(f"there are several runs of {curve} or of {against} on {task} for one seed")
             own, other = ([place[path] for path in jobs[column]] for column in ("path", "path_against"))
+            shared = there[own + other].all(axis=0)
+            if not shared.any():
+                warn_of_rows(f"{curve} and {against} have no ratio in common on {task} and are not compared there.")
+                continue
             for measure, (values, resampled) in measured.items():
                 gained = resampled[:, own] - resampled[:, other]
-                pair = (values[other], values[own], gained)
-                yield Gain(task, curve, str(against), measure, unit(measure, metric), ratios, *pair)
+                pair = (values[other][:, shared], values[own][:, shared], gained[:, :, shared])
+                yield Gain(task, curve, str(against), measure, unit(measure, metric), ratios[shared], *pair)

@@ -103,14 +103,15 @@ def claims_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str]
     used = rows[rows["curve"].isin(curves) | (rows["criterion"] == "his")]
     text = (
         f"HIES minus HIS in {difference_units([EVENNESS, *measures], used)}, mean over the claim's ratios (of "
-        f"{ratios_of(used)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
+        f"{ratios_of(data)}): {caption(used)}. {_sides(claims.values())}; evenness is the standard deviation over the "
         "sites of the share of their heads that is removed. Holds, or does not hold: the difference is on that side, "
         "or on the other. "
     )
     named = data.assign(task=tasks_and_means(data["task"], data["tasks"]))
     shown = side_by_side(named, ["criterion", "task"], lambda row: {row["claim"]: _verdict(row)})
     shown = shown.reindex(columns=["criterion", "task", *claims], fill_value="")
-    said = f"{_interval_note(draws)} {verdict_note(data)} {_undefined_note(data)}{notes(measures, used)}"
+    said = f"{_interval_note(draws)} {verdict_note(data)} {_undefined_note(data)}"
+    said += f"{fewer_ratios_note(data, 'claim')}{notes(measures, used)}"
     return Table(shown, data.drop(columns=["tasks", "measure"]), text + said)
 
 
@@ -154,11 +155,12 @@ def against_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the tasks that "
-        f"both have: {caption(used)}. {_interval_note(draws)} Bold: ahead or behind. {verdict_note(data)}"
+        f"both have at this ratio: {caption(used)}. {_interval_note(draws)} Bold: ahead or behind. {verdict_note(data)}"
         f"{notes(measures, used)}"
     )
-    least = data.groupby(["criterion", "against"])[["tasks", "seeds"]].transform("min").astype(str)
-    named = data.assign(tasks=least["tasks"], draws=least["seeds"])
+    of_pair = data.groupby(["criterion", "against"])
+    tasks, least = (of_pair[name].transform(each) for name, each in (("tasks", _from_to), ("seeds", "min")))
+    named = data.assign(tasks=tasks, draws=least.astype(str))
     shown = side_by_side(named, ["criterion", "against"], _bold_if_decided, after=["tasks", "draws"])
     first = [
         "criterion",
@@ -186,8 +188,9 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     used = _used(data, rows)
     text = (
         f"Criterion minus the one it stands against in {difference_units(measures, used)}, mean over the ratios "
-        f"(of {ratios_of(used)}): {caption(used)}. {_interval_note(draws)} {verdict_note(data)} "
-        f"{_undefined_note(data)}{missing_note(data)}{notes(measures, used, differences=True)} Blank: undefined."
+        f"(of {ratios_of(data)}): {caption(used)}. {_interval_note(draws)} {verdict_note(data)} "
+        f"{_undefined_note(data)}{fewer_ratios_note(data)}{missing_note(data)}"
+        f"{notes(measures, used, differences=True)} Blank: undefined."
     )
     return Table(shown, data, text)
 
@@ -200,9 +203,33 @@ def missing_note(data: pd.DataFrame) -> str:
     return f" Left out, since no run of the same seed is there to compare with: {'; '.join(parts)}." if parts else ""
 
 
-def ratios_of(used: pd.DataFrame) -> str:
-    """Returns the pruned ratios of these rows in words."""
-    return ", ".join(percent(ratio) for ratio in sorted(used.loc[used["ratio"] > 0, "ratio"].unique()))
+def ratios_of(data: pd.DataFrame) -> str:
+    """Returns the ratios that the means of these lines are over, in words."""
+    return _percents(" ".join(data["ratios"].dropna()).split())
+
+
+def fewer_ratios_note(data: pd.DataFrame, window: str = "removed") -> str:
+    """Returns which means are over fewer ratios than others of their window, for a caption; empty if none is.
+
+    Args:
+        data: lines with criterion, task and ratios, and against if there are several references.
+        window: the column that says of which ratios the mean should be.
+    """
+    there = data.dropna(subset="ratios")
+    every = there.groupby(window)["ratios"].agg(lambda texts: len(set(" ".join(texts).split())))
+    fewer = there[there["ratios"].str.split().str.len() < there[window].map(every)]
+    pair = [name for name in ("criterion", "against") if name in there]
+    parts = []
+    for (*curves, words, ratios), tasks in fewer.groupby([*pair, window, "ratios"], sort=False)["task"]:
+        single = listed_tasks(set(tasks) - {MEAN})
+        where = " and ".join(filter(None, [single, "mean over tasks" * (MEAN in set(tasks))]))
+        named = f"{'claim ' * (window == 'claim')}{words.partition(':')[0]}"
+        parts.append(f"{' minus '.join(curves)}, {named}, {where} ({_percents(ratios.split())})")
+    return f" Over fewer ratios, since runs lack the others: {'; '.join(parts)}." if parts else ""
+
+
+def _percents(ratios: Collection[str]) -> str:
+    return ", ".join(percent(ratio) for ratio in sorted({float(ratio) for ratio in ratios}))
 
 
 def _corrected(data: pd.DataFrame) -> pd.DataFrame:
@@ -272,12 +299,18 @@ def _of_pair(curve: str, reference: str, gains: list[Gain], measures: Sequence[s
     for ratio in sorted({ratio for gain in of_pair for ratio in gain.ratios.tolist() if ratio > 0}):
         for measure in measures:
             averaged = averaged_gains([gain for gain in of_pair if gain.measure == measure])
-            if not averaged:
+            there = [gain.over(at) for gain in averaged if (at := gain.ratios == ratio).any()]
+            if not there:
                 continue
-            sample = mean_over_tasks([gain.over(gain.ratios == ratio) for gain in averaged])
+            sample = mean_over_tasks(there)
             key = {"criterion": curve, "against": reference, "ratio": ratio, "measure": measure, "tasks": sample.tasks}
             lines.append({**key, **sample.estimate()})
     return lines
+
+
+def _from_to(counts: pd.Series) -> str:
+    """The numbers of tasks that means at several ratios are over."""
+    return f"{counts.min()}" if counts.nunique() == 1 else f"{counts.min()} to {counts.max()}"
 
 
 def _verdict(row: dict) -> str:

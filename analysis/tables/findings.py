@@ -32,13 +32,14 @@ from analysis.text.choice import fixed_alphas
 from analysis.text.labels import task_name, without_word
 from analysis.text.measures import ALL_MEASURES, MEASURE_OF, measure_of
 from hies.runs import folders
+from hies.runs.folders import warn_of_rows
 
 SAME_HEADS = 0.9  # Jaccard
 TIE = 1e-9  # points or nats: what rounding leaves is ahead of nothing
 COLUMNS = ["key", "finding", "experiment", "measure", "mean", "low", "high", "p", "task_low", "task_high", "task_p",
            "least", "least_low", "least_high", "least_without", "ahead", "tasks", "draws", "cells", "verdict",
            "where"]  # fmt: skip
-OF_JOBS = ["curve", "criterion", "alpha", "calibration_size", "task", "seed", "checkpoint", "data", "path"]
+OF_JOBS = ["curve", "criterion", "alpha", "calibration_size", "model", "task", "seed", "checkpoint", "data", "path"]
 OF_RUNS = ["path", "task", "metric", "ratio", "mask", "examples", "quality", "quality_norm", "chance"]
 
 
@@ -85,7 +86,7 @@ def findings(rows: pd.DataFrame, draws: int = DRAWS, declared: Sequence[Finding]
     Raises:
         Unavailable: there are none for any.
     """
-    rows = _of_plain_curves(rows, declared)
+    rows = _of_plain_curves(_of_one_model(rows, declared), declared)
     gains = _gains(rows, [one for one in declared if isinstance(one, Difference)], draws)
     wheres = {one.key: f"analysis/paper/{one.file}.csv" for one in declared if isinstance(one, PaperGain)}
     lines, by_task = [], {}
@@ -128,21 +129,51 @@ def _of_plain_curves(rows: pd.DataFrame, declared: Iterable[Finding]) -> pd.Data
     return pd.concat([rows[~of_several], without_word(rows[of_several], "checkpoint")], ignore_index=True)
 
 
+def _of_one_model(rows: pd.DataFrame, declared: Iterable[Finding]) -> pd.DataFrame:
+    """The rows without those experiments of which a finding would be over several models.
+
+    Several may stand in one experiment where its findings name their tasks and each task is of one model.
+    """
+    kept = pd.Series(True, index=rows.index)
+    compared = [one for one in declared if isinstance(one, Difference | SameHeads | ChosenAgain)]
+    for name in dict.fromkeys(one.experiment for one in compared):
+        here = rows["experiment"] == name
+        of_all_tasks = any(one.experiment == name and not getattr(one, "tasks", ()) for one in compared)
+        models = rows[here].groupby("experiment" if of_all_tasks else "task")["model"].unique()
+        if several := sorted({model for some in models if len(some) > 1 for model in some}):
+            warn_of_rows(f"the findings of {name} are left out: they would be over several models, {_listed(several)}.")
+            kept &= ~here
+    return rows[kept]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
+
+
 def _gains(rows: pd.DataFrame, declared: Iterable[Difference], draws: int) -> dict[str, dict[str, Sample]]:
-    """By the key of a finding: its sample on each task."""
+    """By the key of a finding: its sample on each task. Those of an experiment with an unusable run are left out."""
     samples: dict[str, dict[str, Sample]] = {}
     for experiment, part in rows.groupby("experiment"):
         here = [one for one in declared if one.experiment == experiment]
-        jobs = part.loc[part["ratio"] > 0, OF_JOBS].drop_duplicates("path")  # of many columns, since these are many
-        keys = ["task", "seed", "checkpoint", "data"]
-        wanted = dict.fromkeys((one.curve, one.against) for one in here)
-        pairs = [with_references(jobs[jobs["curve"] == a], jobs[jobs["curve"] == b], keys) for a, b in wanted]
-        there = pd.concat(pairs, ignore_index=True) if pairs else part[:0]
-        found = _differences(part[[name for name in OF_RUNS if name in part]], there, here, draws)
-        for one in here:
-            by_task = _by_task(one, averaged_gains([gain for gain in found if _is_of(one, gain)]))
-            if by_task:
-                samples[one.key] = by_task
+        try:
+            samples |= _of_experiment(part, here, draws)
+        except Unavailable as reason:
+            warn_of_rows(f"the differences of {experiment} are left out of the findings: {reason}.")
+    return samples
+
+
+def _of_experiment(rows: pd.DataFrame, here: Sequence[Difference], draws: int) -> dict[str, dict[str, Sample]]:
+    samples: dict[str, dict[str, Sample]] = {}
+    jobs = rows.loc[rows["ratio"] > 0, OF_JOBS].drop_duplicates("path")  # of many columns, since these are many
+    keys = ["model", "task", "seed", "checkpoint", "data"]
+    wanted = dict.fromkeys((one.curve, one.against) for one in here)
+    pairs = [with_references(jobs[jobs["curve"] == a], jobs[jobs["curve"] == b], keys) for a, b in wanted]
+    there = pd.concat(pairs, ignore_index=True) if pairs else rows[:0]
+    found = _differences(rows[[name for name in OF_RUNS if name in rows]], there, here, draws)
+    for one in here:
+        by_task = _by_task(one, averaged_gains([gain for gain in found if _is_of(one, gain)]))
+        if by_task:
+            samples[one.key] = by_task
     return samples
 
 
@@ -232,7 +263,11 @@ def _of_same_heads(one: SameHeads, rows: pd.DataFrame) -> dict[str, Any] | None:
 def _of_choice(one: ChosenAgain, rows: pd.DataFrame, draws: int) -> dict[str, Any] | None:
     fixed = fixed_alphas(rows[rows["experiment"] == one.experiment])
     his = rows[(rows["experiment"] == one.against) & (rows["curve"] == HIS)]
-    gains = chosen_again(fixed, his, one.ratios, draws) if len(fixed) else {}
+    try:
+        gains = chosen_again(fixed, his, one.ratios, draws) if len(fixed) else {}
+    except Unavailable as reason:
+        warn_of_rows(f"{one.key} of {one.experiment} is left out of the findings: {reason}.")
+        return None
     if not gains:
         return None
     again, once = np.mean([*gains.values()], axis=0)  # [2, D], mean over tasks

@@ -22,6 +22,7 @@ BOARD_NOTE = (
     "rank. Brackets: 95 % t interval over the calibration draws, of fewer than five draws their range; ranks: of a "
     "bootstrap of the same draws for all, stretched as a t interval is, of fewer than five the range over each draw "
     "and their mean, where a criterion of one draw has its number in all. The evaluation examples are not resampled. "
+    "Draws, FLOPs and columns of tasks: of the draws that all tasks have, where a criterion has a mean. "
     "FLOPs: of one example of full length, in percent of the dense model."
 )
 
@@ -61,7 +62,8 @@ def _lines(
         first = places[measures[0]]["rank"]
         for curve in sorted(ordered_curves(board), key=lambda curve: first.get(curve, len(board))):
             line = {"settings": settings, "ratios": " ".join(f"{ratio:g}" for ratio in window), "criterion": curve}
-            yield line | _estimates(curve, means, places) | _by_task(curve, part, board, shown[0])
+            own = _of_the_mean(part[part["curve"] == curve], means[shown[0]])
+            yield line | _estimates(curve, means, places) | _by_task(own, board, shown[0])
 
 
 def _over(board: pd.DataFrame, ratios: list[float], columns: list[str]) -> pd.DataFrame:
@@ -90,12 +92,19 @@ def _estimates(curve: str, means: dict[str, pd.DataFrame], places: dict[str, pd.
     return line
 
 
-def _by_task(curve: str, part: pd.DataFrame, board: pd.DataFrame, measure: str) -> dict[str, Any]:
-    """Draws, FLOPs left and a measure of every task; which tasks the board has, and the curve lacks."""
-    own = part[part["curve"] == curve].groupby("task")
-    tasks, means = ordered_tasks(board["task"]), own[[measure, FLOPS]].mean()
+def _of_the_mean(own: pd.DataFrame, by_curve: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a curve on the draws that its mean over tasks is of; all of them where it has none."""
+    seeds = by_curve.loc[by_curve.index.isin(own["curve"])].dropna(axis=1).columns
+    kept = own["seed"].isin(seeds)
+    return own[kept | ~kept.groupby(own["task"]).transform("any")]  # a task at chance, of no mean, has its own draws
+
+
+def _by_task(own: pd.DataFrame, board: pd.DataFrame, measure: str) -> dict[str, Any]:
+    """Draws, FLOPs left and a measure of a curve on every task; which tasks the board has, and the curve lacks."""
+    parts = own.groupby("task")
+    tasks, means = ordered_tasks(board["task"]), parts[[measure, FLOPS]].mean()
     line: dict[str, Any] = {"tasks": tasks, "lacking": [task for task in tasks if task not in means.index]}
-    line |= {"draws": int(own["seed"].nunique().reindex(tasks, fill_value=0).min()), FLOPS: means[FLOPS].mean()}
+    line |= {"draws": int(parts["seed"].nunique().reindex(tasks, fill_value=0).min()), FLOPS: means[FLOPS].mean()}
     return line | {f"{measure}_on_{task}": means[measure].get(task) for task in tasks}
 
 

@@ -88,7 +88,8 @@ UNPRUNED, OF_PAPER = "unpruned", ", paper"  # in legends: the dense model, and t
 RUNS = "runs alike"  # a column: how many there are
 LONGEST_CURVE = 200  # characters of the name of a curve, for which a figure makes room
 # Named only where a setting holds several of them, because they rarely differ, and not for the value that most of its
-# runs have: a stray run must not rename the others, whose curves have the same names on other tasks.
+# runs have: a stray run must not rename the others, whose curves have the same names on other tasks. What is not
+# OF_A_TASK counts over all tasks of a model: tasks that differ in it are no draws of one mean.
 PROTOCOL_WORDS = {
     "split": "{} split",
     "calibration_size": "calibration size {}",
@@ -103,6 +104,8 @@ TUNING_WORDS = {
     "tuning_seeds": "{} tuning seeds",
     "tuning_examples": "{} tuning examples",
 }  # of a chosen alpha alone
+# What a task has of its own: how many examples there are, what was fine-tuned on it, and the sites of what is scored.
+OF_A_TASK = ("examples", "checkpoint", "data", "sites", "tuning_examples")
 
 
 def criterion_name(criterion: str) -> str:
@@ -231,15 +234,15 @@ def _part(name: str, value: Any) -> str:
 
 
 def _unusual(kinds: pd.DataFrame, column: str) -> list[bool]:
-    """For each row: whether most runs of its setting have another value.
+    """For each row: whether most runs of its setting, or of all tasks of its model, have another value.
 
     A tuning knob counts within each way to choose alpha, code from outside within each criterion that has any.
     """
-    counted, within = kinds, SETTING
+    counted, within = kinds, [name for name in SETTING if name != "task" or column in OF_A_TASK]
     if column == "source":
-        counted, within = kinds[kinds[column].notna()], [*SETTING, "criterion"]
+        counted, within = kinds[kinds[column].notna()], [*within, "criterion"]
     if column in TUNING_WORDS:
-        counted, within = kinds[kinds["alpha"].map(lambda alpha: isinstance(alpha, str))], [*SETTING, "alpha"]
+        counted, within = kinds[kinds["alpha"].map(lambda alpha: isinstance(alpha, str))], [*within, "alpha"]
     settings = counted.groupby(within)
     alike = counted.groupby([*within, column], dropna=False)[RUNS].transform("sum")
     unusual = (settings[column].transform("nunique", dropna=False) > 1) & (2 * alike <= settings[RUNS].transform("sum"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_runs import right_in, write_answers
+from analysis_runs import right_in, write_answers, write_run
 from scipy.stats import pearsonr, t
 
 from analysis import load
@@ -68,13 +68,16 @@ def test_the_papers_own_gain_at_half_of_the_heads_is_mostly_cola(rows: pd.DataFr
     assert (round(printed["mean"], 2), round(printed["least"], 2), printed["least_without"]) == (1.93, 0.92, "CoLA")
 
 
-def test_few_draws_give_their_range_and_other_rows_nothing(tmp_path: Path) -> None:
+def test_few_draws_give_their_range_and_other_rows_nothing(tmp_path: Path, capsys) -> None:
     four = rows_of(tmp_path, seeds=4)
     line = findings(four, 10, (GAIN,)).iloc[0]
     assert line["verdict"] == "too few draws" and np.isnan(line["p"]) and line["low"] <= line["mean"] <= line["high"]
     with pytest.raises(Unavailable, match="no rows of the curves"):
         findings_table(four)  # what is declared is of other experiments
     assert main(["findings", "--results", str(tmp_path), "--out", str(tmp_path)]) != 0
+    write_run(tmp_path / "one" / "glue", "his")
+    assert main(["findings", "--results", str(tmp_path / "one"), "--out", str(tmp_path)]) != 0
+    assert "not built: findings: " in capsys.readouterr().out
 
 
 def test_over_checkpoints_their_means_are_what_chance_is_of(tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_means_over_tasks_ranges_and_ranks_by_hand(tmp_path: Path) -> None:
     assert data[["quality_low", "quality_rank_high"]].iloc[0].tolist() == [60, 2]
 
 
+def test_columns_of_tasks_are_of_the_draws_of_the_mean(tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    for seed in range(3):  # the last draw is there on one task alone, and the second has no number on the other
+        path = write_run(exp, "his", seed, (90, 60 + 10 * seed), task="cola")
+        first, second = path.read_text().splitlines()
+        cheaper = second.replace('"flops": 10', f'"flops": {10 - seed}')
+        path.write_text(f"{first}\n{cheaper}\n")
+    for seed, quality in enumerate((50, None)):
+        write_run(exp, "his", seed, (90, quality), task="rte")
+    columns = ("quality (%)", "CoLA", "RTE", "FLOPs left (%)", "draws")
+    assert cells(load(tmp_path), *columns) == [("55.00", "60.00", "50.00", "100.0", "1")]
+
+
 def test_five_draws_give_an_interval_and_equals_share_a_rank(tmp_path: Path) -> None:
     values = pd.DataFrame([[1.0] * 5, [0, 0, 0, 0, 9], [1.0] * 5, [7, np.nan, np.nan, np.nan, np.nan]], list("abcd"))
     # b is ahead of a wherever its last seed is drawn, in 1 - 0.8^5 = 67 % of the draws, and of d, since means are
@@ -108,6 +121,30 @@ def test_settings_that_are_as_frequent_are_all_named(tmp_path: Path) -> None:
     words = [("calibration size 16", "1"), ("calibration size 16", "2")]
     assert cells(load(tmp_path), "settings", "rank by quality")[:2] == words
     assert set(unusual_settings(load(tmp_path))) == {"calibration size 16", "calibration size 128"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("calibration_size", (32, 128)), ("precision", ("float32", "bfloat16")), ("step", (1, 2)), ("scope", "ab")],
+)
+def test_tasks_of_unlike_settings_have_no_mean(tmp_path: Path, name: str, values: tuple) -> None:
+    for task, value in zip(("cola", "mrpc"), values, strict=True):
+        for criterion, quality in (("his", 80), ("ae", 70)):
+            runs(tmp_path / "exp", criterion, quality, task=task, **{name: value})
+    rows = load(tmp_path)
+    assert rows.groupby("task")["curve"].unique().map(set).agg(lambda sets: set.intersection(*sets)) == set()
+    found = cells(rows, "settings", "CoLA", "MRPC")
+    words = [f"{name.replace('_', ' ')} {value}" for value in sorted(values, key=lambda value: str(value).zfill(9))]
+    assert list(dict.fromkeys(settings for settings, *_ in found)) == words
+    assert all("" in of_task for _, *of_task in found)  # each board is of one of them
+
+
+@pytest.mark.parametrize(("name", "values"), [("examples", (50, 100)), ("sites", (["a"], ["b"]))])
+def test_tasks_may_have_examples_and_sites_of_their_own(tmp_path: Path, name: str, values: tuple) -> None:
+    for task, value in zip(("cola", "mrpc"), values, strict=True):
+        runs(tmp_path / "exp", "his", 80, task=task, **{name: value})
+        runs(tmp_path / "exp", "ae", 70, task=task, **{name: value})
+    assert set(unusual_settings(load(tmp_path))) == {""}
 
 
 def test_what_lacks_a_task_has_neither_mean_nor_rank_and_is_named(tmp_path: Path) -> None:

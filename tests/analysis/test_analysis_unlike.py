@@ -1,27 +1,32 @@
 """What is unlike is not averaged: other forms, ratios, draws, units, tasks, models, examples are refused or named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from analysis_runs import ALPHA, HIES, RATIOS, TUNED, answers_right_in, hies, right_in, write_run
+from shown import caption_of
 
 from analysis import load
 from analysis.errors import Unavailable
 from analysis.figures.alphas import draw_figure12
 from analysis.figures.by_size import draw_by_size
+from analysis.figures.forest import draw_forest
 from analysis.figures.methods import draw_methods
-from analysis.findings.forms import HIS, PER_RATIO, Difference, SameHeads
+from analysis.findings.forms import HIS, PER_RATIO, ChosenAgain, Difference, SameHeads
 from analysis.stats.chosen import chosen_again
-from analysis.stats.significance import Gain
+from analysis.stats.pairing import against_hies
+from analysis.stats.significance import Gain, curve_differences
 from analysis.stats.signs import PREDICTORS, SETTINGS, layer_statistics, rank_correlations
 from analysis.stats.sizes import chosen_on_other_tasks
 from analysis.stats.variants import compare
-from analysis.tables.differences import claims_table
+from analysis.tables.differences import against_table, claims_table, variants_table
 from analysis.tables.findings import findings
 from analysis.tables.sizes import sizes_table
 from analysis.text.captions import interval_words
+from hies.errors import RowsWarning
 
 CHOSEN = {**TUNED, "alpha_used": 0.9}
 
@@ -77,8 +82,52 @@ def test_findings_are_of_one_model_and_of_all_their_ratios(tmp_path: Path) -> No
         for criterion, knobs in (("his", {}), ("hies", CHOSEN)):
             options = {"ratios": RATIOS, "arrays": {"predictions": answers, "labels": labels}, "checkpoint": "other"}
             write_run(tmp_path / "exp", criterion, seed, (50.0,) * 4, model="large", **options, **knobs)
-    with pytest.raises(Unavailable, match=r"several runs of .* for one seed"):
+    # The second model's runs would be further draws, had they seeds of their own.
+    for rows in (
+        load(tmp_path),
+        load(tmp_path).assign(seed=lambda rows: rows["seed"] + 9 * (rows["model"] == "large")),
+    ):
+        warned = pytest.warns(RowsWarning, match="the findings of exp .* over several models, large and tiny")
+        with warned, pytest.raises(Unavailable, match="no rows of the curves"):
+            findings(rows, 5, (gain,))
+    rows = load(tmp_path)
+    other = rows[rows["model"] == "tiny"].assign(experiment="other")
+    with pytest.warns(RowsWarning, match="the findings of exp"):  # the others are built
+        lines = findings(pd.concat([rows, other]), 5, (gain, same, replace(gain, key="of other", experiment="other")))
+    assert lines["key"].tolist() == ["of other"]
+
+
+def test_models_on_tasks_of_their_own_are_in_one_finding_only_where_it_names_them(tmp_path: Path) -> None:
+    for task, model in (("cola", "tiny"), ("rte", "large")):
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, task=task, model=model)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task=task, model=model, **CHOSEN)
+    gain = Difference("gain", "", "exp", PER_RATIO, HIS, "quality", (0.3, 0.5), "claims")
+    assert findings(load(tmp_path), 5, (replace(gain, tasks=("cola", "rte")),))["tasks"].tolist() == [2]
+    with pytest.warns(RowsWarning, match="large and tiny"), pytest.raises(Unavailable, match="no rows of the curves"):
         findings(load(tmp_path), 5, (gain,))
+
+
+@pytest.mark.parametrize("unusable", ["no arrays", "metric"])
+def test_an_unusable_run_takes_the_findings_of_its_experiment_alone(tmp_path: Path, unusable: str) -> None:
+    for task in ("cola", "rte"):
+        right_in(tmp_path, "his", 0.9, 0.8, 0.7, 0.6, task=task)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task=task, **CHOSEN)
+        right_in(tmp_path, "hies", 0.9, 0.8, 0.7, 0.6, task=task, alpha=0.9)
+    whole = load(tmp_path)
+    bad = whole.assign(experiment="bad")
+    if unusable == "metric":
+        bad.loc[bad["task"] == "rte", "metric"] = "bleu"
+    else:
+        first = bad["path"] == bad.loc[bad["curve"] == HIES, "path"].iloc[0]
+        bad.loc[first | (bad["alpha"] == 0.9), "path"] += ".gone"
+    gain = Difference("gain", "", "exp", PER_RATIO, HIS, "quality", (0.3, 0.5), "claims")
+    declared = (gain, replace(gain, key="of bad", experiment="bad"))
+    with pytest.warns(RowsWarning, match="the differences of bad are left out of the findings: "):
+        assert findings(pd.concat([whole, bad]), 5, declared)["key"].tolist() == ["gain"]
+    if unusable == "no arrays":
+        again = ChosenAgain("again", "", "bad", "exp", (0.3, 0.5))
+        with pytest.warns(RowsWarning, match="again of bad is left out of the findings: "):
+            assert findings(pd.concat([whole, bad]), 5, (gain, again))["key"].tolist() == ["gain"]
 
 
 def test_a_mean_over_tasks_is_over_the_ratios_that_all_have(tmp_path: Path) -> None:
@@ -196,3 +245,60 @@ def test_quality_and_flops_are_means_over_the_same_tasks(tmp_path: Path) -> None
     panels = draw_methods(load(tmp_path))
     assert panels[1].get_lines()[0].get_xdata().tolist() == [100, 100]  # of ARC-e
     assert panels[3].get_lines()[0].get_xdata().tolist() == [100, 75]  # of both
+
+
+def with_a_run_that_lacks_50(folder: Path) -> pd.DataFrame:
+    """HIES is ahead of HIS by 10 points at 30 % and 30 at 50 %; AE is level with HIS, on CoLA up to 30 %."""
+    for task in ("cola", "sst2"):
+        right_in(folder, "his", 0.9, 0.8, 0.7, 0.4, task=task)
+        right_in(folder, "hies", 0.9, 0.8, 0.8, 0.7, task=task, **CHOSEN)
+        right_in(folder, "ae", *(0.9, 0.8, 0.7, 0.4)[: 3 if task == "cola" else 4], task=task)
+    return load(folder)
+
+
+def test_a_run_that_lacks_a_ratio_takes_it_from_no_other_comparison(tmp_path: Path) -> None:
+    rows = with_a_run_that_lacks_50(tmp_path)
+    data = against_table(rows, draws=5, measures=["quality"]).data.set_index(["criterion", "ratio"])
+    assert data.loc[("HIS", 0.5), ["mean", "tasks"]].tolist() == pytest.approx([-30, 2])
+    assert data.loc[("AE", 0.3), ["mean", "tasks"]].tolist() == pytest.approx([-10, 2])
+    assert data.loc[("AE", 0.5), ["mean", "tasks"]].tolist() == pytest.approx([-30, 1])  # of SST-2
+    shown = against_table(rows, draws=5, measures=["quality"]).shown.set_index("criterion")
+    assert shown["tasks"].to_dict() == {"HIS": "2", "AE": "1 to 2"}
+
+
+def test_a_value_at_a_ratio_does_not_hang_on_those_that_others_have(tmp_path: Path) -> None:
+    rows = with_a_run_that_lacks_50(tmp_path)
+    pairs = against_hies(rows)
+    alone = pairs[pairs["curve"] == "HIS"]
+    beside = [gain for gain in curve_differences(rows, pairs, 5) if gain.curve == "HIS"]
+    for one, other in zip(curve_differences(rows, alone, 5), beside, strict=True):
+        np.testing.assert_array_equal(one.ratios, other.ratios)
+        np.testing.assert_array_equal(one.gains, other.gains)
+        np.testing.assert_allclose(one.resampled, other.resampled)
+
+
+def test_captions_name_the_ratios_that_means_are_over(tmp_path: Path) -> None:
+    for task, ratios in (("cola", 3), ("sst2", 4)):
+        right_in(tmp_path, "his", *(0.9, 0.8, 0.7, 0.3), task=task)
+        right_in(tmp_path, "his", *(0.9, 0.8, 0.8, 0.6)[:ratios], task=task, reduction="batch")
+        right_in(tmp_path, "his", *(0.9, 0.8, 0.8, 0.6), task=task, reduction="token")
+    rows = load(tmp_path)
+    text = variants_table(rows, draws=5).caption
+    said = "HIS (per batch) minus HIS, 30 to 90 %, CoLA and mean over tasks (30 %)"
+    assert f" Over fewer ratios, since runs lack the others: {said}." in text and "(of 10 %, 30 %, 50 %)" in text
+    assert said in caption_of(draw_forest(rows, draws=5)[0])
+    short = rows[(rows["ratio"] < 0.5) | (rows["curve"] == "HIS (per token)")]
+    text = variants_table(short, draws=5).caption  # no mean is over 50 %, though there are rows of it
+    assert "(of 10 %, 30 %)" in text and "Over fewer" not in text
+    whole = claims_table(with_a_run_that_lacks_50(tmp_path / "more"), draws=5)
+    assert "Over fewer" not in whole.caption and "(of 10 %, 30 %, 50 %)" in whole.caption
+
+
+def test_curves_without_a_ratio_in_common_are_left_out_alone(tmp_path: Path) -> None:
+    rows = with_a_run_that_lacks_50(tmp_path)
+    kept = rows[(rows["curve"] != "AE") | ~rows["ratio"].isin([0.1, 0.3])]  # on CoLA no pruned ratio is left
+    apart = kept[(kept["curve"] != HIES) | (kept["ratio"] != 0.5) | (kept["task"] != "sst2")]
+    with pytest.warns(RowsWarning, match=r"AE and HIES .* have no ratio in common on sst2"):
+        assert set(against_table(apart, draws=5).data["criterion"]) == {"HIS"}
+    with pytest.warns(RowsWarning), pytest.raises(Unavailable, match="have a ratio in common"):
+        against_table(apart[apart["curve"] != "HIS"], draws=5)
