@@ -75,8 +75,8 @@ def findings_table(rows: pd.DataFrame, draws: int = DRAWS) -> Table:
         "point of quality, 2 of stability): both 90 % intervals, of fewer than five tasks the first, lie inside. The "
         "same: 0 in every draw. Cells: differences (curve minus one other, task, ratio; quality, stability, loss) that "
         "the experiment allows to look at; tables of every form against every other, and further measures, have more. "
-        "Fewer than five draws: their range. Over fine-tuning seeds checkpoints, each with the mean of its draws, stand "
-        "where draws do."
+        "Fewer than five draws: their range. Over fine-tuning seeds checkpoints, each with the mean of its draws, "
+        "stand where draws do."
     )
     return Table(_shown(data), data, text)
 
