@@ -1,10 +1,12 @@
 """What HIS loses: `python -m experiments.diagnose experiment=glue criterion=his task=rte,sst2 seed=0`, for figure 1.
 
 Among sparsity.ratios it finds the steepest drop of quality under HIS, and a report example that is lost there. The
-attention of every head over its tokens goes to `<results_dir>/<name>/diagnosis-<model>-<task>-s<seed>.npz`.
+attention of every head over its tokens goes to `<results_dir>/<name>/diagnosis-<model>-<task>-s<seed>.npz`. Options of
+HIS count; any other criterion gives way to it.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from experiments.config.schema import Config
 from experiments.sweep.command import run_command
 from experiments.sweep.job import Job, evaluator_of
 from experiments.sweep.jobs import Declared
+from experiments.sweep.progress import say
 from hies.batching import Batch
 from hies.errors import HiesError
 from hies.evaluation import metrics
@@ -54,11 +57,17 @@ def _diagnose_all(declared: Declared) -> int:
 
 
 def _by_file(declared: Declared) -> dict[Path, Config]:
-    """Returns what is diagnosed, by its file: the declared jobs, under HIS whatever their criterion."""
+    """Returns what is diagnosed, by its file: the jobs of HIS, and where there are none, other jobs under HIS."""
+    given = [job.config for job in declared.jobs if isinstance(job.config.criterion, METHODS["his"])]
+    files = {file_of(config) for config in given}
+    others = [job.config for job in declared.jobs if file_of(job.config) not in files]
+    if others:
+        names = ",".join(dict.fromkeys(config.criterion.name for config in others))
+        say(f"HIS is diagnosed in the place of criterion={names}.")
     configs: dict[Path, Config] = {}
-    for config in (replace(job.config, criterion=METHODS["his"]()) for job in declared.jobs):
+    for config in (*given, *(replace(config, criterion=METHODS["his"]()) for config in others)):
         if configs.setdefault(file_of(config), config) != config:
-            raise HiesError(f"{file_of(config)} would be of two jobs that differ in more than the criterion; give one.")
+            raise HiesError(f"{file_of(config)} would be of two jobs of HIS that differ; give one of them.")
     return configs
 
 
@@ -75,9 +84,11 @@ def _diagnose(config: Config) -> dict[str, np.ndarray]:
             f"task={config.task.name} has no tokens; a diagnosis shows attention over those of a text task."
         )
     evaluator = evaluator_of(config)
-    plan = Job(config, ()).plan(evaluator)
+    job = Job(config, ())
+    plan = job.plan(evaluator)
     answers = {ratio: evaluator.predictions(masked.removed) for ratio, masked in plan.models.items()}
-    labels, encoded = evaluator.labels("report"), evaluator.encoded("report")
+    labels = config.task.as_answers(evaluator.labels("report"))
+    encoded = evaluator.encoded("report")
     before, ratio = _sharp_drop(config, labels, answers)
     lengths = np.array([encoded.length(i) for i in range(len(encoded))])
     example = lost_example(labels, answers[0.0], answers[ratio], lengths)
@@ -90,6 +101,7 @@ def _diagnose(config: Config) -> dict[str, np.ndarray]:
     received = attention_received(evaluator.network, batch)
     counts = dict(zip(map(str, plan.arrays["sites"]), map(int, plan.arrays["heads"]), strict=True))
     shown = {"label": labels, "unpruned": answers[0.0], "pruned": answers[ratio]}
+    names = config.task.output_names(job.data_root)
     return {
         "seed": np.array(config.seed),
         "ratio_before": np.array(before),
@@ -101,7 +113,7 @@ def _diagnose(config: Config) -> dict[str, np.ndarray]:
         "attention": torch.cat([received[site] for site in counts]).cpu().numpy(),
         "example": np.array(example),
         "checkpoint": np.array(evaluator.checkpoint_identity),
-        **{name: np.array(_name_of(config, values[example])) for name, values in shown.items()},
+        **{part: np.array(shown_answer(values[example], names)) for part, values in shown.items()},
     }
 
 
@@ -186,9 +198,18 @@ def flat_mask(heads: dict[str, int], removed: Removed) -> np.ndarray:
     return np.concatenate([np.isin(np.arange(count), removed.get(site, [])) for site, count in heads.items()])
 
 
-def _name_of(config: Config, answer: Any) -> str:
-    names = config.task.label_names()
-    return names[int(answer)] if names else f"{answer:.1f}"
+def shown_answer(answer: Any, names: Sequence[str]) -> str:
+    """Returns an answer as a figure shows it.
+
+    Args:
+        answer: a class index, a score on the scale of all answers, or of several labels a 0 or 1 for each: "0110".
+        names: of the classes or labels, in order; none of scores.
+    """
+    if isinstance(answer, str):
+        if len(answer) != len(names):
+            return str(answer)
+        return " and ".join(name for name, bit in zip(names, answer, strict=True) if bit == "1") or "no label"
+    return names[int(answer)] if names else f"{answer:.1f} (0 to 5)"
 
 
 if __name__ == "__main__":

@@ -186,6 +186,10 @@ class Task(ABC):
         where the answers are made from what gives them: a text that is generated has none.
         """
 
+    def as_answers(self, values: np.ndarray) -> np.ndarray:
+        """Returns labels, or what a model says in their units, [examples], on the scale of answers."""
+        return values
+
     @property
     def judge(self) -> str | None:
         """The model that grades answers now, part of a run's identity; None where a rule does or no judge is there."""

@@ -1,6 +1,7 @@
 """The diagnosis of HIS: what it records is recomputed here by other means, and the analysis can read it."""
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from hies.heads.sites import join
 from hies.methods import METHODS
 from hies.pruning.selection import select
 from hies.scoring.calibration_pass import collect
+from hies.tasks import TASKS
 from hies.tasks.classifier import predict
 
 CLASSIFIERS = ["bert", "roberta", "electra", "distilbert", "albert", "modernbert", "bart_classifier"]
@@ -163,7 +165,9 @@ class Bench:
 
 @pytest.fixture
 def config(tmp_path):
-    task = SimpleNamespace(name="toy", modality="text", metric="accuracy", label_names=lambda: ("zero", "one", "two"))
+    names = ("zero", "one", "two")
+    task = SimpleNamespace(name="toy", modality="text", metric="accuracy", fingerprint=lambda data_root: "f")
+    task.output_names, task.as_answers = lambda data_root: names, lambda labels: labels
     model = Model(name="tiny", source="nowhere")
     return schema.Config(
         model=model,
@@ -213,6 +217,66 @@ def test_a_diagnosis_is_what_its_parts_say_and_the_analysis_reads_it(config, mon
     assert found.attention.dtype == np.float32
 
 
+@pytest.mark.parametrize(("scale", "factor"), [([0, 5], 1), ([10, 20], 2), ([-1, 1], 0.4)])
+def test_labels_and_answers_are_on_one_scale(config, monkeypatch, scale, factor) -> None:
+    task = TASKS["table"](train="mine.csv", kind="regression", scale=scale)
+    monkeypatch.setattr(type(task), "output_names", lambda self, data_root: ())
+    bench = Bench(config.task)
+    bench.answers = np.linspace(0, 4.8, 40, dtype=np.float32)
+    labels = scale[0] + factor * bench.answers
+    monkeypatch.setattr(bench, "labels", lambda split: labels)
+    answers = lambda removed: bench.answers if not removed else bench.answers[::-1]  # noqa: E731
+    monkeypatch.setattr(bench, "predictions", answers)
+    monkeypatch.setattr(diagnose, "evaluator_of", lambda config: bench)
+    found = diagnose._diagnose(dataclasses.replace(config, task=task, criterion=METHODS["his"]()))
+    example = int(found["example"])
+    label, other = bench.answers[example], bench.answers[39 - example]
+    assert np.rint(label) != np.rint(other)
+    assert found["label"] == found["unpruned"] == f"{label:.1f} (0 to 5)" and found["pruned"] == f"{other:.1f} (0 to 5)"
+
+
+def test_an_answer_is_shown_as_what_it_stands_for() -> None:
+    assert diagnose.shown_answer(np.int64(1), ("no", "yes")) == "yes"
+    assert diagnose.shown_answer(np.array(["0110"])[0], ("a", "b", "c", "d")) == "b and c"
+    assert diagnose.shown_answer(np.array(["00"])[0], ("a", "b")) == "no label"
+    assert diagnose.shown_answer("Paris", ()) == "Paris"
+
+
+def test_names_are_those_of_the_data_that_are_given(config, monkeypatch, tmp_path) -> None:
+    bench = Bench(config.task)
+    bits = np.array(["00", "01", "10"])
+    bench.answers = bits[bench.answers]
+    whole = Bench.predictions
+    monkeypatch.setattr(bench, "predictions", lambda removed: bits[whole(bench, removed)])
+    monkeypatch.setattr(diagnose, "evaluator_of", lambda config: bench)
+    asked = []
+    config.task.output_names = lambda data_root: asked.append(data_root) or ("rude", "loud")
+    (tmp_path / "data").mkdir()
+    found = diagnose._diagnose(
+        dataclasses.replace(config, data_root=str(tmp_path / "data"), criterion=METHODS["his"]())
+    )
+    assert set(asked) == {tmp_path / "data"}
+    words = {"00": "no label", "01": "loud", "10": "rude"}
+    assert found["label"] == words[bench.answers[found["example"]]] != found["pruned"]
+
+
+def declared_of(config, *criteria):
+    return SimpleNamespace(
+        jobs=[SimpleNamespace(config=dataclasses.replace(config, criterion=one)) for one in criteria]
+    )
+
+
+def test_options_of_his_are_kept_and_other_criteria_are_said_to_give_way(config, capsys) -> None:
+    his, random = METHODS["his"], METHODS["random"]()
+    (found,) = diagnose._by_file(declared_of(config, random, his(reduction="token"))).values()
+    assert found.criterion == his(reduction="token") and not capsys.readouterr().err
+    (found,) = diagnose._by_file(declared_of(config, random, METHODS["l2"]())).values()
+    assert found.criterion == his()
+    assert capsys.readouterr().err == "HIS is diagnosed in the place of criterion=random,l2.\n"
+    with pytest.raises(HiesError, match=r"diagnosis-tiny-toy-s4\.npz would be of two jobs of HIS that differ"):
+        diagnose._by_file(declared_of(config, his(), his(reduction="token")))
+
+
 def test_no_lost_example_and_no_drop_are_one_sentence_each(config, monkeypatch, capsys) -> None:
     bench = Bench(config.task)
     monkeypatch.setattr(diagnose, "evaluator_of", lambda config: bench)
@@ -222,7 +286,7 @@ def test_no_lost_example_and_no_drop_are_one_sentence_each(config, monkeypatch, 
     assert not diagnose.file_of(config).exists()
     monkeypatch.setattr(Bench, "predictions", lambda self, removed: self.answers)
     assert diagnose._diagnose_all(declared) == 1
-    first, second = capsys.readouterr().err.splitlines()
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "at most 3 tokens" in first and "another seed" in first
     assert "HIS loses no quality" in second and "[0.0, 0.2, 0.5, 0.8]" in second
 

@@ -243,9 +243,15 @@ class OwnTable(OwnData, ClassifierTask):
         if several:
             found["predictions"] = cells.text_of_bits(found["predictions"])
         elif self.kind == "regression":
-            low, high = self.scale
-            found["predictions"] = ((found["predictions"] - low) * (STEPS / (high - low))).astype(np.float32)
+            found["predictions"] = self.as_answers(found["predictions"])
         return found
+
+    def as_answers(self, values: np.ndarray) -> np.ndarray:
+        """Returns scores with their scale brought to 0 to 5, float32; other labels as they are."""
+        if self.kind != "regression":
+            return values
+        low, high = self.scale
+        return ((values - low) * (STEPS / (high - low))).astype(np.float32)
 
     def description(self, data_root: Path | None) -> str:
         """Returns what is read: files, columns, classes and splits."""
