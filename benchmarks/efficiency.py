@@ -18,9 +18,11 @@ from transformers import PreTrainedModel
 
 import hies
 from benchmarks.rounds import check_options
+from experiments.sweep.devices import checked_device
 from hies.batching import Batch
 from hies.efficiency.cost import measure_cost
 from hies.efficiency.measure import Efficiency, keep_freed_memory, measure
+from hies.errors import HiesError
 from hies.heads.attention import Site, find_sites
 from hies.precision import machine
 from hies.runs.files import revision, versions
@@ -86,12 +88,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="texts or images in one pass")
     parser.add_argument("--rounds", type=int, default=15, help="passes of each model that are timed")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, and of which heads go")
-    parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu (one thread), or a GPU: cuda, cuda:1")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keeps the rows in DIR/efficiency/SHAPE.jsonl")
     options = parser.parse_args(arguments)
+    try:
+        options.device = str(checked_device(options.device))
+    except HiesError:
+        parser.error(f"--device={options.device} does not work; give auto, cpu, or a device that torch can see.")
     check_options(parser, options, tokens=(1, 512), batch=(1, 4096), rounds=(1, 10000))
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device=cuda does not work: torch finds no CUDA device here; use --device=cpu.")
     return options
 
 

@@ -9,7 +9,7 @@ import argparse
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,11 +26,13 @@ KIBI = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 Step = Callable[[float, str], None]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the peak of every step and ratio."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.5], help="shares of the heads that go")
-    ratios = parser.parse_args().ratios
+    ratios = parser.parse_args(arguments).ratios
+    if wrong := [ratio for ratio in ratios if not 0 <= ratio <= 1]:  # nan too
+        parser.error(f"--ratios={wrong[0]:g} does not work; give shares from 0 to 1.")
     baseline = _peak(_nothing, 0.0, "")
     weights = _weight_bytes()
     rows = []

@@ -13,13 +13,16 @@ Ways = Mapping[str, Callable[[], object]]
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace, **bounds: tuple[int, int]) -> None:
-    """Ends with a sentence where a number is outside its bounds, or --out is no folder."""
+    """Ends with a sentence where a number is outside its bounds, or --out is no folder and cannot be made one."""
     for name, (least, most) in bounds.items():
         if not least <= getattr(options, name) <= most:
             parser.error(f"--{name}={getattr(options, name)} does not work; give {least} to {most}.")
     out = getattr(options, "out", None)
-    if out is not None and out.exists() and not out.is_dir():
-        parser.error(f"--out={out} does not work; name a folder.")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)  # now, rather than after the measuring
+        except OSError as problem:
+            parser.error(f"--out={out} does not work ({problem.strerror}); name a folder.")
 
 
 def in_turn(ways: Ways, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:

@@ -9,14 +9,17 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.rounds import check_options
 from benchmarks.sweeps import MODEL, differences, partial_files, start
+from experiments.config.messages import CONF
 from hies.evaluation import checkpoints, evaluator
+from hies.methods import METHODS
 from hies.tasks import classifier
 
 RATIOS = 3  # rows of a job, that of ratio 0 among them
@@ -24,15 +27,12 @@ COMPUTING = {"checkpoints": "finetune", "statistics": "collect", "predictions": 
 WHERE = ((checkpoints, "finetune"), (evaluator, "collect"), (classifier, "predict"))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print how often what was computed, and what came out; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_together")
-    parser.add_argument("--processes", type=int, default=8, help="how many at the same time")
-    parser.add_argument("--criteria", default="random,l2,his,ae,ad,hies", help="of the grid")
-    parser.add_argument("--seeds", default="0,1,2", help="of the grid")
-    options = parser.parse_args()
-    sweep = ("-m", *MODEL, f"criterion={options.criteria}", f"seed={options.seeds}", "sparsity.ratios=[0.3,0.6]")
-    jobs = len(options.criteria.split(",")) * len(options.seeds.split(","))
+    options = _options(arguments)
+    grid = (f"criterion={','.join(options.criteria)}", f"seed={','.join(options.seeds)}")
+    sweep = ("-m", *MODEL, *grid, "sparsity.ratios=[0.3,0.6]")
+    jobs = len(options.criteria) * len(options.seeds)
     with tempfile.TemporaryDirectory() as folder:
         alone, together = Path(folder) / "alone", Path(folder) / "together"
         single = start(alone, sweep, lambda: None)
@@ -44,6 +44,29 @@ def main() -> int:
         statuses = [single.exitcode, *(process.exitcode for process in processes)]
         good = _report_work((together / "count").read_text().splitlines())
         return 0 if _report_rows(alone, together, jobs, statuses) and good else 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_together")
+    parser.add_argument("--processes", type=int, default=8, help="how many at the same time, 1 to 256")
+    parser.add_argument("--criteria", type=_words, default="random,l2,his,ae,ad,hies", help="of the grid")
+    parser.add_argument("--seeds", type=_words, default="0,1,2", help="of the grid")
+    options = parser.parse_args(arguments)
+    check_options(parser, options, processes=(1, 256))
+    known = {*METHODS, *(f"{file.parent.name}/{file.stem}" for file in (CONF / "criterion").glob("*/*.yaml"))}
+    if wrong := [word for word in options.criteria if word not in known]:
+        parser.error(f"--criteria={wrong[0]} does not work; give some of {','.join(METHODS)}.")
+    if wrong := [word for word in options.seeds if not _is_seed(word)]:
+        parser.error(f"--seeds={wrong[0]} does not work; give whole numbers, as in 0,1,2.")
+    return options
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",")))  # given twice, it is one job
+
+
+def _is_seed(word: str) -> bool:
+    return word.isdecimal() and int(word) < 2**32
 
 
 def _report_work(lines: list[str]) -> bool:

@@ -55,7 +55,7 @@ def checked_device(name: str) -> "torch.device":
     try:
         device = torch.device(own_device() if name == "auto" else name)
         torch.zeros(1, device=device).tolist()  # not of meta, which has no numbers
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):  # the last of names that a package would add
         raise ParameterError("device", name, "use auto, cpu, or a device that torch can see") from None
     return device
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import efficiency as benchmark
+from benchmarks import memory, sweep_together
 from hies.efficiency import measure as efficiency
 from hies.efficiency.cost import measure_cost
 from hies.efficiency.measure import Quartiles, cache_bytes, measure, pass_bytes
@@ -201,8 +202,43 @@ def test_the_command_writes_a_row_for_every_ratio(tiny_shapes, tmp_path, capsys)
     assert "llama: 2 x 7 tokens, cpu" in printed and f"{rows[5]['flops'] / 1e9:.1f}" in printed
 
 
-@pytest.mark.parametrize("option", ["--shape=bart", "--tokens=513", "--rounds=0", "--batch=none"])
+@pytest.mark.parametrize(
+    "option", ["--shape=bart", "--tokens=513", "--rounds=0", "--batch=none", "--device=foo", "--device="]
+)
 def test_the_command_refuses_what_cannot_work(option, capsys):
     with pytest.raises(SystemExit):
         benchmark.main([option])
     assert option.split("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "says"),
+    [
+        (benchmark, ["--device=foo"], "--device=foo does not work; give auto, cpu, or a device that torch can see."),
+        (benchmark, ["--device=cuda:77"], "--device=cuda:77 does not work"),
+        (sweep_together, ["--processes", "0"], "--processes=0 does not work; give 1 to 256."),
+        (sweep_together, ["--seeds", ""], "--seeds= does not work; give whole numbers, as in 0,1,2."),
+        (sweep_together, ["--seeds", "0,-1"], "--seeds=-1 does not work"),
+        (sweep_together, ["--criteria", "his,foo"], "--criteria=foo does not work; give some of random,l2,his"),
+        (memory, ["--ratios", "0.1", "2"], "--ratios=2 does not work; give shares from 0 to 1."),
+        (memory, ["--ratios", "nan"], "--ratios=nan does not work"),
+    ],
+)
+def test_benchmarks_refuse_what_cannot_work_before_they_measure(command, words, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    assert end.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_known_before_the_measuring(tiny_shapes, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(benchmark, "_measured", lambda *_: pytest.fail("measured"))
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SystemExit) as end:
+            benchmark.main([f"--out={out}"])
+        assert end.value.code == 2 and f"--out={out} does not work (" in capsys.readouterr().err
+
+
+def test_variants_of_criteria_are_taken():
+    options = sweep_together._options(["--criteria", "his,his/per_token, his", "--seeds", "0,1,0"])
+    assert (options.criteria, options.seeds) == (["his", "his/per_token"], ["0", "1"])
