@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from experiments.sweep.command import run_command
+from experiments.sweep.devices import check_device_name
 from experiments.sweep.job import COMMAND, Job
 from experiments.sweep.jobs import Declared
 from experiments.sweep.summary import criterion_of, line_of
@@ -48,6 +49,8 @@ def main() -> int:
 
 
 def _show(declared: Declared) -> int:
+    for device in dict.fromkeys(job.config.device for job in declared.jobs):
+        check_device_name(device)
     states = [_state_of(job) for job in declared.jobs]
     print(_status_table(states))
     print(_status_summary(states))

@@ -24,8 +24,11 @@ ROOT = Path(__file__).parents[1]
 def main(arguments: list[str]) -> int:
     """Uploads and prints how many; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.sync", description=__doc__)
-    parser.add_argument("results_dir", metavar="RESULTS_DIR", nargs="?", default="results", type=Path)
-    results_dir = parser.parse_args(arguments).results_dir.resolve()
+    parser.add_argument("results_dir", metavar="RESULTS_DIR", nargs="?", default="results")
+    given = parser.parse_args(arguments).results_dir
+    if not given.strip():
+        parser.error(f"RESULTS_DIR is {given!r}; name a folder (. is the current one).")
+    results_dir = Path(given).resolve()
     os.environ.pop("WANDB_MODE", None)  # it says what jobs do; an upload is what this command is for
     os.environ |= {**IMPATIENT, **os.environ, "WANDB_DIR": str(results_dir), "WANDB_SILENT": "true"}
     try:

@@ -172,6 +172,9 @@ def to_config(node: Any) -> Config:
     if config.name in NO_EXPERIMENTS:
         expected = "that folder of results_dir holds other files than runs; call the experiment otherwise"
         raise ParameterError("name", config.name, expected)
+    for option in ("results_dir", "cache_dir"):
+        if not getattr(config, option).strip():
+            raise ParameterError(option, getattr(config, option), "name a folder (. is the current one)")
     data_root = Path(config.data_root) if config.data_root else None  # HIES_DATA= is none, as without it
     if data_root is not None and not data_root.is_dir():
         raise ParameterError("data_root", config.data_root, "name a folder that holds the data sets")

@@ -25,6 +25,11 @@ from hies.errors import HiesError, ParameterError, first_line, output_closed
 
 store.register()
 
+GOES_ON = {  # whether force=true is set -> what the same command again does
+    False: "goes on from there",
+    True: "computes all of it again; without force=true it does what has no rows yet",
+}
+
 
 @dataclass
 class Command:
@@ -34,11 +39,13 @@ class Command:
         work: does the declared jobs and returns an exit status.
         takes_out: it writes a pruned model, to the folder `out`.
         status: of the work that was done.
+        forced: some of the declared jobs compute anew what is finished.
     """
 
     work: Callable[[Declared], int]
     takes_out: bool = False
     status: int = 0
+    forced: bool = False
 
     def __call__(self, node: DictConfig) -> None:
         """Does the single job that a command line declares."""
@@ -51,9 +58,10 @@ class Command:
 
     def _do(self, declare: Callable[[], Declared]) -> None:
         # Said here, since Hydra would print a line of its own before it raised what a job raises.
-        self.status = report_errors(lambda: self.work(self._checked(declare())))
+        self.status = report_errors(lambda: self.work(self._checked(declare())), lambda: self.forced)
 
     def _checked(self, declared: Declared) -> Declared:
+        self.forced = any(job.config.force for job in declared.jobs)
         if not self.takes_out and (out := next((job.config.out for job in declared.jobs if job.config.out), None)):
             raise ParameterError("out", out, "this command writes no model there; experiments.prune does")
         return declared
@@ -85,7 +93,7 @@ def run_command(work: Callable[[Declared], int], description: str, takes_out: bo
         return main()
 
     try:
-        return report_errors(work_in_order) or command.status
+        return report_errors(work_in_order, lambda: command.forced) or command.status
     except SystemExit as end:  # of Hydra's own flags, or of one that is none
         return int(end.code or 0)
 
@@ -115,8 +123,13 @@ def _refuse(message: str) -> NoReturn:
     raise HiesError(f"{message.removeprefix('argument ')}; --hydra-help says what flags take.")
 
 
-def report_errors(work: Callable[[], int | None]) -> int:
-    """Does `work` and returns the exit status; an error is printed in one sentence."""
+def report_errors(work: Callable[[], int | None], forced: Callable[[], bool] = lambda: False) -> int:
+    """Does `work` and returns the exit status; an error is printed in one sentence.
+
+    Args:
+        work: returns an exit status, or None for success.
+        forced: tells whether the work computes anew what is finished, as the same command again would.
+    """
     try:
         status = work() or 0
         print(end="", flush=True)  # here, where it can be said what came of it
@@ -131,7 +144,7 @@ def report_errors(work: Callable[[], int | None]) -> int:
         where = error.filename or "A file in results_dir or cache_dir"
         _print_error(
             f"{where} cannot be written ({error.strerror}); check results_dir and cache_dir or make room, and give the "
-            "same command again, which goes on from here: finished jobs are kept."
+            f"same command again, which {GOES_ON[forced()]}: finished jobs are kept."
         )
     except OSError as error:
         _print_error(
@@ -143,7 +156,7 @@ def report_errors(work: Callable[[], int | None]) -> int:
             raise
         _print_error(f"{place}: {type(error).__name__}: {first_line(error)}.")
     except KeyboardInterrupt:
-        print("Interrupted; finished work is kept, and the same command goes on from there.", file=sys.stderr)
+        print(f"Interrupted; finished work is kept, and the same command {GOES_ON[forced()]}.", file=sys.stderr)
         return 130
     return 2
 

@@ -60,6 +60,18 @@ def checked_device(name: str) -> "torch.device":
     return device
 
 
+def check_device_name(name: str) -> None:
+    """Raises ParameterError for a name that torch knows on no machine; the device itself may be elsewhere."""
+    if name in ("auto", "cpu"):  # known without torch, which takes seconds to import
+        return
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ParameterError("device", name, "use auto, cpu, or a device that torch can see") from None
+
+
 def visible(variable: str | None, gpus: int) -> list[str]:
     """Returns names of the GPUs that a process sees, the same in processes that see different ones of them."""
     names = [name.strip() for name in (variable or "").split(",")]

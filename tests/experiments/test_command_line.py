@@ -11,9 +11,10 @@ from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from experiments import prune, run
+from experiments import prune, run, sync
 from experiments.config.messages import CONF, quoted, sentence
 from experiments.config.options import translated, with_option
+from experiments.sweep.command import run_command
 from experiments.sweep.job import Job
 from hies.errors import HiesError, ParameterError
 
@@ -86,6 +87,38 @@ def test_flags_that_cannot_be_answered_are_named(monkeypatch, capsys, words, say
     monkeypatch.setattr("sys.argv", ["run", *words])
     assert run.main() == 2
     assert capsys.readouterr().err == f"error: {says}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "finished work is kept, and the same command goes on from there."),
+        (["force=true"], "the same command computes all of it again; without force=true it does what has no rows yet."),
+        (["-m", "seed=0,1", "force=true"], "without force=true it does what has no rows yet."),
+    ],
+)
+def test_an_interrupted_command_says_what_it_would_do_again(monkeypatch, capsys, words, says):
+    def work(declared):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["run", "model=vit_tiny", "task=digits", *words])
+    assert run_command(work, "") == 130
+    assert capsys.readouterr().err.rstrip().endswith(says)
+
+
+@pytest.mark.parametrize("word", ["results_dir=", "cache_dir=", "cache_dir=' '"])
+def test_an_empty_folder_is_not_the_current_one(monkeypatch, capsys, word):
+    monkeypatch.setattr("sys.argv", ["run", "model=vit_tiny", "task=digits", word])
+    assert run.main() == 2
+    name, value = word.split("=")
+    value = value or "''"
+    assert capsys.readouterr().err == f"error: {name} is {value}; name a folder (. is the current one).\n"
+
+
+def test_nothing_is_uploaded_from_a_folder_without_a_name(capsys):
+    with pytest.raises(SystemExit) as end:
+        sync.main([""])
+    assert end.value.code == 2 and "RESULTS_DIR is ''; name a folder" in capsys.readouterr().err
 
 
 def test_names_of_older_commands_are_translated():

@@ -97,6 +97,11 @@ def test_a_calibration_pass_that_rows_share_counts_once_and_each_pruning_for_its
     assert seconds_of([*timed(0.0, 1), *timed(4.0, 1), *timed(6.0, 1)]) == 13
 
 
+def test_a_device_that_is_none_is_refused_as_a_run_does(call):
+    assert call(status, "criterion=random", "device=cuda:1")[0] == 0  # of another machine, perhaps
+    assert call(status, "criterion=random", "device=foo") == (2, "")
+
+
 def test_a_reader_that_leaves_is_no_error(call, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout", output_that_nobody_reads())
     assert call(status, "criterion=random")[0] == 141 and not capsys.readouterr().err
