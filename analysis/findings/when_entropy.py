@@ -114,7 +114,7 @@ def _checkpoints() -> Iterator[Finding]:
         ("checkpoints-rte-30", "HIES minus HIS", HIS, 0.3, "checkpoints"),
         ("checkpoints-rte-50", "HIES minus HIS", HIS, 0.5, "checkpoints"),
         ("checkpoints-rte-heads", "HIES minus HIES with AE of other heads", hies_curve("auto", placebo="permuted"),
-         0.5, "summary"),
+         0.5, "variants"),
     ):  # fmt: skip
         said, pair = f"RTE, {words}, alpha by calibration loss, over fine-tuning seeds", (AUTO, against)
         yield from _in_measures(key, said, "checkpoints", pair, (ratio,), table, ("rte",), over="checkpoints")
