@@ -14,6 +14,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,28 @@ import numpy as np
 SUMS = "SHA256SUMS"
 LONGEST_SUMS = 8 << 20  # bytes
 KEY = "cache_key"  # in the arrays of the cache: the name that they were written under
+CHECKPOINT = "cache_checkpoint"  # in them, too: the identity of the weights that they were computed with
 Built = TypeVar("Built")
 GENERATION = "generation_config.json"  # how a model writes
 RECORD = "pruned_heads.json"  # what a saved model lacks
 Read = TypeVar("Read")
+
+
+class Outdated(ValueError):
+    """A sound file of the cache that was made of something else than what is there now."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that arrays are computed with, where the name of the arrays is not made of them.
+
+    Attributes:
+        identity: a digest of them.
+        changed: when one of their files changed last, in nanoseconds.
+    """
+
+    identity: str
+    changed: int
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -69,8 +88,9 @@ def cached(
 ) -> Read:
     """Read `path` if it is there, else build it once and write it; other processes wait for the one that builds.
 
-    A file that cannot be read is made again, with a warning that names it. What a killed process left half-written is
-    removed. With `fresh` what is there now is made again; what another process makes while this one waits is not.
+    A file that cannot be read is made again, with a warning that names it, and one that `read` calls Outdated without
+    any. What a killed process left half-written is removed. With `fresh` what is there now is made again; what another
+    process makes while this one waits is not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stale = _written(path) if fresh else None
@@ -81,7 +101,8 @@ def cached(
             except Exception as error:  # damaged bytes raise errors of many kinds
                 if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
                     raise  # the machine's, not the file's
-                warnings.warn(f"{path} cannot be read and is made again ({error}).", stacklevel=2)
+                if not isinstance(error, Outdated):
+                    warnings.warn(f"{path} cannot be read and is made again ({error}).", stacklevel=2)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_partials(path)
         with replacing(path) as temporary:
@@ -101,19 +122,36 @@ def remove_partials(path: Path) -> None:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
-def cached_arrays(path: Path, build: Callable[[], dict[str, np.ndarray]], fresh: bool = False) -> dict[str, np.ndarray]:
-    """`cached` for named arrays; a file that was written under another name is made again."""
+def cached_arrays(
+    path: Path, build: Callable[[], dict[str, np.ndarray]], fresh: bool = False, weights: Weights | None = None
+) -> dict[str, np.ndarray]:
+    """`cached` for named arrays; a file that was written under another name, or of other `weights`, is made again."""
+    notes = {KEY: np.array(path.stem)} | ({} if weights is None else {CHECKPOINT: np.array(weights.identity)})
 
     def write(place: Path, arrays: dict[str, np.ndarray]) -> None:
-        write_arrays(place, {**arrays, KEY: np.array(path.stem)})
+        write_arrays(place, arrays | notes)
 
     def read(place: Path) -> dict[str, np.ndarray]:
         arrays = read_arrays(place)
         if (name := str(arrays.pop(KEY, path.stem))) != path.stem:
             raise ValueError(f"it was written as {name!r}")
+        made_of = arrays.pop(CHECKPOINT, None)
+        if weights is not None:
+            _check_made_of(weights, None if made_of is None else str(made_of), place)
         return arrays
 
     return cached(path, build, write, read, fresh)
+
+
+def _check_made_of(weights: Weights, identity: str | None, path: Path) -> None:
+    """Raises Outdated where arrays are of other weights, or of nobody knows which: those without an identity.
+
+    They are of before identities were kept, and of these weights only if these were there before them.
+    """
+    if identity is None and path.stat().st_mtime_ns <= weights.changed:
+        raise Outdated("it may be older than the weights")
+    if identity not in (None, weights.identity):
+        raise Outdated(f"it was computed with the weights {identity}, not {weights.identity}")
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

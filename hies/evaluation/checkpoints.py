@@ -160,7 +160,10 @@ class TaskModel:
     @cached_property
     def network(self) -> PreTrainedModel:
         """The fine-tuned model on its device, in evaluation mode."""
+        identity = self.checkpoint_identity if self.is_trained_here else ""
         network = load_network(self.model, self.checkpoint)
+        if identity and identity_of(self.checkpoint) != identity:  # what was read before is of other weights
+            raise HiesError(f"The checkpoint {self.checkpoint} changed since the command began; give it again.")
         self.task.check_network(network, self.data_root, self.checkpoint)
         check_positions(network, self.model.max_length, self._longest)
         self._name_padding(network)

@@ -222,12 +222,24 @@ def identity_of(source: str) -> str:
         commit = commit_of(source)
         return source if commit is None else f"{source}@{commit}"
     hashed = hashlib.sha256()
-    named = {file for name in IDENTIFYING for file in folder.glob(name)}
-    files = sorted(filter(_tells, named)) if folder.is_dir() else [folder]
-    for file in files:
+    for file in _deciding(folder) if folder.is_dir() else [folder]:
         state = file.stat()
         hashed.update(_digest_of(file, state.st_mtime_ns, state.st_size))
     return hashed.hexdigest()[:12]
+
+
+def last_change(folder: Path) -> int:
+    """Returns when a file that decides results changed last, or came to its place, in nanoseconds.
+
+    A copy may keep the time of what was written. It has a time of its own as an entry of the file system (`ctime`).
+    """
+    states = [file.stat() for file in _deciding(folder)]
+    return max(max(state.st_mtime_ns, state.st_ctime_ns) for state in states)
+
+
+def _deciding(folder: Path) -> list[Path]:
+    """Returns the files of a folder that decide results, in order."""
+    return sorted(filter(_tells, {file for name in IDENTIFYING for file in folder.glob(name)}))
 
 
 def _tells(file: Path) -> bool:

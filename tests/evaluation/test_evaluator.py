@@ -1,5 +1,6 @@
 """A workbench on a model that has learnt something: masks reach the model, labels find their outputs, files heal."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,16 @@ def test_a_checkpoint_keeps_where_it_was_trained_which_is_no_part_of_its_identit
     assert again.trained_on() == {"trained on": f"cpu SVE256, threads 7, torch {torch.__version__}"}
     (Path(again.checkpoint) / "trained_on.txt").unlink()
     assert (again.trained_on(), identity_of(again.checkpoint)) == ({}, identity)
+
+
+def test_a_checkpoint_that_changes_before_it_is_loaded_is_refused(tmp_path):
+    one, other = (workbench(tmp_path, finetune=Finetuning(epochs=1, seed=seed)) for seed in (3, 4))
+    one.predictions({})
+    again = workbench(tmp_path, finetune=Finetuning(epochs=1, seed=3))
+    again.predictions({})  # read, with nothing loaded
+    shutil.copytree(other.checkpoint, again.checkpoint, dirs_exist_ok=True)
+    with pytest.raises(HiesError, match="changed since the command began"):
+        again.predictions({site: [1] for site in one.sites})
 
 
 def test_a_model_that_is_trained_on_another_task_keeps_its_older_identity():
