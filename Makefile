@@ -244,6 +244,7 @@ define draw_when
 endef
 
 checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
+	$(if $(CHECKPOINT_RUNS),$(WHEN_PACK) checkpoints)
 	$(call draw_if,checkpoints,checkpoints)
 
 $(CHECKPOINT_RUNS): checkpoints-%: setup
