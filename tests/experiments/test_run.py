@@ -261,6 +261,8 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["-m", "criterion=his,5"], ["'criterion=his,5' is no name", "did you mean"]),
         (["-m", "experiment=digits,quickstart"], ["several grids", "a command for each"]),
         (["-m", "name=a,b"], ["2 folders", "results/a and ", "results/b"]),
+        (["-m", "sparsity.ratio=0.1,0.3"], ["nothing but ratios", "sparsity.ratios=[0.1,0.3]"]),
+        (["-m", "sparsity.ratio=0.5,0.1,0.3", "seed=0,1"], ["sparsity.ratios=[0.1,0.3,0.5]"]),
         (["name=scoring"], ["name is 'scoring'", "other files than runs"]),
         (["model.checkpoint={digits: /x}"], ["a plus sign: +model.checkpoint.digits=VALUE"]),
         (["model.finetune={epoch: 3}"], ["no option 'model.finetune.epoch'"]),
