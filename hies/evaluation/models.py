@@ -215,14 +215,17 @@ def check_fit(model: Model, task: Task) -> None:
 
 
 def _check_task_names(model: Model, task: Task) -> None:
-    """Raises ParameterError where an option names a task that is none, and so would do nothing."""
+    """Raises ParameterError where an option names a task that is none, and so would do nothing.
+
+    A checkpoint may be of another job's task of one's own, so only what is nearly a name is refused there.
+    """
     named = {"pretrain_task": [model.pretrain_task] if model.pretrain_task else []}
     named |= {"checkpoint": list(model.checkpoint), "label_order": list(model.label_order)}
     known = {*TASKS, task.name}
     for option, names in named.items():
         for name in names:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
+            close = difflib.get_close_matches(name, known, 1)
+            if name not in known and (close or option == "pretrain_task"):
                 hint = f"did you mean {close[0]}? It" if close else "it"
                 raise ParameterError(option, name, f"{hint} names a task: {', '.join(sorted(known))}")
 
