@@ -221,7 +221,7 @@ def _check_task_names(model: Model, task: Task) -> None:
     """
     named = {"pretrain_task": [model.pretrain_task] if model.pretrain_task else []}
     named |= {"checkpoint": list(model.checkpoint), "label_order": list(model.label_order)}
-    known = {*TASKS, task.name}
+    known = {*TASKS, task.name} - {None}  # a table that names no file yet has no name
     for option, names in named.items():
         for name in names:
             close = difflib.get_close_matches(name, known, 1)
