@@ -250,14 +250,14 @@ define draw_when
 	$(call draw_if,signs,variants forest $(MEASURES))
 	$(call draw_if,first_layer,signs)
 	$(call draw_if,first_layer,variants forest $(MEASURES))
-	$(call draw_if,checkpoints,checkpoints)
+	$(call draw_if,checkpoints,checkpoints variants)
 	$(draw_mpnet)
 	$(call draw_if,smollm2_few,sizes few_examples)
 endef
 
 checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
 	$(if $(CHECKPOINT_RUNS),$(WHEN_PACK) checkpoints)
-	$(call draw_if,checkpoints,checkpoints)
+	$(call draw_if,checkpoints,checkpoints variants)
 
 $(CHECKPOINT_RUNS): checkpoints-%: setup
 	$(RUN_ONE) experiment=checkpoints task=$(GLUE_TASK)

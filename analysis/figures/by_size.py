@@ -17,13 +17,13 @@ from analysis.text.labels import criterion_name, model_name, ordered_tasks, task
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
 HIS_AND_HIES = ("his", "hies")
-MANY_TASKS = 5  # above it panels are narrower than a label in one line
+IN_A_ROW = 5  # of more panels the numbers of sizes would touch
 ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
 
 
 @figure(
     "by_size",
-    about="Quality and stability of HIS and HIES against the number of calibration examples, a column for every task.",
+    about="Quality and stability of HIS and HIES against the number of calibration examples, a panel for every task.",
     needs="rows of his and hies with at least two calibration sizes, at a pruned ratio",
 )
 def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> list[Axes]:
@@ -34,13 +34,12 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
     if not tasks:
         raise Unavailable("no task has rows of his and hies with two calibration sizes")
     shown = shown[shown["task"].isin(tasks)]
-    canvas, blocks = style.small_multiples(len(tasks), len(tasks), height=2.5, lines=len(measures))
+    canvas, blocks = style.small_multiples(len(tasks), IN_A_ROW, height=2.5, lines=len(measures))
     for block, measure in zip(blocks, measures, strict=True):
         for axes, task in zip(block, tasks, strict=True):
             _panel(axes, shown[shown["task"] == task], measure)
             axes.set_title(task_name(task))
-        below = "calibration\nexamples" if len(tasks) > MANY_TASKS else "calibration examples"
-        style.outer_labels(block, below, axis_label(measure, shown))
+        style.outer_labels(block, "calibration examples", axis_label(measure, shown))
     style.legend_beside(canvas, blocks[0])
     words = " and ".join(MEASURE_OF[measure].words for measure in measures)
     name = without_word(choice.usual_run(shown, "hies"), "calibration_size")["curve"].iloc[0]
