@@ -37,7 +37,7 @@ class Outdated(ValueError):
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsThere:
     """The weights that arrays are computed with, where the name of the arrays is not made of them.
 
     Attributes:
@@ -123,7 +123,7 @@ def remove_partials(path: Path) -> None:
 
 
 def cached_arrays(
-    path: Path, build: Callable[[], dict[str, np.ndarray]], fresh: bool = False, weights: Weights | None = None
+    path: Path, build: Callable[[], dict[str, np.ndarray]], fresh: bool = False, weights: WeightsThere | None = None
 ) -> dict[str, np.ndarray]:
     """`cached` for named arrays; a file that was written under another name, or of other `weights`, is made again."""
     notes = {KEY: np.array(path.stem)} | ({} if weights is None else {CHECKPOINT: np.array(weights.identity)})
@@ -143,7 +143,7 @@ def cached_arrays(
     return cached(path, build, write, read, fresh)
 
 
-def _check_made_of(weights: Weights, identity: str | None, path: Path) -> None:
+def _check_made_of(weights: WeightsThere, identity: str | None, path: Path) -> None:
     """Raises Outdated where arrays are of other weights, or of nobody knows which: those without an identity.
 
     They are of before identities were kept, and of these weights only if these were there before them.

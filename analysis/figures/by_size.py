@@ -17,7 +17,7 @@ from analysis.text.labels import criterion_name, model_name, ordered_tasks, task
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, axis_label, notes
 
 HIS_AND_HIES = ("his", "hies")
-IN_A_ROW = 5  # of more panels the numbers of sizes would touch
+TASKS_BESIDE = 5  # of more panels the numbers of sizes would touch
 ONE_SIZE_ONLY = "fewer than two calibration sizes of his and hies"
 
 
@@ -34,7 +34,7 @@ def draw_by_size(rows: pd.DataFrame, measures: Sequence[str] = IN_PERCENT) -> li
     if not tasks:
         raise Unavailable("no task has rows of his and hies with two calibration sizes")
     shown = shown[shown["task"].isin(tasks)]
-    canvas, blocks = style.small_multiples(len(tasks), IN_A_ROW, height=2.5, lines=len(measures))
+    canvas, blocks = style.small_multiples(len(tasks), TASKS_BESIDE, height=2.5, lines=len(measures))
     for block, measure in zip(blocks, measures, strict=True):
         for axes, task in zip(block, tasks, strict=True):
             _panel(axes, shown[shown["task"] == task], measure)

@@ -33,7 +33,7 @@ from hies.runs import files as results
 from hies.scoring.calibration_pass import collect
 from hies.scoring.own_loss import example_losses
 from hies.scoring.statistics import Statistics, outside_sources, passes_of, searches
-from hies.storage import Weights, cached_arrays, digest, sources_of
+from hies.storage import WeightsThere, cached_arrays, digest, sources_of
 from hies.tasks.base import TOKENS, Answers
 
 Chosen = TypeVar("Chosen")
@@ -257,14 +257,14 @@ class Evaluator(TaskModel):
         return cached_arrays(path, build, fresh, self._trained_weights)
 
     @cached_property
-    def _trained_weights(self) -> Weights | None:
+    def _trained_weights(self) -> WeightsThere | None:
         """The weights that are there, where training makes them; others are in the names of what is computed.
 
         Names have how they are trained alone, which gives other weights on another processor.
         """
         if not self.is_trained_here:
             return None
-        return Weights(self.checkpoint_identity, last_change(Path(self.checkpoint)))
+        return WeightsThere(self.checkpoint_identity, last_change(Path(self.checkpoint)))
 
     def _collect(self, need: frozenset[str], seed: int, size: int, removed: Removed) -> dict[str, np.ndarray]:
         # A search is evaluations, of thousands of masks, on the calibration set.
