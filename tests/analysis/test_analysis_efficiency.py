@@ -188,7 +188,9 @@ def test_scoring_is_not_timed_for_options_that_do_not_work(word: str, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit):
         scoring.main([word.format(tmp_path / "file")])
-    assert re.search(r"--\w+=\S+ does not work( \(File exists\))?; (give \d+ to \d+|name a folder)\.\n$", capsys.readouterr().err)
+    assert re.search(
+        r"--\w+=\S+ does not work( \(File exists\))?; (give \d+ to \d+|name a folder)\.\n$", capsys.readouterr().err
+    )
 
 
 def test_no_coverage_is_of_no_repetitions(monkeypatch, capsys) -> None:
