@@ -45,6 +45,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     for axes in grid.flat if len(columns) >= WIDE else ():
         axes.locator_params(axis="x", nbins=2)
         axes.tick_params(axis="x", labelsize=7)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))  # 0, not 0.000
     for axes, (against, curves) in zip(grid[:, 0], blocks.items(), strict=True):
         _names(axes, against, curves, drawn)
     curves = rows[rows["curve"].isin(drawn["criterion"])].drop_duplicates("criterion")
