@@ -185,13 +185,12 @@ class Gain:
 
 def of_checkpoints(gains: Sequence[Gain], at: ChosenRatios) -> Sample:
     """Returns the mean over checkpoints of one task, each the mean over its own draws; they stand where seeds do."""
-    chosen = [at(gain.ratios) for gain in gains]
-    samples = [gain.over(those) for gain, those in zip(gains, chosen, strict=True)]
-    means = np.array([sample.mean for sample in samples])
+    parts = [(gain, at(gain.ratios)) for gain in gains]
+    samples = [gain.over(chosen) for gain, chosen in parts]
     # The resamples are the same ones for every checkpoint: [checkpoints, D] -> [D].
-    by_draw = np.mean([gain.by_draw(those) for gain, those in zip(gains, chosen, strict=True)], axis=0)
-    sample = of_seeds(means, samples[0].better, samples[0].margin, by_draw)
-    return replace(sample, ratios=samples[0].ratios)
+    by_draw = np.mean([gain.by_draw(chosen) for gain, chosen in parts], axis=0)
+    first, means = samples[0], np.array([sample.mean for sample in samples])
+    return replace(of_seeds(means, first.better, first.margin, by_draw), ratios=first.ratios)
 
 
 def of_seeds(by_seed: np.ndarray, better: int, margin: float, by_draw: np.ndarray | None = None) -> Sample:

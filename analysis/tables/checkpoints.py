@@ -44,9 +44,10 @@ def checkpoints_table(rows: pd.DataFrame, measures: Sequence[str] = ALL_MEASURES
     shown = side_by_side(named, ["task", "criterion", "removed", "checkpoints"], cells)
     text = (
         f"HIES minus HIS in {difference_units(measures, plain)}, mean over checkpoints that were fine-tuned with other "
-        f"seeds: {caption(plain)}. Brackets: 95 % t interval over the checkpoints, of each the mean over its draws. "
-        "Apart: standard deviation of these means. Ahead or behind: the interval excludes 0, not corrected for their "
-        f"number; of fewer than {LEAST_DRAWS} checkpoints there is no verdict."
+        f"seeds: {caption(plain)}. Brackets: 95 % t interval over the checkpoints alone, of each the mean over its "
+        "draws; that of findings counts the examples, too. Apart: standard deviation of these means. Ahead or behind: "
+        f"the interval excludes 0, not corrected for their number; of fewer than {LEAST_DRAWS} checkpoints there is "
+        "no verdict."
     )
     return Table(shown, data, text + notes(measures, plain, differences=True))
 

@@ -223,9 +223,9 @@ def _check_task_names(model: Model, task: Task) -> None:
     named |= {"checkpoint": list(model.checkpoint), "label_order": list(model.label_order)}
     known = {*TASKS, task.name} - {None}  # a table that names no file yet has no name
     for option, names in named.items():
-        for name in names:
+        for name in (name for name in names if name not in known):
             close = difflib.get_close_matches(name, known, 1)
-            if name not in known and (close or option == "pretrain_task"):
+            if close or option == "pretrain_task":
                 hint = f"did you mean {close[0]}? It" if close else "it"
                 raise ParameterError(option, name, f"{hint} names a task: {', '.join(sorted(known))}")
 
