@@ -109,15 +109,25 @@ def _label_free() -> Iterator[Finding]:
 
 
 def _checkpoints() -> Iterator[Finding]:
-    """The lead of RTE over fine-tuning seeds; named when HIES and HIS of two had been seen, the placebo's of one."""
-    for key, words, against, ratio, table in (
-        ("checkpoints-rte-30", "HIES minus HIS", HIS, 0.3, "checkpoints"),
-        ("checkpoints-rte-50", "HIES minus HIS", HIS, 0.5, "checkpoints"),
-        ("checkpoints-rte-heads", "HIES minus HIES with AE of other heads", hies_curve("auto", placebo="permuted"),
-         0.5, "variants"),
+    """The lead of RTE over fine-tuning seeds, and the mean over the tasks that have several.
+
+    RTE: named when HIES and HIS of two seeds had been seen, the placebo's of one. The mean: named when the rows of RTE
+    were there, before any of another task.
+    """
+    for (name, which, tasks), (key, words, against, ratio, table) in product(
+        (("rte-", "RTE, ", ("rte",)), ("", "", ())),
+        (
+            ("30", "HIES minus HIS", HIS, 0.3, "checkpoints"),
+            ("50", "HIES minus HIS", HIS, 0.5, "checkpoints"),
+            ("heads", "HIES minus HIES with AE of other heads", hies_curve("auto", placebo="permuted"), 0.5,
+             "variants"),
+        ),
     ):  # fmt: skip
-        said, pair = f"RTE, {words}, alpha by calibration loss, over fine-tuning seeds", (AUTO, against)
-        yield from _in_measures(key, said, "checkpoints", pair, (ratio,), table, ("rte",), over="checkpoints")
+        said, measures = f"{which}{words}, alpha by calibration loss, over fine-tuning seeds", ALL_MEASURES
+        yield from _in_measures(
+            f"checkpoints-{name}{key}", said, "checkpoints", (AUTO, against), (ratio,), table, tasks,
+            measures if tasks else WITH_REFIT, over="checkpoints",
+        )  # fmt: skip
 
 
 def _mpnet() -> Iterator[Finding]:
