@@ -20,7 +20,7 @@ class ParameterError(HiesError):
     """
 
     def __init__(self, name: str, value: Any, expected: str) -> None:
-        super().__init__(f"{name} is {value!r}; {expected.rstrip('.')}.")
+        super().__init__(f"{name} is {value!r}; {expected.rstrip('.')}{'.' * (not expected.endswith('?'))}")
         self.name, self.value, self.expected = name, value, expected
 
     def __reduce__(self) -> Any:

@@ -13,7 +13,6 @@ GROUP_OF = {
     **dict.fromkeys(("alpha", "tune_learning_rate", "tune_batch_size"), "criterion"),
     **dict.fromkeys(("batch_size", "sites", "max_length", "label_order", "pretrain_task", "architecture"), "model"),
     **dict.fromkeys(("source", "checkpoint"), "model"),
-    **dict.fromkeys(("architecture.model_type", "architecture.text_config.vocab_size"), "model"),
     **dict.fromkeys(("finetune", "max_examples", "libraries", "shots", "new_tokens"), "task"),
 }
 OPTION_OF = {name: f"{group}.{name}" for name, group in GROUP_OF.items()}
@@ -40,8 +39,9 @@ KEYS = {"model.home": "model.pretrain_task"}
 
 def with_option(error: HiesError) -> HiesError:
     """Returns the error with the name of the option that sets its parameter, where there is one."""
-    if isinstance(error, ParameterError) and error.name in OPTION_OF:
-        return error.renamed(OPTION_OF[error.name])
+    if isinstance(error, ParameterError):
+        name, dot, part = error.name.partition(".")  # of an option that is a mapping
+        return error.renamed(f"{OPTION_OF.get(name, name)}{dot}{part}")
     return error
 
 

@@ -2,13 +2,14 @@
 
 import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from hies.batch_size import is_out_of_memory
 from hies.errors import HiesError, ParameterError, first_line
@@ -23,6 +24,8 @@ from hies.pruning.transformers4 import holds_pruned
 from hies.storage import save_weights, write_checksums
 from hies.tasks.base import Task
 
+# What configurations take and keep under other names.
+NOT_IN_CONFIGURATIONS = {"attn_implementation", "rope_theta", "partial_rotary_factor"}
 NETWORKS = {
     "text": transformers.AutoModelForSequenceClassification,
     "image": transformers.AutoModelForImageClassification,
@@ -136,10 +139,11 @@ def load_weights(kind: Any, source: str, **options: Any) -> Any:
 def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel:
     architecture = model.architecture or {}
     kind = architecture.get("model_type")
-    if kind not in transformers.CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(kind), transformers.CONFIG_MAPPING.keys(), 1)
+    if kind not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(kind), CONFIG_MAPPING.keys(), 1)
         expected = f"did you mean {close[0]}?" if close else "it must be a type that transformers knows"
         raise ParameterError("architecture.model_type", kind, expected)
+    _check_names(architecture, AutoConfig.for_model(kind))
     try:
         return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
     except Exception as error:  # each architecture has its own way to say that its numbers do not go together
@@ -148,6 +152,18 @@ def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel
         raise ParameterError(
             "architecture", architecture, f"no {kind} can be built of it ({first_line(error)})"
         ) from error
+
+
+def _check_names(options: Mapping[str, Any], config: PreTrainedConfig, within: str = "architecture") -> None:
+    """Refuses options that the configuration would keep without any effect, also those of its parts."""
+    for name, value in options.items():
+        if not hasattr(config, name) and name not in NOT_IN_CONFIGURATIONS:
+            close = difflib.get_close_matches(name, [*config.to_dict(), *config.attribute_map], 1)
+            expected = f"did you mean {close[0]}?" if close else f"a {config.model_type} has no such option"
+            raise ParameterError(f"{within}.{name}", value, expected)
+        if isinstance(value, Mapping) and isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            part = AutoConfig.for_model(value["model_type"]) if value.get("model_type") in CONFIG_MAPPING else part
+            _check_names(value, part, f"{within}.{name}")
 
 
 def _with_new_classifier(kind: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
