@@ -165,6 +165,9 @@ class TaskModel:
         if identity and identity_of(self.checkpoint) != identity:  # what was read before is of other weights
             raise HiesError(f"The checkpoint {self.checkpoint} changed since the command began; give it again.")
         self.task.check_network(network, self.data_root, self.checkpoint)
+        if identity and self._trained is self:  # classes may be renamed since; weights know them by number
+            options = self.task.network_options(self.data_root, self.model.architecture or {}, self.processor)
+            network.config.update({name: options[name] for name in ("id2label", "label2id") if name in options})
         check_positions(network, self.model.max_length, self._longest)
         self._name_padding(network)
         return network.to(self.device).eval()  # type: ignore[arg-type]

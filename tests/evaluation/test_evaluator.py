@@ -99,6 +99,15 @@ def test_without_any_head_all_answers_change_but_the_model_does_not(bench):
     assert all(torch.equal(before[name], tensor) for name, tensor in bench.network.state_dict().items())
 
 
+def test_a_checkpoint_that_was_made_here_has_the_names_that_classes_have_now(bench, monkeypatch):
+    names = [f"digit {number}" for number in range(10)]
+    monkeypatch.setattr(Digits, "output_names", lambda self, data_root: names)
+    again = workbench(bench.cache_dir)
+    assert again.checkpoint == bench.checkpoint and again.network.config.id2label == dict(enumerate(names))
+    assert again.network.config.label2id == {name: number for number, name in enumerate(names)}
+    assert [*bench.network.config.id2label.values()] != names
+
+
 def test_the_first_examples_of_a_split_are_those_of_the_whole_split(bench):
     whole, part = bench.predictions({}, "selection"), bench.predictions({}, "selection", 53)
     assert len(whole) == 297 and (part == whole[:53]).all()
