@@ -143,7 +143,7 @@ def _from_architecture(model: Model, options: dict[str, Any]) -> PreTrainedModel
         close = difflib.get_close_matches(str(kind), CONFIG_MAPPING.keys(), 1)
         expected = f"did you mean {close[0]}?" if close else "it must be a type that transformers knows"
         raise ParameterError("architecture.model_type", kind, expected)
-    _check_names(architecture, AutoConfig.for_model(kind))
+    _check_names(architecture, AutoConfig.for_model(str(kind)))
     try:
         return NETWORKS[model.modality].from_config(AutoConfig.for_model(**architecture, **options))
     except Exception as error:  # each architecture has its own way to say that its numbers do not go together
