@@ -77,7 +77,9 @@ def mean_of(rows: pd.DataFrame, experiment: str, curve: str, measure: str, perce
 def expected(key: str, text: str, rows: pd.DataFrame, lines: dict[str, dict[str, str]]) -> str:
     """What a key stands for, with as many digits as the page prints."""
     if " / " in key:
-        return f"{mean_of(rows, *key.split(' / ')):.{len(text.rpartition('.')[2])}f}"
+        experiment, _, rest = key.partition(" / ")  # the name of a curve may have a quotient in it
+        mean = mean_of(rows, experiment, *rest.rsplit(" / ", 2))
+        return f"{mean:.{len(text.rpartition('.')[2])}f}"
     name, _, cell = key.partition(" ")
     return lines[name][cell]
 

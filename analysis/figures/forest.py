@@ -11,7 +11,7 @@ from analysis.registry import figure
 from analysis.stats.intervals import TO_ONE_SIDE
 from analysis.stats.significance import DRAWS, MEAN
 from analysis.stats.variants import WINDOWS, compare
-from analysis.tables.differences import fewer_ratios_note, missing_note, ratios_of
+from analysis.tables.differences import fewer_ratios_note, missing_note, ratios_of, window_words
 from analysis.text.captions import caption
 from analysis.text.labels import criterion_name, model_name
 from analysis.text.measures import IN_PERCENT, MEASURE_OF, difference_units, is_loss, notes
@@ -32,6 +32,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
     drawn = _marked(data[data["tasks"] > 0], rows)
     blocks = {str(name): list(block["criterion"].unique()) for name, block in drawn.groupby("against", sort=False)}
     columns = [(removed, measure) for removed in WINDOWS for measure in measures if removed in set(drawn["removed"])]
+    windows = window_words(data)
     scales = drawn.drop_duplicates("against").set_index("against")["scale"]
     heights = [len(curves) + 1 for curves in blocks.values()]
     canvas = style.new_figure(style.FIGURE_WIDTH, COMPARISON_HEIGHT * sum(heights) + BLOCK_GAP * len(blocks) + 2)
@@ -41,7 +42,7 @@ def draw_forest(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         for axes, (against, curves) in zip(grid[:, place], blocks.items(), strict=True):
             _panel(axes, curves, lines[lines["against"] == against])
         _scales(dict(zip(blocks, grid[:, place], strict=True)), lines, scales)
-        grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{removed}")
+        grid[0, place].set_title(f"{MEASURE_OF[measure].words},\n{windows[removed]}")
     for axes in grid.flat if len(columns) >= WIDE else ():
         axes.locator_params(axis="x", nbins=2)
         axes.tick_params(axis="x", labelsize=7)

@@ -105,19 +105,21 @@ def _layers(scores: Scores) -> Iterator[dict[str, float]]:
 def rank_correlations(gains: pd.DataFrame, known: pd.DataFrame) -> dict[str, float]:
     """Returns how far each predictor ranks the settings as a gain does, and how many `settings` these are.
 
-    Nothing for fewer than LEAST settings of one unit with a gain. Gains are rounded as tables print them: where both
-    signs answer one class alone their losses differ by what rounding leaves.
+    Nothing for fewer than LEAST settings of one unit with a gain. Gains are rounded as tables print them, and left out
+    where nothing of them and of their intervals is left: both signs give the same answers there, such as one class.
 
     Args:
-        gains: one line a setting, of one measure, with `mean`.
+        gains: one line a setting, of one measure, with `mean`, `low` and `high`.
         known: `predictors`.
     """
     one_unit = gains if gains["unit"].nunique() < 2 else gains[gains["unit"] == NATS]
     both = one_unit.dropna(subset="mean").merge(known, on=SETTINGS)
+    digits = measure_of(str(gains["measure"].iloc[0])).digits
+    printed = both[["mean", "low", "high"]].round(digits)
+    both = both.assign(mean=printed["mean"])[(printed != 0).any(axis=1)]
     if len(both) < LEAST:
         return {}
-    digits = measure_of(str(both["measure"].iloc[0])).digits
-    found = {name: _rho(both[name].to_numpy(), both["mean"].round(digits).to_numpy()) for name in PREDICTORS}
+    found = {name: _rho(both[name].to_numpy(), both["mean"].to_numpy()) for name in PREDICTORS}
     return {**found, "settings": len(both)}
 
 

@@ -16,10 +16,17 @@ from analysis.text.measures import IN_PERCENT
 VARIED = ("reduction", "entropy", "normalize", "combination", "placebo", "calibration_examples", "calibration_labels")
 # Two forms of HIES that are compared also share the way to their alpha and what entropy is added to.
 ALPHA_KEYS = ["criterion", "alpha", "importance", "prior_examples", *labels.TUNING_WORDS]
+
+
+def nearly_all(ratios: np.ndarray) -> np.ndarray:
+    """Returns where over 90 % are removed: few heads are left, and answers are of one class."""
+    return ratios > 0.9 + 1e-9
+
+
 WINDOWS: dict[str, ChosenRatios] = {
-    "30 to 90 %": lambda ratios: (ratios >= 0.3 - 1e-9) & (ratios <= 0.9 + 1e-9),
+    "30 to 90 %": lambda ratios: (ratios >= 0.3 - 1e-9) & ~nearly_all(ratios),
     "up to 10 %": lambda ratios: ratios <= 0.1 + 1e-9,
-    "over 90 %": lambda ratios: ratios > 0.9 + 1e-9,  # few heads are left, and answers are of one class
+    "over 90 %": nearly_all,
 }
 NO_REFERENCE = "no reference"
 COMPARISON = ["criterion", "against", "task", "tasks", "measure", "removed", "ratios", *ESTIMATE]

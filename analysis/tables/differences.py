@@ -181,9 +181,9 @@ def variants_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[st
     first = pd.concat([data[data["task"] == MEAN], data[data["task"] != MEAN]])
     most = first.groupby(keys)["seeds"].transform("max").astype(str)
     named = first.assign(task=tasks_and_means(first["task"], first["tasks"]), draws=most)
-    cells = {measure: MEASURE_OF[measure].words for measure in measures}
+    cells, windows = {measure: MEASURE_OF[measure].words for measure in measures}, window_words(data)
     shown = side_by_side(
-        named, keys, lambda row: {f"{cells[row['measure']]}, {row['removed']}": _verdict(row)}, ["draws"]
+        named, keys, lambda row: {f"{cells[row['measure']]}, {windows[row['removed']]}": _verdict(row)}, ["draws"]
     )
     used = _used(data, rows)
     text = (
@@ -206,6 +206,16 @@ def missing_note(data: pd.DataFrame) -> str:
 def ratios_of(data: pd.DataFrame) -> str:
     """Returns the ratios that the means of these lines are over, in words."""
     return _percents(" ".join(data["ratios"].dropna()).split())
+
+
+def window_words(data: pd.DataFrame) -> dict[str, str]:
+    """Returns what to call each range of ratios (`removed`): by its ratios where it has one or two."""
+    found = {}
+    for window, part in data.groupby("removed"):
+        ratios = sorted({float(ratio) for text in part["ratios"].dropna() for ratio in text.split()})
+        few = " and ".join(f"{100 * ratio:g}" for ratio in ratios)
+        found[str(window)] = f"{few} %" if 0 < len(ratios) <= 2 else str(window)
+    return found
 
 
 def fewer_ratios_note(data: pd.DataFrame, window: str = "removed") -> str:

@@ -10,6 +10,7 @@ from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.stats.boards import mean_of_tasks, ranks, unusual_settings
 from analysis.stats.intervals import mean_interval
+from analysis.stats.variants import nearly_all
 from analysis.tables.measures import percent_of_dense
 from analysis.text.captions import bracketed, caption, number, percent
 from analysis.text.labels import listed_tasks, ordered_curves, ordered_tasks, task_name
@@ -18,12 +19,12 @@ from analysis.text.measures import IN_PERCENT, MEASURE_OF, averaged, axis_label,
 FLOPS = "flops_left"  # a column: FLOPs in percent of those of the run's unpruned model
 NO_ROWS, UNDEFINED_HERE = "no rows", "undefined"
 BOARD_NOTE = (
-    "Means over the tasks, of one checkpoint and equal settings; a criterion that lacks a task has neither mean nor "
-    "rank. Brackets: 95 % t interval over the calibration draws, of fewer than five draws their range; ranks: of a "
-    "bootstrap of the same draws for all, stretched as a t interval is, of fewer than five the range over each draw "
-    "and their mean, where a criterion of one draw has its number in all. The evaluation examples are not resampled. "
-    "Draws, FLOPs and columns of tasks: of the draws that all tasks have, where a criterion has a mean. "
-    "FLOPs: of one example of full length, in percent of the dense model."
+    "Means over the tasks, of one checkpoint and equal settings, none over ratios beyond 90 %; a criterion that lacks "
+    "a task has neither mean nor rank. Brackets: 95 % t interval over the calibration draws, of fewer than five draws "
+    "their range; ranks: of a bootstrap of the same draws for all, stretched as a t interval is, of fewer than five "
+    "the range over each draw and their mean, where a criterion of one draw has its number in all. The evaluation "
+    "examples are not resampled. Draws, FLOPs and columns of tasks: of the draws that all tasks have, where a "
+    "criterion has a mean. FLOPs: of one example of full length, in percent of the dense model."
 )
 
 
@@ -53,7 +54,8 @@ def _lines(
     """The criteria of one board: over the ratios that all of them have, then at each ratio, the best first."""
     ratios = [{*part["ratio"]} - {0.0} for _, part in board.groupby(["curve", "task"])]
     common, every = sorted(set.intersection(*ratios)), sorted(set.union(*ratios))
-    windows = [common] if len(common) > 1 else []
+    together = [ratio for ratio in common if not nearly_all(np.array(ratio))]  # there answers are of one class
+    windows = [together] if len(together) > 1 else []
     tasks = {measure: {*averaged(board, measure)["task"]} for measure in shown}  # which its unpruned rows tell
     for window in [*windows, *([ratio] for ratio in every)]:
         part = _over(board, window, [*shown, FLOPS])

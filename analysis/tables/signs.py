@@ -47,7 +47,7 @@ def signs_table(rows: pd.DataFrame, draws: int = DRAWS, measures: Sequence[str] 
         text += (
             f" The last lines, of {LEAST} models and tasks or more: Spearman rank correlation over them of each "
             "statistic of the heads with the difference (of losses, of which less is better, the other side of 0 says "
-            "the same). "
+            "the same), without those where both signs give the same answers. "
             "It is found and tested on the same few cells, so it is a lead and no proof."
         )
     return Table(shown, gains.merge(known, on=SETTINGS, how="left"), text + notes(measures, rows))

@@ -49,11 +49,21 @@ def caption(rows: pd.DataFrame) -> str:
         f"model {_listed(rows['model'].map(model_name))}",
         f"task{'s' * (tasks > 1)} {listed_tasks(rows['task'])}",
         f"{counts.min()} to {counts.max()} examples a task" if several else f"{_listed(counts)} examples",
-        f"{seeds} seed{'s' * (seeds > 1)} ({_listed(rows['seed'])})",
+        f"{seeds} seed{'s' * (seeds > 1)} ({_listed(rows['seed'])}{_of_fewer_draws(rows)})",
         f"calibration size {_listed(rows['calibration_size'])}",
     ]
     finished, declared = rows.drop_duplicates(SETTING)[["jobs_finished", "jobs_declared"]].sum()
     return ", ".join(parts) + (f"; incomplete: {finished} of {declared} jobs" if finished < declared else "")
+
+
+def _of_fewer_draws(rows: pd.DataFrame) -> str:
+    """The curves of fewer draws than others, on a task that has most; nothing where all have the same."""
+    counts = rows.groupby(["task", "curve"], sort=False)["seed"].nunique()
+    short = counts[counts < counts.groupby("task").transform("max")].groupby("curve", sort=False).min()
+    by_count: dict[int, list[str]] = {}
+    for curve, count in short.items():
+        by_count.setdefault(int(count), []).append(str(curve))
+    return "".join(f"; {count} alone of {', '.join(curves)}" for count, curves in sorted(by_count.items()))
 
 
 def interval_words(rows: pd.DataFrame) -> str:

@@ -22,7 +22,11 @@ def test_quality_by_hand(tmp_path: Path) -> None:
         ["HIS", "90.00 [90.00, 90.00]", "70.25 [60.00, 80.50]", "50.00 (n = 1)"],
         ["Random", "90.00 (n = 1)", "", "undefined"],  # without a row at 10 %
     ]
-    assert "2 seeds (0, 1)" in table.caption and "50 examples" in table.caption and "range" in table.caption
+    assert (
+        "2 seeds (0, 1; 1 alone of Random)" in table.caption
+        and "50 examples" in table.caption
+        and "range" in table.caption
+    )
     his = table.data[(table.data["curve"] == "HIS") & (table.data["ratio"] == 0.1)].iloc[0]
     assert (his["mean"], his["low"], his["high"], his["n"]) == (70.25, 60, 80.5, 2)
 

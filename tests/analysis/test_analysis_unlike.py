@@ -208,7 +208,7 @@ def test_statistics_of_heads_are_of_the_usual_his(tmp_path: Path) -> None:
 def test_a_rank_correlation_says_over_how_many_settings_it_is() -> None:
     units = ["squared error"] + ["nats"] * 7
     gains = pd.DataFrame({"model": "m", "measure": "loss", "task": [*"abcdefgh"], "unit": units})
-    gains = gains.assign(mean=[*range(7), np.nan])
+    gains = gains.assign(mean=[*range(7), np.nan], low=-1.0, high=9.0)
     known = pd.DataFrame({**gains[SETTINGS], **{name: range(8) for name in PREDICTORS}})
     assert rank_correlations(gains, known)["settings"] == 6
 

@@ -183,7 +183,7 @@ def test_a_missing_reference_is_named_and_never_zero(tmp_path: Path) -> None:
     mean = line(table.data, task="mean", **cell)
     assert mean["mean"] == pytest.approx((10 + 30) / 2) and (mean["tasks"], mean["seeds"]) == (2, 2)
     shown = table.shown.set_index(["criterion", "against", "task"])
-    assert shown.loc[(HIES_BATCH, HIES, "CoLA"), "quality, 30 to 90 %"] == NO_REFERENCE
+    assert shown.loc[(HIES_BATCH, HIES, "CoLA"), "quality, 30 and 50 %"] == NO_REFERENCE
     assert (HIES_BATCH, HIES, "mean of 2 tasks") in shown.index and (
         HIES_BATCH,
         "HIS",
@@ -226,7 +226,7 @@ def test_constant_predictions_leave_quality_undefined(tmp_path: Path) -> None:
         assert np.isnan(none["mean"]) and none["verdict"] == ""
     assert line(table.data, task="sst2", **every)["mean"] == pytest.approx(30)
     shown = table.shown.set_index(["criterion", "task"])
-    assert shown.loc[("AE (min-entropy)", "mean of 2 tasks"), "quality, up to 10 %"] == ""
+    assert shown.loc[("AE (min-entropy)", "mean of 2 tasks"), "quality, 10 %"] == ""
     assert "STS-B up to" in table.caption
     texts = [text.get_text().strip() for axes in forest.draw_forest(load(tmp_path), draws=20) for text in axes.texts]
     assert texts == ["undefined"]
@@ -238,7 +238,7 @@ def test_one_seed_has_no_interval_and_decides_nothing(tmp_path: Path) -> None:
     table = variants_table(load(tmp_path), draws=20)
     alone = line(table.data, measure="quality", removed="30 to 90 %")
     assert alone["mean"] == pytest.approx(50) and np.isnan(alone["low"]) and alone["verdict"] == "too few draws"
-    assert table.shown["quality, 30 to 90 %"].tolist() == ["too few draws: +50.00"]
+    assert table.shown["quality, 30 %"].tolist() == ["too few draws: +50.00"]
     (first, *_) = forest.draw_forest(load(tmp_path), draws=20)
     assert marks(first, "o")[0][:2] == pytest.approx((50, 1))
 
@@ -255,7 +255,7 @@ def test_the_forest_has_a_block_for_each_reference(tmp_path: Path) -> None:
     panels = forest.draw_forest(load(tmp_path), draws=50)
     assert len(panels) == 2 * 4
     assert [axes.get_title(loc="left").replace("\n", " ") for axes in panels[:4]] == [
-        "quality, 30 to 90 %", "stability, 30 to 90 %", "quality, up to 10 %", "stability, up to 10 %",
+        "quality, 30 and 50 %", "stability, 30 and 50 %", "quality, 10 %", "stability, 10 %",
     ]  # fmt: skip
     names = [[text.get_text() for text in axes.get_yticklabels()] for axes in (panels[0], panels[4])]
     assert names == [
@@ -271,7 +271,7 @@ def test_the_forest_has_a_block_for_each_reference(tmp_path: Path) -> None:
     assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in (panels[0], panels[4])] == [False, True]
     assert panels[0].get_xlim()[0] < -20 and panels[0].get_xlim()[1] > 20
     caption = panels[0].get_figure(root=True).get_supxlabel().replace("\n", " ")
-    assert "5 seeds (0, 1, 2, 3, 4)" in caption and f"{HIES_BATCH} has no {HIES} on CoLA" in caption
+    assert "5 seeds (0, 1, 2, 3, 4; 2 alone of" in caption and f"{HIES_BATCH} has no {HIES} on CoLA" in caption
 
 
 def test_a_marker_is_hollow_where_the_interval_holds_zero_and_entropy_has_its_own_scale(tmp_path: Path) -> None:
@@ -329,5 +329,5 @@ def test_references_that_lack_a_range_of_ratios_are_drawn_beside_those_that_have
                 write_answers(tmp_path, criterion, seed, labels, answers, task, ratios=(0.0, ratio), **knobs)
     panels = forest.draw_forest(load(tmp_path), draws=20)
     titles = [axes.get_title(loc="left") for axes in panels if axes.get_title(loc="left")]
-    assert titles == ["quality,\n30 to 90 %", "stability,\n30 to 90 %", "quality,\nover 90 %", "stability,\nover 90 %"]
+    assert titles == ["quality,\n50 %", "stability,\n50 %", "quality,\n95 %", "stability,\n95 %"]
     assert "Differences in percentage points" in caption_of(panels[0])

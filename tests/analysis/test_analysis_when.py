@@ -150,7 +150,7 @@ def test_what_may_predict_a_sign_is_computed_from_the_heads(signed):
     one_a_task = sign_gains(signed, DRAWS).query("criterion == 'AE' and measure == 'quality'")
     assert rank_correlations(one_a_task, predictors(signed)) == {}  # two are too few
     setting = {"model": "tiny", "measure": "loss", "unit": "nats"}
-    many = pd.DataFrame([{**setting, "task": str(i), "mean": i, "his": -i} for i in range(5)])
+    many = pd.DataFrame([{**setting, "task": str(i), "mean": i, "his": -i, "low": -1, "high": 9} for i in range(5)])
     known = many[["model", "task", "his"]].assign(entropy=[3, 1, 4, 0, 5], first=0.0, depth=range(5), inside=2.0)
     found = rank_correlations(many.drop(columns="his"), known)
     assert (found["his"], found["depth"], found["entropy"]) == pytest.approx((-1, 1, 0.3))
@@ -158,6 +158,10 @@ def test_what_may_predict_a_sign_is_computed_from_the_heads(signed):
     assert rank_correlations(dust.drop(columns="his"), known)["depth"] == pytest.approx(
         spearmanr([0, 0, 0, 0, 1], range(5)).statistic
     )
+    same = {**setting, "mean": 1e-9, "low": -1e-9, "high": 1e-9}  # whatever the sign, in every draw
+    more = pd.concat([many, pd.DataFrame([{**same, "task": str(i), "his": 0} for i in range(5, 9)])])
+    known = pd.concat([known, known.assign(task=[str(i) for i in range(5, 10)])])
+    assert rank_correlations(more.drop(columns="his"), known) == found
 
 
 def test_placebos_and_calibration_sets_stand_against_the_real_ones(tmp_path: Path):
