@@ -12,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.job import Job
 from experiments.sweep.launch import Here, Launcher
-from hies.errors import HiesError
+from hies.errors import HiesError, ParameterError
 from hies.runs.grid import write_grid
 
 SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
+FINETUNE = "model.finetune"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,30 @@ def _check_one_curve(jobs: Sequence[Job]) -> None:
                 "These jobs differ in nothing but ratios, and a job is a curve over all of its ratios; give them as "
                 f"sparsity.ratios=[{together}]."
             )
+
+
+def check_finetuning(jobs: Sequence[Job]) -> None:
+    """Refuses words of fine-tuning that do nothing, since the task has a value of its own."""
+    for job in jobs:
+        words = [word for word in job.overrides if word.lstrip("+").startswith(FINETUNE)]
+        if not words:
+            continue
+        model, task = job.config.model, job.config.task
+        unused = model.finetuning_of_tasks(task)
+        for name in (name for word in words for name in _settings_of(word) if name in unused):
+            value, option = getattr(model.finetune, name), f"task.finetune.{name}"
+            given = (word.partition("=")[0] for word in job.overrides)  # one that was added keeps its plus sign
+            option = next((key for key in given if key.lstrip("+") == option), option)
+            expected = f"task={task.name} sets its own, so give {option}={value}"
+            raise ParameterError(f"{FINETUNE}.{name}", value, expected)
+
+
+@lru_cache
+def _settings_of(word: str) -> tuple[str, ...]:
+    """Returns the settings of fine-tuning in a word: `model.finetune.epochs=1`, or `model.finetune={epochs: 1}`."""
+    override = OverridesParser.create().parse_override(word)
+    name, value = override.key_or_group.removeprefix(FINETUNE).lstrip("."), override.value()
+    return (name,) if name else tuple(value if isinstance(value, dict) else ())
 
 
 def leave_grid(declared: Declared) -> None:

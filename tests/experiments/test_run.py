@@ -15,7 +15,7 @@ from hydra import compose
 from experiments import run
 from experiments.config import schema
 from experiments.sweep import job as job_module
-from experiments.sweep.jobs import Declared, jobs_of_sweep, leave_grid
+from experiments.sweep.jobs import Declared, check_finetuning, jobs_of_sweep, leave_grid
 from experiments.sweep.launch import Here
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
@@ -306,6 +306,38 @@ def test_a_mistake_is_one_sentence_and_leaves_no_row(call, arguments, words):
     for word in words:
         assert word in errors[0]
     assert not list(call.results.rglob("*.jsonl")) and not list(call.results.rglob("*.npz"))
+
+
+RTE = "task=rte/after_mnli", "++task.after.finetune={warmup: 0.2}"  # and the epochs and the rate of conf/task/mnli.yaml
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["task=cola", "model.finetune.epochs=1"],
+            "epochs is 1; task=cola sets its own, so give task.finetune.epochs=1.",
+        ),
+        (
+            ["task=cola", "++model.finetune={learning_rate: 0.5}"],
+            "learning_rate is 0.5; task=cola sets its own, so give ",
+        ),
+        (["-m", "task=apidocs,sst2", "model.finetune.epochs=3,5"], "epochs is 3; task=sst2 sets its own"),
+        (["task=apidocs", "model.finetune.epochs=1", "+task.finetune.epochs=2"], "give +task.finetune.epochs=1."),
+        ([RTE[0], "model.finetune.epochs=1"], "epochs is 1; task=rte sets its own"),
+        ([*RTE, "+task.finetune.warmup=0", "model.finetune.warmup=0.1"], "warmup is 0.1; task=rte sets its own"),
+    ],
+)
+def test_a_word_of_fine_tuning_in_whose_place_the_task_has_one_is_refused(call, words, says):
+    status, err = call(*words, fast=False)
+    assert status == 2 and err.startswith("error: model.finetune.") and says in err and err.count("\n") == 1
+
+
+def test_a_word_of_fine_tuning_that_a_training_follows_is_taken():
+    words = ["task=apidocs", "model.finetune.epochs=3"], ["task=cola", "model.finetune.batch_size=8"]
+    with composing():
+        for some in (*words, [RTE[0], "+task.finetune.warmup=0", "model.finetune.warmup=0.1"]):
+            check_finetuning(declared(*some, multirun=False).jobs)  # MNLI is trained on before RTE
 
 
 def test_a_checkpoint_with_other_labels_is_refused(call, tmp_path):
