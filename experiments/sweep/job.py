@@ -82,13 +82,21 @@ class Job:
             "schema": results.SCHEMA,
             "model": [config.model.name, config.model.identity(config.task)],
             "task": [config.task.name, config.task.fingerprint(self.data_root), config.task.max_examples],
-            "criterion": [config.criterion.name, config.criterion.knobs],
-            "sparsity": config.sparsity.knobs,
             "calibration": config.calibration.identity(self.data_root),
-            "seed": config.seed,
+            **self.choices,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **({} if config.task.judge is None else {"judge": config.task.judge}),
             **source_of_job(config),
+        }
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The part of the identity for which neither data nor weights are read."""
+        config = self.config
+        return {
+            "criterion": [config.criterion.name, config.criterion.knobs],
+            "sparsity": config.sparsity.knobs,
+            "seed": config.seed,
         }
 
     @cached_property

@@ -17,12 +17,13 @@ from experiments.config import schema
 from experiments.sweep import job as job_module
 from experiments.sweep.jobs import Declared, check_finetuning, jobs_of_sweep, leave_grid
 from experiments.sweep.launch import Here
+from hies.errors import HiesError
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.networks import NETWORKS, load_weights
 from hies.methods import METHODS
 from hies.storage import read_arrays, write_arrays
-from hies.tasks import classifier
+from hies.tasks import TASKS, classifier
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):
@@ -104,6 +105,24 @@ def test_what_does_not_change_the_result_does_not_change_the_run_id():
         plain = ids("seed=0", "model.batch_size=7", "device=cpu", "wandb.project=other", "results_dir=other")
         others = ids("seed=1", "calibration.size=31", "sparsity.ratios=[0.1]", "sparsity.scope=layer", "criterion=ae")
     assert len(plain) == 1 and len(others - plain) == 5
+
+
+def test_a_grid_whose_data_cannot_be_read_is_declared(call, tmp_path):
+    words = "task=table", f"task.train={tmp_path}/none.csv", "model=minilm"
+    with composing():
+        jobs = declared(*words, "model.batch_size=8,64", "calibration.size=5,7").jobs
+    assert len(jobs) == 4
+    with pytest.raises(HiesError, match=r"none\.csv"):
+        print(jobs[0].run_id)
+
+
+def test_of_jobs_that_are_not_alike_no_data_are_read(monkeypatch):
+    monkeypatch.setattr(TASKS["digits"], "identity", None)
+    with composing():
+        found = declared(
+            *FAST, "criterion=random,hies", "seed=0,1", "calibration.size=5,7", "sparsity.scope=global,layer"
+        )
+    assert len(found.jobs) == 16
 
 
 def test_a_sweep_leaves_its_grid_and_goes_on_where_it_stopped(call, monkeypatch):
@@ -266,6 +285,19 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["-m", "name=a,b"], ["2 folders", "results/a and ", "results/b"]),
         (["-m", "sparsity.ratio=0.1,0.3"], ["nothing but ratios", "sparsity.ratios=[0.1,0.3]"]),
         (["-m", "sparsity.ratio=0.5,0.1,0.3", "seed=0,1"], ["sparsity.ratios=[0.1,0.3,0.5]"]),
+        (
+            ["-m", "sparsity.mode=mask,remove", "seed=0,1"],
+            ["but sparsity.mode,", "one value, as in sparsity.mode=mask."],
+        ),
+        (["-m", "criterion=his,hies", "model.batch_size=8,64"], ["run-vit_tiny-digits-his-s0", " model.batch_size=8."]),
+        (["-m", "criterion=hies", "criterion.seed=0,1"], ["in nothing but criterion.seed, which makes no difference"]),
+        (
+            ["-m", "criterion=hies,hies/shrink", "criterion.alpha=0.5,0.9", "resources.cpus=1,2"],
+            [
+                "but criterion and resources.cpus, which make",
+                "one value of each, as in criterion=hies resources.cpus=1.",
+            ],
+        ),
         (["name=scoring"], ["name is 'scoring'", "other files than runs"]),
         (["model.checkpoint={digits: /x}"], ["a plus sign: +model.checkpoint.digits=VALUE"]),
         (["model.finetune={epoch: 3}"], ["no option 'model.finetune.epoch'"]),
