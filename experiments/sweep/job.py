@@ -24,7 +24,7 @@ from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.pruning.selection import check_plain
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
-from hies.runs.schema import BadRows
+from hies.runs.schema import CRITERION_SEED, BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
@@ -293,7 +293,10 @@ class Job:
         }
 
     def _knobs(self) -> dict[str, Any]:
-        return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
+        """The criterion's knobs as rows have them, where `seed` is the job's: another one goes by another name."""
+        knobs = dict(self.config.criterion.knobs)
+        seed = knobs.pop("seed", self.config.seed)
+        return knobs if seed == self.config.seed else {**knobs, CRITERION_SEED: seed}
 
 
 _evaluators: dict[str, "Evaluator"] = {}

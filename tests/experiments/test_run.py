@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from command_line import FAST, composing, declared, rows_of, without_times
 from hydra import compose
 
+from analysis import load
 from experiments import run
 from experiments.config import schema
 from experiments.sweep import job as job_module
@@ -67,6 +69,21 @@ def test_a_row_names_the_calibration_set_where_it_is_not_the_papers(call):
     assert status == 2 and "error: calibration.examples is 'words'; task=digits takes no texts of others" in said
     status, said = call("calibration.examples=cola")
     assert status == 2 and "error: calibration.labels is 'data'; cola brings no labels of this task" in said
+
+
+def test_a_row_names_the_criterions_seed_where_it_is_not_the_jobs(call):
+    words = "criterion=random", "seed=0", "sparsity.ratios=[0.5]"
+    assert call("-m", *words, "criterion.seed=0,1,2")[0] == 0
+    rows = [row for row in rows_of(call.results) if row["ratio"]]
+    assert sorted(row["criterion_seed"] for row in rows if "criterion_seed" in row) == [1, 2]
+    assert len({json.dumps(row["mask"]) for row in rows}) == 3 and {row["seed"] for row in rows} == {0}
+    assert (
+        call("-m", "criterion=hies", "criterion.placebo=random", *words[1:], "criterion.seed=5", "name=placebo")[0] == 0
+    )
+    assert {row["criterion_seed"] for row in rows_of(call.results / "placebo")} == {5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(call.results, "single")["curve"].nunique() == 3
 
 
 def test_two_runs_with_one_seed_give_identical_rows(call, cache, tmp_path_factory):
