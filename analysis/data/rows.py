@@ -14,13 +14,9 @@ from analysis.text.measures import CORRELATION, NORMALIZED, REFIT, TEMPERED
 from hies.runs import folders, grid
 from hies.runs.files import read_run
 from hies.runs.folders import warn_of_rows
-from hies.runs.schema import CRITERION_SEED, LOSSES, MEASURES, PER_RATIO, REQUIRED, BadRows, Row
+from hies.runs.schema import ADDED, CRITERION_SEED, LOSSES, MEASURES, NOTES, PER_RATIO, REQUIRED, BadRows, Row
 
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
-ADDED = ("path", "curve", "jobs_finished", "jobs_declared", "tasks_without_rows")
-# What a job came to or started from, which is no knob of it; a row may lack these.
-NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source", "source",
-            "chance")  # fmt: skip
 RUN_OF_CURVE = [*SETTING, "curve", "seed"]  # of which there should be one run
 
 
@@ -40,7 +36,7 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
             return pd.DataFrame(columns=[*REQUIRED, *ADDED])
         if "precision" in runs:
             runs["precision"] = runs["precision"].fillna("unknown")
-        no_knobs = {*REQUIRED, *ADDED, *NO_KNOBS}
+        no_knobs = {*REQUIRED, *ADDED, *NOTES}
         knobs = [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)]
         runs = add_labels(_with_criterion_seeds(runs, knobs), knobs)
         finished = finished_jobs(runs)  # those among them that stand back for a newer run of their curve

@@ -58,9 +58,14 @@ RANGES = tuple((key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in HI
 OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict", "chance", *TOKEN_KEYS)
 CRITERION_SEED = "criterion_seed"
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
-# Names that an option of a method from outside cannot have: rows, or the frame that analysis makes of them, have them.
-RESERVED = frozenset({*REQUIRED, *PER_RATIO, *SEAL, "curve", "label_order", "path", "precision", "run",
-                      "sites", "source", "step", "unit"}) - {"seed"}  # fmt: skip
+# What a job came to or started from, which is no knob of it; a row may lack these.
+NOTES = ("label_order", "precision", "calibration_source", "source", "chance")
+# Settings of a job that name its curve, where they are set; the rules of `hies.pruning.selection.Selection`, and the
+# fields of `hies.evaluation.calibration.CalibrationSource` as calibration_*, are such settings, too.
+CURVE_SETTINGS = ("sites", "judge", CRITERION_SEED)
+# What analysis adds to the rows that it reads.
+ADDED = ("path", "curve", "jobs_finished", "jobs_declared", "tasks_without_rows")
+ROW_KEYS = frozenset({*REQUIRED, *PER_RATIO, *SEAL, *NOTES, *CURVE_SETTINGS, *ADDED, "run"})  # run: while reading
 
 Row = dict[str, Any]
 
