@@ -14,13 +14,9 @@ from analysis.text.measures import CORRELATION, NORMALIZED, REFIT, TEMPERED
 from hies.runs import folders, grid
 from hies.runs.files import read_run
 from hies.runs.folders import warn_of_rows
-from hies.runs.schema import LOSSES, MEASURES, PER_RATIO, REQUIRED, BadRows, Row
+from hies.runs.schema import ADDED, CRITERION_SEED, LOSSES, MEASURES, NOTES, PER_RATIO, REQUIRED, BadRows, Row
 
 SELECTION_KNOBS = ("scope", "schedule", "min_heads_per_layer")  # required keys that are part of a curve's name
-ADDED = ("path", "curve", "jobs_finished", "jobs_declared", "tasks_without_rows")
-# What a job came to or started from, which is no knob of it; a row may lack these.
-NO_KNOBS = ("alpha_used", "label_order", "precision", "quality_norm", "quality_strict", "calibration_source", "source",
-            "chance")  # fmt: skip
 RUN_OF_CURVE = [*SETTING, "curve", "seed"]  # of which there should be one run
 
 
@@ -40,8 +36,9 @@ def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame
             return pd.DataFrame(columns=[*REQUIRED, *ADDED])
         if "precision" in runs:
             runs["precision"] = runs["precision"].fillna("unknown")
-        no_knobs = {*REQUIRED, *ADDED, *NO_KNOBS}
-        runs = add_labels(runs, [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)])
+        no_knobs = {*REQUIRED, *ADDED, *NOTES}
+        knobs = [*SELECTION_KNOBS, *(name for name in runs if name not in no_knobs)]
+        runs = add_labels(_with_criterion_seeds(runs, knobs), knobs)
         finished = finished_jobs(runs)  # those among them that stand back for a newer run of their curve
         runs = _one_run_a_seed(runs.assign(ratios=ratios["run"].value_counts()), results_dir).drop(columns="ratios")
         _warn_of_versions(runs)
@@ -87,6 +84,23 @@ def _frames(runs: Iterable[list[Row]]) -> tuple[pd.DataFrame, pd.DataFrame]:
                 shared.append(row)
             ratios.append({**own, "run": len(shared) - 1})
     return pd.DataFrame(shared), pd.DataFrame(ratios)
+
+
+def _with_criterion_seeds(runs: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
+    """Fills in the seeds of criteria that are their job's own, where these runs belong to curves of one such seed.
+
+    A row names that seed only where it is not the job's, so of a grid over both seeds those runs lack it where the two
+    are the same. Of jobs that each draw anew, one at least has a seed that no run names.
+    """
+    if CRITERION_SEED not in runs:
+        return runs
+    others = [*SETTING, "criterion", *(knob for knob in knobs if knob != CRITERION_SEED)]
+    filled = runs[CRITERION_SEED].copy()
+    for _, group in runs.groupby([runs[name].map(str) for name in others], dropna=False):
+        seeds = group.loc[group[CRITERION_SEED].isna(), "seed"]
+        if seeds.isin(group[CRITERION_SEED]).all():
+            filled[seeds.index] = seeds
+    return runs.assign(**{CRITERION_SEED: filled})
 
 
 def _joined(runs: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:

@@ -58,6 +58,7 @@ SYMBOLS = {
     "reduction_batch": "batch size",
     "prior_examples": "k",
     "calibration_examples": "texts",
+    "criterion_seed": "criterion seed",
 }
 # An alpha that a job chose, by the word of its protocol.
 CHOSEN = {

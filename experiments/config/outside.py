@@ -17,10 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hies.errors import HiesError, ParameterError, brief, first_line
+from hies.evaluation.calibration import CalibrationSource
 from hies.evaluation.models import MODALITIES
 from hies.methods import METHODS, Method
+from hies.pruning.selection import Selection
 from hies.runs.quality import PERCENT, SQUARED
-from hies.runs.schema import RESERVED
+from hies.runs.schema import ROW_KEYS
 from hies.scoring.statistics import outside_sources
 from hies.storage import source_of, sources_of
 from hies.tasks import TASKS, Task
@@ -31,6 +33,12 @@ BUILT_ON = {"criterion": "hies.ScoringMethod", "task": "hies.tasks.Task"}  # as 
 KNOWN: dict[str, Mapping[str, type]] = {"criterion": METHODS, "task": TASKS}
 ENTRY_POINTS = {"criterion": "hies.methods", "task": "hies.tasks"}
 SCALE = (0, 5)  # of scores whose stability is known
+# Names that an option of a method cannot have: those of keys of rows, where a value of the job would take its place.
+RESERVED = {
+    *(ROW_KEYS - {"seed"}),
+    *(rule.name for rule in fields(Selection)),
+    *(f"calibration_{one.name}" for one in fields(CalibrationSource)),
+}
 _imported: set[str] = set()  # outermost modules of classes from outside
 
 

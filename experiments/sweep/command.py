@@ -17,7 +17,7 @@ from experiments.config import messages, options, store
 from experiments.config.help import help_text
 from experiments.config.outside import place_of
 from experiments.sweep.job import Job
-from experiments.sweep.jobs import Declared, jobs_of_sweep
+from experiments.sweep.jobs import Declared, check_finetuning, jobs_of_sweep
 from experiments.sweep.launch import Here, Launcher
 from experiments.sweep.progress import print_warnings_above_the_bar
 from experiments.sweep.worker import Stopped
@@ -64,6 +64,7 @@ class Command:
         self.forced = any(job.config.force for job in declared.jobs)
         if not self.takes_out and (out := next((job.config.out for job in declared.jobs if job.config.out), None)):
             raise ParameterError("out", out, "this command writes no model there; experiments.prune does")
+        check_finetuning(declared.jobs)
         return declared
 
 

@@ -24,7 +24,7 @@ from hies.precision import AUTO, has_bfloat16, machine, warn_if_slow
 from hies.pruning.selection import check_plain
 from hies.runs import files as results
 from hies.runs.files import read_arrays, read_run
-from hies.runs.schema import BadRows
+from hies.runs.schema import CRITERION_SEED, BadRows
 from hies.storage import digest, replacing, safe_filename
 
 if TYPE_CHECKING:  # torch and transformers, which are imported when a job is computed
@@ -82,13 +82,21 @@ class Job:
             "schema": results.SCHEMA,
             "model": [config.model.name, config.model.identity(config.task)],
             "task": [config.task.name, config.task.fingerprint(self.data_root), config.task.max_examples],
-            "criterion": [config.criterion.name, config.criterion.knobs],
-            "sparsity": config.sparsity.knobs,
             "calibration": config.calibration.identity(self.data_root),
-            "seed": config.seed,
+            **self.choices,
             **({} if config.model.sites is None else {"sites": config.model.sites}),
             **({} if config.task.judge is None else {"judge": config.task.judge}),
             **source_of_job(config),
+        }
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The part of the identity for which neither data nor weights are read."""
+        config = self.config
+        return {
+            "criterion": [config.criterion.name, config.criterion.knobs],
+            "sparsity": config.sparsity.knobs,
+            "seed": config.seed,
         }
 
     @cached_property
@@ -285,7 +293,10 @@ class Job:
         }
 
     def _knobs(self) -> dict[str, Any]:
-        return {name: value for name, value in self.config.criterion.knobs.items() if name != "seed"}
+        """The criterion's knobs as rows have them, where `seed` is the job's: another one goes by another name."""
+        knobs = dict(self.config.criterion.knobs)
+        seed = knobs.pop("seed", self.config.seed)
+        return knobs if seed == self.config.seed else {**knobs, CRITERION_SEED: seed}
 
 
 _evaluators: dict[str, "Evaluator"] = {}

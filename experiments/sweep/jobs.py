@@ -1,5 +1,6 @@
 """What a command line declares: the jobs of its grid, known before the first of them runs."""
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.job import Job
 from experiments.sweep.launch import Here, Launcher
-from hies.errors import HiesError
+from hies.errors import HiesError, ParameterError
 from hies.runs.grid import write_grid
 
 SWEPT = ("seed", "criterion.alpha", "calibration.size")  # values that grids vary, set without composing anew
+FINETUNE = "model.finetune"
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,18 @@ def jobs_of_sweep(arguments: Sequence[str], params: Mapping[str, str], launcher:
         launcher: of the command line.
 
     Raises:
-        HiesError: values that no list names, jobs with several folders for their rows, or parts of one curve.
+        HiesError: values that no list names, jobs with several folders for their rows, parts of one curve, or one run
+            several times.
     """
     parser = OverridesParser.create()
     words = parser.parse_overrides(list(arguments))
     grid = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     composer = _Composer()
-    jobs = [composer.job(overrides) for overrides in _product([*grid, *words])]
+    chosen = _product([*grid, *words])
+    jobs = [composer.job(overrides) for overrides in chosen]
     _check_one_folder(jobs)
     _check_one_curve(jobs)
+    _check_one_run(jobs, chosen)
     own = {_key(word) for word in grid}
     whole = bool(params) and not any(word.is_sweep_override() or _key(word) in own for word in words)
     return Declared(jobs, sweep=True, whole=whole, launcher=launcher)
@@ -103,6 +108,63 @@ def _check_one_curve(jobs: Sequence[Job]) -> None:
                 "These jobs differ in nothing but ratios, and a job is a curve over all of its ratios; give them as "
                 f"sparsity.ratios=[{together}]."
             )
+
+
+def _check_one_run(jobs: Sequence[Job], chosen: Sequence[Sequence[str]]) -> None:
+    """Refuses jobs that differ in what makes no difference: they have one row file, which each would show as its own.
+
+    Args:
+        jobs: of a grid.
+        chosen: the overrides of each, the same options in the same order.
+    """
+    runs: dict[str, list[int]] = {}
+    for place in _nearly_alike(jobs):
+        with contextlib.suppress(HiesError):  # of data that cannot be read, which whoever needs them says
+            runs.setdefault(jobs[place].run_id, []).append(place)
+    for run_id, places in runs.items():
+        values = zip(*(chosen[place] for place in places), strict=True)
+        given = [words[0] for words in values if len(set(words)) > 1]
+        if not given:  # a single job
+            continue
+        names = " and ".join(word.partition("=")[0].lstrip("+") for word in given)
+        make, value = ("makes", "one value") if len(given) == 1 else ("make", "one value of each")
+        raise HiesError(
+            f"Jobs of one run id, {run_id}, differ in nothing but {names}, which {make} no difference to the result; "
+            f"give {value}, as in {' '.join(given)}."
+        )
+
+
+def _nearly_alike(jobs: Sequence[Job]) -> list[int]:
+    """Returns the places of the jobs that may be one run; of most grids none, and so no data are read for it."""
+    groups: dict[str, list[int]] = {}
+    for place, job in enumerate(jobs):
+        names = job.config.model.name, job.config.task.name, job.config.task.max_examples
+        groups.setdefault(repr((names, job.config.calibration, job.choices)), []).append(place)
+    return [place for places in groups.values() if len(places) > 1 for place in places]
+
+
+def check_finetuning(jobs: Sequence[Job]) -> None:
+    """Refuses words of fine-tuning that do nothing, since the task has a value of its own."""
+    for job in jobs:
+        words = [word for word in job.overrides if word.lstrip("+").startswith(FINETUNE)]
+        if not words:
+            continue
+        model, task = job.config.model, job.config.task
+        unused = model.finetuning_of_tasks(task)
+        for name in (name for word in words for name in _settings_of(word) if name in unused):
+            value, option = getattr(model.finetune, name), f"task.finetune.{name}"
+            given = (word.partition("=")[0] for word in job.overrides)  # one that was added keeps its plus sign
+            option = next((key for key in given if key.lstrip("+") == option), option)
+            expected = f"task={task.name} sets its own, so give {option}={value}"
+            raise ParameterError(f"{FINETUNE}.{name}", value, expected)
+
+
+@lru_cache
+def _settings_of(word: str) -> tuple[str, ...]:
+    """Returns the settings of fine-tuning in a word: `model.finetune.epochs=1`, or `model.finetune={epochs: 1}`."""
+    override = OverridesParser.create().parse_override(word)
+    name, value = override.key_or_group.removeprefix(FINETUNE).lstrip("."), override.value()
+    return (name,) if name else tuple(value if isinstance(value, dict) else ())
 
 
 def leave_grid(declared: Declared) -> None:

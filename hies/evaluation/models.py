@@ -53,7 +53,7 @@ class Model:
         checkpoint: task -> Hub name or folder of a model that is already fine-tuned for it.
         label_order: task -> the output of that checkpoint for each label of the task (by default found from names or
             answers).
-        finetune: how a missing checkpoint is made.
+        finetune: how a missing checkpoint is made, as far as the task does not say it.
         max_length: tokens at which texts are cut.
         precision: `float32`, or `bfloat16` for the matrix products of fine-tuning, evaluation and the search of
             criterion=greedy (other criteria score heads in float32 all the same). `auto` stands for one of them until
@@ -116,6 +116,12 @@ class Model:
         except TypeError:
             known = ", ".join(self.finetune.__dataclass_fields__)
             raise ParameterError("finetune", dict(task.finetune), f"its keys can be {known}") from None
+
+    def finetuning_of_tasks(self, task: Task) -> set[str]:
+        """Returns the names of the settings for which every task that is trained on has a value of its own."""
+        task = self.training_task(task)
+        names = {*task.finetune}
+        return names if task.after is None else names & self.finetuning_of_tasks(task.after)
 
     def identity(self, task: Task) -> dict[str, Any]:
         """Returns what decides the weights for `task`: equal identities give equal results, wherever the files lie."""

@@ -1,7 +1,8 @@
 """What a row must hold: its keys, their types and ranges, and the digest that shows a change made by hand.
 
 A row is what is known of one evaluated ratio. Its keys: run_id, experiment, model, task, split, criterion and its knobs
-(alpha, ...), scope, schedule, min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_removed,
+(alpha, ...), criterion_seed (of a ranking or a placebo that is drawn; only where it is not the job's seed), scope,
+schedule, min_heads_per_layer, step, seed, calibration_size, ratio, heads_total, heads_removed,
 mask (site -> removed heads), metric, value (raw), quality and stability (percent), examples, score_seconds (of the
 calibration pass, which several criteria share), eval_seconds (of this mask's evaluation, when it was computed),
 parameters, flops (one example of the model's full length), checkpoint and data (digests of the weights and of all
@@ -55,10 +56,16 @@ ROUNDING_ERROR = 1e-6
 HIGHEST = {"ratio": 1, "chance": 1, "quality": 100, "stability": 100, **dict.fromkeys(LOSSES.values(), inf)}
 RANGES = tuple((key, -ROUNDING_ERROR, high + ROUNDING_ERROR) for key, high in HIGHEST.items())
 OPTIONAL_NUMBERS = (*LOSSES.values(), "alpha_used", "quality_norm", "quality_strict", "chance", *TOKEN_KEYS)
+CRITERION_SEED = "criterion_seed"
 SEAL = ("rows", "digest")  # how many rows the file has, and a digest of the line before it; old rows have neither
-# Names that an option of a method from outside cannot have: rows, or the frame that analysis makes of them, have them.
-RESERVED = frozenset({*REQUIRED, *PER_RATIO, *SEAL, "curve", "label_order", "path", "precision", "run",
-                      "sites", "source", "step", "unit"}) - {"seed"}  # fmt: skip
+# What a job came to or started from, which is no knob of it; a row may lack these.
+NOTES = ("label_order", "precision", "calibration_source", "source", "chance")
+# Settings of a job that name its curve, where they are set; the rules of `hies.pruning.selection.Selection`, and the
+# fields of `hies.evaluation.calibration.CalibrationSource` as calibration_*, are such settings, too.
+CURVE_SETTINGS = ("sites", "judge", CRITERION_SEED)
+# What analysis adds to the rows that it reads.
+ADDED = ("path", "curve", "jobs_finished", "jobs_declared", "tasks_without_rows")
+ROW_KEYS = frozenset({*REQUIRED, *PER_RATIO, *SEAL, *NOTES, *CURVE_SETTINGS, *ADDED, "run"})  # run: while reading
 
 Row = dict[str, Any]
 

@@ -76,6 +76,24 @@ def test_knobs_that_differ_make_curves_that_differ_and_missing_alpha_is_kept(tmp
     assert counts["n"].tolist() == [1] * 8
 
 
+def test_rankings_of_seeds_of_their_own_are_curves_of_their_own(tmp_path: Path) -> None:
+    def curves(name: str, *seeds: tuple[int, int]) -> dict[str, list[int]]:
+        for seed, own in seeds:
+            write_run(
+                tmp_path / name, "random", seed=seed, **({} if own == seed else {"criterion_seed": own}), about=[1]
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return load(tmp_path, name).groupby("curve")["seed"].unique().map(list).to_dict()
+
+    plain, *named = "Random (about = [1])", *(f"Random (about = [1], criterion seed = {own})" for own in (0, 1, 2))
+    assert curves("one_draw", (0, 0), (0, 1), (0, 2)) == {plain: [0], named[1]: [0], named[2]: [0]}
+    grid = [(seed, own) for seed in (0, 1, 2) for own in (0, 1)]
+    assert curves("grid", *grid) == {named[0]: [0, 1, 2], named[1]: [0, 1, 2]}
+    assert curves("anew", (0, 0), (1, 1), (2, 2)) == {plain: [0, 1, 2]}
+    assert curves("both", (0, 0), (1, 1), (2, 2), (1, 0), (2, 0)) == {plain: [0, 1, 2], named[0]: [1, 2]}
+
+
 def test_a_stray_run_is_named_and_renames_no_other_but_halves_are_both_named(tmp_path: Path) -> None:
     for task, strays in (("gsm8k", 1), ("mmlu", 2), ("rte", 0)):
         for seed in range(2 + strays):

@@ -17,7 +17,7 @@ from hies.evaluation.networks import load_network
 from hies.tasks import TASKS
 
 TEXT = ["model=any", "model.name=words", "task.max_examples=31", "calibration.size=8", "criterion=his",
-        "model.finetune.epochs=1", "wandb.mode=disabled"]  # fmt: skip
+        "task.finetune.epochs=1", "wandb.mode=disabled"]  # fmt: skip
 NAMED = {"id2label": {0: "Entailment", 1: "not entailment"}, "label2id": {"Entailment": 0, "not entailment": 1}}
 ORDER = "+model.label_order.rte=[0,1]"
 TASK = TASKS["rte"]()

@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 
 from analysis import style
 from analysis.data.rows import load
+from analysis.text.measures import MEASURE_OF
 from experiments import rerun, run
 from experiments.config import outside, schema, store
 from experiments.sweep.job import COMMAND
@@ -229,6 +230,23 @@ def test_a_class_that_cannot_be_a_method_is_one_sentence(folder, text):
     written(folder, text)
     with pytest.raises(HiesError, match=f"^criterion._target_ is '{target}'; .*{says}"):
         outside.imported("criterion", target)
+
+
+def test_no_option_of_a_method_has_the_name_of_a_key_of_rows(folder, cache, monkeypatch):
+    score = "{s: torch.arange(float(n)) for s, n in statistics.heads.items()}"
+    written(folder, f"import torch\n{METHOD.replace('{}', score)}")
+    words = [*DIGITS, *MINE, *SMALL, "sparsity=iterative", "sparsity.unit=kv_group", "model.sites=prunable",
+             "criterion.seed=3", "calibration.examples=selection", "calibration.labels=model"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["run", *words, f"cache_dir={cache}", f"results_dir={folder}/results"])
+    assert run.main() == 0
+    rows = [*rows_of(folder / "results"), *load(folder / "results").to_dict("records")]
+    keys = {key for row in rows for key in row} - {"beta", "kinds", "seed"}
+    assert keys >= {"unit", "step", "sites", "calibration_labels", "criterion_seed", "source", "curve"}
+    assert keys - {*MEASURE_OF} <= outside.RESERVED  # measures that analysis computes have no place in a row
+    for name in (*sorted(keys & outside.RESERVED), "chance", "judge", "calibration_source", "plain"):
+        written(folder, f"{METHOD}    {name}: float = 1")
+        with pytest.raises(HiesError, match=f"its option '{name}' has the name of a key of rows"):
+            outside.imported("criterion", "my_module.Mine")
 
 
 @pytest.mark.parametrize(

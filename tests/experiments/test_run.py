@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,19 @@ import torch
 from command_line import FAST, composing, declared, rows_of, without_times
 from hydra import compose
 
+from analysis import load
 from experiments import run
 from experiments.config import schema
 from experiments.sweep import job as job_module
-from experiments.sweep.jobs import Declared, jobs_of_sweep, leave_grid
+from experiments.sweep.jobs import Declared, check_finetuning, jobs_of_sweep, leave_grid
 from experiments.sweep.launch import Here
+from hies.errors import HiesError
 from hies.evaluation import checkpoints
 from hies.evaluation import evaluator as evaluator_module
 from hies.evaluation.networks import NETWORKS, load_weights
 from hies.methods import METHODS
 from hies.storage import read_arrays, write_arrays
-from hies.tasks import classifier
+from hies.tasks import TASKS, classifier
 
 
 def test_a_job_writes_complete_rows_and_arrays(call):
@@ -68,6 +71,21 @@ def test_a_row_names_the_calibration_set_where_it_is_not_the_papers(call):
     assert status == 2 and "error: calibration.labels is 'data'; cola brings no labels of this task" in said
 
 
+def test_a_row_names_the_criterions_seed_where_it_is_not_the_jobs(call):
+    words = "criterion=random", "seed=0", "sparsity.ratios=[0.5]"
+    assert call("-m", *words, "criterion.seed=0,1,2")[0] == 0
+    rows = [row for row in rows_of(call.results) if row["ratio"]]
+    assert sorted(row["criterion_seed"] for row in rows if "criterion_seed" in row) == [1, 2]
+    assert len({json.dumps(row["mask"]) for row in rows}) == 3 and {row["seed"] for row in rows} == {0}
+    assert (
+        call("-m", "criterion=hies", "criterion.placebo=random", *words[1:], "criterion.seed=5", "name=placebo")[0] == 0
+    )
+    assert {row["criterion_seed"] for row in rows_of(call.results / "placebo")} == {5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(call.results, "single")["curve"].nunique() == 3
+
+
 def test_two_runs_with_one_seed_give_identical_rows(call, cache, tmp_path_factory):
     call("criterion=hies", "seed=3")
     first = rows_of(call.results)
@@ -104,6 +122,24 @@ def test_what_does_not_change_the_result_does_not_change_the_run_id():
         plain = ids("seed=0", "model.batch_size=7", "device=cpu", "wandb.project=other", "results_dir=other")
         others = ids("seed=1", "calibration.size=31", "sparsity.ratios=[0.1]", "sparsity.scope=layer", "criterion=ae")
     assert len(plain) == 1 and len(others - plain) == 5
+
+
+def test_a_grid_whose_data_cannot_be_read_is_declared(call, tmp_path):
+    words = "task=table", f"task.train={tmp_path}/none.csv", "model=minilm"
+    with composing():
+        jobs = declared(*words, "model.batch_size=8,64", "calibration.size=5,7").jobs
+    assert len(jobs) == 4
+    with pytest.raises(HiesError, match=r"none\.csv"):
+        print(jobs[0].run_id)
+
+
+def test_of_jobs_that_are_not_alike_no_data_are_read(monkeypatch):
+    monkeypatch.setattr(TASKS["digits"], "identity", None)
+    with composing():
+        found = declared(
+            *FAST, "criterion=random,hies", "seed=0,1", "calibration.size=5,7", "sparsity.scope=global,layer"
+        )
+    assert len(found.jobs) == 16
 
 
 def test_a_sweep_leaves_its_grid_and_goes_on_where_it_stopped(call, monkeypatch):
@@ -266,6 +302,19 @@ def test_a_job_leaves_the_model_as_it_was(call, criterion, sparsity):
         (["-m", "name=a,b"], ["2 folders", "results/a and ", "results/b"]),
         (["-m", "sparsity.ratio=0.1,0.3"], ["nothing but ratios", "sparsity.ratios=[0.1,0.3]"]),
         (["-m", "sparsity.ratio=0.5,0.1,0.3", "seed=0,1"], ["sparsity.ratios=[0.1,0.3,0.5]"]),
+        (
+            ["-m", "sparsity.mode=mask,remove", "seed=0,1"],
+            ["but sparsity.mode,", "one value, as in sparsity.mode=mask."],
+        ),
+        (["-m", "criterion=his,hies", "model.batch_size=8,64"], ["run-vit_tiny-digits-his-s0", " model.batch_size=8."]),
+        (["-m", "criterion=hies", "criterion.seed=0,1"], ["in nothing but criterion.seed, which makes no difference"]),
+        (
+            ["-m", "criterion=hies,hies/shrink", "criterion.alpha=0.5,0.9", "resources.cpus=1,2"],
+            [
+                "but criterion and resources.cpus, which make",
+                "one value of each, as in criterion=hies resources.cpus=1.",
+            ],
+        ),
         (["name=scoring"], ["name is 'scoring'", "other files than runs"]),
         (["model.checkpoint={digits: /x}"], ["a plus sign: +model.checkpoint.digits=VALUE"]),
         (["model.finetune={epoch: 3}"], ["no option 'model.finetune.epoch'"]),
@@ -306,6 +355,38 @@ def test_a_mistake_is_one_sentence_and_leaves_no_row(call, arguments, words):
     for word in words:
         assert word in errors[0]
     assert not list(call.results.rglob("*.jsonl")) and not list(call.results.rglob("*.npz"))
+
+
+RTE = "task=rte/after_mnli", "++task.after.finetune={warmup: 0.2}"  # and the epochs and the rate of conf/task/mnli.yaml
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["task=cola", "model.finetune.epochs=1"],
+            "epochs is 1; task=cola sets its own, so give task.finetune.epochs=1.",
+        ),
+        (
+            ["task=cola", "++model.finetune={learning_rate: 0.5}"],
+            "learning_rate is 0.5; task=cola sets its own, so give ",
+        ),
+        (["-m", "task=apidocs,sst2", "model.finetune.epochs=3,5"], "epochs is 3; task=sst2 sets its own"),
+        (["task=apidocs", "model.finetune.epochs=1", "+task.finetune.epochs=2"], "give +task.finetune.epochs=1."),
+        ([RTE[0], "model.finetune.epochs=1"], "epochs is 1; task=rte sets its own"),
+        ([*RTE, "+task.finetune.warmup=0", "model.finetune.warmup=0.1"], "warmup is 0.1; task=rte sets its own"),
+    ],
+)
+def test_a_word_of_fine_tuning_in_whose_place_the_task_has_one_is_refused(call, words, says):
+    status, err = call(*words, fast=False)
+    assert status == 2 and err.startswith("error: model.finetune.") and says in err and err.count("\n") == 1
+
+
+def test_a_word_of_fine_tuning_that_a_training_follows_is_taken():
+    words = ["task=apidocs", "model.finetune.epochs=3"], ["task=cola", "model.finetune.batch_size=8"]
+    with composing():
+        for some in (*words, [RTE[0], "+task.finetune.warmup=0", "model.finetune.warmup=0.1"]):
+            check_finetuning(declared(*some, multirun=False).jobs)  # MNLI is trained on before RTE
 
 
 def test_a_checkpoint_with_other_labels_is_refused(call, tmp_path):

@@ -479,6 +479,7 @@ def test_what_is_missing_is_said_in_a_sentence(network, tokenizer, checkpoint, t
 
 def test_a_command_ends_in_rows(checkpoint, tmp_path, monkeypatch, capsys):
     from experiments import run
+    from experiments.config.outside import RESERVED
 
     root = copy_of(tmp_path / "data", "hellaswag", without=["train"])
     words = ["model=language", f"model.source={checkpoint}", "task=hellaswag", f"data_root={root}", "criterion=hies",
@@ -499,3 +500,4 @@ def test_a_command_ends_in_rows(checkpoint, tmp_path, monkeypatch, capsys):
         assert (
             row["chance"] == 0.25 and row["calibration_source"] == "validation[:13]" and 0 <= row["quality_norm"] <= 100
         )
+        assert row.keys() - {"alpha", "normalize", "seed"} <= RESERVED  # no option of a method has such a name
