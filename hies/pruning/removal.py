@@ -16,6 +16,7 @@ from hies.errors import HiesError, UnsupportedModelError, brief, check_choice
 from hies.heads.attention import check_not_handled
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
+from hies.heads.copies import independent_copy, left_behind
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.inputs import inputs_like
 from hies.heads.projections import Projections, cannot_cut, find_projections
@@ -48,7 +49,8 @@ def prune(
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
-            adapters wrap them; nothing was changed. `prunable` names the sites that can be cut.
+            adapters wrap them; or a copy would run modules of the original, as a forward that was replaced by a closure
+            does. Nothing was changed. `prunable` names the sites that can be cut.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
@@ -66,7 +68,7 @@ def prune(
     if inplace:
         own_configuration(model)
     else:
-        model = copy.deepcopy(model)
+        model = independent_copy(model, "hies.prune", ", or give inplace=True, which copies nothing")
         cuts = _cuts(model, removed)
     _cut_all(model, cuts)
     return model
@@ -171,6 +173,8 @@ def rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
     if not computes_attention(module) or PrunedHeads.of(module) or next(module.parameters()).is_meta:
         return ""  # it has been tried before, or there are shapes alone
     around = copy.deepcopy(model.get_submodule(parent)).float().eval()
+    if found := left_behind(around, model):
+        return f"its {found} holds a function or reference that reaches this very module, so that no copy can be tried"
     dense: Any = copy.deepcopy(around.get_submodule(name))
     site_cut = _cut_of(around, name, removed)
     _apply(around.get_submodule(name), site_cut, False)
