@@ -29,6 +29,10 @@ from hies.pruning.headless import remove_weights
 from hies.pruning.rehearsal import built_otherwise, why_not_the_same
 from hies.pruning.selection import UNITS
 
+# Adapters of peft, by its names, that bring keys and values for all heads of the configuration.
+BRINGING_KEYS = {"PREFIX_TUNING": "prefix tuning", "CARTRIDGE": "a cartridge of keys and values"}
+ADAPTION = "adaption_prompt"  # an attribute of the modules of peft that compute attention to keys of their own
+
 
 def prune(
     model: PreTrainedModel, removed: Mapping[str, Sequence[int]], unit: str = "head", inplace: bool = False
@@ -75,10 +79,30 @@ def prune(
 
 
 def check_no_adapters(model: nn.Module) -> None:
-    """Raises UnsupportedModelError where LoRA or its like wraps matrices: what is cut or saved would be half of it."""
+    """Raises UnsupportedModelError where adapters wrap matrices, or bring keys and values for all heads.
+
+    Of the first half of what is there would be cut or saved; the others would still come for all heads. Prompt tuning
+    puts tokens in front, which know of no heads.
+    """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         remedy = "merge them first, as peft's merge_and_unload() does, or unload them"
         raise UnsupportedModelError(f"This {type(model).__name__} has adapters (LoRA or its like); {remedy}.")
+    kinds = sorted({kind for module in model.modules() for kind in _keys_brought(module)})
+    if kinds:
+        raise UnsupportedModelError(
+            f"This {type(model).__name__} has {' and '.join(kinds)}: keys and values for all heads, which cannot be "
+            "merged; give the base model alone (of peft's prefix tuning model.get_base_model())."
+        )
+
+
+def _keys_brought(module: nn.Module) -> Iterator[str]:
+    """Yields the kinds of adapters in a module that bring keys and values of their own."""
+    if hasattr(module, ADAPTION):
+        yield "adaption prompts"
+    configs = getattr(module, "peft_config", None)
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if (kind := str(getattr(config.peft_type, "value", config.peft_type))) in BRINGING_KEYS:
+            yield BRINGING_KEYS[kind]
 
 
 def pruned_heads(model: nn.Module) -> Removed:

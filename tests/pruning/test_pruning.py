@@ -27,7 +27,7 @@ GUARDED = ["llama_grouped", "t5", "swin"]
 
 def logits(model, name):
     with torch.no_grad():
-        return model(**make_batch(name, dtype=model.dtype)).logits
+        return model(**make_batch(name, dtype=next(model.parameters()).dtype)).logits
 
 
 def sites_of(name, model):
@@ -209,6 +209,38 @@ def test_a_model_with_adapters_is_refused_until_they_are_merged():
         hies.prune(wrapped, {f"base_model.model.{site}": [0]})
     small = hies.prune(wrapped.merge_and_unload(), {site: [0]})
     assert hies.pruned_heads(small) == {site: [0]}
+
+
+@pytest.mark.parametrize("name", ["llama_grouped", "gpt2"])
+@pytest.mark.parametrize("kind", ["prefix", "adaption"])
+def test_keys_that_come_for_all_heads_are_refused_until_the_base_model_is_given(name, kind, tmp_path):
+    model = make(name).eval()
+    configs = {
+        "prefix": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        "adaption": peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1),
+    }
+    site = next(iter(sites_of(name, model)))
+    tuned = peft.get_peft_model(copy.deepcopy(model), configs[kind])
+    says = r"^This Peft\w+ has (prefix tuning|adaption prompts): keys and values for all heads, .* give the base model"
+    for refused in (
+        lambda: hies.prune(tuned, {f"base_model.{site}": [0]}),
+        lambda: hies.prunable(tuned, make_batch(name)),
+        lambda: hies.save_pruned(tuned, tmp_path / "small"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=says):
+            refused()
+    if kind == "prefix":
+        assert hies.pruned_heads(hies.prune(tuned.get_base_model(), {site: [0]})) == {site: [0]}
+
+
+def test_tokens_in_front_know_of_no_heads():
+    model = peft.get_peft_model(
+        make("gpt2"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    ).eval()
+    removed = {"base_model.transformer.h.0.attn": [0, 3]}
+    with hies.masked(model, removed):
+        expected = logits(model, "gpt2")
+    torch.testing.assert_close(logits(hies.prune(model, removed), "gpt2"), expected)
 
 
 def test_the_last_heads_of_a_pruned_layer_can_go_too():
