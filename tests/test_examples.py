@@ -75,6 +75,39 @@ def test_other_processes_than_the_first_save_nothing(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def trained(model, folder, **options):
+    """The files of a training of two steps, which saves each, with the callback."""
+    settings = tf.TrainingArguments(str(folder), max_steps=2, save_steps=1, report_to="none", use_cpu=True, **options)
+    data = [{"input_ids": [5, 6], "labels": 1}]
+    tf.Trainer(model, settings, train_dataset=data, callbacks=[hies.PrunedCheckpoints()]).train()
+    return {path.name for path in (folder / "checkpoint-2").iterdir()}
+
+
+@pytest.mark.parametrize("by", ["peft", "transformers"])
+def test_of_adapters_the_callback_leaves_the_checkpoints_of_trainer(folder, tmp_path, by):
+    peft = pytest.importorskip("peft", reason="LoRA needs peft")
+    model, config = hies.load_pruned(folder / "small"), peft.LoraConfig(r=2, target_modules=["query"])
+    if by == "peft":
+        model = peft.get_peft_model(model, config)
+    else:
+        model.add_adapter(config)
+    files = trained(model, tmp_path)
+    assert "adapter_config.json" in files and not files & {"pruned_heads.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("case", ["dense", "another output"])
+def test_what_has_no_checkpoint_is_refused_before_the_first_step(folder, tmp_path, case):
+    if case == "dense":
+        model, says = tf.AutoModelForSequenceClassification.from_pretrained(folder / "dense"), "has all its heads"
+    else:
+        model, says = hies.load_pruned(folder / "small"), "could not load"
+        model.classifier = torch.nn.Linear(model.config.hidden_size, 7)
+    before = model.classifier.weight.clone()
+    with pytest.raises(hies.HiesError, match=rf"^hies\.PrunedCheckpoints: .*{says}.*; train it without this callback"):
+        trained(model, tmp_path)
+    assert torch.equal(model.classifier.weight, before) and not [*tmp_path.glob("checkpoint-*")]
+
+
 def test_lora_is_merged_and_the_curve_is_drawn(folder, tmp_path):
     pytest.importorskip("peft", reason="LoRA needs peft")
     words = ["--model", folder / "dense", "--data", folder / "texts.csv", "--report", folder / "texts.csv"]

@@ -31,6 +31,7 @@ from hies.heads.own_softmax import unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
 from hies.heads.recognition import computes_attention, without_count
 from hies.heads.sites import Site
+from hies.heads.unseen import noting_runs, warn_of_unseen
 from hies.heads.weights import check_weights_are_here
 
 
@@ -314,17 +315,19 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
 
     if not any(isinstance(value, Tensor) and value.is_meta for value in batch.values()):  # shapes alone will do
         check_weights_are_here(model, "hies.find_sites", hooked_will_do=True)
-    try:
-        with handling(model, note), evaluating(model):  # refused before any flag is touched
-            model(**lent(batch))
-    except ModulesReplacedError:
-        sites.clear()
-        with handling(model, note), evaluating(model):
-            model(**lent(batch))
+    with noting_runs(model) as ran:
+        try:
+            with handling(model, note), evaluating(model):  # refused before any flag is touched
+                model(**lent(batch))
+        except ModulesReplacedError:
+            sites.clear()
+            with handling(model, note), evaluating(model):
+                model(**lent(batch))
     if not sites:
         raise UnsupportedModelError(without_count(model) or no_heads(model))
     if skipped := without_count(model):
-        warnings.warn(skipped, stacklevel=2)
+        warnings.warn(skipped, stacklevel=3)  # a decorator stands between
+    warn_of_unseen(model, sites, ran, stacklevel=3)
     return sites
 
 

@@ -1,5 +1,6 @@
 """What an attention module of a pruned model reads in place of the model's configuration."""
 
+import importlib
 from typing import Any
 
 from torch import nn
@@ -49,6 +50,11 @@ class SiteConfig:
         if name.startswith("__"):  # copying asks for these before there is a configuration
             raise AttributeError(name)
         return self.counts[name] if name in self.counts else getattr(self.config, name)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickles, in whatever process: the function that the module names has to be registered in this one, too."""
+        importlib.import_module("hies.heads.attention")  # not above: it imports this module
+        self.__dict__.update(state)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.config, name, value)

@@ -40,7 +40,7 @@ def _reached_by(kind: Any) -> frozenset[str]:
         names |= new
         functions = [inspect.unwrap(source[name]) for name in new if inspect.isfunction(source.get(name))]
         own = [function for function in functions if function.__module__ == kind.__module__]
-        codes = [inner for function in own for inner in _with_inner(function.__code__)]
+        codes = [inner for function in own for inner in with_inner(function.__code__)]
         new = frozenset(name for code in codes for name in code.co_names) - names
     return names
 
@@ -56,16 +56,17 @@ def _used_by(kind: Any) -> tuple[frozenset[str], frozenset[tuple[Any, ...]]]:
     bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = [inspect.unwrap(method) for base in bases for method in vars(base).values() if inspect.isroutine(method)]
     codes = [getattr(method, "__code__", None) for method in methods if getattr(method, "__name__", "") != "__init__"]
-    every = [inner for code in codes if code for inner in _with_inner(code)]
+    every = [inner for code in codes if code for inner in with_inner(code)]
     tuples = (constant for code in every for constant in code.co_consts if isinstance(constant, tuple))
     return frozenset(name for code in every for name in code.co_names), frozenset(tuples)
 
 
-def _with_inner(code: CodeType) -> Iterator[CodeType]:
+def with_inner(code: CodeType) -> Iterator[CodeType]:
+    """Yields the code of a function, and that of the functions written down in it."""
     yield code
     for constant in code.co_consts:  # inner functions and comprehensions
         if isinstance(constant, CodeType):
-            yield from _with_inner(constant)
+            yield from with_inner(constant)
 
 
 @contextlib.contextmanager

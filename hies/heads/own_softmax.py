@@ -52,6 +52,7 @@ class _Current(threading.local):
 
 
 _current = _Current()
+NO_ATTENTION = "it computes no attention"
 EVER, MORE_ROWS, NEXT = "ever", "more rows", "next"  # how long a verdict holds: until a call of several rows, or any
 # Of the trial of each module: why its heads are not handled, "" where they are, and how long that holds.
 _verdicts: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
@@ -151,7 +152,7 @@ def _spared(spared: Callable[[Any], Any], forward: Callable[..., Any], args: Any
 def _tried(module: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
     run, calls, ends = _rehearsed(module, forward, torch.zeros_like)
     if not calls:
-        return "it computes no attention", NEXT
+        return run.unlike or NO_ATTENTION, NEXT
     if any(end.is_meta for end in ends):
         return "", NEXT
     if not ends:
@@ -207,6 +208,7 @@ class _Run:
         projected: such tensors that met a parameter.
         columns: how many the outputs of all heads have together.
         in_one_axis: rows and heads of its softmax are in one axis.
+        unlike: why an attention that was met is not taken for that of its heads; "" where none was.
         windows: the mask of shifted windows that the module was called with.
     """
 
@@ -216,6 +218,7 @@ class _Run:
         self.projected: list[Tensor] = []
         self.columns: set[int] = set()
         self.in_one_axis = False
+        self.unlike = ""
         self._handle = handle
         self._heads = first_count(module, HEAD_COUNTS) or 0
         # By id of a tensor: itself, the layouts that fit, the call by each.
@@ -246,11 +249,12 @@ class _Run:
         return SoftmaxCall(self.module, lambda: by.to_scores(of.to(dtype)), by.rows, by.heads, by.block, self.windows)
 
     def _note_softmax(self, result: Tensor, input: Tensor, dim: int | None = None, *_: Any, **options: Any) -> None:
-        if dim is None or dim % result.dim() != result.dim() - 1:
-            return
-        layouts = layouts_of(result.shape, self._heads)
+        layouts = [] if dim is None or (dim + 1) % result.dim() else layouts_of(result.shape, self._heads)
         self.in_one_axis |= bool(layouts) and result.dim() == 3
-        if layouts:
+        if not layouts:
+            axes = f"over axis {dim} of {tuple(result.shape)}"
+            self.unlike = f"{NO_ATTENTION} of {self._heads} heads (its softmax is {axes})"
+        else:
             self._weights[id(result)] = result, layouts, [self._call_of(one, input, result.dtype) for one in layouts]
             self._softmax[id(result)] = result, result._version
 
@@ -301,6 +305,7 @@ class _Run:
     ) -> Tensor:  # fmt: skip
         """Handles what torch's scaled_dot_product_attention gave, [rows, heads, queries, width]."""
         if result.dim() != 4 or result.shape[1] != self._heads:
+            self.unlike = f"its fused attention gives {tuple(result.shape)}, not [rows, {self._heads} heads, ...]"
             return result
         call = describe(self.module, query, key, attn_mask, {"is_causal": is_causal, "scaling": scale})
         return self._handled(call, result.transpose(1, 2), lambda output: output.transpose(1, 2), result)

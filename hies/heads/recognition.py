@@ -37,8 +37,17 @@ def _computes_softmax(module: nn.Module) -> bool:
 
 
 def _may_be_attention(module: nn.Module) -> bool:
-    if type(module).__module__.partition(".")[0] in LIBRARIES or not _computes_softmax(module):
+    if is_of_library(module) or not _computes_softmax(module):
         return False
-    matrices = sum(map(is_plain_matrix, module.children()))  # a router of experts, or a classifier, has one
-    is_attention = matrices > 1 or not TORCH_FUNCTIONS.isdisjoint(names_reached_by(module))
-    return is_attention and first_count(module, HEAD_COUNTS) is None
+    return has_parts_of_attention(module) and first_count(module, HEAD_COUNTS) is None
+
+
+def is_of_library(module: nn.Module) -> bool:
+    """Returns True for a class that was looked at: what has no heads there, says so by having no count."""
+    return type(module).__module__.partition(".")[0] in LIBRARIES
+
+
+def has_parts_of_attention(module: nn.Module) -> bool:
+    """Returns True for a module with several matrices, or torch's attention: a router, or a classifier, has one."""
+    matrices = sum(map(is_plain_matrix, module.children()))
+    return matrices > 1 or not TORCH_FUNCTIONS.isdisjoint(names_reached_by(module))

@@ -64,14 +64,7 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
             quantised, its class is not one of transformers, its configuration builds another model, or the folder
             cannot be written.
     """
-    check_no_adapters(model)
-    check_weights_are_here(model, "hies.save_pruned")
-    check_not_quantised(model, "hies.save_pruned")
-    removed = pruned_heads(model)
-    if not removed:
-        raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
-    _check_class(type(model))
-    check_loadable(model, removed)
+    removed = check_savable(model)
     folder = Path(folder)
     settle_counts(model)  # what was cut in a part of it, its configuration may not say
     plain = bool(dense_counts(model))
@@ -84,6 +77,19 @@ def save_pruned(model: PreTrainedModel, folder: str | Path, metrics: Mapping[str
         reason = error.strerror or error
         raise HiesError(f"{folder} cannot be written ({reason}); what it held before is left.") from error
     return plain
+
+
+def check_savable(model: PreTrainedModel) -> Removed:
+    """Returns the heads that have been removed from a model, or raises the HiesError with which it cannot be saved."""
+    check_no_adapters(model)
+    check_weights_are_here(model, "hies.save_pruned")
+    check_not_quantised(model, "hies.save_pruned")
+    removed = pruned_heads(model)
+    if not removed:
+        raise HiesError(f"This {type(model).__name__} has all its heads; model.save_pretrained saves it.")
+    _check_class(type(model))
+    check_loadable(model, removed)
+    return removed
 
 
 def _write(model: PreTrainedModel, removed: Removed, place: Path) -> None:

@@ -16,6 +16,7 @@ from hies.errors import HiesError, UnsupportedModelError, brief, check_choice
 from hies.heads.attention import check_not_handled
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
+from hies.heads.copies import independent_copy, left_behind
 from hies.heads.forwards import names_used_by, tuples_used_by
 from hies.heads.inputs import inputs_like
 from hies.heads.projections import Projections, cannot_cut, find_projections
@@ -27,6 +28,10 @@ from hies.pruning.counts import own_configuration, settle_counts
 from hies.pruning.headless import remove_weights
 from hies.pruning.rehearsal import built_otherwise, why_not_the_same
 from hies.pruning.selection import UNITS
+
+# Adapters of peft, by its names, that bring keys and values for all heads of the configuration.
+BRINGING_KEYS = {"PREFIX_TUNING": "prefix tuning", "CARTRIDGE": "a cartridge of keys and values"}
+ADAPTION = "adaption_prompt"  # an attribute of the modules of peft that compute attention to keys of their own
 
 
 def prune(
@@ -48,7 +53,8 @@ def prune(
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
-            adapters wrap them; nothing was changed. `prunable` names the sites that can be cut.
+            adapters wrap them; or a copy would run modules of the original, as a forward that was replaced by a closure
+            does. Nothing was changed. `prunable` names the sites that can be cut.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
@@ -66,17 +72,37 @@ def prune(
     if inplace:
         own_configuration(model)
     else:
-        model = copy.deepcopy(model)
+        model = independent_copy(model, "hies.prune", ", or give inplace=True, which copies nothing")
         cuts = _cuts(model, removed)
     _cut_all(model, cuts)
     return model
 
 
 def check_no_adapters(model: nn.Module) -> None:
-    """Raises UnsupportedModelError where LoRA or its like wraps matrices: what is cut or saved would be half of it."""
+    """Raises UnsupportedModelError where adapters wrap matrices, or bring keys and values for all heads.
+
+    Of the first half of what is there would be cut or saved; the others would still come for all heads. Prompt tuning
+    puts tokens in front, which know of no heads.
+    """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         remedy = "merge them first, as peft's merge_and_unload() does, or unload them"
         raise UnsupportedModelError(f"This {type(model).__name__} has adapters (LoRA or its like); {remedy}.")
+    kinds = sorted({kind for module in model.modules() for kind in _keys_brought(module)})
+    if kinds:
+        raise UnsupportedModelError(
+            f"This {type(model).__name__} has {' and '.join(kinds)}: keys and values for all heads, which cannot be "
+            "merged; give the base model alone (of peft's prefix tuning model.get_base_model())."
+        )
+
+
+def _keys_brought(module: nn.Module) -> Iterator[str]:
+    """Yields the kinds of adapters in a module that bring keys and values of their own."""
+    if hasattr(module, ADAPTION):
+        yield "adaption prompts"
+    configs = getattr(module, "peft_config", None)
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if (kind := str(getattr(config.peft_type, "value", config.peft_type))) in BRINGING_KEYS:
+            yield BRINGING_KEYS[kind]
 
 
 def pruned_heads(model: nn.Module) -> Removed:
@@ -171,6 +197,8 @@ def rehearse(model: nn.Module, site: str, removed: Sequence[int]) -> str:
     if not computes_attention(module) or PrunedHeads.of(module) or next(module.parameters()).is_meta:
         return ""  # it has been tried before, or there are shapes alone
     around = copy.deepcopy(model.get_submodule(parent)).float().eval()
+    if found := left_behind(around, model):
+        return f"its {found} holds a function or reference that reaches this very module, so that no copy can be tried"
     dense: Any = copy.deepcopy(around.get_submodule(name))
     site_cut = _cut_of(around, name, removed)
     _apply(around.get_submodule(name), site_cut, False)

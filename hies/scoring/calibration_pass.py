@@ -23,6 +23,7 @@ from hies.heads.calls import Call
 from hies.heads.matrices import matrix
 from hies.heads.projections import find_projections
 from hies.heads.sites import SiteTensors
+from hies.heads.unseen import noting_runs, warn_of_unseen
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
 from hies.scoring.checkpointing import checkpointed
@@ -83,7 +84,10 @@ def collect(
         batches, loss_of = with_loss(model, batches)
     batches = list(batches) if brought else batches  # they are read more than once
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
-    with handling(model, collector), evaluating(model), requiring_gradients(model), recomputing():
+    with (
+        noting_runs(model) as ran, handling(model, collector), evaluating(model), requiring_gradients(model),
+        recomputing(),
+    ):  # fmt: skip
         bar = ProgressBar(batches, "scoring", unit="batch", shown=progress)
         for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             collector.start(batch)
@@ -92,6 +96,7 @@ def collect(
                 if not collector.heads:
                     raise UnsupportedModelError(no_heads(model))
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
+    warn_of_unseen(model, collector.heads, ran, stacklevel=2)
     if not collector.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
     tensors = collector.tensors()

@@ -1,5 +1,7 @@
 """Models whose attention modules compute a softmax of their own: found, scored and masked as the others are."""
 
+import warnings
+
 import checks
 import pytest
 import torch
@@ -123,6 +125,56 @@ class OneByOne(HeadsFirst):
 class Lost(Attention):
     def output(self, weights, value):
         return torch.from_numpy((weights @ value).detach().numpy())
+
+
+class InOneAxis(Attention):
+    """torch's fused attention of [rows * heads, queries, width]."""
+
+    def forward(self, hidden):
+        parts = self.qkv(hidden).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        output = F.scaled_dot_product_attention(*parts).unflatten(0, (-1, 3))
+        return self.proj(output.transpose(1, 2).flatten(2))
+
+
+class HeadByHead(Attention):
+    def forward(self, hidden):
+        parts = self.qkv(hidden).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4)
+        each = [self.weights(*parts[:2, :, head]) @ parts[2, :, head] for head in range(3)]
+        return self.proj(torch.cat(each, -1))
+
+
+class WithoutSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = 3, nn.Linear(15, 45), nn.Linear(15, 15)
+
+    def forward(self, hidden):
+        query, key, value = self.qkv(hidden).unflatten(-1, (3, 3, 5)).permute(2, 0, 3, 1, 4)
+        weights = (query @ key.mT * 5**-0.5).exp()
+        output = weights @ value / weights.sum(-1, keepdim=True)
+        return self.proj(output.transpose(1, 2).flatten(2))
+
+
+class Around(Attention):
+    """A block with a count and matrices of its own around attention that is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Attention()
+
+    def forward(self, hidden):
+        return self.proj(self.inner(hidden)) * self.qkv(hidden)[..., :1].softmax(-1)
+
+
+class Router(nn.Module):
+    """Weights of three heads for each token, by one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.gate = 3, nn.Linear(15, 15)
+
+    def forward(self, hidden):
+        return self.gate(hidden).softmax(-1) * hidden
 
 
 class Changed(Attention):
@@ -313,6 +365,52 @@ def test_what_cannot_be_told_apart_is_refused_by_name(attention, why):
         hies.find_sites(model, batch)
     with pytest.raises(hies.HiesError, match="computes no attention"), hies.masked(model, {"layers.0": [0]}):
         assert torch.equal(model(**batch), before)
+
+
+@pytest.mark.parametrize("call", ["find_sites", "collect"])
+@pytest.mark.parametrize(
+    ("attention", "why"),
+    [
+        (InOneAxis, r"its fused attention gives \(6, 7, 5\), not \[rows, 3 heads"),
+        (HeadByHead, r"it computes no attention of 3 heads \(its softmax is over axis -1 of \(2, 7, 7\)\)"),
+        (Bypassed, "it hands on more than the output of its heads"),
+        (Talking, "it has a product of its softmax with a parameter"),
+        (WithoutSoftmax, "it calls neither torch's softmax nor"),
+    ],
+)
+def test_attention_that_is_not_seen_beside_another_is_named_once(attention, why, call):
+    model, batch = built(attention)
+    model.layers[1] = Attention().double()
+    ways = {
+        "find_sites": lambda: list(hies.find_sites(model, batch)),
+        "collect": lambda: list(hies.collect(model, [batch], need=("ae",)).heads),
+    }
+    with pytest.warns(
+        UserWarning, match=rf"^The heads of some modules .*: layers\.0 \({attention.__name__}\): {why}"
+    ) as told:
+        assert ways[call]() == ["layers.1"]
+    assert [one.filename for one in told if "The heads of" in str(one.message)] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [way() for way in ways.values()] == [["layers.1"]] * 2
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("attention", [Around, Router])
+def test_what_lies_around_attention_or_is_none_is_not_named(attention):
+    model, batch = built(attention)
+    model.layers[1] = Attention().double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(hies.find_sites(model, batch))[-1] == "layers.1"
+
+
+def test_attention_that_did_not_run_is_not_named():
+    model, batch = built(Attention)
+    model.spare = HeadByHead().double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(hies.find_sites(model, batch)) == ["layers.0", "layers.1"]
 
 
 def test_heads_whose_axis_was_moved_are_told_apart_at_another_length_alone():

@@ -1,7 +1,10 @@
 """A pruned model where other code reads it: compilers, exporters, adapters, paged caches, masks made for all heads."""
 
 import inspect
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
 
 import accelerate
 import checks
@@ -20,6 +23,7 @@ from hies.methods import Calibration
 from hies.pruning.counts import set_counts
 from hies.pruning.removal import cut
 
+ROOT = Path(__file__).parents[2]
 MULTI_HEAD = {"hidden_size": 40, "num_layers": 1, "num_attention_heads": 5, "intermediate_size": 13}
 
 
@@ -33,6 +37,30 @@ def pruned(name, case="some", dtype=torch.float32):
     if "use_cache" in inspect.signature(model.forward).parameters:
         batch["use_cache"] = False
     return model, hies.prune(model, some_heads(hies.find_sites(model, batch), case)), batch
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+UNPICKLE = """
+import sys
+import torch
+cases = torch.load(sys.argv[1], weights_only=False)
+with torch.no_grad():
+    torch.save([model(**batch).to_tuple()[0] for model, batch in cases], sys.argv[2])
+"""
+
+
+def test_a_pickled_model_runs_in_a_process_that_has_not_imported_the_library(tmp_path):
+    cases = [
+        pruned(name, case)[1:] for name in ("llama_grouped", "bert", "t5", "mpnet") for case in ("some", "a layer")
+    ]
+    torch.save(cases, tmp_path / "models.pt")
+    words = [sys.executable, "-c", UNPICKLE, str(tmp_path / "models.pt"), str(tmp_path / "answers.pt")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        for (model, batch), found in zip(cases, torch.load(tmp_path / "answers.pt"), strict=True):
+            assert torch.equal(found, model(**batch).to_tuple()[0])
 
 
 # --- compilers and exporters ------------------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
 """What `hies.prune` promises besides equal logits: composition, units, statistics of a pruned model, refusals."""
 
 import copy
+import functools
 import pickle
+import types
+import weakref
 
+import accelerate
 import numpy as np
 import peft
 import pytest
@@ -23,7 +27,7 @@ GUARDED = ["llama_grouped", "t5", "swin"]
 
 def logits(model, name):
     with torch.no_grad():
-        return model(**make_batch(name, dtype=model.dtype)).logits
+        return model(**make_batch(name, dtype=next(model.parameters()).dtype)).logits
 
 
 def sites_of(name, model):
@@ -60,6 +64,143 @@ def test_a_copy_inside_a_mask_would_forget_it():
     hies.prune(model, {first: [1]})
 
 
+def closure(old):
+    return lambda *args, **kwargs: old(*args, **kwargs)
+
+
+def nested(old):
+    def outer(*args, **kwargs):
+        def inner():
+            return old(*args, **kwargs)
+
+        return inner()
+
+    return functools.wraps(old)(outer)
+
+
+class Keeper:
+    """Keeps what it wraps in an attribute, for a closure that names the keeper alone."""
+
+    def __init__(self, module):
+        self.old, self.seen = module.forward, []
+
+    def wrapper(self):
+        return lambda *args, **kwargs: self.run(*args, **kwargs)
+
+    def watcher(self):
+        return lambda *args, **kwargs: self.seen.append(len(args))
+
+    def run(self, *args, **kwargs):
+        return self.old(*args, **kwargs)
+
+
+def hold_global(module):
+    global held
+    held = module.forward
+    module.forward = lambda *args, **kwargs: held(*args, **kwargs)
+
+
+def hold_weakly(module):
+    kept = weakref.ref(module)
+    module.forward = lambda *args, **kwargs: type(module).forward(kept(), *args, **kwargs)
+
+
+def hold_bound(module):
+    old = module.forward
+    module.forward = types.MethodType(lambda self, *args, **kwargs: old(*args, **kwargs), module)
+
+
+def hook_of_original(module):
+    parts = {"output": list(module.children())[-1]}
+    module.register_forward_hook(lambda module, args, output: parts["output"] and None)
+
+
+HOLDING = {
+    "closure": lambda module: setattr(module, "forward", closure(module.forward)),
+    "closure in a closure": lambda module: setattr(module, "forward", nested(module.forward)),
+    "partial of a closure": lambda module: setattr(module, "forward", functools.partial(closure(module.forward))),
+    "closure over a partial": lambda module: setattr(module, "forward", closure(functools.partial(module.forward))),
+    "default": lambda module: setattr(module, "forward", lambda *args, old=module.forward, **kw: old(*args, **kw)),
+    "attribute of an object": lambda module: setattr(module, "forward", Keeper(module).wrapper()),
+    "cached": lambda module: setattr(module, "factor", functools.lru_cache(closure(module.forward))),
+    "compiled": lambda module: setattr(module, "forward", torch.compile(module.forward, backend="eager")),
+    "global": hold_global,
+    "weak reference": hold_weakly,
+    "bound closure": hold_bound,
+    "hook": hook_of_original,
+    "list": lambda module: setattr(module, "steps", [closure(module.forward)]),
+}
+
+
+def bound_to_class(module):
+    @functools.wraps(module.forward)  # which leaves the original's forward where nobody calls it
+    def forward(self, *args, **kwargs):
+        return type(self).forward(self, *args, **kwargs)
+
+    module.forward = types.MethodType(forward, module)
+
+
+def counting_hook(module):
+    seen = []
+    module.register_forward_hook(lambda module, args, output: seen.append(type(output)))
+
+
+STANDING = {
+    "partial": lambda module: setattr(module, "forward", functools.partial(type(module).forward, module)),
+    "bound method": lambda module: setattr(module, "forward", module.forward),
+    "bound function": bound_to_class,
+    "object": lambda module: setattr(module, "forward", Keeper(module).run),
+    "accelerate": lambda module: accelerate.hooks.add_hook_to_module(module, accelerate.hooks.ModelHook()),
+    "compiled module": lambda module: module.compile(backend="eager"),
+    "hook": counting_hook,
+    "hook of an object": lambda module: module.register_forward_hook(Keeper(module).watcher()),
+    "function of another module": lambda module: setattr(module, "scorer", closure(torch.nn.Linear(2, 2).forward)),
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("case", HOLDING)
+def test_a_copy_that_would_run_the_original_is_refused(case, whole):
+    model = make("llama_grouped").eval()
+    removed = {"model.layers.0.self_attn": [0, 4]}
+    with hies.masked(model, removed):
+        expected = logits(model, "llama_grouped")
+    module = model if whole else model.model.layers[0].self_attn
+    HOLDING[case](module)
+    with pytest.raises(UnsupportedModelError, match=r"self_attn\.\w+ holds|its \w+ holds.* inplace=True"):
+        hies.prune(model, removed)
+    hies.prune(model, removed, inplace=True)
+    torch.testing.assert_close(logits(model, "llama_grouped"), expected)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("case", STANDING)
+def test_a_copy_that_computes_for_itself_is_not_refused(case, whole):
+    model = make("llama_grouped").eval()
+    removed = {"model.layers.0.self_attn": [0, 4]}
+    with hies.masked(model, removed):
+        expected = logits(model, "llama_grouped")
+    STANDING[case](model if whole else model.model.layers[0].self_attn)
+    torch.testing.assert_close(logits(hies.prune(model, removed), "llama_grouped"), expected)
+
+
+def test_no_copy_of_a_softmax_of_its_own_is_tried_that_would_run_the_original():
+    model = make("mpnet").eval()
+    site = next(iter(sites_of("mpnet", model)))
+    module = model.get_submodule(site)
+    module.forward = closure(module.forward)
+    with pytest.raises(UnsupportedModelError, match="forward holds a function or reference that reaches this very"):
+        hies.prune(model, {site: [0]})
+    calibration = hies.methods.Calibration([make_batch("bert")])
+    dense = make("bert").eval()
+    dense.forward = closure(dense.forward)
+    with (
+        pytest.raises(UnsupportedModelError, match="Slicing copies"),
+        hies.methods.SliceGPT().pruned(dense, calibration, 0.3),
+    ):
+        pass
+
+
 def test_a_model_with_adapters_is_refused_until_they_are_merged():
     model = make("bert").eval()
     site = next(iter(sites_of("bert", model)))
@@ -68,6 +209,38 @@ def test_a_model_with_adapters_is_refused_until_they_are_merged():
         hies.prune(wrapped, {f"base_model.model.{site}": [0]})
     small = hies.prune(wrapped.merge_and_unload(), {site: [0]})
     assert hies.pruned_heads(small) == {site: [0]}
+
+
+@pytest.mark.parametrize("name", ["llama_grouped", "gpt2"])
+@pytest.mark.parametrize("kind", ["prefix", "adaption"])
+def test_keys_that_come_for_all_heads_are_refused_until_the_base_model_is_given(name, kind, tmp_path):
+    model = make(name).eval()
+    configs = {
+        "prefix": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        "adaption": peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1),
+    }
+    site = next(iter(sites_of(name, model)))
+    tuned = peft.get_peft_model(copy.deepcopy(model), configs[kind])
+    says = r"^This Peft\w+ has (prefix tuning|adaption prompts): keys and values for all heads, .* give the base model"
+    for refused in (
+        lambda: hies.prune(tuned, {f"base_model.{site}": [0]}),
+        lambda: hies.prunable(tuned, make_batch(name)),
+        lambda: hies.save_pruned(tuned, tmp_path / "small"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=says):
+            refused()
+    if kind == "prefix":
+        assert hies.pruned_heads(hies.prune(tuned.get_base_model(), {site: [0]})) == {site: [0]}
+
+
+def test_tokens_in_front_know_of_no_heads():
+    model = peft.get_peft_model(
+        make("gpt2"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    ).eval()
+    removed = {"base_model.transformer.h.0.attn": [0, 3]}
+    with hies.masked(model, removed):
+        expected = logits(model, "gpt2")
+    torch.testing.assert_close(logits(hies.prune(model, removed), "gpt2"), expected)
 
 
 def test_the_last_heads_of_a_pruned_layer_can_go_too():

@@ -1,6 +1,5 @@
 """A sliced copy of a model, and what keeps a model from being sliced."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel
 from hies.batching import Batch
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.attention import check_not_handled
+from hies.heads.copies import independent_copy
 from hies.heads.pruned import PrunedHeads
 from hies.heads.weights import check_weights_are_here
 from hies.methods.slicegpt.bases import principal, reflections
@@ -74,7 +74,7 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
     has_rows = {name: isinstance(values, Tensor) and values.dim() for name, values in batches[0].items()}  # else a flag
     few = {name: values[:CHECKED] if has_rows[name] else values for name, values in batches[0].items()}
     _check_rotation(model, few)
-    small = copy.deepcopy(model).eval()
+    small = independent_copy(model, "Slicing").eval()
     family = family_of(small)
     family.slice(record(small, family.first, family.attention, batches, principal(width, damping)))
     return small
@@ -83,7 +83,7 @@ def sliced(model: PreTrainedModel, batches: Sequence[Batch], width: int, damping
 @torch.no_grad()
 def _check_rotation(model: PreTrainedModel, batch: Batch) -> None:
     """Rotates a copy by other bases at every place without cutting: if answers change, slicing misses something."""
-    whole = copy.deepcopy(model).eval()
+    whole = independent_copy(model, "Slicing").eval()
     before = _answers(whole, batch)
     if not before.isfinite().all():
         raise HiesError(f"{type(model).__name__} gives answers that are not finite for a calibration example.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 COMMON = 10  # examples of a set of labels whose share every split keeps
 PART = "|"  # between the labels of a cell that has several
 MEND = "mend the cell, or leave the row out"
+NAMES = (
+    "list the labels that hold by name, each once; 0 and 1 for each label go into columns, as task.label=[toxic,rude]"
+)
+_ITEM = r"""(?:[0-9.]+|"[^"]*"|'[^']*'|[Tt]rue|[Ff]alse)"""
+_WRITTEN_LIST = re.compile(rf"\[\s*(?:{_ITEM}(?:[\s,;]+{_ITEM})*)?\s*\]|[01](?:[\s,;]+[01])+")  # as CSV files have them
 
 
 def inputs(rows: pd.DataFrame, texts: Sequence[str], image: str | None, source: str) -> dict[str, list[Any]]:
@@ -65,6 +71,24 @@ def label_sets(rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[
             elif text not in ("0", "false"):
                 raise bad_cell(source, row, column, f"{shown(cell)} is neither 0 nor 1", MEND)
     return [frozenset(one) for one in held]
+
+
+def check_names(columns: Mapping[str, Sequence[Any]], sources: Mapping[str, str], column: str) -> None:
+    """Raises HiesError for lists that give 0 or 1 for each label, and not the names of those that hold.
+
+    Args:
+        columns: part -> the cells of the column.
+        sources: part -> what it was read from.
+        column: its name.
+    """
+    lists = [_listed(cell) for found in columns.values() for cell in found]
+    lengths = {len(one) if isinstance(one, list | tuple) else 0 for one in lists}
+    if len(lengths) == 1 and lengths != {0} and all(_is_bit(one) for each in lists for one in each):
+        (part, found), *_ = columns.items()
+        what = (
+            f"{shown(_listed(found[0]))} is 0 and 1 alone, as in all rows, which may be names or say which labels hold"
+        )
+        raise bad_cell(sources[part], 0, column, what, f"{NAMES}; names that are numbers go in quotes")
 
 
 def scores(rows: pd.DataFrame, column: str, source: str, scale: Sequence[float]) -> list[float]:
@@ -126,12 +150,26 @@ def _label(cell: Any, row: int, column: str, source: str) -> str:
 
 
 def _labels_of(cell: Any, row: int, column: str, source: str) -> frozenset[str]:
-    several = cell.tolist() if isinstance(cell, np.ndarray) else cell
+    several = _listed(cell)
     if isinstance(several, str):
+        if _WRITTEN_LIST.fullmatch(several.strip()):
+            what = f"{shown(several)} is a list that was written as a text"
+            raise bad_cell(source, row, column, what, f"part names by {PART!r}, or save lists as JSON lines or parquet")
         several = several.split(PART) if several.strip() else []  # none of the labels
     if not isinstance(several, list | tuple):
         raise bad_cell(source, row, column, f"{shown(cell)} is no list of labels", f"part labels by {PART!r}")
-    return frozenset(_label(one, row, column, source) for one in several)
+    labels = [_label(one, row, column, source) for one in several]
+    if twice := [one for place, one in enumerate(labels) if one in labels[:place]]:
+        raise bad_cell(source, row, column, f"{shown(several)} has {shown(twice[0])} twice", NAMES)
+    return frozenset(labels)
+
+
+def _listed(cell: Any) -> Any:
+    return cell.tolist() if isinstance(cell, np.ndarray) else cell
+
+
+def _is_bit(one: Any) -> bool:
+    return isinstance(one, int | float) and one in (0, 1)
 
 
 def is_missing(cell: Any) -> bool:

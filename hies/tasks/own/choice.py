@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GAP = "{question}"
+NUMBERS = "numbers"  # the way to give answers that does not say where it starts
 USUAL_COLUMNS = {"question": ("question",), "options": ("options", "choices"), "answer": ("answer", "label")}
 
 
@@ -36,8 +37,8 @@ class OwnChoice(OwnData, ChoiceTask):
         question: the column of questions; null: `question`.
         options: the column that lists the options of each question (JSON lines, parquet), or one column for each
             option: `[a,b,c,d]`; null: `options` or `choices`, or the columns A, B, C, ...
-        answer: the column of right answers: letters from A, whole numbers from 0, or the options themselves; null:
-            `answer` or `label`.
+        answer: the column of right answers: letters from A, whole numbers from 0 (refused where none is 0), or the
+            options themselves; null: `answer` or `label`.
         prompt: what a model reads before an option; `{question}` stands for the question.
         id: the column of ids, none of which may occur twice, where there is one; null: it is not looked at.
         separator: of the fields of a CSV file; null: a comma, in .tsv a tab.
@@ -62,7 +63,8 @@ class OwnChoice(OwnData, ChoiceTask):
 
     def read(self, data_root: Path | None) -> Splits:
         """Returns the splits, as `hies.tasks.lm_eval.choose` takes them."""
-        parts = {}
+        parts: dict[str, Split] = {}
+        counted: list[int] = []
         for part, source in self.given().items():
             rows = read_rows(part, source, self.encoding, self.separator, data_root)
             question, options, answer = self._columns(rows, source)
@@ -74,7 +76,10 @@ class OwnChoice(OwnData, ChoiceTask):
                 "continuations": [[f" {option}" for option in each] for each in offered],
                 "sizes": [[len(option) for option in each] for each in offered],
             }
-            parts[part] = Split(inputs, _answers(rows[answer].tolist(), offered, answer, source))
+            way, right = _answers(rows[answer].tolist(), offered, answer, source)
+            parts[part] = Split(inputs, right)
+            counted += right.tolist() if way == NUMBERS else []
+        _check_start(counted, answer)
         splits = self.divided(parts)
         self.warn_of_shared(parts, splits)
         return splits
@@ -130,8 +135,10 @@ def _options(cell: Any, row: int, columns: Sequence[str], source: str) -> list[s
     return found
 
 
-def _answers(answers: Sequence[Any], offered: Sequence[Sequence[str]], column: str, source: str) -> np.ndarray:
-    """Returns the right option of each row, int64 [examples]; all rows give it in the same way.
+def _answers(
+    answers: Sequence[Any], offered: Sequence[Sequence[str]], column: str, source: str
+) -> tuple[str, np.ndarray]:
+    """Returns in which way all rows give the right option, and its place in each row, int64 [examples].
 
     Raises:
         HiesError: a row gives it in no way, or in two that differ.
@@ -140,7 +147,7 @@ def _answers(answers: Sequence[Any], offered: Sequence[Sequence[str]], column: s
     ways: dict[str, list[int | None]] = {
         "options": [each.index(text) if text in each else None for text, each in zip(texts, offered, strict=True)],
         "letters": [_place(text, ascii_uppercase[: len(each)]) for text, each in zip(texts, offered, strict=True)],
-        "numbers": [
+        NUMBERS: [
             int(text) if text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) < len(each) else None
             for text, each in zip(texts, offered, strict=True)
         ],
@@ -155,7 +162,16 @@ def _answers(answers: Sequence[Any], offered: Sequence[Sequence[str]], column: s
         row = ways[best].index(None)
         what = f"{shown(answers[row])} is none of the {len(offered[row])} options"
         raise bad_cell(source, row, column, what, "give letters from A, numbers from 0, or the options themselves")
-    return np.array(next(iter(whole.values())), dtype=np.int64)
+    way, found = next(iter(whole.items()))
+    return way, np.array(found, dtype=np.int64)
+
+
+def _check_start(numbers: Sequence[int], column: str) -> None:
+    """Raises ParameterError for answers of all files that are numbers and never 0: all would be right from 1, too."""
+    if numbers and min(numbers) > 0:
+        what = f"its numbers are {min(numbers)} to {max(numbers)}, never 0, so that they may count from 0 or from 1"
+        remedy = "give letters from A, or the options themselves, which leave no doubt"
+        raise ParameterError("task.answer", column, f"{what}; {remedy}")
 
 
 def _place(text: str, letters: str) -> int | None:

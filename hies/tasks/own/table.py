@@ -290,6 +290,9 @@ class OwnTable(OwnData, ClassifierTask):
         kinds = {"classification": cells.classes, "multi_label": cells.label_sets, "regression": self._scores}
         read: Any = kinds[self.kind]
         found = {part: read(tables[part], columns.labels, source) for part, source in given.items()}
+        if self.kind == "multi_label" and len(columns.labels) == 1:
+            (column,) = columns.labels
+            cells.check_names({part: rows[column].tolist() for part, rows in tables.items()}, given, column)
         return _Content(tables, columns, found, tables["train"].attrs.get(columns.labels[0], ()))
 
     def _scores(self, rows: pd.DataFrame, columns: Sequence[str], source: str) -> list[float]:

@@ -196,7 +196,64 @@ def test_labels_in_the_report_alone_are_said(tmp_path):
         replace(task, classes=["a", "b", "c"]).load_checked(None, tmp_path)
 
 
-@pytest.mark.parametrize("labels", ["a|b", "", "b|a|b"])
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ([[1, 0, 0], [0, 1, 1], [0, 0, 0]], r"row 1, column 'stars': \[1, 0, 0\] has '0' twice; list the labels"),
+        ([["a"], [True, False, True]], r"row 2, column 'stars': \[True, False, True\] has 'True' twice"),
+        ([[0], [1.0, 0.0, 1]], r"row 2, column 'stars': \[1\.0, 0\.0, 1.*\] has '1' twice"),
+        ([["a"], ["b", " a", "a "]], r"row 2, column 'stars': .* has 'a' twice"),
+        (["a", "b|a|b"], r"row 2, column 'stars': .* has 'b' twice"),
+        ([[1, 0], [0, 1], [1, 0]], r"row 1, column 'stars': \[1, 0\] is 0 and 1 alone, as in all rows, .* columns, as"),
+        ([[1.0], [0.0]], r"row 1, column 'stars': \[1\.0\] is 0 and 1 alone, as in all rows"),
+        ([[True, False], [False, True]], r"row 1, column 'stars': \[True, False\] is 0 and 1 alone"),
+        (["a", "['a', 'b']"], r"row 2, column 'stars': .* is a list that was written as a text; part names by '\|'"),
+        (["[1, 0, 0]", "[0 1 1]"], r"row 1, column 'stars': '\[1, 0, 0\]' is a list that was written as a text"),
+        (["1 0 0", "0 1 1"], r"row 1, column 'stars': '1 0 0' is a list that was written as a text"),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_lists_that_do_not_name_labels_are_refused(tmp_path, form, cells, says):
+    path = tmp_path / f"films.{form}"
+    frame = pd.DataFrame([{**row, "stars": cells[i % len(cells)]} for i, row in enumerate(ROWS)])
+    if form == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        try:
+            frame.to_parquet(path)
+        except (ValueError, TypeError):
+            pytest.skip("a column of parquet is of one type")
+    with pytest.raises(HiesError, match=rf"^films\.{form}, {says}"):
+        loaded(path, kind="multi_label")
+
+
+@pytest.mark.parametrize(
+    ("cells", "held"),
+    [
+        ([[0, 1], [1], [], [0]], {"11", "01", "00", "10"}),
+        ([[1, 0], [2, 0]], {"110", "101"}),
+        ([["1", "0"], ["0"]], {"11", "10"}),
+        (["0|1", "1"], {"11", "01"}),
+        ([["[a]"], ["b", "[a]"]], {"10", "11"}),
+        (["[a]", "b"], {"10", "01"}),
+    ],
+)
+def test_lists_of_names_that_are_numbers_stay_names(tmp_path, cells, held):
+    path = tmp_path / "films.jsonl"
+    path.write_text("\n".join(json.dumps({**row, "stars": cells[i % len(cells)]}) for i, row in enumerate(ROWS)))
+    assert set(loaded(path, kind="multi_label").train.labels.tolist()) == held
+
+
+def test_0_and_1_in_one_file_alone_may_be_names(tmp_path):
+    train, report = (tmp_path / f"{name}.jsonl" for name in ("train", "report"))
+    rows = [{**row, "stars": [[0, 2], [1]][i % 2]} for i, row in enumerate(ROWS)]
+    train.write_text("\n".join(map(json.dumps, rows)))
+    rest = [{**row, "review": f"other {i}", "stars": [[0], [1]][i % 2]} for i, row in enumerate(ROWS)]
+    report.write_text("\n".join(map(json.dumps, rest)))
+    assert set(loaded(train, report=str(report), kind="multi_label").report.labels.tolist()) == {"100", "010"}
+
+
+@pytest.mark.parametrize("labels", ["a|b", "", "b|a"])
 def test_several_labels_that_are_always_the_same_are_refused(tmp_path, labels):
     path = table(tmp_path / "films.csv", [{**row, "stars": labels} for row in ROWS])
     says = r"^films\.csv, column 'stars': all 37 rows have the same labels, (a, b|none); give rows of others, too\.$"

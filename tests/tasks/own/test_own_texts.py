@@ -169,6 +169,27 @@ def test_a_question_that_cannot_be_asked_is_refused(tmp_path, change, says):
         choice(tmp_path, questions(**change)).load(None, tmp_path)
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_numbers_that_may_count_from_1_are_refused(tmp_path, kind):
+    rows = [{**row, "options": list("abcd"), "answer": kind(1 + i % 3)} for i, row in enumerate(questions())]
+    says = (
+        r"^task\.answer is 'answer'; its numbers are 1 to 3, never 0, .* give letters from A, or the options themselves"
+    )
+    with pytest.raises(HiesError, match=says):
+        choice(tmp_path, rows).load(None, tmp_path)
+    with pytest.raises(HiesError, match="its numbers are 1 to 1"):
+        choice(tmp_path, [{**row, "answer": kind(1)} for row in questions()]).load(None, tmp_path)
+    report = tmp_path / "report.jsonl"
+    report.write_text("\n".join(json.dumps({**row, "question": row["question"] + "?"}) for row in rows))
+    from_0 = [{**rows[0], "answer": kind(0)}, *rows[1:]]  # says of the report, too, where numbers start
+    task = choice(tmp_path, from_0, report=str(report))
+    assert set(task.load(None, tmp_path).report.labels.tolist()) == {1, 2, 3}
+    letters = [{**row, "answer": "BCD"[i % 3]} for i, row in enumerate(rows)]
+    named = [{**row, "answer": "bcd"[i % 3]} for i, row in enumerate(rows)]
+    for other in (letters, named):
+        assert set(choice(tmp_path, other).load(None, tmp_path).train.labels.tolist()) == {1, 2, 3}
+
+
 def test_columns_of_questions_and_the_prompt_are_options(tmp_path):
     rows = [{"asked": row["question"], "choices": row["options"], "label": 0} for row in questions()]
     with pytest.raises(HiesError, match=r"^task\.question is None; quiz\.jsonl has the columns asked, choices, label"):
