@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as tf
 from tiny_models import make, make_batch
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hies
 from hies import HiesError
@@ -131,3 +133,185 @@ def test_a_later_batch_that_the_model_cannot_read(read):
         read(model, [good, long])
     with pytest.raises(HiesError, match=r"cannot read a batch of 3 examples .*mend its inputs"):
         read(model, [good, good | {"input_ids": good["input_ids"] + 10_000}])
+
+
+# --- where keys come from another place than queries ------------------------------------------------------------------
+
+WIDTH, HEADS, WORDS = 22, 2, 29
+
+
+class Attending(nn.Module):
+    """Attention to a context; `swapped` names that first."""
+
+    def __init__(self, swapped=False):
+        super().__init__()
+        self.num_heads, self.swapped = HEADS, swapped
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, hidden, context, mask):
+        hidden, context = (context, hidden) if self.swapped else (hidden, context)
+        parts = zip((self.q_proj, self.k_proj, self.v_proj), (hidden, context, context), strict=True)
+        query, key, value = (part(of).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part, of in parts)
+        found = F.scaled_dot_product_attention(query, key, value, None if mask is None else mask[:, None, None].bool())
+        return self.o_proj(found.transpose(1, 2).flatten(2))
+
+
+class Registered(Attending):
+    """The same through transformers' interface."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_causal = False
+
+    def forward(self, hidden, context, mask):
+        parts = zip((self.q_proj, self.k_proj, self.v_proj), (hidden, context, context), strict=True)
+        states = [part(of).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part, of in parts]
+        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        shown = None if mask is None else mask[:, None, None].bool().expand(-1, 1, hidden.shape[1], -1)
+        return self.o_proj(attend(self, *states, shown)[0].flatten(2))
+
+
+class Reading(nn.Module):
+    """Reads a context beside its text."""
+
+    def __init__(self, inner, swapped=False):
+        super().__init__()
+        self.words, self.body = nn.Embedding(WORDS, WIDTH), Attending()
+        self.looking, self.swapped = inner, swapped  # a name that says nothing
+
+    def forward(self, input_ids, attention_mask=None, context_ids=None, context_mask=None):
+        hidden, context = self.words(input_ids), self.words(context_ids)
+        hidden = hidden + self.body(hidden, hidden, attention_mask)
+        return self.looking(*((context, hidden) if self.swapped else (hidden, context)), context_mask)
+
+
+class OfTorch(Reading):
+    def __init__(self):
+        super().__init__(nn.TransformerDecoderLayer(WIDTH, HEADS, 13, batch_first=True))
+
+    def forward(self, input_ids, attention_mask=None, context_ids=None, context_mask=None):
+        masks = (None if mask is None else mask == 0 for mask in (attention_mask, context_mask))
+        names = ("tgt_key_padding_mask", "memory_key_padding_mask")
+        return self.looking(self.words(input_ids), self.words(context_ids), **dict(zip(names, masks, strict=True)))
+
+
+class Interfaced(tf.PreTrainedModel):
+    config_class = tf.BertConfig
+    _supports_sdpa = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.inner = Reading(Registered())
+        self.inner.looking.config = config
+        self.post_init()
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+class Pooling(nn.Module):
+    """A few latents attend to the text."""
+
+    def __init__(self, latents):
+        super().__init__()
+        self.words, self.latents = nn.Embedding(WORDS, WIDTH), nn.Parameter(torch.randn(1, latents, WIDTH))
+        self.pooled = Attending()
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.pooled(self.latents.expand(len(input_ids), -1, -1), self.words(input_ids), attention_mask)
+
+
+def sharpened(make_model):
+    torch.manual_seed(0)
+    model = make_model().eval()
+    for matrix in model.parameters():
+        matrix.data.mul_(3 if matrix.dim() > 1 else 1)
+    return model
+
+
+def words_of(lengths, tokens, seed):
+    words = torch.randint(3, WORDS, (len(lengths), tokens), generator=torch.Generator().manual_seed(seed))
+    return words, (torch.arange(tokens) < torch.tensor(lengths)[:, None]).long()
+
+
+def one_by_one(batch, lengths):
+    """Each example without its padding; `lengths` of the items by name."""
+    for i, one in enumerate(single_examples(batch)):
+        yield {name: value[:, : lengths[name][i]] if name in lengths else value for name, value in one.items()}
+
+
+def assert_padding_counts_for_nothing(model, batch, lengths):
+    need = ("ae", "output_norm")
+    together, alone = (hies.collect(model, of, need) for of in ([batch], one_by_one(batch, lengths)))
+    for name in need:
+        for site, found in together[name].items():
+            assert found.isfinite().all()
+            torch.testing.assert_close(found, alone[name][site], rtol=1e-4, atol=1e-5)
+
+
+LENGTHS, CONTEXTS = (3, 7, 5), (7, 5, 2)
+READERS = {
+    "torch": OfTorch,
+    "own": lambda: Reading(Attending()),
+    "context first": lambda: Reading(Attending(swapped=True), swapped=True),
+    "interface": lambda: Interfaced(tf.BertConfig(hidden_size=WIDTH, initializer_range=1.0)),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize(("tokens", "masked"), [(7, True), (7, False), (11, True)])
+def test_padding_before_a_context_of_any_length_does_not_count(kind, tokens, masked):
+    (words, real), (context, shown) = words_of(LENGTHS, 7, 0), words_of(CONTEXTS, tokens, 1)
+    batch = {"input_ids": words, "attention_mask": real, "context_ids": context}
+    lengths = {"input_ids": LENGTHS, "attention_mask": LENGTHS}
+    if masked:
+        batch, lengths = (
+            {**batch, "context_mask": shown},
+            {**lengths, "context_ids": CONTEXTS, "context_mask": CONTEXTS},
+        )
+    assert_padding_counts_for_nothing(sharpened(READERS[kind]), batch, lengths)
+
+
+@pytest.mark.parametrize("latents", [3, 7])  # fewer than the text has tokens, and by chance as many
+def test_latents_that_attend_to_a_padded_text_all_count(latents):
+    words, real = words_of(LENGTHS, 7, 0)
+    lengths = {"input_ids": LENGTHS, "attention_mask": LENGTHS, "inputs": LENGTHS}
+    batch = {"input_ids": words, "attention_mask": real}
+    assert_padding_counts_for_nothing(sharpened(lambda: Pooling(latents)), batch, lengths)
+    sizes = {"d_latents": 22, "d_model": 22, "qk_channels": 22, "v_channels": 22, "vocab_size": WORDS}
+    sizes |= {"num_self_attends_per_block": 1, "num_self_attention_heads": 2, "num_cross_attention_heads": 2}
+    config = tf.PerceiverConfig(**sizes, num_latents=latents, num_blocks=1, max_position_embeddings=13)
+    perceiver = sharpened(lambda: tf.PerceiverForSequenceClassification(config))
+    assert_padding_counts_for_nothing(perceiver, {"inputs": words, "attention_mask": real}, lengths)
+
+
+@pytest.mark.parametrize("boxes", [5, 7])
+def test_a_site_that_text_and_picture_take_turns_in_counts_no_padding(boxes):
+    sizes = {"hidden_size": 22, "num_attention_heads": 2, "intermediate_size": 13, "visual_feat_dim": 3}
+    config = tf.LxmertConfig(vocab_size=WORDS, l_layers=1, x_layers=1, r_layers=1, num_qa_labels=3, **sizes)
+    model, (words, real) = sharpened(lambda: tf.LxmertForQuestionAnswering(config)), words_of(LENGTHS, 7, 0)
+    batch = {"input_ids": words, "attention_mask": real}
+    batch |= {"visual_feats": torch.randn(3, boxes, 3), "visual_pos": torch.rand(3, boxes, 4)}
+    assert_padding_counts_for_nothing(model, batch, {"input_ids": LENGTHS, "attention_mask": LENGTHS})
+
+
+def test_fluctuation_counts_no_padding_before_a_context():
+    (words, real), (context, shown) = words_of(LENGTHS, 7, 0), words_of(CONTEXTS, 7, 1)
+    batch = {"input_ids": words, "attention_mask": real, "context_ids": context, "context_mask": shown}
+    lengths = {name: LENGTHS if name in ("input_ids", "attention_mask") else CONTEXTS for name in batch}
+    model = sharpened(lambda: Reading(Attending()))
+    found = [hies.collect(model, of, ("fluctuation",)) for of in ([batch], one_by_one(batch, lengths))]
+    for site in ("body", "looking"):
+        torch.testing.assert_close(found[0]["fluctuation"][site], found[1]["fluctuation"][site], rtol=1e-4, atol=1e-6)
+
+
+def test_padding_that_nothing_tells_from_tokens_is_said_once():
+    class Renamed(Reading):
+        def forward(self, words, real_mask, context):
+            return super().forward(words, real_mask, context)
+
+    (words, real), (context, _) = words_of(LENGTHS, 7, 0), words_of(CONTEXTS, 11, 1)
+    model = sharpened(lambda: Renamed(Attending()))
+    with pytest.warns(UserWarning, match=r"queries of site 'looking' .*attention_mask") as said:
+        hies.collect(model, [{"words": words, "real_mask": real, "context": context}], ("ae",))
+    assert len(said) == 1
