@@ -9,12 +9,12 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall
 from hies.heads.conventions import CROSS
-from hies.scoring.losses import IGNORED, reads_encoder
+from hies.scoring.losses import IGNORED, is_of_transformers
 from hies.scoring.sources import Sources, growth_of
 
 _Result = TypeVar("_Result")
@@ -45,7 +45,7 @@ class CountedQueries:
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.is_learning = model, False
-        self._has_encoder = reads_encoder(model)
+        self._inside = _names_of_encoder_decoders(model)
         self._sources = Sources()
         # Site -> of each of its calls, whether the queries and the keys grow with the text; None: not looked at yet.
         self._growth: dict[str, list[tuple[bool, bool]]] | None = None
@@ -85,7 +85,7 @@ class CountedQueries:
         if site not in self._last or self._last[site]() is not call:
             self._numbers[site] = self._numbers.get(site, -1) + 1
         self._last[site] = ref(call)
-        if self._has_encoder and "decoder" in site:
+        if _is_in_decoder(site, self._inside):
             return _decoder_tokens(call, self._batch)
         mask = self._mask_of(call)
         if not self._may_read_elsewhere(site, call):
@@ -162,6 +162,45 @@ class CountedQueries:
         if not self._has_warned:
             warnings.warn(message, stacklevel=2)
         self._has_warned = True
+
+
+def _names_of_encoder_decoders(model: nn.Module) -> list[str]:
+    """Returns the names of the models inside whose decoder reads from an encoder: transformers' own where there are.
+
+    A class of one's own around them may call its parts anything.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
+    names = []
+    for name, module in found.items():
+        is_outermost = not any(_is_inside(name, other) for other in found)
+        if is_outermost and getattr(module.config, "is_encoder_decoder", False):
+            own = (other for other, one in found.items() if other == name or _is_inside(other, name) if _is_whole(one))
+            names.append(next(own, name))
+    return names
+
+
+def _is_whole(module: PreTrainedModel) -> bool:
+    """Returns True for a model of transformers that has both an encoder and a decoder."""
+    parts = {_part_of(name) for name, _ in module.named_modules()}
+    return is_of_transformers(module) and parts >= {"encoder", "decoder"}
+
+
+def _is_inside(name: str, other: str) -> bool:
+    return name != other and name.startswith(other + "." if other else "")
+
+
+def _is_in_decoder(site: str, models: list[str]) -> bool:
+    """Returns True for a site in the decoder of one of the encoder-decoder models of these names."""
+    return any(_is_inside(site, name) and _part_of(site[len(name) :]) == "decoder" for name in models)
+
+
+def _part_of(name: str) -> str:
+    """Returns "encoder", "decoder" or "": what the first part of a name says that says either.
+
+    A decoder may be a model that has an encoder inside (BERT).
+    """
+    said = (part for part in name.lower().split(".") if ("decoder" in part) != ("encoder" in part))
+    return next(("decoder" if "decoder" in part else "encoder" for part in said), "")
 
 
 def _is_called_cross(site: str, call: Call) -> bool:

@@ -315,3 +315,57 @@ def test_padding_that_nothing_tells_from_tokens_is_said_once():
     with pytest.warns(UserWarning, match=r"queries of site 'looking' .*attention_mask") as said:
         hies.collect(model, [{"words": words, "real_mask": real, "context": context}], ("ae",))
     assert len(said) == 1
+
+
+# --- encoders and decoders --------------------------------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    """An encoder-decoder model under a name that says both."""
+
+    def __init__(self, inner, name):
+        super().__init__()
+        self.name = name
+        self.add_module(name, inner)
+
+    def forward(self, **inputs):
+        return getattr(self, self.name)(**inputs)
+
+
+class AroundOfTransformers(tf.PreTrainedModel):
+    config_class = tf.T5Config
+    _supports_sdpa = True
+
+    def __init__(self, inner, name):
+        super().__init__(inner.config)
+        self.name = name
+        self.add_module(name, inner)
+
+    forward = Around.forward
+
+
+@pytest.mark.parametrize("around", [Around, AroundOfTransformers])
+@pytest.mark.parametrize("name", ["encoder_decoder", "decoder", "text_decoder_model"])
+def test_an_encoder_is_one_whatever_the_model_around_it_is_called(name, around):
+    inner, batch = make("t5").eval(), make_batch("t5")
+    tokens = batch["input_ids"].shape[1]
+    # As many labels as the text has tokens, so that the decoder's padding fits the encoder, too.
+    batch["labels"] = torch.randint(3, 29, (3, tokens)).masked_fill(torch.arange(tokens) >= 3, -100)
+    alone, found = (hies.collect(model, [batch], ("ae",))["ae"] for model in (inner, around(inner, name)))
+    for site, values in alone.items():
+        assert torch.equal(values, found[f"{name}.{site}"])
+
+
+def test_the_encoder_inside_a_decoder_is_the_decoder():
+    sizes = {"hidden_size": 22, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 13}
+    encoder, decoder = tf.BertConfig(vocab_size=29, **sizes), tf.BertConfig(vocab_size=29, **sizes)
+    config = tf.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    model, (words, real) = tf.EncoderDecoderModel(config).eval(), words_of((7, 7), 7, 0)
+    labels = words_of((3, 5), 7, 1)
+    batch = {"input_ids": words, "attention_mask": real, "labels": labels[0].masked_fill(labels[1] == 0, -100)}
+    alone = [{**one, "labels": one["labels"][:, :n]} for one, n in zip(single_examples(batch), (3, 5), strict=True)]
+    found = [hies.collect(model, of, ("ae",))["ae"] for of in ([batch], alone)]
+    assert any(site.startswith("decoder.bert.encoder") for site in found[0])
+    for site, values in found[0].items():
+        torch.testing.assert_close(values, found[1][site], rtol=1e-4, atol=1e-5)
