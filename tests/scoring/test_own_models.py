@@ -55,6 +55,79 @@ def test_a_weight_that_the_first_example_does_not_show(loss, labels):
     assert isinstance(with_loss(plain, single_examples({**batch, "labels": torch.tensor([0, 2, 1])}))[1], DefaultLoss)
 
 
+class Counted(nn.Module):
+    """BERT whose loss reads an item that BERT does not take, or, if `looks`, which adds it to the logits."""
+
+    def __init__(self, loss, looks=False):
+        super().__init__()
+        self.bert, self.loss, self.looks = make("bert").eval(), loss, looks
+
+    def forward(self, input_ids, attention_mask=None, labels=None, item=None):
+        logits = self.bert(input_ids, attention_mask).logits
+        logits = logits + item[:, None] if self.looks else logits * 1
+        if labels is None:
+            return {"logits": logits}
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return {"logits": logits, "loss": self.loss(each, item)}
+
+
+OF_EACH = {
+    "weights": (lambda each, item: (each * item).mean(), torch.tensor([1.0, 1, 5])),
+    "groups": (lambda each, item: (each * torch.tensor([1.0, 1, 7])[item]).mean(), torch.tensor([1, 0, 2])),
+    "flags": (lambda each, item: (each * (1 + item)).mean(), torch.tensor([False, False, True])),
+}
+
+
+@pytest.mark.parametrize(("loss", "item"), OF_EACH.values(), ids=OF_EACH)
+def test_a_weight_of_each_example_is_not_left_out(loss, item):
+    model, batch = Counted(loss).eval(), {**make_batch("bert"), "labels": torch.tensor([1, 1, 1]), "item": item}
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "labels", "item")}
+    alone = single_examples(batch)
+    expected = [model(**one)["loss"].item() for one in alone]
+    for given in ([batch], alone, iter(alone)):
+        assert hies.evaluate(model, given).loss == pytest.approx(sum(expected) / 3, rel=1e-5)
+    own = {
+        "loss": lambda outputs, one: torch.stack([loss(F.cross_entropy(outputs["logits"], one["labels"]), one["item"])])
+    }
+    right, found = (hies.collect(model, alone, ("his",), **options).his for options in (own, {}))
+    assert all(torch.allclose(found[site], values, rtol=1e-4) for site, values in right.items())
+
+
+def test_a_mask_of_the_loss_alone_is_not_left_out():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make("llama").eval()
+
+        def forward(self, input_ids, labels=None, loss_mask=None):
+            logits = self.inner(input_ids=input_ids).logits
+            if labels is None:
+                return {"logits": logits}
+            each = F.cross_entropy(logits[:, :-1].mT, labels[:, 1:], reduction="none")
+            return {"logits": logits, "loss": (each * loss_mask[:, 1:]).sum() / loss_mask[:, 1:].sum()}
+
+    model, words = Masked().eval(), torch.randint(3, 29, (3, 7), generator=torch.Generator().manual_seed(0))
+    shown = torch.ones_like(words)
+    shown[1:, :4] = 0
+    batch = {"input_ids": words, "labels": words, "loss_mask": shown}
+    expected = sum(model(**one)["loss"].item() for one in single_examples(batch)) / 3
+    assert hies.evaluate(model, [batch]).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_the_logits_depend_on_is_no_weight_and_known_items_cost_no_pass(monkeypatch):
+    batch = {**make_batch("bert"), "item": torch.tensor([0.5, 1.5, 2.5])}
+    names = ("input_ids", "attention_mask", "labels")
+    looking = Counted(lambda each, item: each.mean(), looks=True).eval()
+    assert isinstance(with_loss(looking, [{name: batch[name] for name in (*names, "item")}])[1], DefaultLoss)
+    passes, bert = [], make("bert").eval()
+    forward = bert.forward
+    bert.forward = lambda *args, **kwargs: passes.append(1) or forward(*args, **kwargs)
+    plain = Counted(lambda each, item: each.mean()).eval()
+    plain.bert = bert
+    same = {**{name: batch[name] for name in names}, "labels": torch.tensor([1, 1, 1])}
+    assert isinstance(with_loss(plain, [same])[1], DefaultLoss) and len(passes) == 1
+
+
 class Speaker(nn.Module):
     """A language model of one's own: its labels stand beside the next token, or, if `here`, beside their own."""
 
