@@ -1,10 +1,11 @@
 """What a person may give by mistake to the library: one sentence says so, and nothing is computed from it."""
 
+
 import pytest
 import torch
 from tiny_models import make, make_batch
 
-from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
+from hies import HiesError, UnsupportedModelError, collect, find_sites, masked, prunable
 from hies.methods import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
 from hies.methods.greedy.greedy import Greedy
 from hies.methods.slicegpt import tuning
@@ -138,3 +139,19 @@ def test_positions_of_three_kinds_are_those_of_each_example():
     (first, second, third) = single_examples({"input_ids": torch.ones(3, 5), "position_ids": positions})
     for place, example in enumerate((first, second, third)):
         assert torch.equal(example["position_ids"], positions[:, [place]])
+
+
+@pytest.mark.parametrize("look", [find_sites, prunable])
+def test_a_batch_that_cannot_be_read_is_one_sentence_wherever_it_is_given(look):
+    model, batch = make("bert").eval(), {"input_ids": torch.ones(3, 7, dtype=torch.long)}
+    with pytest.raises(HiesError, match="batch is 'list'; give one dict"):
+        look(model, [batch])
+    most = model.config.max_position_embeddings
+    with pytest.raises(HiesError, match=f"{most + 3} tokens and the model {most} positions: cut them"):
+        look(model, {"input_ids": torch.ones(2, most + 3, dtype=torch.long)})
+    with pytest.raises(
+        HiesError, match=r"T5ForConditionalGeneration cannot read the batch \(ValueError: .*forward takes"
+    ):
+        look(make("t5").eval(), batch)
+    with pytest.raises(HiesError, match="cannot read the batch"):
+        look(model, {**batch, "weight": torch.ones(3)} | {"input_ids": "a text"})

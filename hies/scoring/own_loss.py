@@ -13,7 +13,7 @@ from transformers import Cache, PreTrainedModel
 
 from hies.errors import HiesError, first_line
 from hies.heads.attention import evaluating, uncached
-from hies.heads.forwards import intercepted, lent
+from hies.heads.forwards import intercepted, lent, unreadable
 from hies.precision import chance_kept
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
@@ -99,12 +99,9 @@ def _unreadable(model: nn.Module, batch: _Batch, error: Exception) -> str:
     """Returns what to say of a batch that a model cannot read."""
     size = examples_in(batch)
     what = "a calibration example" if size == 1 else f"a batch of {size} examples"
-    tokens, remedy = batch.get("input_ids"), f"mend its inputs or labels, or {LOSS_REMEDY}"
     most = min((getattr(one.config, "max_position_embeddings", None) or np.inf for one in models_inside(model)),
                default=np.inf)  # fmt: skip
-    if isinstance(tokens, Tensor) and tokens.shape[-1] > most:
-        remedy = f"it has {tokens.shape[-1]} tokens and the model {most} positions: cut them (hies.batches max_length)"
-    return f"{type(model).__name__} cannot read {what} ({type(error).__name__}: {first_line(error)}); {remedy}."
+    return unreadable(model, what, batch, error, most, f"mend its inputs or labels, or {LOSS_REMEDY}")
 
 
 def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) -> Loss:
