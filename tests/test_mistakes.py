@@ -1,5 +1,6 @@
 """What a person may give by mistake to the library: one sentence says so, and nothing is computed from it."""
 
+import copy
 
 import pytest
 import torch
@@ -155,3 +156,12 @@ def test_a_batch_that_cannot_be_read_is_one_sentence_wherever_it_is_given(look):
         look(make("t5").eval(), batch)
     with pytest.raises(HiesError, match="cannot read the batch"):
         look(model, {**batch, "weight": torch.ones(3)} | {"input_ids": "a text"})
+
+
+def test_a_model_that_was_made_in_inference_mode_says_so():
+    with torch.inference_mode():
+        model = make("bert").eval()
+    for need in (("his",), ("ae",)):
+        with pytest.raises(HiesError, match=r"made under torch.inference_mode.*copy.deepcopy"):
+            collect(model, [make_batch("bert")], need)
+    assert collect(copy.deepcopy(model), [make_batch("bert")]).examples == 3
