@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import make, make_batch
 
-from hies import HiesError, UnsupportedModelError, collect, find_sites, masked, prunable
+from hies import HiesError, UnsupportedModelError, collect, evaluate, find_sites, masked, prunable
 from hies.methods import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
 from hies.methods.greedy.greedy import Greedy
 from hies.methods.slicegpt import tuning
@@ -165,3 +165,26 @@ def test_a_model_that_was_made_in_inference_mode_says_so():
         with pytest.raises(HiesError, match=r"made under torch.inference_mode.*copy.deepcopy"):
             collect(model, [make_batch("bert")], need)
     assert collect(copy.deepcopy(model), [make_batch("bert")]).examples == 3
+
+
+def test_what_a_trainer_divides_by_changes_no_loss_of_an_example():
+    model, batch = make("llama").eval(), make_batch("llama")
+    counted = {**batch, "num_items_in_batch": torch.tensor(7)}
+    one, other = (collect(model, [each], ("his",)).his for each in (batch, counted))
+    assert all(torch.equal(one[site], other[site]) for site in one)
+    assert evaluate(model, [batch]) == evaluate(model, [counted])
+
+
+def test_a_mask_for_each_kind_of_layer():
+    model, batch = make("gemma2").eval(), make_batch("gemma2")
+    tokens = batch["input_ids"].shape[1]
+    shown = torch.ones(tokens, tokens, dtype=torch.bool).tril() & batch["attention_mask"].bool()[:, None, None]
+    near = shown & ~torch.ones(tokens, tokens, dtype=torch.bool).tril(-model.config.sliding_window)
+    kinds = {"full_attention": shown, "sliding_attention": near}
+    added = {kind: torch.zeros(one.shape).masked_fill(~one, torch.finfo().min) for kind, one in kinds.items()}
+    masks = {**batch, "attention_mask": added}
+    one, other = (collect(model, [each]) for each in (batch, masks))
+    for site in one.heads:
+        torch.testing.assert_close(one.his[site], other.his[site], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.ae[site], other.ae[site], rtol=1e-4, atol=1e-6)
+    assert evaluate(model, [masks]).loss == pytest.approx(evaluate(model, [batch]).loss, rel=1e-5)
