@@ -1,6 +1,7 @@
 """What a person may give by mistake to the library: one sentence says so, and nothing is computed from it."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -188,3 +189,14 @@ def test_a_mask_for_each_kind_of_layer():
         torch.testing.assert_close(one.his[site], other.his[site], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(one.ae[site], other.ae[site], rtol=1e-4, atol=1e-6)
     assert evaluate(model, [masks]).loss == pytest.approx(evaluate(model, [batch]).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "apart"), [("llama", True), ("falcon", False), ("bloom", False), ("opt", False)])
+@pytest.mark.parametrize("need", ["ae", "his"])
+def test_packed_examples_that_see_each_other_are_said(name, apart, need):
+    words, positions = torch.randint(3, 29, (1, 7)), torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+    batch = {"input_ids": words, "labels": words, "position_ids": positions}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        collect(make(name).eval(), [batch], (need,))
+    assert sum("packed there see each other" in str(one.message) for one in said) == (0 if apart else 1)

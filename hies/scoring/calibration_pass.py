@@ -198,6 +198,7 @@ class StatisticsCollector:
         if not self._recomputing:
             is_first = site not in self._last or self._last[site]() is not call
             if is_first:  # weights in parts have several products
+                self._queries.look(site, call)
                 self._measure_entropies(site, call)
             if (self.wants_norm or self.wants_tokens) and not is_first:
                 parts = f"Site {site!r} adds up the output of a head in parts"

@@ -76,9 +76,20 @@ class CountedQueries:
         return answer()
 
     def _start(self, batch: Mapping[str, Any]) -> None:
-        self._batch = batch
+        self._batch, self._restart = batch, _restart_of(batch)
         self._numbers: dict[str, int] = {}
         self._last: dict[str, ref[Call]] = {}  # of each site; gone with its tensors
+
+    def look(self, site: str, call: Call) -> None:
+        """Warns where examples that are packed into one row, whose positions start again, see each other."""
+        if self._restart is None or call.keys != call.queries or call.rows != len(self._batch["position_ids"]):
+            return
+        row, token = self._restart
+        if token < call.queries and _sees_before(call, row, token):
+            self._warn(
+                f"position_ids start again in a row, and site {site!r} lets the examples packed there see each other; "
+                "give each example a row of its own, or an attention_mask of four dimensions that keeps them apart."
+            )
 
     def of(self, site: str, call: Call) -> Tensor | None:
         """Returns True for queries that are no padding, broadcastable to [rows, heads, queries]; None if all are."""
@@ -162,6 +173,23 @@ class CountedQueries:
         if not self._has_warned:
             warnings.warn(message, stacklevel=2)
         self._has_warned = True
+
+
+def _restart_of(batch: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Returns the first row and token at which positions start again, without a mask that may say what that means."""
+    positions = batch.get("position_ids")
+    if batch.get("attention_mask") is not None or not isinstance(positions, Tensor) or positions.dim() != 2:
+        return None
+    starts = (positions[:, 1:] < positions[:, :-1]).nonzero()
+    return (int(starts[0, 0]), int(starts[0, 1]) + 1) if len(starts) else None
+
+
+def _sees_before(call: Call, row: int, token: int) -> bool:
+    """Returns True for a query that sees the key before it, in any head."""
+    if call.mask is None:
+        return True
+    seen = call.mask.expand(call.rows, -1, call.queries, call.keys)
+    return bool(seen[row, :, token, token - 1].any())
 
 
 def _names_of_encoder_decoders(model: nn.Module) -> list[str]:
