@@ -71,10 +71,9 @@ class DefaultLoss:
     def labels_of(self, batch: Mapping[str, Any]) -> Any:
         """Returns the labels; a token that only padding comes before carries none, as in the text alone."""
         labels, mask = batch.get("labels"), batch.get("attention_mask")
-        are_tensors = isinstance(mask, Tensor) and isinstance(
-            labels, Tensor
-        )  # masks of each kind of layer come in a dict
-        if not self.shifted or not are_tensors or mask.shape != labels.shape:
+        if not self.shifted or not isinstance(mask, Tensor) or not isinstance(labels, Tensor):
+            return labels  # masks of each kind of layer come in a dict
+        if mask.shape != labels.shape:
             return labels
         return torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, IGNORED)], dim=1)
 
