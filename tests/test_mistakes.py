@@ -1,10 +1,13 @@
 """What a person may give by mistake to the library: one sentence says so, and nothing is computed from it."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from tiny_models import make, make_batch
 
-from hies import HiesError, UnsupportedModelError, collect, find_sites, masked
+from hies import HiesError, UnsupportedModelError, collect, evaluate, find_sites, masked, prunable
 from hies.methods import HIS, Calibration, LLMPrunerBlock, LLMPrunerChannel, SliceGPT
 from hies.methods.greedy.greedy import Greedy
 from hies.methods.slicegpt import tuning
@@ -138,3 +141,62 @@ def test_positions_of_three_kinds_are_those_of_each_example():
     (first, second, third) = single_examples({"input_ids": torch.ones(3, 5), "position_ids": positions})
     for place, example in enumerate((first, second, third)):
         assert torch.equal(example["position_ids"], positions[:, [place]])
+
+
+@pytest.mark.parametrize("look", [find_sites, prunable])
+def test_a_batch_that_cannot_be_read_is_one_sentence_wherever_it_is_given(look):
+    model, batch = make("bert").eval(), {"input_ids": torch.ones(3, 7, dtype=torch.long)}
+    with pytest.raises(HiesError, match="batch is 'list'; give one dict"):
+        look(model, [batch])
+    most = model.config.max_position_embeddings
+    with pytest.raises(HiesError, match=f"{most + 3} tokens and the model {most} positions: cut them"):
+        look(model, {"input_ids": torch.ones(2, most + 3, dtype=torch.long)})
+    with pytest.raises(
+        HiesError, match=r"T5ForConditionalGeneration cannot read the batch \(ValueError: .*forward takes"
+    ):
+        look(make("t5").eval(), batch)
+    with pytest.raises(HiesError, match="cannot read the batch"):
+        look(model, {**batch, "weight": torch.ones(3)} | {"input_ids": "a text"})
+
+
+def test_a_model_that_was_made_in_inference_mode_says_so():
+    with torch.inference_mode():
+        model = make("bert").eval()
+    for need in (("his",), ("ae",)):
+        with pytest.raises(HiesError, match=r"made under torch.inference_mode.*copy.deepcopy"):
+            collect(model, [make_batch("bert")], need)
+    assert collect(copy.deepcopy(model), [make_batch("bert")]).examples == 3
+
+
+def test_what_a_trainer_divides_by_changes_no_loss_of_an_example():
+    model, batch = make("llama").eval(), make_batch("llama")
+    counted = {**batch, "num_items_in_batch": torch.tensor(7)}
+    one, other = (collect(model, [each], ("his",)).his for each in (batch, counted))
+    assert all(torch.equal(one[site], other[site]) for site in one)
+    assert evaluate(model, [batch]) == evaluate(model, [counted])
+
+
+def test_a_mask_for_each_kind_of_layer():
+    model, batch = make("gemma2").eval(), make_batch("gemma2")
+    tokens = batch["input_ids"].shape[1]
+    shown = torch.ones(tokens, tokens, dtype=torch.bool).tril() & batch["attention_mask"].bool()[:, None, None]
+    near = shown & ~torch.ones(tokens, tokens, dtype=torch.bool).tril(-model.config.sliding_window)
+    kinds = {"full_attention": shown, "sliding_attention": near}
+    added = {kind: torch.zeros(one.shape).masked_fill(~one, torch.finfo().min) for kind, one in kinds.items()}
+    masks = {**batch, "attention_mask": added}
+    one, other = (collect(model, [each]) for each in (batch, masks))
+    for site in one.heads:
+        torch.testing.assert_close(one.his[site], other.his[site], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.ae[site], other.ae[site], rtol=1e-4, atol=1e-6)
+    assert evaluate(model, [masks]).loss == pytest.approx(evaluate(model, [batch]).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "apart"), [("llama", True), ("falcon", False), ("bloom", False), ("opt", False)])
+@pytest.mark.parametrize("need", ["ae", "his"])
+def test_packed_examples_that_see_each_other_are_said(name, apart, need):
+    words, positions = torch.randint(3, 29, (1, 7)), torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+    batch = {"input_ids": words, "labels": words, "position_ids": positions}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        collect(make(name).eval(), [batch], (need,))
+    assert sum("packed there see each other" in str(one.message) for one in said) == (0 if apart else 1)

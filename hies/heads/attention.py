@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from hies.errors import HiesError, UnsupportedModelError
+from hies.errors import HiesError, ParameterError, UnsupportedModelError
 from hies.heads.branches import branching_mask
 from hies.heads.calls import Call, Handler, describe, key_heads_of
 from hies.heads.configuration import BASES, NAME_PREFIX, SiteConfig, eager_name
-from hies.heads.forwards import intercepted, lent
+from hies.heads.forwards import intercepted, lent, unreadable
 from hies.heads.implementations import check_still_switched, configs_of, is_switched, restored, switch
 from hies.heads.own_softmax import unwatched, watched, why_not_seen
 from hies.heads.pruned import PrunedHeads
@@ -298,8 +298,11 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
     """Returns the attention modules of a model in order of first use, found by one forward pass over `batch`.
 
     Raises:
+        HiesError: the batch is no dict, or the model cannot read it.
         UnsupportedModelError: no attention module was reached, or the weights are not in memory.
     """
+    if not isinstance(batch, Mapping):
+        raise ParameterError("batch", type(batch).__name__, "give one dict of what the model's forward takes")
     sites: dict[str, Site] = {}
     last: dict[str, ref[Call]] = {}
 
@@ -318,17 +321,27 @@ def find_sites(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Site]:
     with noting_runs(model) as ran:
         try:
             with handling(model, note), evaluating(model):  # refused before any flag is touched
-                model(**lent(batch))
+                _read(model, batch)
         except ModulesReplacedError:
             sites.clear()
             with handling(model, note), evaluating(model):
-                model(**lent(batch))
+                _read(model, batch)
     if not sites:
         raise UnsupportedModelError(without_count(model) or no_heads(model))
     if skipped := without_count(model):
         warnings.warn(skipped, stacklevel=3)  # a decorator stands between
     warn_of_unseen(model, sites, ran, stacklevel=3)
     return sites
+
+
+def _read(model: nn.Module, batch: Mapping[str, Any]) -> None:
+    try:
+        model(**lent(batch))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, HiesError | torch.OutOfMemoryError):
+            raise
+        most = getattr(getattr(model, "config", None), "max_position_embeddings", None) or float("inf")
+        raise HiesError(unreadable(model, "the batch", batch, error, most, "give what its forward takes")) from error
 
 
 def no_heads(model: nn.Module) -> str:

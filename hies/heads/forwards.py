@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import Cache
+
+from hies.errors import first_line
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # named where a module calls the attention function of its configuration
 
@@ -18,6 +20,25 @@ INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # named where a module calls the attentio
 def lent(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns inputs of a model whose caches of keys and values may grow: the caller's stay as they are."""
     return {name: copy.deepcopy(value) if isinstance(value, Cache) else value for name, value in inputs.items()}
+
+
+def unreadable(
+    model: nn.Module, what: str, batch: Mapping[str, Any], error: Exception, most: float, remedy: str
+) -> str:
+    """Returns what to say of inputs that a model cannot read.
+
+    Args:
+        model: that cannot.
+        what: what it is called.
+        batch: the inputs.
+        error: of the model.
+        most: its positions.
+        remedy: what would work, unless the text is too long.
+    """
+    tokens = batch.get("input_ids")
+    if isinstance(tokens, Tensor) and tokens.dim() and tokens.shape[-1] > most:
+        remedy = f"it has {tokens.shape[-1]} tokens and the model {most} positions: cut them (hies.batches max_length)"
+    return f"{type(model).__name__} cannot read {what} ({type(error).__name__}: {first_line(error)}); {remedy}."
 
 
 def names_used_by(module: nn.Module) -> frozenset[str]:

@@ -74,6 +74,7 @@ def prunable(model: nn.Module, batch: Mapping[str, Any]) -> PrunableSites:
     are left where no site can be cut; `refused` says why of each.
 
     Raises:
+        HiesError: the batch is no dict, or the model cannot read it.
         UnsupportedModelError: heads are not found, or adapters or weights elsewhere keep all of the model from it.
     """
     check_no_adapters(model)

@@ -31,11 +31,11 @@ from hies.scoring.entropy import entropy_of_call
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import check_batches, examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, reads_encoder
+from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss
 from hies.scoring.own_loss import answer, with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
-from hies.scoring.tokens import counted_queries, visible_keys
+from hies.scoring.tokens import CountedQueries, visible_keys
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -75,7 +75,8 @@ def collect(
     reads_loss = any(statistic.reads_loss for statistic in brought)
     loss_of = loss or default_loss(model)
     is_callers = not isinstance(loss_of, DefaultLoss)  # then gradients show whether examples mix in it
-    collector = StatisticsCollector({*need, "his"} if is_callers and reads_loss else set(need), reads_encoder(model))
+    queries = CountedQueries(model)
+    collector = StatisticsCollector({*need, "his"} if is_callers and reads_loss else set(need), queries)
     collector.checks_mixing = is_callers
     if collector.wants_gradient and torch.is_inference_mode_enabled():
         raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
@@ -84,15 +85,15 @@ def collect(
         batches, loss_of = with_loss(model, batches)
     batches = list(batches) if brought else batches  # they are read more than once
     recomputing = partial(checkpointed, model) if checkpoint else contextlib.nullcontext
+    noting = queries.run() if collector.reads_queries else contextlib.nullcontext()
     with (
         noting_runs(model) as ran, handling(model, collector), evaluating(model), requiring_gradients(model),
-        recomputing(),
+        recomputing(), noting,
     ):  # fmt: skip
         bar = ProgressBar(batches, "scoring", unit="batch", shown=progress)
         for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
-            collector.start(batch)
             with torch.set_grad_enabled(collector.wants_gradient):
-                outputs = answer(model, batch, loss_of)
+                outputs = queries.answered(batch, partial(_started, collector, model, batch, loss_of))
                 if not collector.heads:
                     raise UnsupportedModelError(no_heads(model))
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
@@ -109,6 +110,11 @@ def collect(
             parts = resolve_name(statistic.collect)(model, batches, loss_of, progress)
         tensors |= {name: {site: values[site] for site in collector.heads} for name, values in parts.items()}
     return Statistics(collector.heads, collector.examples, tensors, time.perf_counter() - started)
+
+
+def _started(collector: "StatisticsCollector", model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> Any:
+    collector.start(batch)
+    return answer(model, batch, loss)
 
 
 def _check(batches: Any, need: Collection[str]) -> None:
@@ -145,14 +151,16 @@ class StatisticsCollector:
         heads: site -> its number of heads, of the sites seen so far.
         examples: how many examples have passed.
         wants_gradient: a statistic needs a backward pass.
+        reads_queries: a statistic is a mean over the queries that are no padding.
         checks_mixing: the next batch of several examples shows whether they mix in the loss.
     """
 
-    def __init__(self, need: set[str], reads_encoder: bool) -> None:
+    def __init__(self, need: set[str], queries: CountedQueries) -> None:
         self.wants_gradient, self.wants_tokens = bool(need & {"his", "his_token"}), "his_token" in need
         self.wants_norm = "output_norm" in need
         self.entropies = {name: entropy_named(name) for name in sorted(need) if name.startswith("ae")}
-        self.reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
+        self.reads_queries = self.wants_norm or bool(self.entropies)
+        self._queries = queries
         self.checks_mixing = False
         self.heads: dict[str, int] = {}
         self.examples = 0
@@ -180,7 +188,7 @@ class StatisticsCollector:
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""
-        self._batch, self._size, self._is_open = batch, examples_in(batch), True
+        self._size, self._is_open = examples_in(batch), True
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
@@ -189,12 +197,13 @@ class StatisticsCollector:
 
     def __call__(self, site: str, call: Call, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] of a call, gated where gradients are needed."""
-        if not self._is_open:
+        if not self._is_open or self._queries.is_learning:
             return output
         self.heads.setdefault(site, output.shape[2])
         if not self._recomputing:
             is_first = site not in self._last or self._last[site]() is not call
             if is_first:  # weights in parts have several products
+                self._queries.look(site, call)
                 self._measure_entropies(site, call)
             if (self.wants_norm or self.wants_tokens) and not is_first:
                 parts = f"Site {site!r} adds up the output of a head in parts"
@@ -238,7 +247,7 @@ class StatisticsCollector:
 
         `defined` is True where a value has to be a number, broadcastable to the values; None: everywhere.
         """
-        real = counted_queries(site, call, self._batch, self.reads_encoder)
+        real = self._queries.of(site, call)
         per_example = rows_per_example(values, self._size, site)
         broken = ~values.isfinite() if defined is None else ~values.isfinite() & defined
         if real is not None:

@@ -76,6 +76,8 @@ def _has_rows(value: Any) -> bool:
 
 def _rows(name: str, value: Any, i: int, size: int) -> Any:
     """Returns the rows of example i of `size`; a model may read several (pictures, patches) of each."""
+    if isinstance(value, Mapping):  # a mask for each kind of layer
+        return {kind: _rows(kind, one, i, size) for kind, one in value.items()}
     if not _has_rows(value):
         return value
     if _is_positions(name, value):
@@ -87,6 +89,8 @@ def _rows(name: str, value: Any, i: int, size: int) -> Any:
 
 
 def _twice(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {kind: _twice(kind, one) for kind, one in value.items()}
     if not _has_rows(value):
         return value
     if isinstance(value, Tensor):

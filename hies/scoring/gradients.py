@@ -29,7 +29,16 @@ def gradients(loss: Tensor, tensors: Sequence[Tensor], is_half: bool) -> list[Te
 
 @contextlib.contextmanager
 def requiring_gradients(model: nn.Module, weights: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Lets only `weights` of the parameters require gradients inside the block, then gives all flags back."""
+    """Lets only `weights` of the parameters require gradients inside the block, then gives all flags back.
+
+    Raises:
+        HiesError: the model was made under `torch.inference_mode`.
+    """
+    if not torch.is_inference_mode_enabled() and any(parameter.is_inference() for parameter in model.parameters()):
+        raise HiesError(
+            f"{type(model).__name__} was made under torch.inference_mode(), which forbids its weights gradients; make "
+            "it under torch.no_grad(), or give copy.deepcopy(model)."
+        )
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
     try:

@@ -16,6 +16,7 @@ Loss = Callable[[Any, Mapping[str, Any]], Tensor]  # (model outputs, batch) -> [
 
 ONE_CLASS, SEVERAL_CLASSES = "single_label_classification", "multi_label_classification"  # transformers' words
 IGNORED = -100  # label of a token that does not count, as everywhere in transformers
+OF_TRAINER = "num_items_in_batch"
 LOSS_REMEDY = "pass loss=(outputs, batch) -> [batch]"
 
 
@@ -70,7 +71,9 @@ class DefaultLoss:
     def labels_of(self, batch: Mapping[str, Any]) -> Any:
         """Returns the labels; a token that only padding comes before carries none, as in the text alone."""
         labels, mask = batch.get("labels"), batch.get("attention_mask")
-        if not self.shifted or mask is None or not isinstance(labels, Tensor) or mask.shape != labels.shape:
+        if not self.shifted or not isinstance(mask, Tensor) or not isinstance(labels, Tensor):
+            return labels  # masks of each kind of layer come in a dict
+        if mask.shape != labels.shape:
             return labels
         return torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, IGNORED)], dim=1)
 
@@ -109,13 +112,15 @@ def reads_encoder(model: nn.Module) -> bool:
 def inputs_of(model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
     """Returns what a model reads of a batch: labels only where its decoder, or another loss, may need them.
 
-    Without labels a model computes no loss itself, which `DefaultLoss` does not read. A caller's loss may read items
-    that the model's forward does not take.
+    Without labels a model computes no loss itself, which `DefaultLoss` does not read. What a trainer divides the loss
+    of a batch by is left out: an example's loss is that of the example alone. A caller's loss may read items that the
+    model's forward does not take.
 
     Raises:
         HiesError: the forward does not take an item, and no loss of the caller's reads it.
     """
     names = taken_by(model)
+    batch = {name: value for name, value in batch.items() if name != OF_TRAINER}
     if not isinstance(loss, DefaultLoss):
         return {name: value for name, value in batch.items() if names is None or name in names}
     unknown = [name for name in batch if names is not None and name not in names and name != "labels"]

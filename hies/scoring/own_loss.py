@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from hies.errors import HiesError, first_line
 from hies.heads.attention import evaluating, uncached
-from hies.heads.forwards import intercepted, lent
+from hies.heads.forwards import intercepted, lent, unreadable
 from hies.precision import chance_kept
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
@@ -24,6 +24,7 @@ from hies.scoring.losses import (
     Loss,
     default_loss,
     inputs_of,
+    is_of_transformers,
     models_inside,
     reads_encoder,
     value_of,
@@ -34,6 +35,7 @@ from hies.scoring.rows import parts_of
 _Batch = Mapping[str, Any]
 
 CLASSES = 64  # labels of more values are words
+USUAL = frozenset(("labels", "input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds"))
 LOOKED_AT = 16  # batches: those that are made when they are read are made twice
 
 
@@ -97,19 +99,17 @@ def _unreadable(model: nn.Module, batch: _Batch, error: Exception) -> str:
     """Returns what to say of a batch that a model cannot read."""
     size = examples_in(batch)
     what = "a calibration example" if size == 1 else f"a batch of {size} examples"
-    tokens, remedy = batch.get("input_ids"), f"mend its inputs or labels, or {LOSS_REMEDY}"
     most = min((getattr(one.config, "max_position_embeddings", None) or np.inf for one in models_inside(model)),
                default=np.inf)  # fmt: skip
-    if isinstance(tokens, Tensor) and tokens.shape[-1] > most:
-        remedy = f"it has {tokens.shape[-1]} tokens and the model {most} positions: cut them (hies.batches max_length)"
-    return f"{type(model).__name__} cannot read {what} ({type(error).__name__}: {first_line(error)}); {remedy}."
+    return unreadable(model, what, batch, error, most, f"mend its inputs or labels, or {LOSS_REMEDY}")
 
 
 def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) -> Loss:
     """Returns `default_loss` where it is the model's own loss of an example, else `own_loss`.
 
     That is looked at for the first example of a batch, and for each whose labels have a value that those before lack:
-    a weight of some classes, or of positive labels, shows in no other.
+    a weight of some classes, or of positive labels, shows in no other. An item that the logits do not depend on may be
+    a weight of each example, which shows in none alone: then it is the model's own loss.
 
     Args:
         model: see `hies.collect`.
@@ -132,6 +132,7 @@ def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) 
         else:
             unlike = _unlike(itertools.chain([batch], later)) if examples_in(example) == 1 else ()
             fits = is_close(totals.sum() / counts.sum(), own)
+            fits = fits and not _may_weigh(model, example, outputs, formula)
             if fits and all(_fits(model, _labelled(model, one), formula) for one in unlike):
                 return formula
         _check_own(model, example, outputs, own)
@@ -158,6 +159,46 @@ def _unlike(batches: Iterable[_Batch]) -> Iterator[_Batch]:
                     return
                 yield single_examples(batch)[i]
             seen |= new
+
+
+def _may_weigh(model: nn.Module, example: _Batch, outputs: Any, formula: DefaultLoss) -> bool:
+    """Returns True where an item that no model of transformers knows may reach the loss beside the logits.
+
+    One forward pass an item shows it: of the same example with other values of the item. Batches of known items take
+    none.
+    """
+    for name in _unknown_items(model, example):
+        other = {**example, name: _other_values(example[name])}
+        logits = value_of(outputs, "logits")
+        try:
+            new = value_of(_answer(model, other)[0], "logits")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of whatever kind it is; then nothing is known of the item
+            return True
+        if torch.equal(logits, new) or not _fits(model, other, formula):
+            return True
+    return False
+
+
+def _unknown_items(model: nn.Module, batch: _Batch) -> list[str]:
+    """Returns the tensors of a batch that a model of one's own takes, and none of transformers' inside does."""
+    if is_of_transformers(model):
+        return []
+    inside = (one for one in model.modules() if isinstance(one, PreTrainedModel) and is_of_transformers(one))
+    known = USUAL.union(*(inspect.signature(one.forward).parameters for one in inside))
+    taken = inputs_of(model, batch, own_loss)
+    return [name for name, value in taken.items() if name not in known and isinstance(value, Tensor)]
+
+
+def _other_values(item: Tensor) -> Tensor:
+    """Returns an item with other values, not all changed alike: half of flags or numbers, all fractions."""
+    steps = torch.arange(item.numel(), device=item.device).view(item.shape)
+    if item.is_floating_point():
+        return item * (1 + steps % 3 / 2) + 0.5
+    if item.dtype == torch.bool or bool(((item == 0) | (item == 1)).all()):
+        return torch.where(steps % 2 == 0, 1 - item.long(), item.long()).to(item.dtype)
+    return torch.where(steps % 2 == 0, (item - 1).clamp(min=0), item)
 
 
 def _fits(model: nn.Module, example: _Batch, formula: DefaultLoss) -> bool:

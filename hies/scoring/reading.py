@@ -33,7 +33,8 @@ def batches(
 
     Args:
         reader: a tokenizer or image processor, or a processor that has one.
-        data: a list of texts, or of dicts, or a data set whose rows are dicts (`datasets.Dataset`).
+        data: a list of texts, or of dicts, or a data set whose rows are dicts (`datasets.Dataset`). A series of pandas
+            is read in order, whatever its index, and so are labels.
         columns: what is read of a dict: a text, two texts (a pair), or a picture; None: the only such column.
         labels: the column of the labels, or the labels themselves, one an example; "tokens": the tokens of the text, as
             language models are trained (padding is -100); "none". None: the column "labels" or "label", or, of a list
@@ -168,6 +169,7 @@ class Batches:
 
 
 def _rows(data: Any) -> Sequence[Any]:
+    data = _by_position(data)
     if isinstance(data, str | Mapping) or not isinstance(data, Iterable):
         what = f"{type(data).__name__} of {', '.join(map(str, data))}" if isinstance(data, Mapping) else _short(data)
         raise ParameterError("data", what, "give a list of texts or of dicts, or one split of a data set")
@@ -183,6 +185,11 @@ def _rows(data: Any) -> Sequence[Any]:
             "data", type(data).__name__, "its rows are texts or dicts (of a frame: to_dict('records'))"
         )
     return rows
+
+
+def _by_position(values: Any) -> Any:
+    """Returns what pandas holds as a list, in order: its own [i] is the row that is labelled i, wherever it stands."""
+    return [*values.to_numpy()] if hasattr(values, "iloc") else values
 
 
 def _label_of(rows: Sequence[Any], labels: Any) -> Any:
@@ -201,7 +208,9 @@ def _label_of(rows: Sequence[Any], labels: Any) -> Any:
         if labels not in (OWN_TOKENS, NO_LABELS):
             _check_column("labels", labels, first)
         return labels
-    if not (hasattr(labels, "__len__") and hasattr(labels, "__getitem__")) or len(labels) != len(rows):
+    labels = _by_position(labels)
+    is_list = hasattr(labels, "__len__") and hasattr(labels, "__getitem__") and not isinstance(labels, Mapping)
+    if not is_list or len(labels) != len(rows):
         raise ParameterError("labels", _short(labels), f"give a column, or one label for each of {len(rows)} examples")
     return [*labels]
 

@@ -165,6 +165,12 @@ BAD = {
     "no text": (tokenizer(), [{"label": 1}], {}, "columns is None; no column is a text; name one"),
     "three columns": (tokenizer(), PAIRS, {"columns": ["one", "two", "one"]}, "name one column, or two"),
     "labels of others": (tokenizer(), TEXTS, {"labels": [1, 2]}, "give a column, or one label for each of 5 examples"),
+    "labels by name": (
+        tokenizer(),
+        TEXTS,
+        {"labels": dict(enumerate([1, 0, 2, 0, 1]))},
+        "labels is '{0: 1.*give a column, or one label for each of 5 examples",
+    ),
     "columns of texts": (tokenizer(), TEXTS, {"columns": "text"}, "columns is 'text'; the rows have no columns"),
     "nothing": (tokenizer(), [], {}, "data has no example"),
     "a text": (tokenizer(), "a b c", {}, "data is 'a b c'; give a list of texts"),
@@ -220,6 +226,29 @@ def test_a_table_is_refused_with_what_to_call():
     pandas = pytest.importorskip("pandas")
     with pytest.raises(hies.HiesError, match="to_dict"):
         hies.batches(tokenizer(), pandas.DataFrame(ROWS))
+
+
+@pytest.mark.parametrize("index", [[3, 0, 4, 1, 2], [0, 2, 5, 7, 9], [*"vwxyz"], [1, 1, 1, 1, 1]])
+def test_what_pandas_holds_is_read_in_order_whatever_its_index(index):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS, index=index)
+    expected = list(hies.batches(tokenizer(), TEXTS, labels=[row["label"] for row in ROWS], batch_size=2))
+    rows, text, label = pandas.Series(ROWS, index=index), frame["sentence"], frame["label"]
+    forms = [(text, label), (text, label.tolist()), (text.tolist(), label), (rows, "label"), (rows, label)]
+    for data, labels in forms:
+        columns = "sentence" if data is rows else None
+        found = list(hies.batches(tokenizer(), data, columns, labels, batch_size=2))
+        assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+    pairs = hies.batches(tokenizer(), pandas.Series(PAIRS, index=index), ("one", "two"))
+    assert same(*(next(iter(one)) for one in (pairs, hies.batches(tokenizer(), PAIRS, ("one", "two")))))
+
+
+def test_several_labels_of_each_text_in_a_frame():
+    pandas = pytest.importorskip("pandas")
+    labels = np.arange(15).reshape(5, 3) % 2 * 1.0
+    frame = pandas.DataFrame(labels, index=[3, 0, 4, 1, 2])
+    (batch,) = hies.batches(tokenizer(), TEXTS, labels=frame)
+    assert batch["labels"].tolist() == labels.tolist()
 
 
 class Passing(tf.BertPreTrainedModel):

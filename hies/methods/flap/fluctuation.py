@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -16,9 +17,9 @@ from hies.heads.projections import find_projections
 from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
-from hies.scoring.losses import Loss, reads_encoder
+from hies.scoring.losses import Loss
 from hies.scoring.own_loss import answer
-from hies.scoring.tokens import counted_queries
+from hies.scoring.tokens import CountedQueries
 
 
 @torch.no_grad()
@@ -40,15 +41,21 @@ def fluctuations(
         UnsupportedModelError: the weights of a site are not found, or it adds up a head's output in parts.
     """
     check_weights_are_here(model, "FLAP")
-    observer = _Observer(reads_encoder(model))
-    with handling(model, observer), evaluating(model):
+    queries = CountedQueries(model)
+    observer = _Observer(queries)
+    with handling(model, observer), evaluating(model), queries.run():
         for batch in ProgressBar(batches, "fluctuation", unit="batch", shown=progress):
-            observer.batch = batch
-            answer(model, batch, loss)
+            queries.answered(batch, partial(_started, observer, model, batch, loss))
+            observer.finish()
     scores = {}
     for site, moments in observer.moments.items():
         scores[site] = weighted_fluctuation(moments.variance.cpu(), _output_columns(model, site))
     return {"fluctuation": scores}
+
+
+def _started(observer: "_Observer", model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> None:
+    observer.start()
+    answer(model, batch, loss)
 
 
 def _output_columns(model: nn.Module, site: str) -> Tensor:
@@ -91,26 +98,35 @@ class _Observer:
 
     Attributes:
         moments: site -> its moments so far.
-        batch: that passes now.
     """
 
-    def __init__(self, reads_encoder: bool) -> None:
+    def __init__(self, queries: CountedQueries) -> None:
         self.moments: dict[str, _Moments] = {}
-        self.batch: Mapping[str, Any] = {}
-        self._reads_encoder = reads_encoder  # the model has a decoder that reads from an encoder
+        self._queries = queries
+        self.start()
+
+    def start(self) -> None:
+        """Prepares for a forward pass over a batch; one that did not come to its end is forgotten."""
+        self._of_batch: list[tuple[str, _Moments]] = []
         self._last: dict[str, ref[Call]] = {}  # of each site; gone with its tensors
+
+    def finish(self) -> None:
+        """Takes the moments of the batch after its forward pass."""
+        for site, found in self._of_batch:
+            self.moments[site] = self.moments[site].joined(found) if site in self.moments else found
 
     def __call__(self, site: str, call: Call, output: Tensor) -> Tensor:
         """Returns the output [rows, tokens, heads, width] as it is."""
+        if self._queries.is_learning:
+            return output
         if site in self._last and self._last[site]() is call:
             raise UnsupportedModelError(f"Site {site!r} adds up the output of a head in parts, so it has no variance.")
         self._last[site] = ref(call)
-        real = counted_queries(site, call, self.batch, self._reads_encoder)
+        real = self._queries.of(site, call)
         counted = torch.ones_like(output[..., :1], dtype=torch.bool)
         if real is not None:  # [rows, heads or 1, tokens] -> [rows, tokens, heads or 1, 1]
             counted = counted & real.transpose(1, 2)[..., None]
-        found = _moments_of(output.double(), counted)
-        self.moments[site] = self.moments[site].joined(found) if site in self.moments else found
+        self._of_batch.append((site, _moments_of(output.double(), counted)))
         return output
 
 
