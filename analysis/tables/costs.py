@@ -21,7 +21,7 @@ from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.text.captions import percent
 
-PRINTED = "FLOPs, the paper's TinyBERT"  # a column
+OF_TINYBERT = "FLOPs, the paper's TinyBERT"  # a column
 COST_UNITS = {"parameters": (1e6, "M"), "flops": (1e9, "G"), "peak_bytes": (1e6, "MB"), "cache_bytes": (1e6, "MB")}
 COST_KEYS = ["model", "device", "threads", "batch", "tokens", "rounds", "ratio", "heads_total", "heads_removed"]
 COSTS_NOTE = (
@@ -86,11 +86,11 @@ def _line(row: dict[Hashable, Any]) -> dict[str, str]:
     line = {"model": row["model"], "removed": percent(row["ratio"]), **{COSTS[name]: "" for name in COSTS}}
     if not row["ratio"]:
         absolute = {COSTS[name]: _text(row[name] / unit, f" {word}") for name, (unit, word) in COST_UNITS.items()}
-        return line | absolute | {"latency": f"{1e3 * row['seconds']:.0f} ms", "gap": "", PRINTED: ""}
+        return line | absolute | {"latency": f"{1e3 * row['seconds']:.0f} ms", "gap": "", OF_TINYBERT: ""}
     relative = {COSTS[name]: _text(row[f"{name}_percent"]) for name in COSTS}
     low, high = (row[f"{end}_percent"] for end in ENDS)
     relative["latency"] += f" [{low:.1f}, {high:.1f}]"
-    return line | relative | {"gap": f"{row['gap_percent']:+.1f}", PRINTED: _text(row["paper_flops_percent"])}
+    return line | relative | {"gap": f"{row['gap_percent']:+.1f}", OF_TINYBERT: _text(row["paper_flops_percent"])}
 
 
 def _text(value: float, unit: str = "") -> str:

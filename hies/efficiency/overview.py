@@ -119,9 +119,10 @@ def summary(small: PreTrainedModel, batch: Mapping[str, Any] | None = None) -> S
             raise
         found = {}  # none of its layers has a head left
     except Exception as error:
-        if batch is not None or isinstance(error, HiesError):
+        cause = error.__cause__ or error  # what the model itself says
+        if batch is not None or isinstance(cause, HiesError):
             raise
-        raise ParameterError("batch", None, f"give what the model reads ({brief(error)})") from error
+        raise ParameterError("batch", None, f"give what the model reads ({brief(cause)})") from error
     sites = dict(_heads_of(small, found))
     left, before = (sum(getattr(site, name) for site in sites.values()) for name in ("heads", "dense_heads"))
     after = _size(small, left, inputs)

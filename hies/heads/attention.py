@@ -340,8 +340,7 @@ def _read(model: nn.Module, batch: Mapping[str, Any]) -> None:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, HiesError | torch.OutOfMemoryError):
             raise
-        most = getattr(getattr(model, "config", None), "max_position_embeddings", None) or float("inf")
-        raise HiesError(unreadable(model, "the batch", batch, error, most, "give what its forward takes")) from error
+        raise HiesError(unreadable(model, "the batch", batch, error, "give what its forward takes")) from error
 
 
 def no_heads(model: nn.Module) -> str:

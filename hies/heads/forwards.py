@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from types import CodeType
 from typing import Any
 
@@ -22,9 +23,7 @@ def lent(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: copy.deepcopy(value) if isinstance(value, Cache) else value for name, value in inputs.items()}
 
 
-def unreadable(
-    model: nn.Module, what: str, batch: Mapping[str, Any], error: Exception, most: float, remedy: str
-) -> str:
+def unreadable(model: nn.Module, what: str, batch: Mapping[str, Any], error: Exception, remedy: str) -> str:
     """Returns what to say of inputs that a model cannot read.
 
     Args:
@@ -32,9 +31,10 @@ def unreadable(
         what: what it is called.
         batch: the inputs.
         error: of the model.
-        most: its positions.
         remedy: what would work, unless the text is too long.
     """
+    configs = (getattr(one, "config", None) for one in model.modules())
+    most = min((getattr(one, "max_position_embeddings", None) or inf for one in configs), default=inf)
     tokens = batch.get("input_ids")
     if isinstance(tokens, Tensor) and tokens.dim() and tokens.shape[-1] > most:
         remedy = f"it has {tokens.shape[-1]} tokens and the model {most} positions: cut them (hies.batches max_length)"

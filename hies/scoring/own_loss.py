@@ -99,9 +99,7 @@ def _unreadable(model: nn.Module, batch: _Batch, error: Exception) -> str:
     """Returns what to say of a batch that a model cannot read."""
     size = examples_in(batch)
     what = "a calibration example" if size == 1 else f"a batch of {size} examples"
-    most = min((getattr(one.config, "max_position_embeddings", None) or np.inf for one in models_inside(model)),
-               default=np.inf)  # fmt: skip
-    return unreadable(model, what, batch, error, most, f"mend its inputs or labels, or {LOSS_REMEDY}")
+    return unreadable(model, what, batch, error, f"mend its inputs or labels, or {LOSS_REMEDY}")
 
 
 def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) -> Loss:
