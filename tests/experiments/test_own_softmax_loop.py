@@ -16,7 +16,7 @@ from hies.tasks import TASKS
 V3 = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True, "position_buckets": 4,
       "max_relative_positions": 64, "norm_rel_ebd": "layer_norm", "position_biased_input": False}  # fmt: skip
 WORDS = ["model=any", "model.name=words", "task=rte", "task.max_examples=31", "calibration.size=8",
-         "model.finetune.epochs=1", "wandb.mode=disabled"]  # fmt: skip
+         "task.finetune.epochs=1", "wandb.mode=disabled"]  # fmt: skip
 
 
 @pytest.fixture
