@@ -114,8 +114,8 @@ def _checkpoints() -> Iterator[Finding]:
     RTE: named when HIES and HIS of two seeds had been seen, the placebo's of one. The mean: named when the rows of RTE
     were there, before any of another task.
     """
-    for (name, which, tasks), (key, words, against, ratio, table) in product(
-        (("rte-", "RTE, ", ("rte",)), ("", "", ())),
+    for (name, which, tasks, measures), (key, words, against, ratio, table) in product(
+        (("rte-", "RTE, ", ("rte",), ALL_MEASURES), ("", "", (), WITH_REFIT)),
         (
             ("30", "HIES minus HIS", HIS, 0.3, "checkpoints"),
             ("50", "HIES minus HIS", HIS, 0.5, "checkpoints"),
@@ -123,11 +123,9 @@ def _checkpoints() -> Iterator[Finding]:
              "variants"),
         ),
     ):  # fmt: skip
-        said, measures = f"{which}{words}, alpha by calibration loss, over fine-tuning seeds", ALL_MEASURES
-        yield from _in_measures(
-            f"checkpoints-{name}{key}", said, "checkpoints", (AUTO, against), (ratio,), table, tasks,
-            measures if tasks else WITH_REFIT, over="checkpoints",
-        )  # fmt: skip
+        said, pair = f"{which}{words}, alpha by calibration loss, over fine-tuning seeds", (AUTO, against)
+        key = f"checkpoints-{name}{key}"
+        yield from _in_measures(key, said, "checkpoints", pair, (ratio,), table, tasks, measures, over="checkpoints")
 
 
 def _mpnet() -> Iterator[Finding]:

@@ -54,7 +54,7 @@ def _lines(
     """The criteria of one board: over the ratios that all of them have, then at each ratio, the best first."""
     ratios = [{*part["ratio"]} - {0.0} for _, part in board.groupby(["curve", "task"])]
     common, every = sorted(set.intersection(*ratios)), sorted(set.union(*ratios))
-    together = [ratio for ratio in common if not nearly_all(np.array(ratio))]  # there answers are of one class
+    together = np.array(common)[~nearly_all(np.array(common))].tolist()  # beyond, answers are of one class
     windows = [together] if len(together) > 1 else []
     tasks = {measure: {*averaged(board, measure)["task"]} for measure in shown}  # which its unpruned rows tell
     for window in [*windows, *([ratio] for ratio in every)]:

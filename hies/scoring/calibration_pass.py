@@ -32,7 +32,7 @@ from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import check_batches, examples_in
 from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
 from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss
-from hies.scoring.own_loss import answer, with_loss
+from hies.scoring.own_loss import with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
 from hies.scoring.tokens import CountedQueries, visible_keys
@@ -93,7 +93,7 @@ def collect(
         bar = ProgressBar(batches, "scoring", unit="batch", shown=progress)
         for batch in chain.from_iterable(parts_of(model, batch, loss_of) for batch in bar):
             with torch.set_grad_enabled(collector.wants_gradient):
-                outputs = queries.answered(batch, partial(_started, collector, model, batch, loss_of))
+                outputs = queries.answered(batch, loss_of, partial(collector.start, batch))
                 if not collector.heads:
                     raise UnsupportedModelError(no_heads(model))
                 collector.finish(loss_of(outputs, batch) if collector.wants_gradient else None)
@@ -110,11 +110,6 @@ def collect(
             parts = resolve_name(statistic.collect)(model, batches, loss_of, progress)
         tensors |= {name: {site: values[site] for site in collector.heads} for name, values in parts.items()}
     return Statistics(collector.heads, collector.examples, tensors, time.perf_counter() - started)
-
-
-def _started(collector: "StatisticsCollector", model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> Any:
-    collector.start(batch)
-    return answer(model, batch, loss)
 
 
 def _check(batches: Any, need: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 from weakref import ref
 
 import torch
@@ -14,10 +14,9 @@ from transformers import Cache, PreTrainedModel
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall
 from hies.heads.conventions import CROSS
-from hies.scoring.losses import IGNORED, is_of_transformers
+from hies.scoring.losses import IGNORED, Loss, is_of_transformers
+from hies.scoring.own_loss import answer
 from hies.scoring.sources import Sources, growth_of
-
-_Result = TypeVar("_Result")
 
 
 def visible_keys(call: Call) -> Tensor:
@@ -58,14 +57,18 @@ class CountedQueries:
         with self._sources.noted(self.model):
             yield
 
-    def answered(self, batch: Mapping[str, Any], answer: Callable[[], _Result]) -> _Result:
-        """Returns what `answer` does, a forward pass over the batch; it passes once more where that is needed.
+    def answered(self, batch: Mapping[str, Any], loss: Loss, start: Callable[[], None]) -> Any:
+        """Returns what the model answers to a batch; it passes once more where that is needed.
 
-        The handler of the pass asks `of` for each call.
+        Args:
+            batch: see `hies.scoring.own_loss.answer`, as of loss.
+            loss: that is computed of it.
+            start: prepares the handler of a pass, which asks `of` for each call.
         """
         self._start(batch)
         try:
-            return answer()
+            start()
+            return answer(self.model, batch, loss)
         except _NotKnownError:
             self.is_learning = True
             try:
@@ -73,7 +76,8 @@ class CountedQueries:
             finally:
                 self.is_learning = False
         self._start(batch)
-        return answer()
+        start()
+        return answer(self.model, batch, loss)
 
     def _start(self, batch: Mapping[str, Any]) -> None:
         self._batch, self._restart = batch, _restart_of(batch)

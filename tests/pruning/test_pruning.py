@@ -158,13 +158,17 @@ STANDING = {
 }
 
 
+def masked_llama():
+    """A model, some of its heads, and what it answers without them."""
+    model, removed = make("llama_grouped").eval(), {"model.layers.0.self_attn": [0, 4]}
+    with hies.masked(model, removed):
+        return model, removed, logits(model, "llama_grouped")
+
+
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("case", HOLDING)
 def test_a_copy_that_would_run_the_original_is_refused(case, whole):
-    model = make("llama_grouped").eval()
-    removed = {"model.layers.0.self_attn": [0, 4]}
-    with hies.masked(model, removed):
-        expected = logits(model, "llama_grouped")
+    model, removed, expected = masked_llama()
     module = model if whole else model.model.layers[0].self_attn
     HOLDING[case](module)
     with pytest.raises(UnsupportedModelError, match=r"self_attn\.\w+ holds|its \w+ holds.* inplace=True"):
@@ -176,10 +180,7 @@ def test_a_copy_that_would_run_the_original_is_refused(case, whole):
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("case", STANDING)
 def test_a_copy_that_computes_for_itself_is_not_refused(case, whole):
-    model = make("llama_grouped").eval()
-    removed = {"model.layers.0.self_attn": [0, 4]}
-    with hies.masked(model, removed):
-        expected = logits(model, "llama_grouped")
+    model, removed, expected = masked_llama()
     STANDING[case](model if whole else model.model.layers[0].self_attn)
     torch.testing.assert_close(logits(hies.prune(model, removed), "llama_grouped"), expected)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -18,7 +17,6 @@ from hies.heads.sites import SiteTensors
 from hies.heads.weights import check_weights_are_here
 from hies.progress import ProgressBar
 from hies.scoring.losses import Loss
-from hies.scoring.own_loss import answer
 from hies.scoring.tokens import CountedQueries
 
 
@@ -45,17 +43,12 @@ def fluctuations(
     observer = _Observer(queries)
     with handling(model, observer), evaluating(model), queries.run():
         for batch in ProgressBar(batches, "fluctuation", unit="batch", shown=progress):
-            queries.answered(batch, partial(_started, observer, model, batch, loss))
+            queries.answered(batch, loss, observer.start)
             observer.finish()
     scores = {}
     for site, moments in observer.moments.items():
         scores[site] = weighted_fluctuation(moments.variance.cpu(), _output_columns(model, site))
     return {"fluctuation": scores}
-
-
-def _started(observer: "_Observer", model: nn.Module, batch: Mapping[str, Any], loss: Loss) -> None:
-    observer.start()
-    answer(model, batch, loss)
 
 
 def _output_columns(model: nn.Module, site: str) -> Tensor:
