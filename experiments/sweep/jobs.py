@@ -124,7 +124,7 @@ def _check_one_run(jobs: Sequence[Job], chosen: Sequence[Sequence[str]]) -> None
     for run_id, places in runs.items():
         values = zip(*(chosen[place] for place in places), strict=True)
         given = [words[0] for words in values if len(set(words)) > 1]
-        if not given:  # a single job
+        if not given:  # a single job, or the same one given twice
             continue
         names = " and ".join(word.partition("=")[0].lstrip("+") for word in given)
         make, value = ("makes", "one value") if len(given) == 1 else ("make", "one value of each")
