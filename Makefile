@@ -255,7 +255,7 @@ define draw_when
 	$(call draw_if,smollm2_few,sizes few_examples)
 endef
 
-checkpoints: $(CHECKPOINT_RUNS) ## HIS and HIES over three more fine-tuning seeds of five tasks
+checkpoints: $(CHECKPOINT_RUNS) ## HIS, HIES and a placebo over five fine-tuning seeds of five tasks
 	$(if $(CHECKPOINT_RUNS),$(WHEN_PACK) checkpoints)
 	$(call draw_if,checkpoints,checkpoints variants)
 
