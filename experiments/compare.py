@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hies.runs.files import Row
+from hies.runs.folders import SCORES
 from hies.runs.schema import LOSSES, TOKEN_KEYS
 
 # Not results of a run: when and where it was computed, by what, and how its file is kept.
@@ -16,7 +17,6 @@ ASIDE = (
     *("score_seconds", "eval_seconds", *TOKEN_KEYS),
     *("revision", "versions", "command", "rows", "digest", "path", "experiment"),
 )
-SCORES = ("scores", "his", "ae")
 ANSWERS = "predictions"
 Arrays = dict[str, np.ndarray]
 

@@ -35,6 +35,7 @@ from hies.errors import HiesError, printable
 from hies.runs import files as results
 from hies.runs import folders as runs
 from hies.runs.files import Row, read_arrays, read_run
+from hies.runs.pack import DATA_ROOT
 from hies.runs.schema import BadRows
 
 COMPUTED = ("statistics", "predictions", "losses")  # folders of the cache that a repetition does not share
@@ -43,7 +44,6 @@ OF_THIS_CALL = ("results_dir", "cache_dir", "out", "force")  # what a record mus
 LONGEST_COMMAND = 10_000  # characters; jobs have some hundreds, and each word takes Hydra a millisecond
 CONFIG_DIR = "--config-dir="
 INCLUDE_PATH = "include_path"  # of task=lm_eval: definitions there name functions, which are imported
-PACKED_ROOT = "data_root=$HIES_DATA"  # as a pack writes it; the same is the default
 
 
 def main() -> int:
@@ -156,7 +156,7 @@ def recorded_overrides(command: str, named: Collection[str] = (), folders: Seque
     start = COMMAND.split()
     if words[: len(start)] != start:
         raise HiesError(f"The command of the rows is {command!r}; only one that begins with {COMMAND!r} is repeated.")
-    overrides = translated([word for word in words[len(start) :] if word != PACKED_ROOT])
+    overrides = translated([word for word in words[len(start) :] if word != DATA_ROOT])
     if (code := next((word for word in overrides if _imports(word) and _key(word) not in named), None)) is not None:
         raise HiesError(
             f"The command of the rows takes code or settings from outside, {code[:200]!r}; if you trust them, give "

@@ -29,6 +29,7 @@ SCORED_NUMBERS = ("threads", "load", "cores", "texts", "tokens", "rounds", "seco
 MAY_BE_NULL = ("cache_bytes",)  # null where a model keeps none
 # The paper's appendix E.1, TinyBERT: heads removed -> FLOPs in percent of the dense model; "about", says the text.
 PAPER_FLOPS = {0.1: 96.0, 0.5: 80.0}
+OF_TINYBERT = "FLOPs, the paper's TinyBERT"  # what a column and a curve of them are called
 
 
 def load(results_dir: str | Path, experiment: str | None = None) -> pd.DataFrame:

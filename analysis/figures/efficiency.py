@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.data.efficiency import COSTS, NEEDS, PAPER_FLOPS, load
+from analysis.data.efficiency import COSTS, NEEDS, OF_TINYBERT, PAPER_FLOPS, load
 from analysis.errors import Unavailable
 from analysis.registry import figure
 from analysis.text.labels import model_name
@@ -20,7 +20,6 @@ COST_LOOKS: dict[str, dict[str, Any]] = {
     "peak_bytes": {"color": style.LOOKS["ad"][0], "marker": "v", "zorder": 4},
     "cache_bytes": {"color": style.LOOKS["l2"][0], "marker": "D", "zorder": 4},
 }
-PRINTED_FLOPS = "FLOPs, the paper's TinyBERT"
 STAR: dict[str, Any] = {
     "linestyle": "none", "marker": "*", "markersize": 11, "markerfacecolor": "white", "markeredgecolor": style.INK,
     "zorder": 6,
@@ -58,7 +57,7 @@ def _panel(axes: Axes, part: pd.DataFrame) -> None:
     band: Any = {"color": COST_LOOKS["latency"]["color"], "alpha": 0.2, "linewidth": 0}
     axes.fill_between(x, part["latency_low_percent"], part["latency_high_percent"], **band)
     if first["architecture"] == "bert":
-        axes.plot([100 * ratio for ratio in PAPER_FLOPS], list(PAPER_FLOPS.values()), label=PRINTED_FLOPS, **STAR)
+        axes.plot([100 * ratio for ratio in PAPER_FLOPS], list(PAPER_FLOPS.values()), label=OF_TINYBERT, **STAR)
     axes.set_title(f"{model_name(first['model'])}: {first['batch']} x {first['tokens']} tokens")
     axes.grid(axis="y")
 

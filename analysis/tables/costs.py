@@ -10,6 +10,7 @@ from analysis.data.efficiency import (
     COSTS,
     ENDS,
     NEEDS,
+    OF_TINYBERT,
     PAPER_FLOPS,
     SCORED_NUMBERS,
     SCORED_ON,
@@ -21,7 +22,6 @@ from analysis.errors import Unavailable
 from analysis.registry import Table, table
 from analysis.text.captions import percent
 
-OF_TINYBERT = "FLOPs, the paper's TinyBERT"  # a column
 COST_UNITS = {"parameters": (1e6, "M"), "flops": (1e9, "G"), "peak_bytes": (1e6, "MB"), "cache_bytes": (1e6, "MB")}
 COST_KEYS = ["model", "device", "threads", "batch", "tokens", "rounds", "ratio", "heads_total", "heads_removed"]
 COSTS_NOTE = (

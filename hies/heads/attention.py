@@ -283,14 +283,11 @@ def uncached(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
     """
     modules = model.modules() if "position_ids" in batch else ()
     found = [module.config for module in modules if isinstance(module, PreTrainedModel)]
-    configs = {id(config): config for config in found if getattr(config, "use_cache", False)}.values()
-    try:
+    configs = [config for config in found if getattr(config, "use_cache", False)]
+    with restored(configs, "use_cache"):
         for config in configs:
             config.use_cache = False
         yield
-    finally:
-        for config in configs:
-            config.use_cache = True
 
 
 @torch.no_grad()

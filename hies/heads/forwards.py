@@ -90,6 +90,13 @@ def with_inner(code: CodeType) -> Iterator[CodeType]:
             yield from with_inner(constant)
 
 
+@functools.cache  # it is asked for every mask
+def arguments_of(kind: Any) -> tuple[str, ...]:
+    """Returns the names of what the forward of a class of modules takes by its place, in order."""
+    parameters = [*inspect.signature(kind.forward).parameters.values()][1:]
+    return tuple(one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 @contextlib.contextmanager
 def intercepted(layers: Sequence[nn.Module], call: Callable[..., Any]) -> Iterator[None]:
     """Runs every layer as call(layer, its forward, ...) inside the block."""

@@ -36,13 +36,13 @@ class AttentionName(str):
 
 @contextlib.contextmanager
 def restored(configs: Collection[Any], name: str = ATTENTION) -> Iterator[None]:
-    """Gives all configurations their implementation of attention, or of experts, back when the block ends."""
+    """Gives all configurations back what they say under a name, when the block ends."""
     before = [getattr(config, name) for config in configs]
     try:
         yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
-            setattr(config, name, implementation)
+        for config, value in zip(configs, before, strict=True):
+            setattr(config, name, value)
 
 
 def switch(owners: Iterable[tuple[Any, PreTrainedModel]]) -> None:
@@ -111,6 +111,6 @@ def in_plain_experts(model: nn.Module) -> Iterator[None]:
 
 
 def configs_of(model: nn.Module, name: str = ATTENTION) -> list[Any]:
-    """Returns every configuration that a module of the model may look its attention (its experts) up in."""
+    """Returns every configuration that a module of the model may look its attention (or what has this name) up in."""
     configs = (getattr(module, "config", None) for module in model.modules())
     return [config for config in configs if hasattr(config, name)]

@@ -1,8 +1,6 @@
 """What modules that compute their softmax by themselves were called with, in outline, so that they can be run again."""
 
 import copy
-import functools
-import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hies.heads.calls import HIDDEN
+from hies.heads.forwards import arguments_of
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, arguments by name
 # Numbers as shapes, indices and masks as they were: of modules, and for a copy, of the last module of its kind.
@@ -72,14 +71,8 @@ def windows_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     It is told by its name and form: hidden states may have the same form.
     """
     kind: Any = type(module)
-    given = {**dict(zip(_parameters_of(kind), args, strict=False)), **kwargs}.get("attention_mask")
+    given = {**dict(zip(arguments_of(kind), args, strict=False)), **kwargs}.get("attention_mask")
     return given if isinstance(given, Tensor) and given.dim() == 3 and given.is_floating_point() else None
-
-
-@functools.cache
-def _parameters_of(kind: Any) -> tuple[str, ...]:
-    """Returns the names of what a forward is called with; cached, since it is called for every mask."""
-    return tuple(inspect.signature(kind.forward).parameters)[1:]
 
 
 def _outline(value: Any) -> Any:

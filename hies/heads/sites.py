@@ -47,6 +47,11 @@ class Site:
         return None if self.is_uneven or self.heads % self.key_heads else self.heads // self.key_heads
 
 
+def is_in(name: str, other: str) -> bool:
+    """Returns True if the module of this name is another one, or lies in it."""
+    return name == other or name.startswith(f"{other}." if other else "")
+
+
 def normalize_removed(removed: Mapping[str, Any]) -> Removed:
     """Returns the removed heads as sorted lists; sites that lose none are left out.
 

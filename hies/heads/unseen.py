@@ -12,6 +12,7 @@ from hies.heads.conventions import HEAD_COUNTS
 from hies.heads.forwards import INTERFACE, names_reached_by
 from hies.heads.own_softmax import NO_ATTENTION, why_not_seen
 from hies.heads.recognition import computes_attention, has_parts_of_attention, is_of_library
+from hies.heads.sites import is_in
 
 NO_SOFTMAX = "it calls neither torch's softmax nor its scaled_dot_product_attention"
 _warned: WeakSet[nn.Module] = WeakSet()
@@ -41,7 +42,7 @@ def warn_of_unseen(model: nn.Module, sites: Collection[str], ran: Collection[nn.
     reasons = {
         name: _why(module)
         for name, module in model.named_modules()
-        if module in ran and module not in _warned and not any(_in(name, site) or _in(site, name) for site in sites)
+        if module in ran and module not in _warned and not any(is_in(name, site) or is_in(site, name) for site in sites)
     }
     reasons = {name: why for name, why in reasons.items() if why}
     if reasons:
@@ -67,8 +68,3 @@ def _why(module: nn.Module) -> str:
         return NO_SOFTMAX
     why = why_not_seen(module)
     return "" if why.startswith(NO_ATTENTION) and not has_parts_of_attention(module) else why
-
-
-def _in(name: str, other: str) -> bool:
-    """Returns True if a module is another one, or lies in it."""
-    return name == other or name.startswith(f"{other}." if other else "")

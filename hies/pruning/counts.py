@@ -30,7 +30,7 @@ def settle_counts(model: nn.Module) -> None:
         set_counts(config, vars(module).pop(DENSE, {}))
     vars(model).pop("init_continuous_batching", None)
     left = _counts_left(model)
-    if left and not requires_hies_attention(model) and _builds(model, left):
+    if left and not requires_hies_attention(model) and _builds_alike(model, left):
         dense = {key: getattr(_owner(model.config, key), key.split(".")[-1]) for key in left}
         for path, _, _, module in _pruned(model):  # which keep them in a body that is taken out, and in another model
             vars(module)[DENSE] = _within(path, dense)
@@ -132,17 +132,25 @@ def _configurations(config: PreTrainedConfig, path: str = "") -> Iterator[tuple[
             yield from _configurations(inner, f"{path}{name}.")
 
 
-def _builds(model: PreTrainedModel, counts: Counts) -> bool:
-    """Returns True if the architecture builds a model of the same structure from a configuration with these counts."""
+def built_with(model: PreTrainedModel, counts: Mapping[str, int | None]) -> PreTrainedModel | None:
+    """Returns the shapes of what loading builds from a model's configuration with these counts.
+
+    None where the numbers do not go together, or the class is built in another way.
+    """
     config = copy.deepcopy(model.config)
     try:
         set_counts(config, counts)
-        config = type(config).from_dict(config.to_dict())  # checks that the numbers go together
+        config = type(config).from_dict(config.to_dict())  # what the file says of it, which checks the numbers
         with torch.device("meta"):
-            candidate = type(model)(config)
-    except Exception:  # of whatever kind: the numbers do not go together, or the class is built in another way
-        return False
-    return _structure(candidate) == _structure(model)
+            return type(model)(config)
+    except Exception:  # of whatever kind
+        return None
+
+
+def _builds_alike(model: PreTrainedModel, counts: Counts) -> bool:
+    """Returns True if the architecture builds a model of the same structure from a configuration with these counts."""
+    built = built_with(model, counts)
+    return built is not None and _structure(built) == _structure(model)
 
 
 def _structure(model: nn.Module) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """Whether what is saved can be loaded: loading builds a model from the configuration, which may have been changed."""
 
-import copy
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hies.errors import HiesError
 from hies.heads.sites import Removed
-from hies.pruning.counts import dense_counts, set_counts
+from hies.pruning.counts import built_with, dense_counts
 from hies.pruning.removal import cut
 
 WHAT_HELPS = "let model.config say what was changed (such as config.num_labels or config.num_hidden_layers), or undo it"
@@ -30,7 +28,8 @@ def check_loadable(model: PreTrainedModel, removed: Removed) -> None:
     Raises:
         HiesError: a tensor is missing, unexpected or of another shape, as loading would find.
     """
-    here, built = _tensors(model), _dense(model)  # a model that was cut in part has no tensors to give
+    here = _tensors(model)  # a model that was cut in part has no tensors to give
+    built = built_with(model, dense_counts(model))
     if built is None:
         return
     sites = {name for name, _ in built.named_modules()}
@@ -43,18 +42,6 @@ def check_loadable(model: PreTrainedModel, removed: Removed) -> None:
         reason = next(_differences(here, built), "") or "".join(unknown[:1])
     if reason:
         raise HiesError(f"hies.load_pruned could not load this {type(model).__name__}: {reason}; {WHAT_HELPS}.")
-
-
-def _dense(model: PreTrainedModel) -> PreTrainedModel | None:
-    """Returns the shapes of the dense model that loading builds; None for a class that is built in another way."""
-    config = copy.deepcopy(model.config)
-    try:
-        set_counts(config, dense_counts(model))
-        config = type(config).from_dict(config.to_dict())  # what the file says of it
-        with torch.device("meta"):
-            return type(model)(config)
-    except Exception:  # of whatever kind; loading builds in a context of its own
-        return None
 
 
 def _differences(here: Tensors, built: PreTrainedModel) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """What is left of a module that computes its softmax by itself, compared with what it was, before it is trusted."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from hies.errors import HiesError, brief
 from hies.heads.inputs import Inputs
 from hies.heads.own_softmax import without
 from hies.heads.recognition import computes_attention
+from hies.pruning.counts import built_with
 
 ALLOWED_ERROR = 1e-3  # of the largest number; a wrong row or head changes all of them
 
@@ -25,12 +25,9 @@ def built_otherwise(model: nn.Module, sites: Iterable[str]) -> dict[str, str]:
     own = {site: module for site in sites if computes_attention(module := model.get_submodule(site))}
     if not own or not isinstance(model, PreTrainedModel):
         return {}
-    try:
-        with torch.device("meta"):
-            built = dict(type(model)(copy.deepcopy(model.config)).named_modules())
-    except Exception:  # a class that is built in another way
-        return {}
-    kinds = {site: type(built[site]) for site in own if site in built}
+    built = built_with(model, {})
+    there = {} if built is None else dict(built.named_modules())
+    kinds = {site: type(there[site]) for site in own if site in there}
     reason = "its configuration builds {} in its place; let it name what was run (BigBird: attention_type)"
     return {site: reason.format(kind.__name__) for site, kind in kinds.items() if kind is not type(own[site])}
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from hies.heads.attention import check_not_handled
 from hies.heads.configuration import BASES, SiteConfig
 from hies.heads.conventions import ALL_WIDTHS, BIASES, DIVIDING, HEAD_COUNTS, KEY_HEAD_COUNTS, KEY_WIDTHS, OWN_BIAS
 from hies.heads.copies import independent_copy, left_behind
-from hies.heads.forwards import names_used_by, tuples_used_by
+from hies.heads.forwards import arguments_of, names_used_by, tuples_used_by
 from hies.heads.inputs import inputs_like
 from hies.heads.projections import Projections, cannot_cut, find_projections
 from hies.heads.pruned import HeadCount, PickInputs, PrunedHeads, groups_of, refuse_static_cache
@@ -231,8 +230,8 @@ def _apply(module: Any, site_cut: _Cut, biased: bool) -> None:
         if counts:
             module.config = SiteConfig(module, counts, False, False)
         if PrunedHeads.of(module) is None:
-            names = tuple(inspect.signature(type(module).forward).parameters)[1:]
-            module.register_forward_pre_hook(PickInputs(names), with_kwargs=True)
+            kind: Any = type(module)
+            module.register_forward_pre_hook(PickInputs(arguments_of(kind)), with_kwargs=True)
     else:
         # A forward that asks for the implementation by name (sparse attention) has to find transformers' own.
         is_routed = not any(name in names for names in tuples_used_by(module) for name in BASES)

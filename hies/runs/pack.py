@@ -24,7 +24,7 @@ from hies.storage import replacing
 
 # What of a command concerns one machine alone.
 OF_A_MACHINE = ("results_dir=", "cache_dir=", "wandb.", "device=", "--config-dir=")
-DATA_ROOT = "data_root=$HIES_DATA"
+DATA_ROOT = "data_root=$HIES_DATA"  # in place of what a command gives, and the same as none: it is the default
 
 
 def pack(source: Path, target: Path) -> list[Path]:

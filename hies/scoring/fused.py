@@ -171,8 +171,8 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
     """Matrix products of float32 keep their digits inside the block, where autocast or TF32 would cost most of them."""
-    matmuls: list[Any] = [getattr(module, "matmul", None) for module in (torch.backends.cuda, torch.backends.mkldnn)]
-    backends = [matmul for matmul in matmuls if hasattr(matmul, "fp32_precision")]  # torch 2.9 and later
+    modules: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+    backends = [module.matmul for module in modules]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from hies.errors import HiesError, first_line
 from hies.heads.attention import evaluating, uncached
 from hies.heads.forwards import intercepted, lent, unreadable
+from hies.heads.implementations import configs_of, restored
 from hies.precision import chance_kept
 from hies.scoring.examples import doubled, examples_in, single_examples
 from hies.scoring.losses import (
@@ -210,16 +211,9 @@ def _fits(model: nn.Module, example: _Batch, formula: DefaultLoss) -> bool:
     return own is not None and is_close(totals.sum() / counts.sum(), own)
 
 
-@contextlib.contextmanager
-def same_problem_type(model: nn.Module) -> Iterator[None]:
-    """Puts `problem_type` of all configs back after the block, since models write there what labels look like."""
-    configs: Any = (getattr(module, "config", None) for module in model.modules())
-    before = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
-    try:
-        yield
-    finally:
-        for config, problem_type in before:
-            config.problem_type = problem_type
+def same_problem_type(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Returns a context that gives configs their `problem_type` back: models write there what labels look like."""
+    return restored(configs_of(model, "problem_type"), "problem_type")
 
 
 def _labelled(model: nn.Module, batch: _Batch) -> _Batch:

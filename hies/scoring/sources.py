@@ -1,9 +1,8 @@
 """What attention modules take their keys from: the tokens of their queries, or another place."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from hies.errors import HiesError
 from hies.heads.attention import evaluating, handling, uncached
 from hies.heads.calls import Call
-from hies.heads.forwards import INTERFACE, lent, names_reached_by
+from hies.heads.forwards import INTERFACE, arguments_of, lent, names_reached_by
 from hies.heads.inputs import is_written
 from hies.heads.recognition import computes_attention
 from hies.scoring.examples import single_examples
@@ -55,7 +54,7 @@ class Sources:
     @torch.no_grad()
     def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kind: Any = type(module)
-        names = (*_parameters_of(kind), *map(str, range(len(args))))
+        names = (*arguments_of(kind), *map(str, range(len(args))))
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         self._two[module] = _has_two(given)
         self._cached[module] = any(is_written(value) for value in given.values())
@@ -73,13 +72,6 @@ def _has_two(given: Mapping[str, Any]) -> bool:
         one is not first and one.dim() == first.dim() > 1 and not (one.shape == first.shape and torch.equal(one, first))
         for one in states[1:]
     )
-
-
-@cache
-def _parameters_of(kind: Any) -> tuple[str, ...]:
-    """Returns the names of what a forward takes by its place."""
-    parameters = [*inspect.signature(kind.forward).parameters.values()][1:]
-    return tuple(one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @torch.no_grad()

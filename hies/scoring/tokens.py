@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from hies.errors import HiesError, UnsupportedModelError
 from hies.heads.calls import Call, SoftmaxCall
 from hies.heads.conventions import CROSS
+from hies.heads.sites import is_in
 from hies.scoring.losses import IGNORED, Loss, is_of_transformers
 from hies.scoring.own_loss import answer
 from hies.scoring.sources import Sources, growth_of
@@ -204,9 +205,9 @@ def _names_of_encoder_decoders(model: nn.Module) -> list[str]:
     found = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
     names = []
     for name, module in found.items():
-        is_outermost = not any(_is_inside(name, other) for other in found)
+        is_outermost = not any(other != name and is_in(name, other) for other in found)
         if is_outermost and getattr(module.config, "is_encoder_decoder", False):
-            own = (other for other, one in found.items() if other == name or _is_inside(other, name) if _is_whole(one))
+            own = (other for other, one in found.items() if is_in(other, name) if _is_whole(one))
             names.append(next(own, name))
     return names
 
@@ -217,13 +218,9 @@ def _is_whole(module: PreTrainedModel) -> bool:
     return is_of_transformers(module) and parts >= {"encoder", "decoder"}
 
 
-def _is_inside(name: str, other: str) -> bool:
-    return name != other and name.startswith(other + "." if other else "")
-
-
 def _is_in_decoder(site: str, models: list[str]) -> bool:
     """Returns True for a site in the decoder of one of the encoder-decoder models of these names."""
-    return any(_is_inside(site, name) and _part_of(site[len(name) :]) == "decoder" for name in models)
+    return any(is_in(site, name) and _part_of(site[len(name) :]) == "decoder" for name in models)
 
 
 def _part_of(name: str) -> str:
