@@ -93,7 +93,8 @@ def check_losses(losses: Tensor, examples: int, differentiable: bool = True) -> 
         raise HiesError(f"The loss has the shape {tuple(losses.shape)} for {several}, not one each.")
     if differentiable and not losses.requires_grad:
         raise HiesError(
-            "The loss does not depend on the model's outputs, or they were detached, so it has no gradient."
+            "The loss does not depend on the model's outputs, or they were detached (torch.utils.checkpoint with "
+            "use_reentrant=True does so), so it has no gradient."
         )
 
 
