@@ -51,7 +51,7 @@ class DefaultLoss:
         logits, labels = value_of(outputs, "logits"), self.labels_of(batch)
         if not isinstance(logits, Tensor):
             remedy = "set return_dict=True" if isinstance(outputs, tuple) else "load it with a task's head"
-            raise HiesError(f"The model gives a {type(outputs).__name__} without logits; {remedy}, or {LOSS_REMEDY}.")
+            raise HiesError(f"The model gives no logits in its {type(outputs).__name__}; {remedy}, or {LOSS_REMEDY}.")
         if not isinstance(labels, Tensor) or logits.dim() not in (2, 3):
             shape, kind = tuple(logits.shape), type(labels).__name__
             raise HiesError(f"No loss is known for logits of the shape {shape} and labels in a {kind}; {LOSS_REMEDY}.")
