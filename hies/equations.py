@@ -289,7 +289,7 @@ def token_output_norm(output: Tensor) -> Tensor:
 
 def removal_count(ratio: float, heads: int) -> int:
     """Number of removed heads, from equation 8 and lemma 4.2: |H| - k = round(ratio * |H|), halves to the even side."""
-    if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio <= 1:
         raise ParameterError("ratio", ratio, "it must lie between 0 (keep all heads) and 1 (remove all)")
     return round(ratio * heads)
 

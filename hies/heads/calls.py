@@ -92,7 +92,7 @@ class SoftmaxCall:
     def scores(self) -> Tensor:
         """What the softmax is taken of, minus infinity where a query does not see a key."""
         scores = self.make_scores().detach()
-        hidden, windows = scores <= HIDDEN, self.windows
+        hidden, windows = hidden_in(scores), self.windows
         if windows is not None and windows.shape[1:] == scores.shape[2:] and self.rows % len(windows) == 0:
             seen = visible_in(windows).repeat(self.rows // len(windows), 1, 1)  # [rows, queries, keys]
             hidden = hidden | ~seen[:, None]  # not told by the scores, which may lie apart by more (Swinv2)
@@ -176,6 +176,20 @@ def visible_in(added: Tensor) -> Tensor:
         least = ordered[:, :-1].masked_fill(~above, -torch.inf).amax(-1, keepdim=True)  # above the first such step
         visible[far] &= rows >= least
     return visible
+
+
+def hidden_in(scores: Tensor) -> Tensor:
+    """Returns True where a score hides a key: it is very low, or one number for several keys, far below all others.
+
+    `masked_fill(mask, -1000)` writes such a number; scores that were computed differ from each other.
+    """
+    hidden = scores <= HIDDEN
+    visible = scores.masked_fill(hidden, torch.inf)
+    least = visible.amin() if visible.numel() else torch.inf
+    is_least = visible == least
+    others = visible.masked_fill(is_least, torch.inf)
+    is_filled = is_least.sum() > 1 and least + STEP < others.amin() < torch.inf
+    return hidden | is_least if is_filled else hidden
 
 
 def with_weights(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from hies.errors import UnsupportedModelError
 from hies.heads import conventions
@@ -120,7 +121,20 @@ def read_projections(model: nn.Module, site: str) -> Projections:
     if places and (found := _describe(module, *places[0])):
         return found
     table = "hies/heads/conventions.py"
-    raise CannotPruneError(f"its weights follow no naming convention that is known here; the table is in {table}")
+    unknown = f"its weights follow no naming convention that is known here; the table is in {table}"
+    raise CannotPruneError(_changed_part(owners) or unknown)
+
+
+def _changed_part(owners: Sequence[nn.Module]) -> str:
+    """Returns what to say of a matrix that is no plain one any more, "" where there is none."""
+    for name, part in (child for owner in owners for child in owner.named_children()):
+        if not isinstance(part, nn.Linear | Conv1D) or is_plain_matrix(part):
+            continue
+        if "weight" in part._parameters:
+            return f"its {name} is a {type(part).__name__}, and what that computes is not known"
+        remove = "remove_parametrizations, or remove of torch.nn.utils.prune, does"
+        return f"the weight of its {name} is made of other tensors; make it plain, as torch's {remove}"
+    return ""
 
 
 def _check_plain(owners: Sequence[nn.Module]) -> None:

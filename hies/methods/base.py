@@ -163,8 +163,12 @@ class ScoringMethod(Method):
         """Returns the scores, sites in the order of the statistics.
 
         Raises:
-            HiesError: a site without scores, another number of them than heads, or a score that is not finite.
+            HiesError: no statistics, a site without scores, another number of them than heads, or a score that is not
+                finite.
         """
+        if not isinstance(statistics, Statistics):
+            expected = "give what hies.collect(model, batches, need) returns"
+            raise ParameterError("statistics", type(statistics).__name__, expected)
         scores = self._checked(self.score(statistics), statistics.heads)
         for site, values in scores.items():
             if not values.isfinite().all():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -48,16 +49,18 @@ def prune(
         unit: `head`, or `kv_group` to insist that whole groups of query heads are removed, which keeps every layer a
             plain grouped-query attention.
         inplace: cut the heads out of `model` itself and return it, where the memory does not hold two. What is refused
-            is refused before; a model that anything else stops halfway says so when it is run or saved.
+            is refused before; a model that anything else stops halfway says so when it is run or saved. The matrices
+            are new parameters: an optimizer that was made before trains the old ones, so make it afterwards.
 
     Raises:
         UnsupportedModelError: the weights of a site cannot be cut, are tied to others, quantised or not in memory, or
-            adapters wrap them; or a copy would run modules of the original, as a forward that was replaced by a closure
-            does. Nothing was changed. `prunable` names the sites that can be cut.
+            wrapped (adapters, DistributedDataParallel); or a copy would run modules of the original, as a forward that
+            was replaced by a closure does. Nothing was changed. `prunable` names the sites that can be cut.
         HiesError: an unknown site, head or unit; a group that would be split under `unit="kv_group"`; an open
             `hies.masked` block, which the copy would not know of.
     """
     check_not_handled(model, "hies.prune")
+    _check_not_wrapped(model)
     check_no_adapters(model)
     check_weights_are_here(model, "hies.prune", shapes_will_do=True)
     check_choice("unit", unit, UNITS)
@@ -75,6 +78,14 @@ def prune(
         cuts = _cuts(model, removed)
     _cut_all(model, cuts)
     return model
+
+
+def _check_not_wrapped(model: nn.Module) -> None:
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise UnsupportedModelError(
+            "DistributedDataParallel averages the gradients of the matrices that it was given, not of those that are "
+            "left; give the model inside it (its .module), and wrap what is left."
+        )
 
 
 def check_no_adapters(model: nn.Module) -> None:

@@ -48,7 +48,7 @@ class Selection:
         for name, values in (("scope", SCOPES), ("unit", UNITS), ("schedule", SCHEDULES)):
             check_choice(name, getattr(self, name), values)
         floor = self.min_heads_per_layer
-        if not isinstance(floor, Integral) or floor < 0:
+        if isinstance(floor, bool) or not isinstance(floor, Integral) or floor < 0:
             raise ParameterError("min_heads_per_layer", floor, "it must be a whole number, 0 or more")
         if self.schedule == "iterative" and not 0 < (self.step or 0) <= 1:
             raise ParameterError("step", self.step, "for the iterative schedule it must be above 0 and at most 1")
@@ -212,7 +212,7 @@ def _check_groups(scores: SiteTensors, groups: Groups) -> None:
     for site, size in groups.items():
         if site not in scores:
             raise HiesError(f"groups names {site!r}, which has no scores; it takes the sites that the scores have.")
-        if not isinstance(size, Integral) or size < 1 or len(scores[site]) % size:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1 or len(scores[site]) % size:
             raise ParameterError(f"groups[{site!r}]", size, f"it must divide the {len(scores[site])} heads of the site")
 
 

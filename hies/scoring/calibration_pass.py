@@ -30,12 +30,13 @@ from hies.scoring.checkpointing import checkpointed
 from hies.scoring.entropy import entropy_of_call
 from hies.scoring.entropy_kinds import ENTROPY_PREFIX, entropy_named
 from hies.scoring.examples import check_batches, examples_in
-from hies.scoring.gradients import all_zero, gradients, not_finite, requiring_gradients
-from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss
+from hies.scoring.gradients import all_zero, differentiated, gradients, not_finite, requiring_gradients
+from hies.scoring.losses import DefaultLoss, Loss, check_losses, default_loss, is_of_transformers
 from hies.scoring.own_loss import with_loss
 from hies.scoring.rows import parts_of, rows_per_example
 from hies.scoring.statistics import METHOD_STATISTICS, Statistics
 from hies.scoring.tokens import CountedQueries, visible_keys
+from hies.scoring.unreached import warn_of_unreached
 
 OF_GRADIENTS = ("his", "his_token")
 OF_THE_PASS = (*OF_GRADIENTS, "ae", "l2", "output_norm")  # and `Entropy.need` of every other entropy
@@ -74,10 +75,10 @@ def collect(
     brought = [METHOD_STATISTICS[name] for name in sorted(METHOD_STATISTICS.keys() & set(need))]
     reads_loss = any(statistic.reads_loss for statistic in brought)
     loss_of = loss or default_loss(model)
-    is_callers = not isinstance(loss_of, DefaultLoss)  # then gradients show whether examples mix in it
+    is_callers = not isinstance(loss_of, DefaultLoss)
     queries = CountedQueries(model)
     collector = StatisticsCollector({*need, "his"} if is_callers and reads_loss else set(need), queries)
-    collector.checks_mixing = is_callers
+    collector.checks_mixing = is_callers or not is_of_transformers(model)  # gradients show whether examples mix
     if collector.wants_gradient and torch.is_inference_mode_enabled():
         raise HiesError("torch.inference_mode() forbids the gradients that head importance is; use torch.no_grad().")
     started = time.perf_counter()
@@ -101,8 +102,13 @@ def collect(
     if not collector.examples:
         raise HiesError("There is no calibration example; give at least one batch.")
     tensors = collector.tensors()
-    if "his" in tensors and all((values == 0).all() for values in tensors["his"].values()):
-        raise HiesError("The loss depends on no head: all gradients of all examples are zero, so they rank nothing.")
+    if unreached := {site: collector.seen_in[site] for site, of in tensors.get("his", {}).items() if (of == 0).all()}:
+        if len(unreached) == len(collector.heads):
+            raise HiesError(
+                "The loss depends on no head: all gradients of all examples are zero, so they rank nothing (does the "
+                "model run under torch.no_grad(), or detach what its heads give?)."
+            )
+        warn_of_unreached(model, unreached, collector.heads, loss_of, stacklevel=2)
     if "l2" in need:
         tensors["l2"] = {site: _weight_norms(model, site) for site in collector.heads}
     for statistic in brought:
@@ -144,6 +150,7 @@ class StatisticsCollector:
 
     Attributes:
         heads: site -> its number of heads, of the sites seen so far.
+        seen_in: site -> the first batch that reached it.
         examples: how many examples have passed.
         wants_gradient: a statistic needs a backward pass.
         reads_queries: a statistic is a mean over the queries that are no padding.
@@ -158,6 +165,7 @@ class StatisticsCollector:
         self._queries = queries
         self.checks_mixing = False
         self.heads: dict[str, int] = {}
+        self.seen_in: dict[str, Mapping[str, Any]] = {}
         self.examples = 0
         self._is_open = False  # in the passes of a batch, from `start` to `finish`
         # (place of the first example, [examples, heads]) of every batch, by statistic and site
@@ -183,7 +191,7 @@ class StatisticsCollector:
 
     def start(self, batch: Mapping[str, Any]) -> None:
         """Prepares for a forward pass over a batch."""
-        self._size, self._is_open = examples_in(batch), True
+        self._batch, self._size, self._is_open = batch, examples_in(batch), True
         self._gates: dict[str, list[Tensor]] = {}  # one for each call of the site
         self._is_half = False
         self._per_token: dict[tuple[str, str], list[Tensor]] = {}  # NaN where a token does not count
@@ -195,6 +203,7 @@ class StatisticsCollector:
         if not self._is_open or self._queries.is_learning:
             return output
         self.heads.setdefault(site, output.shape[2])
+        self.seen_in.setdefault(site, self._batch)
         if not self._recomputing:
             is_first = site not in self._last or self._last[site]() is not call
             if is_first:  # weights in parts have several products
@@ -272,16 +281,16 @@ class StatisticsCollector:
         self._is_open = False
 
     def _check_mixing(self, losses: Tensor, gates: list[Tensor]) -> None:
-        """Refuses a caller's loss of which the first example's reaches the gates of others (contrastive)."""
+        """Refuses a first example whose loss reaches the gates of others, by the caller's loss or the model's rows."""
         if not self.checks_mixing or self._size == 1:
             return
         self.checks_mixing = False
-        reached = torch.autograd.grad(losses[0], gates, retain_graph=True, materialize_grads=True)
+        reached = differentiated(losses[0], gates, keep=True)
         # Not finite where a loss of zero weight is: that is refused with its example.
         if any((of_gate[len(of_gate) // self._size :].nan_to_num(0, 0, 0) != 0).any() for of_gate in reached):
             raise HiesError(
-                "The loss of an example depends on the others of its batch (contrastive), but head importance needs "
-                "one of the example alone; give another loss."
+                "The loss of an example depends on the others of its batch (contrastive), or the model lays its rows "
+                "elsewhere (torch.cat of two texts each); give another loss, or each example a batch of its own."
             )
 
     def _check_underflow(self) -> None:

@@ -64,6 +64,8 @@ def attention_entropy(
     """
     _check_tensors(query=query, key=key, mask=mask, bias=bias, sinks=sinks)
     _check(query, key, mask, causal, order)
+    common = torch.promote_types(query.dtype, key.dtype)  # they differ where autocast would make them one
+    query, key = query.to(common), key.to(common)
     scores = (*query.shape[:3], key.shape[2])  # [batch, heads, queries, keys]
     of_heads = sinks is not None and sinks.dim() == 1
     _check_shapes(mask=(mask, scores), bias=(bias, scores), sinks=(sinks, scores[1:2] if of_heads else scores[:3]))

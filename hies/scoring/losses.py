@@ -50,7 +50,8 @@ class DefaultLoss:
             )
         logits, labels = value_of(outputs, "logits"), self.labels_of(batch)
         if not isinstance(logits, Tensor):
-            raise HiesError(f"The model gives no logits; load it with a task's head, or {LOSS_REMEDY}.")
+            remedy = "set return_dict=True" if isinstance(outputs, tuple) else "load it with a task's head"
+            raise HiesError(f"The model gives no logits in its {type(outputs).__name__}; {remedy}, or {LOSS_REMEDY}.")
         if not isinstance(labels, Tensor) or logits.dim() not in (2, 3):
             shape, kind = tuple(logits.shape), type(labels).__name__
             raise HiesError(f"No loss is known for logits of the shape {shape} and labels in a {kind}; {LOSS_REMEDY}.")
@@ -93,7 +94,8 @@ def check_losses(losses: Tensor, examples: int, differentiable: bool = True) -> 
         raise HiesError(f"The loss has the shape {tuple(losses.shape)} for {several}, not one each.")
     if differentiable and not losses.requires_grad:
         raise HiesError(
-            "The loss does not depend on the model's outputs, or they were detached, so it has no gradient."
+            "The loss does not depend on the model's outputs, or they were detached (torch.utils.checkpoint with "
+            "use_reentrant=True does so), so it has no gradient."
         )
 
 

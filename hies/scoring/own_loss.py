@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,13 @@ from hies.scoring.losses import (
     reads_encoder,
     value_of,
 )
-from hies.scoring.reading import Batches
 from hies.scoring.rows import parts_of
 
 _Batch = Mapping[str, Any]
 
 CLASSES = 64  # labels of more values are words
 USUAL = frozenset(("labels", "input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds"))
-LOOKED_AT = 16  # batches: those that are made when they are read are made twice
+LOOKED_AT = 16  # batches, which are read ahead
 
 
 def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Batch], Loss]:
@@ -48,13 +47,12 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
     Raises:
         HiesError: the model's loss is not known, or not one of single examples.
     """
-    given = batches
-    first = next(iterator := iter(batches), None)
-    if first is None:
+    rest = iter(batches)
+    looked_at = [*itertools.islice(rest, LOOKED_AT)]  # kept: a generator gives each batch once
+    if not looked_at:
         return [], default_loss(model)
-    batches = itertools.chain([first], iterator)  # what gives each batch once gives the first no second time
-    later = itertools.islice(given, 1, LOOKED_AT) if isinstance(given, Sequence | Batches) else ()
-    loss = fitting_loss(model, first, later)
+    batches = itertools.chain(looked_at, rest)
+    loss = fitting_loss(model, *looked_at)
     if isinstance(loss, DefaultLoss):
         return batches, loss
     parts = (part for batch in batches for part in parts_of(model, _labelled(model, batch), loss))
@@ -103,12 +101,13 @@ def _unreadable(model: nn.Module, batch: _Batch, error: Exception) -> str:
     return unreadable(model, what, batch, error, f"mend its inputs or labels, or {LOSS_REMEDY}")
 
 
-def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) -> Loss:
+def fitting_loss(model: nn.Module, batch: _Batch, *later: _Batch) -> Loss:
     """Returns `default_loss` where it is the model's own loss of an example, else `own_loss`.
 
     That is looked at for the first example of a batch, and for each whose labels have a value that those before lack:
-    a weight of some classes, or of positive labels, shows in no other. An item that the logits do not depend on may be
-    a weight of each example, which shows in none alone: then it is the model's own loss.
+    a weight of some classes, or of positive labels, shows in no other. Of a regression by a model of one's own all
+    examples are looked at, since its loss may treat large errors otherwise. An item that the logits do not depend on
+    may be a weight of each example, which shows in none alone: then it is the model's own loss.
 
     Args:
         model: see `hies.collect`.
@@ -118,6 +117,7 @@ def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) 
     Raises:
         HiesError: as `with_loss`.
     """
+    examples_in(batch)  # names what is no batch
     formula = default_loss(model)
     with torch.no_grad(), evaluating(model), chance_kept(), same_problem_type(model):
         example, outputs, own = _first_answer(model, _labelled(model, batch), formula)
@@ -129,7 +129,8 @@ def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) 
             if not own.isfinite():  # what the labels lack has been said
                 raise
         else:
-            unlike = _unlike(itertools.chain([batch], later)) if examples_in(example) == 1 else ()
+            of_library = is_of_transformers(model)
+            unlike = _unlike((batch, *later), of_library) if examples_in(example) == 1 else ()
             fits = is_close(totals.sum() / counts.sum(), own)
             fits = fits and not _may_weigh(model, example, outputs, formula)
             if fits and all(_fits(model, _labelled(model, one), formula) for one in unlike):
@@ -138,18 +139,24 @@ def fitting_loss(model: nn.Module, batch: _Batch, later: Iterable[_Batch] = ()) 
     return own_loss
 
 
-def _unlike(batches: Iterable[_Batch]) -> Iterator[_Batch]:
+def _unlike(batches: Iterable[_Batch], of_library: bool) -> Iterator[_Batch]:
     """Yields the examples, but for the first, whose labels name a class that none before does (or its absence).
 
-    Of a regression there is none, and words are too many: after CLASSES values no further example is looked at.
+    Words are too many: after CLASSES values no further example is looked at. Of a regression these are whole batches,
+    unless transformers has written its loss.
     """
     seen: set[tuple[int, float]] = set()
     for batch in batches:
-        labels = batch.get("labels")
+        labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        if not isinstance(labels, Tensor) or not labels.numel():
+            return  # the pass names it
         if any(isinstance(value, Cache) for value in batch.values()):
             return  # of which no example can be cut
-        if not isinstance(labels, Tensor) or (labels.is_floating_point() and not ((labels == 0) | (labels == 1)).all()):
-            return
+        if labels.is_floating_point() and not ((labels == 0) | (labels == 1)).all():
+            if of_library:
+                return
+            yield batch
+            continue
         several = labels.is_floating_point() and labels.dim() == 2  # yes or no for each output
         for i, row in enumerate(labels.reshape(len(labels), -1).tolist()):
             new = {*enumerate(row)} if several else {(0, value) for value in row if value != IGNORED}
@@ -222,7 +229,6 @@ def _labelled(model: nn.Module, batch: _Batch) -> _Batch:
 
 def _first_answer(model: nn.Module, batch: _Batch, formula: DefaultLoss) -> tuple[_Batch, Any, Tensor | None]:
     """Returns the first example, or the batch where it cannot be cut out, what the model gives, and its own loss."""
-    examples_in(batch)
     with contextlib.suppress(Exception):  # rows that are no example's, which we or the model may see
         if not any(isinstance(value, Cache) for value in batch.values()):
             example = single_examples(batch)[0]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from tiny_models import MATRIX, SAMPLE, assert_same_state, built, make, make_batch, some_heads, state_of
+from torch.nn.utils.prune import l1_unstructured
 from unsupported_models import PARTLY, UNPRUNABLE
 
 import hies
@@ -120,8 +121,13 @@ def change(attribute, part):
     [
         ("afmoe", change("gate_proj", torch.nn.Sequential), "part 'gate_proj'"),
         ("llama", change("k_proj", torch.nn.Sequential), "naming convention"),
-        ("llama", change("v_proj", lambda old: Doubled(48, 48, bias=False)), "naming convention"),
-        ("llama", change("o_proj", torch.nn.utils.parametrizations.weight_norm), "naming convention"),
+        ("llama", change("v_proj", lambda old: Doubled(48, 48, bias=False)), "its v_proj is a Doubled, and what that"),
+        (
+            "llama",
+            change("o_proj", torch.nn.utils.parametrizations.weight_norm),
+            "weight of its o_proj is made of other",
+        ),
+        ("llama", change("q_proj", lambda old: l1_unstructured(old, "weight", 0.3)), "its q_proj .*nn.utils.prune"),
         ("llama", change("extra", lambda old: torch.nn.Linear(48, 48)), "part 'extra'"),
         ("llama", change("extra", lambda old: torch.nn.Parameter(torch.ones(6))), "parameter 'extra'"),
         ("gpt_oss", change("sinks", lambda old: torch.nn.Parameter(torch.ones(3))), "sinks is for 3 heads, not 6"),

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import hies
 from hies.heads import inputs, own_softmax
+from hies.heads.calls import hidden_in
 
 
 @pytest.mark.parametrize("name", OWN_SOFTMAX)
@@ -546,3 +547,31 @@ def test_keys_of_other_parts_of_a_shifted_window_do_not_count(kind):
     batch = {"pixel_values": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])}
     for entropies in hies.collect(model, [batch], need=("ae",)).ae.values():
         torch.testing.assert_close(entropies, torch.ones_like(entropies), atol=1e-5, rtol=0)
+
+
+class Filled(Attention):
+    """Hides the last four keys by some number."""
+
+    number = -torch.inf
+
+    def weights(self, query, key):
+        scores = query @ key.mT * 5**-0.5
+        scores[..., -4:] = self.number
+        return scores.softmax(-1)
+
+
+@pytest.mark.parametrize("number", [-1e9, -1e3, -100.0])
+def test_one_number_far_below_all_scores_hides_keys(number):
+    model, batch = built(Filled, 11)
+    expected = hies.collect(model, [batch], ("ae",)).ae
+    for layer in model.layers:
+        layer.number = number
+    for site, found in hies.collect(model, [batch], ("ae",)).ae.items():
+        torch.testing.assert_close(found, expected[site])
+
+
+def test_scores_that_lie_far_apart_hide_nothing():
+    scores = torch.tensor([[10.0, -90.0], [11.0, -91.0]])
+    assert not hidden_in(scores).any() and not hidden_in(torch.zeros(3, 3)).any()
+    assert not hidden_in(torch.tensor([[0.0, -100.0]])).any() and not hidden_in(torch.zeros(0, 3)).any()
+    assert hidden_in(torch.tensor([[10.0, -90.0], [-90.0, -6000.0]])).tolist() == [[False, True], [True, True]]

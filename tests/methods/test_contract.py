@@ -99,6 +99,11 @@ def test_scores_that_are_not_one_number_a_head_are_refused(scores, says):
         Given(scores)(Model().statistics((), 0, 0))
 
 
+def test_a_method_that_is_given_the_model_asks_for_statistics():
+    with pytest.raises(ParameterError, match=r"statistics is 'Linear'; give what hies.collect\(model"):
+        HIES(0.5)(torch.nn.Linear(2, 2))
+
+
 def test_an_iterative_selection_scores_again_with_heads_masked():
     model = Model()
     selection = Selection(schedule="iterative", step=0.2)

@@ -424,3 +424,13 @@ def test_weights_of_several_layers_are_not_cut(build):
             hies.prune(model, {site: [0]})
     with pytest.raises(hies.UnsupportedModelError, match="is shared with another"):
         cut(model, {site: [0]})
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_keeps_the_matrices_of_before_is_refused(inplace):
+    parallel = torch.nn.parallel.DistributedDataParallel
+    wrapped = parallel.__new__(parallel)  # without a process group
+    torch.nn.Module.__init__(wrapped)
+    wrapped.module = make("bert")
+    with pytest.raises(hies.UnsupportedModelError, match=r"give the model inside it \(its .module\)"):
+        hies.prune(wrapped, {"module.bert.encoder.layer.0.attention.self": [0]}, inplace=inplace)

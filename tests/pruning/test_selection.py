@@ -148,6 +148,9 @@ def test_a_score_that_is_not_finite_is_refused(value):
         ({"ratio": 0.5, "min_heads_per_layer": 0.5}, "min_heads_per_layer is 0.5"),
         ({"ratio": "0.5"}, "ratio is '0.5'"),
         ({"ratio": None}, "ratio is None"),
+        ({"ratio": True}, "ratio is True"),
+        ({"ratio": 0.5, "min_heads_per_layer": True}, "min_heads_per_layer is True"),
+        ({"ratio": 0.5, "groups": {"a": True}}, r"groups\['a'\] is True"),
         ({"ratio": 0.5, "groups": {"a": 2.0}}, r"groups\['a'\] is 2.0"),
     ],
 )

@@ -349,6 +349,12 @@ def test_half_precision_is_computed_in_float32(generator, path):
     close(found, naive(query, key))
 
 
+def test_queries_and_keys_of_two_types_are_those_of_the_wider(generator, path):
+    query, key = tensors(generator)
+    for pair in ((query.double(), key), (query, key.double())):
+        close(attention_entropy(*pair, **path), naive(*(one.double() for one in pair)), 1e-13)
+
+
 def test_double_precision_is_kept(generator, path):
     query, key = (tensor.double() for tensor in tensors(generator))
     close(attention_entropy(query, key, **path), naive(query, key), 1e-13)

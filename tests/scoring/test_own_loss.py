@@ -330,6 +330,12 @@ def words_twice():
     return Silent(make("llama_grouped"), teacher=make("llama_grouped"))
 
 
+def tupled(name):
+    model = make(name)
+    model.config.return_dict = False
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "batch", "message"),
     [
@@ -354,8 +360,9 @@ def words_twice():
         (
             lambda: with_head("BertForQuestionAnswering", "bert", num_labels=2),
             lambda: make_batch("bert"),
-            "no logits",
+            "no logits .*; load it with a task's head",
         ),
+        (lambda: tupled("bert"), lambda: make_batch("bert"), "no logits in its tuple; set return_dict=True"),
         (lambda: make("bert"), lambda: {**make_batch("bert"), "labels": torch.tensor([0, 7, 1])}, "label 7, outside"),
         (lambda: make("bert"), lambda: {**make_batch("bert"), "labels": [0, 1, 2]}, "labels is 'list'; give a torch"),
     ],

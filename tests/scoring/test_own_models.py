@@ -55,6 +55,53 @@ def test_a_weight_that_the_first_example_does_not_show(loss, labels):
     assert isinstance(with_loss(plain, single_examples({**batch, "labels": torch.tensor([0, 2, 1])}))[1], DefaultLoss)
 
 
+def test_batches_that_are_given_once_are_looked_at_as_well():
+    labels = torch.tensor([0, 1, 0])
+    first = {name: value for name, value in make_batch("bert").items() if name in ("input_ids", "attention_mask")}
+    given = [{**first, "labels": labels}, {**first, "labels": labels.roll(1) * 2}]
+    model = Weighted(rare).eval()
+    alone = [one for batch in given for one in single_examples(batch)]
+    true = sum(model(**one)["loss"].item() for one in alone) / 6
+    assert hies.evaluate(model, (batch for batch in given)).loss == pytest.approx(true, rel=1e-5)
+
+
+class Robust(nn.Module):
+    """BERT with one output, whose loss counts no error beyond a limit."""
+
+    def __init__(self):
+        super().__init__()
+        self.bert, self.head = make("bert").bert, nn.Linear(35, 1)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.head(self.bert(input_ids, attention_mask).pooler_output)
+        return {"logits": logits, "loss": None if labels is None else limited(logits, labels).mean()}
+
+
+def limited(logits, labels):
+    return ((logits[:, 0] - labels) ** 2).clamp(max=9)
+
+
+@pytest.mark.parametrize("parts", [1, 3])  # the outlier is in the first batch, or the last
+def test_a_regression_that_only_some_example_shows_to_be_another(parts):
+    batch = {name: value for name, value in make_batch("bert").items() if name in ("input_ids", "attention_mask")}
+    model = Robust().eval()
+    batch["labels"] = model(**batch)["logits"][:, 0].detach() + torch.tensor([0.3, -0.2, 50.0])
+    given = [batch] if parts == 1 else single_examples(batch)
+    expected = hies.collect(model, [batch], loss=lambda outputs, batch: limited(outputs["logits"], batch["labels"]))
+    found = hies.collect(model, (one for one in given))
+    for site, his in expected.his.items():
+        torch.testing.assert_close(found.his[site], his, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("later", "message"), [(None, "batches is .'NoneType'."), ("empty", "has no example")])
+def test_a_batch_that_is_none_or_empty_is_named_wherever_it_stands(later, message):
+    batch = make_batch("bert")
+    odd = {name: value[:0] for name, value in batch.items()} if later else None
+    for given in ([batch, odd], [odd], [odd, batch]):
+        with pytest.raises(HiesError, match=message):
+            hies.collect(make("bert"), given)
+
+
 class Counted(nn.Module):
     """BERT whose loss reads an item that BERT does not take, or, if `looks`, which adds it to the logits."""
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from multimodal_models import PICTURE
 from tiny_models import make, make_batch
+from torch import nn
 
 import hies
 from hies import HiesError, collect
@@ -175,3 +176,37 @@ def test_passes_of_methods_keep_packed_examples_apart_too():
     found, right = (collect(model, [{**packed, **more}], ("taylor", "greedy")) for more in ({}, {"use_cache": False}))
     for name in right:
         assert all(torch.equal(found[name][site], values) for site, values in right[name].items())
+
+
+class Pairs(nn.Module):
+    """Classifies pairs of texts, which one BERT reads as rows of one batch."""
+
+    def __init__(self, joined):
+        super().__init__()
+        self.bert, self.classifier, self.joined = make("bert").bert.double(), nn.Linear(105, 3).double(), joined
+
+    def forward(self, input_ids, others, attention_mask):
+        ids, masks = (input_ids, others), (attention_mask, torch.ones_like(others))
+        if self.joined == "cat":  # all first texts, then all others
+            first, second = self.bert(torch.cat(ids), torch.cat(masks)).pooler_output.chunk(2)
+        else:
+            ids, masks = (torch.stack(one, 1).flatten(0, 1) for one in (ids, masks))
+            first, second = self.bert(ids, masks).pooler_output.unflatten(0, (-1, 2)).unbind(1)
+        return {"logits": self.classifier(torch.cat([first, second, first - second], 1))}
+
+
+@pytest.mark.parametrize("joined", ["cat", "stack"])
+def test_rows_of_a_model_of_ones_own_that_lie_elsewhere_are_refused(generator, joined):
+    torch.manual_seed(0)
+    model = Pairs(joined).eval()
+    texts = torch.randint(3, 48, (2, 5, 7), generator=generator)
+    mask = torch.ones_like(texts[0])
+    mask[1, 4:] = 0
+    together = {"input_ids": texts[0], "others": texts[1], "attention_mask": mask, "labels": torch.arange(5) % 3}
+    alone = [{name: values[i : i + 1] for name, values in together.items()} for i in range(5)]
+    expected = collect(model, alone, NEED)
+    if joined == "cat":
+        with pytest.raises(HiesError, match=r"lays its rows elsewhere \(torch.cat .* each example a batch of its own"):
+            collect(model, [together], NEED)
+    else:
+        assert_same(collect(model, [together], NEED), expected)
