@@ -48,7 +48,8 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
         HiesError: the model's loss is not known, or not one of single examples.
     """
     rest = iter(batches)
-    looked_at = [*itertools.islice(rest, LOOKED_AT)]  # kept: a generator gives each batch once
+    ahead = itertools.islice(rest, LOOKED_AT)  # kept, since a generator gives each batch once, and may use it again
+    looked_at = [_kept(batch) for batch in ahead] if rest is batches else [*ahead]
     if not looked_at:
         return [], default_loss(model)
     batches = itertools.chain(looked_at, rest)
@@ -57,6 +58,13 @@ def with_loss(model: nn.Module, batches: Iterable[_Batch]) -> tuple[Iterable[_Ba
         return batches, loss
     parts = (part for batch in batches for part in parts_of(model, _labelled(model, batch), loss))
     return (one for part in parts for one in single_examples(part)), loss
+
+
+def _kept(batch: Any) -> Any:
+    """Returns a batch in memory of its own."""
+    if not isinstance(batch, Mapping):
+        return batch  # which is no batch, as is said where it is read
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def own_loss(outputs: Any, batch: _Batch) -> Tensor:

@@ -396,6 +396,18 @@ def test_batches_of_a_generator_all_count_and_are_read_once():
     assert collect(model, batches()).examples == len(reads) == BATCH
 
 
+def test_a_generator_may_give_every_batch_in_the_same_memory():
+    model, examples = make("bert"), single_examples(make_batch("bert"))
+    held = {name: torch.empty_like(value) for name, value in examples[0].items()}
+
+    def batches():
+        for one in examples:
+            yield {name: held[name].copy_(value) for name, value in one.items()}
+
+    found, right = collect(model, batches()), collect(model, examples)
+    assert all(torch.equal(found[name][site], of) for name in ("his", "ae") for site, of in right[name].items())
+
+
 # --- losses in which examples mix -------------------------------------------------------------------------------------
 
 
